@@ -1,0 +1,156 @@
+//! Why a packet was dropped: one code per place in the code, for the whole switch.
+
+macro_rules! drop_reasons {
+    ($($(#[doc = $doc:literal])+ $name:ident = $text:literal),+ $(,)?) => {
+        /// Why a packet was dropped. Each packet that is not sent on has exactly one.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u8)]
+        pub enum DropReason { $($(#[doc = $doc])+ $name),+ }
+
+        impl DropReason {
+            /// Every reason, in the order of its number.
+            pub const ALL: &'static [Self] = &[$(Self::$name),+];
+
+            /// The name in counters, metrics and the API: stable from release to release.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$name => $text),+ }
+            }
+
+            /// One sentence for a person.
+            pub const fn explain(self) -> &'static str {
+                match self { $(Self::$name => concat!($($doc),+).trim_ascii()),+ }
+            }
+
+            /// As an index into an array of [`Self::COUNT`].
+            #[inline]
+            pub const fn index(self) -> usize { self as usize }
+
+            /// How many there are.
+            pub const COUNT: usize = Self::ALL.len();
+        }
+    };
+}
+
+drop_reasons! {
+    // ---- rx
+    /// No buffer was free when the frame came in: enlarge dataplane.memory.
+    RxNoBuffer = "rx_no_buffer",
+    /// The virtio-net header contradicts the frame.
+    RxBadOffload = "rx_bad_offload",
+    /// The frame is longer than the switch carries, or the interface cut it off.
+    RxTooLong = "rx_too_long",
+    /// The port is not (or no longer) in the tables.
+    RxPortUnknown = "rx_port_unknown",
+    // ---- parse
+    /// Shorter than an Ethernet header, or its source is a group address.
+    EthMalformed = "eth_malformed",
+    /// An ARP message that is cut off or not Ethernet/IPv4.
+    ArpMalformed = "arp_malformed",
+    /// An IPv4 header that is cut off, or whose lengths contradict each other or the frame.
+    Ipv4Malformed = "ipv4_malformed",
+    /// The IPv4 header's checksum is wrong.
+    Ipv4Checksum = "ipv4_checksum",
+    /// An IPv6 header that is cut off, or whose lengths contradict each other or the frame.
+    Ipv6Malformed = "ipv6_malformed",
+    /// A neighbour discovery message that is cut off, has a hop limit other than 255 or an option of length 0.
+    NdMalformed = "nd_malformed",
+    /// A neighbour discovery message whose checksum is wrong.
+    NdChecksum = "nd_checksum",
+    // ---- anti-spoofing
+    /// A pod sent from a MAC address that is not its own.
+    SpoofedMac = "spoofed_mac",
+    /// A pod sent from an IP address that is not its own.
+    SpoofedIp = "spoofed_ip",
+    /// A pod claimed an address that is not its own in ARP or neighbour discovery.
+    SpoofedNeighbour = "spoofed_neighbour",
+    // ---- bridge
+    /// Unicast to a MAC address that no port of the segment has.
+    FdbMiss = "fdb_miss",
+    /// The frame would leave by the port that it came in by.
+    SamePort = "same_port",
+    /// A broadcast or multicast frame that nobody here answers.
+    NotForwarded = "not_forwarded",
+    /// An 802.1Q tag where none is carried.
+    VlanTagged = "vlan_tagged",
+    // ---- ARP and ND
+    /// A question for an address that nobody here has, or that the asker itself has.
+    NeighbourUnknown = "neighbour_unknown",
+    /// An ARP or ND message that asks for nothing, such as an answer or an announcement.
+    NeighbourNotAsked = "neighbour_not_asked",
+    /// A router solicitation: weft announces no routes, pods get theirs when they are made.
+    RouterSolicitation = "router_solicitation",
+    // ---- router
+    /// The TTL or hop limit is used up.
+    TtlExceeded = "ttl_exceeded",
+    /// No route to the destination.
+    NoRoute = "no_route",
+    /// The destination's subnet is this node's, but no pod has the address.
+    NoPod = "no_pod",
+    /// To be routed, but neither IPv4 nor IPv6.
+    NotIp = "not_ip",
+    /// From or to an address that is not routed: multicast, loopback, unspecified, link-local.
+    NotRoutable = "not_routable",
+    /// The packet is larger than the way out carries.
+    MtuExceeded = "mtu_exceeded",
+    // ---- encap
+    /// The kernel does not know the MAC address of the way to the peer (yet).
+    VtepUnresolved = "vtep_unresolved",
+    /// No room in front of the packet for the outer headers.
+    NoHeadroom = "no_headroom",
+    /// From the tunnel and to the tunnel.
+    TunnelToTunnel = "tunnel_to_tunnel",
+    // ---- decap
+    /// A frame from the underlay that is no VXLAN packet to this node.
+    NotTunnel = "not_tunnel",
+    /// The outer IP packet is a fragment.
+    OuterFragment = "outer_fragment",
+    /// The outer UDP header is cut off or its length is wrong.
+    OuterUdpMalformed = "outer_udp_malformed",
+    /// The outer UDP checksum is wrong, or zero over IPv6.
+    OuterUdpChecksum = "outer_udp_checksum",
+    /// The sender is no known VTEP.
+    VtepUnknown = "vtep_unknown",
+    /// The VXLAN header is cut off or the frame in it is.
+    VxlanMalformed = "vxlan_malformed",
+    /// The VXLAN header's flags are not 0x08 or a reserved bit is set.
+    VxlanReserved = "vxlan_reserved",
+    /// No network has this VNI.
+    VniUnknown = "vni_unknown",
+    /// The inner frame is not addressed to this node's VTEP.
+    InnerMacWrong = "inner_mac_wrong",
+    /// The inner frame has this node's own VTEP as its source.
+    InnerMacOwn = "inner_mac_own",
+    /// The inner frame is neither IPv4 nor IPv6: there is no ARP or ND on the overlay.
+    InnerNotIp = "inner_not_ip",
+    /// Congestion was marked on the outer header of a packet that does not take part in ECN (RFC 6040).
+    EcnIllegal = "ecn_illegal",
+    // ---- apply and tx
+    /// The checksum could not be completed: its place is outside the packet.
+    ChecksumPlace = "checksum_place",
+    /// The GSO frame could not be segmented: its headers contradict its state.
+    GsoMalformed = "gso_malformed",
+    /// No buffer was free for a segment: enlarge dataplane.memory.
+    TxNoBuffer = "tx_no_buffer",
+    /// The port's queue was full.
+    TxQueueFull = "tx_queue_full",
+    /// The ring to the worker that owns the port's queue was full.
+    HandoverFull = "handover_full",
+    /// The port was removed while the packet was on its way.
+    TxPortGone = "tx_port_gone",
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn names_are_unique_and_every_reason_is_explained() {
+        let names: HashSet<_> = DropReason::ALL.iter().map(|r| r.name()).collect();
+        assert_eq!(names.len(), DropReason::COUNT);
+        for (index, reason) in DropReason::ALL.iter().enumerate() {
+            assert_eq!(reason.index(), index);
+            assert!(reason.explain().len() > 20, "{}", reason.name());
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Wire formats: for each a view over bytes and an owned form.
