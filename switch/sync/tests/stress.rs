@@ -1,0 +1,156 @@
+//! The protocols on real threads. Bounded by counts, not by time; smaller under miri.
+#![cfg(not(loom))]
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Condvar, Mutex};
+use std::thread;
+
+use weft_sync::ring::ring;
+use weft_sync::sleep::SleepFlag;
+use weft_sync::snapshot::cell;
+
+const MANY: usize = if cfg!(miri) { 100 } else { 100_000 };
+
+static ALIVE: AtomicUsize = AtomicUsize::new(0);
+
+/// A snapshot whose parts agree as long as it lives.
+struct Pair(u64, Box<u64>);
+impl Pair {
+    fn boxed(value: u64) -> Box<Self> {
+        ALIVE.fetch_add(1, Relaxed);
+        Box::new(Self(value, Box::new(!value)))
+    }
+}
+impl Drop for Pair {
+    fn drop(&mut self) {
+        *self.1 = self.0;
+        ALIVE.fetch_sub(1, Relaxed);
+    }
+}
+
+#[test]
+fn snapshots_are_whole_never_older_than_before_and_all_freed() {
+    let (mut publisher, readers) = cell(Pair::boxed(1), 3);
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for (index, mut reader) in readers.into_iter().enumerate() {
+            let done = &done;
+            scope.spawn(move || {
+                let mut last = 0;
+                let mut burst = index;
+                while !done.load(Relaxed) {
+                    let snapshot = reader.load();
+                    assert_eq!(snapshot.0, !*snapshot.1);
+                    assert!(snapshot.0 >= last);
+                    last = snapshot.0;
+                    burst += 1;
+                    if burst % 5 == 0 {
+                        reader.offline();
+                    }
+                    if burst % 64 == 0 {
+                        thread::yield_now();
+                    }
+                }
+            });
+        }
+        for value in 2..=(MANY as u64 / 10) {
+            assert_eq!(publisher.publish(Pair::boxed(value)), value);
+            publisher.reclaim();
+            if value % 16 == 0 {
+                thread::yield_now();
+            }
+        }
+        let last = publisher.publication();
+        while !publisher.passed(last) {
+            thread::yield_now();
+        }
+        publisher.reclaim();
+        assert_eq!((publisher.retired(), ALIVE.load(Relaxed)), (0, 1));
+        done.store(true, Relaxed);
+    });
+    drop(publisher);
+    assert_eq!(ALIVE.load(Relaxed), 0);
+}
+
+#[test]
+fn a_ring_keeps_order_and_loses_nothing() {
+    let (mut to, mut from) = ring::<Box<usize>>(64);
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            let mut next = 0;
+            while next < MANY {
+                let batch = 1 + next % 7;
+                let pushed = to.push_from(&mut (next..(next + batch).min(MANY)).map(Box::new));
+                next += pushed;
+                if pushed == 0 {
+                    thread::yield_now();
+                }
+            }
+        });
+        let mut expected = 0;
+        while expected < MANY {
+            let max = 1 + expected % 11;
+            let taken = from.pop_into(max, |item| {
+                assert_eq!(*item, expected);
+                expected += 1;
+            });
+            assert!(taken <= max);
+            if taken == 0 {
+                thread::yield_now();
+            }
+        }
+        assert_eq!(from.pop(), None);
+    });
+}
+
+/// Stands for an eventfd: writes add up to one readiness, reading takes it away.
+#[derive(Default)]
+struct Event(Mutex<bool>, Condvar);
+impl Event {
+    fn write(&self) {
+        *self.0.lock().unwrap() = true;
+        self.1.notify_one();
+    }
+    fn wait_and_clear(&self) {
+        let mut set = self.0.lock().unwrap();
+        while !*set {
+            set = self.1.wait(set).unwrap();
+        }
+        *set = false;
+    }
+}
+
+#[test]
+fn a_sleeper_with_two_producers_always_wakes_up() {
+    let (flag, event) = (SleepFlag::new(), Event::default());
+    let each = MANY / 10;
+    let (first, second) = (ring(8), ring(8));
+    let mut from = [first.1, second.1];
+    thread::scope(|scope| {
+        for mut to in [first.0, second.0] {
+            let (flag, event) = (&flag, &event);
+            scope.spawn(move || {
+                for item in 0..each {
+                    while to.push(item).is_err() {
+                        thread::yield_now();
+                    }
+                    if flag.must_wake() {
+                        event.write();
+                    }
+                }
+            });
+        }
+        let mut taken = 0;
+        while taken < 2 * each {
+            let now: usize = from.iter_mut().map(|ring| ring.pop_into(8, drop)).sum();
+            taken += now;
+            if now == 0 && taken < 2 * each {
+                flag.announce();
+                if from.iter().all(|ring| ring.is_empty()) {
+                    event.wait_and_clear();
+                }
+                flag.awake();
+            }
+        }
+    });
+}
