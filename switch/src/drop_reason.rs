@@ -73,16 +73,14 @@ drop_reasons! {
     /// An 802.1Q tag where none is carried.
     VlanTagged = "vlan_tagged",
     // ---- ARP and ND
-    /// A question for an address that nobody here has, or that the asker itself has.
+    /// A question for an address that nobody here has.
     NeighbourUnknown = "neighbour_unknown",
-    /// An ARP or ND message that asks for nothing, such as an answer or an announcement.
-    NeighbourNotAsked = "neighbour_not_asked",
     /// A router solicitation: weft announces no routes, pods get theirs when they are made.
     RouterSolicitation = "router_solicitation",
     // ---- router
     /// The TTL or hop limit is used up.
     TtlExceeded = "ttl_exceeded",
-    /// No route to the destination.
+    /// No route to the destination: an address of the pod network that no node has, or no host port yet.
     NoRoute = "no_route",
     /// The destination's subnet is this node's, but no pod has the address.
     NoPod = "no_pod",

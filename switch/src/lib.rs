@@ -1,11 +1,19 @@
-//! The dataplane of weft: bursts of packets in, bursts of packets out. Read [`types`], [`packet`] and [`port`] first.
+//! The dataplane of weft: bursts of packets in, bursts of packets out.
+//!
+//! Read [`types`], [`packet`] and [`port`] first, then [`worker`], whose `burst` names the stages in their order:
+//! [`parse`], [`classify`], [`apply`]. They look things up in [`tables`].
 //!
 //! Everything here but `drivers` compiles and is tested with no DPDK, no root and no clock.
 
+pub mod apply;
+pub mod classify;
+pub mod counters;
 pub mod drop_reason;
 pub mod offload;
 pub mod packet;
+pub mod parse;
 pub mod port;
 pub mod tables;
 pub mod types;
 pub mod wire;
+pub mod worker;

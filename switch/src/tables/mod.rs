@@ -1,1 +1,97 @@
-//! What the dataplane looks up.
+//! What the dataplane looks up: one immutable [`Snapshot`] with a generation number. The control side compiles the
+//! whole desired state into one and publishes it; a worker loads it once a burst.
+//!
+//! All tables are built once and only read after that, so they need no lock and no atomic.
+
+mod ports;
+mod routes;
+mod vteps;
+
+use std::hash::BuildHasherDefault;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use rustc_hash::FxHasher;
+
+pub use ports::{Place, PodGuard, Port, Ports, Role};
+pub use routes::{NextHop, Prefix, Routes};
+pub use vteps::{Encap, LocalVtep, Outer, Peers, SourcePorts, Vtep};
+
+use crate::types::{Generation, MacAddr, PortId};
+
+/// A map whose keys the operator chooses, never a sender of packets: a fast hash does.
+pub(crate) type Map<K, V> = hashbrown::HashMap<K, V, BuildHasherDefault<FxHasher>>;
+
+/// Where a pod of this node is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Neighbour {
+    /// Its MAC address.
+    pub mac: MacAddr,
+    /// The port that it is behind.
+    pub port: PortId,
+}
+
+/// The gateway that weft is for its pods, and the host behind it.
+#[derive(Debug, Clone, Default)]
+pub struct Gateway {
+    /// The MAC address of the gateway's every address.
+    pub mac: MacAddr,
+    /// The gateway's addresses: the first of each of the node's subnets, and the next hops that the host port's
+    /// routes name.
+    pub v4: Vec<Ipv4Addr>,
+    /// As `v4`.
+    pub v6: Vec<Ipv6Addr>,
+    /// Where packets for the host go, once there is a host port.
+    pub host: Option<Neighbour>,
+}
+
+/// Everything that the workers look up.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// Which publication this is.
+    pub generation: Generation,
+    /// The switch's ports.
+    pub ports: Ports,
+    /// MAC address to port, for the pods of this node.
+    pub fdb: Map<MacAddr, PortId>,
+    /// IPv4 address to pod, for the pods of this node.
+    pub neighbours4: Map<Ipv4Addr, Neighbour>,
+    /// IPv6 address to pod, for the pods of this node.
+    pub neighbours6: Map<Ipv6Addr, Neighbour>,
+    /// The gateway and the host.
+    pub gateway: Gateway,
+    /// Longest prefix match over IPv4 destinations. What it does not know goes to the host.
+    pub routes4: Routes<Ipv4Addr>,
+    /// As `routes4`.
+    pub routes6: Routes<Ipv6Addr>,
+    /// The far ends of the tunnels; routes name them by index.
+    pub vteps: Vec<Vtep>,
+    /// This node's ends of the tunnels.
+    pub local_vteps: Vec<LocalVtep>,
+    /// The UDP port of the tunnel.
+    pub vxlan_port: u16,
+    /// Whose tunnel packets are taken.
+    pub peers: Peers,
+    /// From which UDP ports weft sends the tunnel's packets.
+    pub source_ports: SourcePorts,
+}
+
+impl Snapshot {
+    /// The pod of this node that has `address`.
+    pub fn neighbour(&self, address: IpAddr) -> Option<Neighbour> {
+        match address {
+            IpAddr::V4(v4) => self.neighbours4.get(&v4).copied(),
+            IpAddr::V6(v6) => self.neighbours6.get(&v6).copied(),
+        }
+    }
+
+    /// Adds a pod of this node to every table that tells where it is.
+    pub fn add_pod(&mut self, port: PortId, mac: MacAddr, addresses: &[IpAddr]) {
+        self.fdb.insert(mac, port);
+        for address in addresses {
+            match address {
+                IpAddr::V4(v4) => drop(self.neighbours4.insert(*v4, Neighbour { mac, port })),
+                IpAddr::V6(v6) => drop(self.neighbours6.insert(*v6, Neighbour { mac, port })),
+            }
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! Apply: carries out the action. Knows nothing but the action, the parsed headers and the tables that the action names.
+//! Allocates only where one packet becomes several, or an answer does not fit in the question.
+
+mod decap;
+mod encap;
+mod hairpin;
+
+use crate::classify::{Action, Reply};
+use crate::drop_reason::DropReason;
+use crate::offload::Checksum;
+use crate::offload::finish::finish;
+use crate::packet::{BufPool, PacketBuf};
+use crate::parse::{L3, Outer, Parsed};
+use crate::port::TxCaps;
+use crate::tables::{Neighbour, Snapshot, Vtep};
+use crate::types::PortId;
+use crate::wire::{ETHERNET_LEN, EthernetView, Ipv4View, Ipv6View};
+
+/// Where packets end: sent, consumed or dropped.
+pub trait Outcome<P: BufPool> {
+    /// To be sent to this port. `pool` is for a way out that must cut the packet up.
+    fn send(&mut self, pool: &mut P, to: PortId, packet: P::Buf);
+    /// Dropped.
+    fn drop(&mut self, reason: DropReason);
+    /// It was for weft itself.
+    fn consume(&mut self);
+    /// The switch has made this many frames more than came in.
+    fn originate(&mut self, count: usize);
+}
+
+/// What applying needs besides the packet.
+pub struct Applier<'a, P: BufPool> {
+    /// The current snapshot.
+    pub tables: &'a Snapshot,
+    /// Where further packets come from.
+    pub pool: &'a mut P,
+    /// The identification of the next outer IPv4 header.
+    pub ident: &'a mut u16,
+    /// Where the burst came in.
+    pub from: PortId,
+}
+
+impl<P: BufPool> Applier<'_, P> {
+    /// Carries out `action` on `packet`, with every outcome told to `out`.
+    #[inline]
+    pub fn apply(
+        &mut self,
+        mut packet: P::Buf,
+        parsed: &Parsed,
+        outer: Option<&Outer>,
+        action: Action,
+        out: &mut impl Outcome<P>,
+    ) {
+        let done = match action {
+            Action::Drop(reason) => Err(reason),
+            Action::Consume => {
+                out.consume();
+                return;
+            }
+            Action::Bridge(to) => Ok(to),
+            Action::Hairpin(reply) => self.reply(&mut packet, parsed, reply).map(|()| self.from),
+            Action::Deliver { to, hop } => self.deliver(&mut packet, parsed, outer, to, hop).map(|()| to.port),
+            Action::Encap { vtep, hop } => {
+                return match self.tables.vteps.get(vtep as usize) {
+                    Some(vtep) => self.tunnel(packet, parsed, vtep, hop, out),
+                    None => out.drop(DropReason::VtepUnresolved),
+                };
+            }
+        };
+        match done {
+            Ok(to) => out.send(self.pool, to, packet),
+            Err(reason) => out.drop(reason),
+        }
+    }
+
+    fn reply(&mut self, packet: &mut P::Buf, parsed: &Parsed, reply: Reply) -> Result<(), DropReason> {
+        match reply {
+            Reply::Arp(mac) => hairpin::arp(packet, parsed, mac),
+            Reply::Neighbour { mac, router } => hairpin::neighbour(self.pool, packet, parsed, mac, router),
+            Reply::Echo4 | Reply::Echo6 => hairpin::echo(packet, parsed),
+        }
+    }
+
+    /// An IP packet to a pod or the host: out of the tunnel where it came from there, then as a router does.
+    #[inline]
+    fn deliver(
+        &mut self,
+        packet: &mut P::Buf,
+        parsed: &Parsed,
+        outer: Option<&Outer>,
+        to: Neighbour,
+        hop: bool,
+    ) -> Result<(), DropReason> {
+        trim_to_ip(packet, parsed);
+        if let Some(outer) = outer {
+            decap::decap(packet, parsed, outer)?;
+        }
+        let head = packet.head_mut();
+        let mut eth = EthernetView::new_checked(&mut head[..]).map_err(|_| DropReason::EthMalformed)?;
+        eth.set_dst(to.mac);
+        eth.set_src(self.tables.gateway.mac);
+        if hop { decrement(&mut head[ETHERNET_LEN..], parsed) } else { Ok(()) }
+    }
+
+    #[inline]
+    fn tunnel(
+        &mut self,
+        mut packet: P::Buf,
+        parsed: &Parsed,
+        vtep: &Vtep,
+        hop: bool,
+        out: &mut impl Outcome<P>,
+    ) {
+        trim_to_ip(&mut packet, parsed);
+        let hopped = if hop { decrement(&mut packet.head_mut()[ETHERNET_LEN..], parsed) } else { Ok(()) };
+        if let Err(reason) = hopped {
+            return out.drop(reason);
+        }
+        let offload = packet.offload();
+        if offload.gso.is_some() || matches!(offload.checksum, Checksum::Partial { .. }) {
+            return self.tunnel_unfinished(packet, parsed, vtep, out);
+        }
+        match encap::encap(&mut packet, parsed, vtep, self.tables.source_ports, self.ident) {
+            Ok(()) => out.send(self.pool, vtep.uplink, packet),
+            Err(reason) => out.drop(reason),
+        }
+    }
+
+    /// The outer checksum cannot be known, and the outer header not be repeated, before the inner packet is finished.
+    #[cold]
+    fn tunnel_unfinished(
+        &mut self,
+        packet: P::Buf,
+        parsed: &Parsed,
+        vtep: &Vtep,
+        out: &mut impl Outcome<P>,
+    ) {
+        let (ports, ident) = (self.tables.source_ports, &mut *self.ident);
+        let mut made = 0;
+        let finished = finish(self.pool, packet, TxCaps::NONE, |pool, mut piece| {
+            made += 1;
+            match encap::encap(&mut piece, parsed, vtep, ports, ident) {
+                Ok(()) => out.send(pool, vtep.uplink, piece),
+                Err(reason) => out.drop(reason),
+            }
+        });
+        if let Err(reason) = finished {
+            made += 1;
+            out.drop(reason);
+        }
+        out.originate(made - 1);
+    }
+}
+
+/// Cuts off what follows the IP packet: Ethernet padding, or what a tunnel packet's outer lengths left over.
+#[inline]
+fn trim_to_ip<B: PacketBuf>(packet: &mut B, parsed: &Parsed) {
+    let len = match parsed.l3 {
+        L3::V4(ip) => ip.len,
+        L3::V6(ip) => ip.len,
+        _ => return,
+    };
+    let end = parsed.l3_offset() + len as usize;
+    if packet.len() > end {
+        packet.truncate(end);
+    }
+}
+
+/// One hop further.
+#[inline]
+fn decrement(ip: &mut [u8], parsed: &Parsed) -> Result<(), DropReason> {
+    match parsed.l3 {
+        L3::V4(_) => {
+            Ipv4View::new_header_checked(ip).map_err(|_| DropReason::Ipv4Malformed)?.decrement_ttl();
+        }
+        L3::V6(_) => {
+            Ipv6View::new_header_checked(ip).map_err(|_| DropReason::Ipv6Malformed)?.decrement_hop_limit();
+        }
+        _ => {}
+    }
+    Ok(())
+}

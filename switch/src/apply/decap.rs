@@ -1,0 +1,50 @@
+//! Takes a frame out of its tunnel packet.
+
+use crate::classify::{ECN_CE, ECN_NOT_ECT};
+use crate::drop_reason::DropReason;
+use crate::offload::{Checksum, Offload};
+use crate::packet::PacketBuf;
+use crate::parse::{L3, Outer, Parsed};
+use crate::wire::{ETHERNET_LEN, Ipv4View, Ipv6View};
+
+/// Cuts the outer headers off and carries their congestion mark over (RFC 6040, section 4.2).
+#[inline]
+pub(super) fn decap<B: PacketBuf>(packet: &mut B, parsed: &Parsed, outer: &Outer) -> Result<(), DropReason> {
+    let cut = usize::from(parsed.l2);
+    let offload = packet.offload();
+    if offload != Offload::default() {
+        packet.set_offload(inner_offload(offload, cut)?);
+    }
+    if !packet.trim_front(cut) {
+        return Err(DropReason::VxlanMalformed);
+    }
+    if outer.ecn == ECN_CE {
+        let ip = &mut packet.head_mut()[ETHERNET_LEN..];
+        match parsed.l3 {
+            L3::V4(inner) if inner.ecn != ECN_NOT_ECT => {
+                let mut view = Ipv4View::new_header_checked(ip).map_err(|_| DropReason::Ipv4Malformed)?;
+                view.set_ecn_updating(ECN_CE);
+            }
+            L3::V6(inner) if inner.ecn != ECN_NOT_ECT => {
+                let mut view = Ipv6View::new_header_checked(ip).map_err(|_| DropReason::Ipv6Malformed)?;
+                view.set_ecn(ECN_CE);
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// A partial checksum is the inner packet's if it begins behind the cut; if it was the outer UDP header's, the inner
+/// packet is complete, and nobody has checked it.
+fn inner_offload(offload: Offload, cut: usize) -> Result<Offload, DropReason> {
+    let checksum = match offload.checksum {
+        Checksum::Partial { start, offset } => match usize::from(start).checked_sub(cut) {
+            Some(start) => Checksum::Partial { start: start as u16, offset },
+            None if offload.gso.is_some() => return Err(DropReason::GsoMalformed),
+            None => Checksum::Unverified,
+        },
+        Checksum::Verified | Checksum::Unverified => Checksum::Unverified,
+    };
+    Ok(Offload { checksum, gso: offload.gso })
+}

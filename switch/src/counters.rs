@@ -1,0 +1,88 @@
+//! What is counted. One worker writes its [`WorkerCounters`], once a burst and without locked instructions; other threads
+//! read them at any time.
+//!
+//! At rest, summed over the workers: rx + originated = tx + consumed + Σ drops. `originated` are the frames that the
+//! switch makes itself: the second and further pieces of a GSO frame that is cut in software.
+
+use weft_sync::counter::Counter;
+
+use crate::drop_reason::DropReason;
+use crate::types::{MAX_PORTS, PortId};
+
+/// What one worker counts for one port. A line of its own, so that neighbours do not share it.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+pub struct PortCounters {
+    /// Frames received.
+    pub rx_packets: Counter,
+    /// Bytes received, with Ethernet headers.
+    pub rx_bytes: Counter,
+    /// Frames sent.
+    pub tx_packets: Counter,
+    /// Bytes sent, with Ethernet headers.
+    pub tx_bytes: Counter,
+    /// Frames received and then dropped, whatever the reason.
+    pub rx_drops: Counter,
+    /// Frames that could not be sent to this port.
+    pub tx_drops: Counter,
+}
+
+/// What one worker counts.
+#[derive(Debug)]
+pub struct WorkerCounters {
+    ports: Box<[PortCounters]>,
+    drops: [Counter; DropReason::COUNT],
+    /// Frames received.
+    pub rx: Counter,
+    /// Frames that the switch made itself.
+    pub originated: Counter,
+    /// Frames sent.
+    pub tx: Counter,
+    /// Frames that were for weft itself.
+    pub consumed: Counter,
+    /// Bursts with at least one frame.
+    pub bursts: Counter,
+    /// Frames handed to another worker, which sends or drops them.
+    pub handed_over: Counter,
+    /// Rounds that found work, in cycles of the time-stamp counter.
+    pub busy_cycles: Counter,
+    /// How often it went to sleep.
+    pub sleeps: Counter,
+}
+
+impl Default for WorkerCounters {
+    fn default() -> Self {
+        Self {
+            ports: (0..MAX_PORTS).map(|_| PortCounters::default()).collect(),
+            drops: std::array::from_fn(|_| Counter::default()),
+            rx: Counter::default(),
+            originated: Counter::default(),
+            tx: Counter::default(),
+            consumed: Counter::default(),
+            bursts: Counter::default(),
+            handed_over: Counter::default(),
+            busy_cycles: Counter::default(),
+            sleeps: Counter::default(),
+        }
+    }
+}
+
+impl WorkerCounters {
+    /// What was counted for a port. Port numbers are used again, and counting goes on from where it was: who wants
+    /// a port's own figures takes the difference to its beginning.
+    #[inline]
+    pub fn port(&self, id: PortId) -> &PortCounters {
+        &self.ports[id.index()]
+    }
+
+    /// How many frames were dropped for `reason`.
+    #[inline]
+    pub fn drops(&self, reason: DropReason) -> &Counter {
+        &self.drops[reason.index()]
+    }
+
+    /// How many frames were dropped.
+    pub fn all_drops(&self) -> u64 {
+        self.drops.iter().map(Counter::get).sum()
+    }
+}

@@ -1,0 +1,252 @@
+//! Parse: what a frame is, read once. Only reads; everything after it works on the [`Parsed`].
+//!
+//! Offsets are bytes from the start of the packet's first segment, which holds all headers ([`HEADERS`]).
+//! [`parse_tunnel`] looks through the outer headers of a tunnel packet: the frame described is then the inner one.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::drop_reason::DropReason;
+use crate::offload::Checksum;
+use crate::offload::checksum::udp_checksum_ok;
+use crate::packet::PacketBuf;
+use crate::tables::Snapshot;
+use crate::types::{MacAddr, Vni};
+use crate::wire::checksum::Sum;
+use crate::wire::{
+    ETHERNET_LEN, EtherType, EthernetView, IpProtocol, Ipv4View, Ipv6View, UdpView, VXLAN_LEN, VxlanView, ipv6,
+};
+
+/// So many bytes of a packet are made contiguous at rx: outer and inner Ethernet, IPv6, UDP and VXLAN headers with
+/// room for options and extension headers.
+pub const HEADERS: usize = 256;
+
+/// An IP packet's header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ip<A> {
+    /// Source address.
+    pub src: A,
+    /// Destination address.
+    pub dst: A,
+    /// TTL or hop limit.
+    pub ttl: u8,
+    /// ECN field.
+    pub ecn: u8,
+    /// What follows the header and its extensions.
+    pub protocol: IpProtocol,
+    /// A fragment, the first included.
+    pub fragment: bool,
+    /// Where the transport header begins.
+    pub l4: u16,
+    /// Source and destination port of TCP, UDP and SCTP; zero without and in fragments.
+    pub ports: u32,
+    /// Bytes in the packet, header included.
+    pub len: u32,
+}
+
+/// What an Ethernet frame carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum L3 {
+    /// An ARP message, not yet looked into.
+    Arp,
+    /// An IPv4 packet.
+    V4(Ip<Ipv4Addr>),
+    /// An IPv6 packet.
+    V6(Ip<Ipv6Addr>),
+    /// An 802.1Q or 802.1ad tag.
+    Vlan,
+    /// Anything else.
+    Other,
+}
+
+/// What the outer headers of a tunnel packet said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Outer {
+    /// The sender's underlay address.
+    pub src: IpAddr,
+    /// The network.
+    pub vni: Vni,
+    /// Outer ECN field.
+    pub ecn: u8,
+}
+
+/// A frame, read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parsed {
+    /// Where the (inner) Ethernet header begins: 0 for frames that are no tunnel packets.
+    pub l2: u16,
+    /// Destination MAC address.
+    pub dst: MacAddr,
+    /// Source MAC address.
+    pub src: MacAddr,
+    /// What it carries.
+    pub l3: L3,
+}
+
+impl Parsed {
+    /// Where the IP or ARP header begins.
+    #[inline]
+    pub fn l3_offset(&self) -> usize {
+        usize::from(self.l2) + ETHERNET_LEN
+    }
+}
+
+/// Reads the frame of `len` bytes of which `head` are the first, from its Ethernet header at `l2`.
+#[inline]
+pub fn parse(head: &[u8], len: usize, l2: usize) -> Result<Parsed, DropReason> {
+    let frame = head.get(l2..).ok_or(DropReason::EthMalformed)?;
+    let eth = EthernetView::new_checked(frame).map_err(|_| DropReason::EthMalformed)?;
+    let (dst, src) = (eth.dst(), eth.src());
+    if !src.is_unicast() {
+        return Err(DropReason::EthMalformed);
+    }
+    let at = l2 + ETHERNET_LEN;
+    let l3 = match eth.ethertype() {
+        EtherType::IPV4 => L3::V4(parse_v4(head, len, at)?),
+        EtherType::IPV6 => L3::V6(parse_v6(head, len, at)?),
+        EtherType::ARP => L3::Arp,
+        EtherType::VLAN | EtherType::QINQ => L3::Vlan,
+        _ => L3::Other,
+    };
+    Ok(Parsed { l2: l2 as u16, dst, src, l3 })
+}
+
+#[inline]
+fn ports(head: &[u8], l4: usize, protocol: IpProtocol) -> u32 {
+    match protocol {
+        IpProtocol::TCP | IpProtocol::UDP | IpProtocol::SCTP => {
+            head.get(l4..l4 + 4).map_or(0, |b| u32::from_be_bytes([b[0], b[1], b[2], b[3]]))
+        }
+        _ => 0,
+    }
+}
+
+#[inline]
+fn parse_v4(head: &[u8], len: usize, at: usize) -> Result<Ip<Ipv4Addr>, DropReason> {
+    let ip = Ipv4View::new_header_checked(&head[at..]).map_err(|_| DropReason::Ipv4Malformed)?;
+    let total = usize::from(ip.total_len());
+    if at + total > len {
+        return Err(DropReason::Ipv4Malformed);
+    }
+    if !ip.verify_checksum() {
+        return Err(DropReason::Ipv4Checksum);
+    }
+    let (fragment, protocol) = (ip.is_fragment(), ip.protocol());
+    let l4 = at + ip.header_len();
+    Ok(Ip {
+        src: ip.src(),
+        dst: ip.dst(),
+        ttl: ip.ttl(),
+        ecn: ip.ecn(),
+        protocol,
+        fragment,
+        l4: l4 as u16,
+        ports: if fragment { 0 } else { ports(&head[..head.len().min(at + total)], l4, protocol) },
+        len: total as u32,
+    })
+}
+
+#[inline]
+fn parse_v6(head: &[u8], len: usize, at: usize) -> Result<Ip<Ipv6Addr>, DropReason> {
+    let ip = Ipv6View::new_header_checked(&head[at..]).map_err(|_| DropReason::Ipv6Malformed)?;
+    let total = ipv6::IPV6_LEN + usize::from(ip.payload_len());
+    if at + total > len {
+        return Err(DropReason::Ipv6Malformed);
+    }
+    let packet = &head[..head.len().min(at + total)];
+    let (mut protocol, mut l4, mut fragment) = (ip.next_header(), at + ipv6::IPV6_LEN, false);
+    if !matches!(protocol, IpProtocol::TCP | IpProtocol::UDP | IpProtocol::ICMPV6) {
+        let transport = ipv6::transport(&packet[l4..], protocol).map_err(|_| DropReason::Ipv6Malformed)?;
+        (protocol, l4, fragment) = (transport.protocol, l4 + transport.offset, transport.fragment.is_some());
+    }
+    Ok(Ip {
+        src: ip.src(),
+        dst: ip.dst(),
+        ttl: ip.hop_limit(),
+        ecn: ip.ecn(),
+        protocol,
+        fragment,
+        l4: l4 as u16,
+        ports: if fragment { 0 } else { ports(packet, l4, protocol) },
+        len: total as u32,
+    })
+}
+
+/// Reads a frame from the underlay: the outer headers with everything that a receiver must check of them, then the
+/// inner frame. The order of the checks is Linux' own (vxlan_rcv), with the sender checked besides.
+pub fn parse_tunnel<B: PacketBuf>(packet: &B, tables: &Snapshot) -> Result<(Parsed, Outer), DropReason> {
+    let head = packet.head();
+    let (src, dst, protocol, fragment, ecn, udp_at, end) = match parse(head, packet.len(), 0)?.l3 {
+        L3::V4(ip) => (ip.src.into(), ip.dst.into(), ip.protocol, ip.fragment, ip.ecn, ip.l4, ip.len),
+        L3::V6(ip) => (ip.src.into(), IpAddr::V6(ip.dst), ip.protocol, ip.fragment, ip.ecn, ip.l4, ip.len),
+        _ => return Err(DropReason::NotTunnel),
+    };
+    if protocol != IpProtocol::UDP || !tables.local_vteps.iter().any(|local| local.address == dst) {
+        return Err(DropReason::NotTunnel);
+    }
+    if fragment {
+        return Err(DropReason::OuterFragment);
+    }
+    let (udp_at, end) = (usize::from(udp_at), ETHERNET_LEN + end as usize);
+    let udp = UdpView::new_checked(&head[udp_at..]).map_err(|_| DropReason::OuterUdpMalformed)?;
+    if udp.dst_port() != tables.vxlan_port {
+        return Err(DropReason::NotTunnel);
+    }
+    let udp_len = usize::from(udp.len());
+    if udp_at + udp_len > end {
+        return Err(DropReason::OuterUdpMalformed);
+    }
+    check_outer_checksum(packet, src, dst, udp_at, udp_len, udp.checksum())?;
+
+    let vxlan_at = udp_at + 8;
+    if udp_len < 8 + VXLAN_LEN {
+        return Err(DropReason::VxlanMalformed);
+    }
+    let vxlan = VxlanView::new_checked(&head[vxlan_at..]).map_err(|_| DropReason::VxlanMalformed)?;
+    if !vxlan.is_strict() {
+        return Err(DropReason::VxlanReserved);
+    }
+    let vni = vxlan.vni();
+    let local = tables.local_vteps.iter().find(|local| local.vni == vni && local.address == dst);
+    let local = local.ok_or(DropReason::VniUnknown)?;
+    if !tables.peers.accepts(src, vni) {
+        return Err(DropReason::VtepUnknown);
+    }
+    let inner_at = vxlan_at + VXLAN_LEN;
+    if udp_len < 8 + VXLAN_LEN + ETHERNET_LEN {
+        return Err(DropReason::VxlanMalformed);
+    }
+    let inner = parse(&head[..head.len().min(udp_at + udp_len)], udp_at + udp_len, inner_at)?;
+    if inner.src == local.mac {
+        return Err(DropReason::InnerMacOwn);
+    }
+    if inner.dst != local.mac {
+        return Err(DropReason::InnerMacWrong);
+    }
+    if !matches!(inner.l3, L3::V4(_) | L3::V6(_)) {
+        return Err(DropReason::InnerNotIp);
+    }
+    Ok((inner, Outer { src, vni, ecn }))
+}
+
+/// The outer UDP checksum may be absent over IPv4 (RFC 768) but not over IPv6: flannel has no agreement on that
+/// (RFC 6935). A packet whose checksum is still partial has not left this machine.
+fn check_outer_checksum<B: PacketBuf>(
+    packet: &B,
+    src: IpAddr,
+    dst: IpAddr,
+    udp_at: usize,
+    udp_len: usize,
+    field: u16,
+) -> Result<(), DropReason> {
+    let offload = packet.offload();
+    let checked = offload.gso.is_some() || offload.checksum != Checksum::Unverified;
+    let pseudo = match (src, dst) {
+        (IpAddr::V4(_), _) if field == 0 => return Ok(()),
+        (IpAddr::V6(_), _) if field == 0 && !checked => return Err(DropReason::OuterUdpChecksum),
+        _ if checked => return Ok(()),
+        (IpAddr::V4(src), IpAddr::V4(dst)) => Sum::pseudo_v4(src, dst, IpProtocol::UDP, udp_len as u32),
+        (IpAddr::V6(src), IpAddr::V6(dst)) => Sum::pseudo_v6(src, dst, IpProtocol::UDP, udp_len as u32),
+        _ => return Err(DropReason::NotTunnel),
+    };
+    if udp_checksum_ok(packet, udp_at, udp_len, pseudo) { Ok(()) } else { Err(DropReason::OuterUdpChecksum) }
+}

@@ -1,0 +1,86 @@
+//! The switch's ports as the dataplane knows them.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::types::{MacAddr, Mtu, PortId};
+
+/// Who may be behind a pod's port: what it sends from must be among this.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodGuard {
+    /// The pod's MAC address.
+    pub mac: MacAddr,
+    v4: Box<[Ipv4Addr]>,
+    v6: Box<[Ipv6Addr]>,
+}
+
+impl PodGuard {
+    /// A pod with this MAC address and these IP addresses.
+    pub fn new(mac: MacAddr, addresses: &[IpAddr]) -> Self {
+        let v4 = addresses.iter().filter_map(|a| if let IpAddr::V4(v4) = a { Some(*v4) } else { None });
+        let v6 = addresses.iter().filter_map(|a| if let IpAddr::V6(v6) = a { Some(*v6) } else { None });
+        Self { mac, v4: v4.collect(), v6: v6.collect() }
+    }
+
+    /// True for an IPv4 address of the pod.
+    #[inline]
+    pub fn has_v4(&self, address: Ipv4Addr) -> bool {
+        self.v4.contains(&address)
+    }
+
+    /// True for an IPv6 address of the pod.
+    #[inline]
+    pub fn has_v6(&self, address: Ipv6Addr) -> bool {
+        self.v6.contains(&address)
+    }
+}
+
+/// What a port is for, and so which way its packets take.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Role {
+    /// A pod: bridged, routed, and held to its own addresses.
+    Pod(PodGuard),
+    /// The node's own stack: routed; what it sends has been routed by the kernel already.
+    Host,
+    /// The underlay: only the tunnel's packets are taken.
+    Uplink,
+}
+
+/// Which worker sends to a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// Every worker has a transmit queue of its own.
+    Each,
+    /// The one transmit queue is with the worker of this index; the others hand packets over.
+    Worker(u16),
+}
+
+/// One port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Port {
+    /// What it is for.
+    pub role: Role,
+    /// The largest IP packet that is sent to it. For the uplink: of the underlay.
+    pub mtu: Mtu,
+    /// Where its transmit queue is.
+    pub place: Place,
+}
+
+/// The ports by their number.
+#[derive(Debug, Default)]
+pub struct Ports(Vec<Option<Port>>);
+
+impl Ports {
+    /// The port of this number.
+    #[inline]
+    pub fn get(&self, id: PortId) -> Option<&Port> {
+        self.0.get(id.index())?.as_ref()
+    }
+
+    /// Sets the port of this number.
+    pub fn insert(&mut self, id: PortId, port: Port) {
+        if self.0.len() <= id.index() {
+            self.0.resize(id.index() + 1, None);
+        }
+        self.0[id.index()] = Some(port);
+    }
+}

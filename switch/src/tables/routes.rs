@@ -1,0 +1,121 @@
+//! Longest prefix match: a hash table for each prefix length in use, longest first.
+//!
+//! A cluster's routes are many and of few lengths (a /24 for each node, the network's /16), so a lookup is one or
+//! two probes whatever the number of routes.
+
+use std::hash::Hash;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use super::Map;
+
+/// Where a route leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NextHop {
+    /// To a pod of this node, whichever has the address.
+    Local,
+    /// To the node's own stack.
+    Host,
+    /// Through the tunnel, to the VTEP of this index.
+    Vtep(u32),
+    /// Nowhere: part of the pod network, but of no node.
+    Unreachable,
+}
+
+/// An address that has prefixes.
+pub trait Prefix: Copy + Eq + Hash {
+    /// Bits in an address.
+    const BITS: u8;
+    /// The address with all but the first `len` bits zero.
+    fn masked(self, len: u8) -> Self;
+}
+
+impl Prefix for Ipv4Addr {
+    const BITS: u8 = 32;
+    #[inline]
+    fn masked(self, len: u8) -> Self {
+        Self::from_bits(self.to_bits() & u32::MAX.checked_shl(32 - u32::from(len)).unwrap_or(0))
+    }
+}
+
+impl Prefix for Ipv6Addr {
+    const BITS: u8 = 128;
+    #[inline]
+    fn masked(self, len: u8) -> Self {
+        Self::from_bits(self.to_bits() & u128::MAX.checked_shl(128 - u32::from(len)).unwrap_or(0))
+    }
+}
+
+/// The routes of one address family.
+#[derive(Debug)]
+pub struct Routes<A>(Vec<(u8, Map<A, NextHop>)>);
+
+impl<A> Default for Routes<A> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<A: Prefix> Routes<A> {
+    /// Adds the route to `address/len`, or replaces it. A length over the family's counts as the family's.
+    pub fn insert(&mut self, address: A, len: u8, next_hop: NextHop) {
+        let len = len.min(A::BITS);
+        let at = self.0.partition_point(|(other, _)| *other > len);
+        if self.0.get(at).is_none_or(|(other, _)| *other != len) {
+            self.0.insert(at, (len, Map::default()));
+        }
+        self.0[at].1.insert(address.masked(len), next_hop);
+    }
+
+    /// The longest route to `address`.
+    #[inline]
+    pub fn lookup(&self, address: A) -> Option<NextHop> {
+        self.0.iter().find_map(|(len, table)| table.get(&address.masked(*len)).copied())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn v4(text: &str) -> Ipv4Addr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn the_longest_prefix_wins_and_zero_matches_all() {
+        let mut routes = Routes::default();
+        routes.insert(v4("10.244.0.0"), 16, NextHop::Host);
+        routes.insert(v4("10.244.1.77"), 24, NextHop::Vtep(1));
+        routes.insert(v4("10.244.1.9"), 32, NextHop::Local);
+        assert_eq!(routes.lookup(v4("10.244.1.9")), Some(NextHop::Local));
+        assert_eq!(routes.lookup(v4("10.244.1.8")), Some(NextHop::Vtep(1)));
+        assert_eq!(routes.lookup(v4("10.244.2.8")), Some(NextHop::Host));
+        assert_eq!(routes.lookup(v4("10.245.0.1")), None);
+        routes.insert(v4("1.2.3.4"), 0, NextHop::Vtep(7));
+        assert_eq!(routes.lookup(v4("10.245.0.1")), Some(NextHop::Vtep(7)));
+    }
+
+    proptest! {
+        #[test]
+        fn same_answer_as_a_linear_search(
+            routes in prop::collection::vec((any::<u128>(), 0u8..=128), 0..40),
+            addresses in prop::collection::vec(any::<u128>(), 1..20),
+            near in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..20),
+        ) {
+            let mut table = Routes::default();
+            for (index, (address, len)) in routes.iter().enumerate() {
+                table.insert(Ipv6Addr::from_bits(*address), *len, NextHop::Vtep(index as u32));
+            }
+            let near = near.iter().filter(|_| !routes.is_empty()).map(|(i, flip)| i.get(&routes).0 ^ u128::from(*flip));
+            for address in addresses.iter().copied().chain(near) {
+                let address = Ipv6Addr::from_bits(address);
+                let expected = routes.iter().enumerate()
+                    .filter(|(_, (net, len))| Ipv6Addr::from_bits(*net).masked(*len) == address.masked(*len))
+                    .max_by_key(|(index, (_, len))| (*len, *index))
+                    .map(|(index, _)| NextHop::Vtep(index as u32));
+                prop_assert_eq!(table.lookup(address), expected);
+            }
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! The ends of the tunnels: where encapsulated packets go, and whose are taken.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::Map;
+use crate::types::{MacAddr, Mtu, PortId, Vni};
+use crate::wire::checksum::Sum;
+use crate::wire::{ETHERNET_LEN, VXLAN_LEN};
+
+/// Outer headers of a VXLAN packet over IPv4, with the inner Ethernet header: one block.
+const BLOCK_V4: usize = ETHERNET_LEN + 20 + 8 + VXLAN_LEN + ETHERNET_LEN;
+/// As [`BLOCK_V4`], over IPv6.
+const BLOCK_V6: usize = ETHERNET_LEN + 40 + 8 + VXLAN_LEN + ETHERNET_LEN;
+
+/// The addresses that the outer header of packets to one peer carries.
+#[derive(Debug, Clone, Copy)]
+pub struct Outer {
+    /// MAC address of the uplink.
+    pub src_mac: MacAddr,
+    /// MAC address of the next hop on the underlay.
+    pub dst_mac: MacAddr,
+    /// This node's underlay address.
+    pub src: IpAddr,
+    /// The peer's underlay address, of the same family.
+    pub dst: IpAddr,
+    /// The tunnel's UDP port, 8472 by default.
+    pub port: u16,
+}
+
+/// The outer headers of packets to one peer, prepared: what differs from packet to packet (lengths, the IPv4
+/// identification, ECN, the UDP source port) is patched in.
+#[derive(Debug, Clone)]
+pub struct Encap {
+    pub(crate) block: [u8; BLOCK_V6],
+    /// How much of `block` is used.
+    pub(crate) len: u8,
+    /// IPv4: sum over the header as prepared. IPv6: sum over the pseudo-header without its length.
+    pub(crate) sum: Sum,
+    /// IPv4: sum over the UDP pseudo-header without its length.
+    pub(crate) pseudo: Sum,
+}
+
+impl Encap {
+    /// Prepares the headers: outer Ethernet, IP (TTL 64, DF clear), UDP, VXLAN, and the inner Ethernet header from
+    /// `inner_src` (this node's VTEP) to `inner_dst` (the peer's). `None` when the underlay addresses are of two
+    /// families.
+    pub fn new(outer: &Outer, vni: Vni, inner_src: MacAddr, inner_dst: MacAddr) -> Option<Self> {
+        let mut block = [0u8; BLOCK_V6];
+        block[0..6].copy_from_slice(&outer.dst_mac.0);
+        block[6..12].copy_from_slice(&outer.src_mac.0);
+        let (len, sum, pseudo) = match (outer.src, outer.dst) {
+            (IpAddr::V4(src), IpAddr::V4(dst)) => {
+                block[12..14].copy_from_slice(&[0x08, 0x00]);
+                let ip = &mut block[14..34];
+                ip[0] = 0x45;
+                ip[8] = 64;
+                ip[9] = 17;
+                ip[12..16].copy_from_slice(&src.octets());
+                ip[16..20].copy_from_slice(&dst.octets());
+                (BLOCK_V4, Sum::new().add(ip), Sum::new().add(&ip[12..20]).add_u16(17))
+            }
+            (IpAddr::V6(src), IpAddr::V6(dst)) => {
+                block[12..14].copy_from_slice(&[0x86, 0xdd]);
+                let ip = &mut block[14..54];
+                ip[0] = 0x60;
+                ip[6] = 17;
+                ip[7] = 64;
+                ip[8..24].copy_from_slice(&src.octets());
+                ip[24..40].copy_from_slice(&dst.octets());
+                let pseudo = Sum::new().add(&ip[8..40]).add_u16(17);
+                (BLOCK_V6, pseudo, pseudo)
+            }
+            _ => return None,
+        };
+        let udp = len - ETHERNET_LEN - VXLAN_LEN - 8;
+        block[udp + 2..udp + 4].copy_from_slice(&outer.port.to_be_bytes());
+        let vxlan = udp + 8;
+        block[vxlan] = 0x08;
+        block[vxlan + 4..vxlan + 7].copy_from_slice(&vni.get().to_be_bytes()[1..]);
+        let inner = vxlan + VXLAN_LEN;
+        block[inner..inner + 6].copy_from_slice(&inner_dst.0);
+        block[inner + 6..inner + 12].copy_from_slice(&inner_src.0);
+        Some(Self { block, len: len as u8, sum, pseudo })
+    }
+
+    /// True over an IPv4 underlay.
+    #[inline]
+    pub(crate) fn is_v4(&self) -> bool {
+        usize::from(self.len) == BLOCK_V4
+    }
+}
+
+/// The far end of a tunnel.
+#[derive(Debug, Clone)]
+pub struct Vtep {
+    /// The headers to put in front; `None` as long as the kernel has no MAC address for the way there.
+    pub encap: Option<Encap>,
+    /// Where encapsulated packets leave.
+    pub uplink: PortId,
+    /// The largest inner IP packet: the underlay's MTU less 50 bytes (IPv4) or 70 (IPv6).
+    pub mtu: Mtu,
+    /// Over an IPv4 underlay, whether to fill the outer UDP checksum in. Over IPv6 it always is.
+    pub checksum: bool,
+}
+
+/// This node's end of the tunnel of one network over one underlay family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LocalVtep {
+    /// The network.
+    pub vni: Vni,
+    /// The MAC address that peers send inner frames to.
+    pub mac: MacAddr,
+    /// The underlay address that peers send to.
+    pub address: IpAddr,
+}
+
+/// Whose tunnel packets are taken.
+#[derive(Debug, Default)]
+pub struct Peers {
+    known: Map<(Ipv6Addr, u32), ()>,
+    /// Take packets from unknown senders too: for underlays that translate addresses.
+    pub accept_unknown: bool,
+}
+
+impl Peers {
+    /// Takes packets from `address` in network `vni` from now on.
+    pub fn insert(&mut self, address: IpAddr, vni: Vni) {
+        self.known.insert((mapped(address), vni.get()), ());
+    }
+
+    /// Whether packets from `address` in network `vni` are taken.
+    #[inline]
+    pub fn accepts(&self, address: IpAddr, vni: Vni) -> bool {
+        self.accept_unknown || self.known.contains_key(&(mapped(address), vni.get()))
+    }
+}
+
+fn mapped(address: IpAddr) -> Ipv6Addr {
+    match address {
+        IpAddr::V4(v4) => Ipv4Addr::to_ipv6_mapped(&v4),
+        IpAddr::V6(v6) => v6,
+    }
+}
+
+/// The range that the tunnel's UDP source ports come from, `low` to `high` without `high`, as Linux takes them from
+/// `net.ipv4.ip_local_port_range`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SourcePorts {
+    low: u16,
+    count: u16,
+}
+
+impl Default for SourcePorts {
+    fn default() -> Self {
+        Self::new(32768, 60999)
+    }
+}
+
+impl SourcePorts {
+    /// The range from `low` to `high`; at least one port whatever they are.
+    pub fn new(low: u16, high: u16) -> Self {
+        Self { low: low.max(1), count: high.saturating_sub(low.max(1)).max(1) }
+    }
+
+    /// The port for a flow with this hash: the same for the same hash.
+    #[inline]
+    pub fn pick(self, hash: u32) -> u16 {
+        self.low + ((u64::from(hash) * u64::from(self.count)) >> 32) as u16
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn source_ports_stay_in_range() {
+        let ports = SourcePorts::new(32768, 60999);
+        assert_eq!(ports.pick(0), 32768);
+        assert_eq!(ports.pick(u32::MAX), 60998);
+        assert_eq!(SourcePorts::new(0, 0).pick(u32::MAX), 1);
+        assert_eq!(SourcePorts::new(65535, 65535).pick(u32::MAX), 65535);
+    }
+
+    #[test]
+    fn an_ipv4_peer_is_not_its_mapped_ipv6_address_by_chance() {
+        let mut peers = Peers::default();
+        let vni = Vni::new(1).unwrap();
+        peers.insert("172.16.0.2".parse().unwrap(), vni);
+        assert!(peers.accepts("172.16.0.2".parse().unwrap(), vni));
+        assert!(!peers.accepts("172.16.0.3".parse().unwrap(), vni));
+        assert!(!peers.accepts("172.16.0.2".parse().unwrap(), Vni::new(2).unwrap()));
+    }
+}

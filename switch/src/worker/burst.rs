@@ -1,0 +1,175 @@
+//! One burst, all the way: rx, parse, look up and classify, apply, tx. This is the order of the stages.
+
+use arrayvec::ArrayVec;
+use weft_sync::prefetch::prefetch_bytes;
+
+use super::outbox::Outbox;
+use super::{Buf, Platform, Worker};
+use crate::apply::{Applier, Outcome};
+use crate::classify::{Action, Ingress, LastHits, classify, classify_tunnel};
+use crate::drop_reason::DropReason;
+use crate::packet::PacketBuf;
+use crate::parse::{HEADERS, L3, Outer, Parsed, parse, parse_tunnel};
+use crate::port::{BURST, Burst, RxLoss, RxQueue};
+use crate::tables::{Role, Snapshot};
+use crate::types::{MacAddr, PortId};
+
+/// What the stages before apply have found out about a frame.
+#[derive(Clone, Copy)]
+struct Read {
+    parsed: Parsed,
+    outer: Option<Outer>,
+    action: Action,
+}
+
+/// Stands in for what could not be parsed; its action is a drop.
+const UNREAD: Parsed = Parsed { l2: 0, dst: MacAddr::ZERO, src: MacAddr::ZERO, l3: L3::Other };
+
+impl<P: Platform> Worker<P> {
+    /// Takes one burst from the receive queue of this index; how many frames it had.
+    pub(super) fn poll(&mut self, index: usize) -> usize {
+        let Self { snapshot, pool, rx, outbox, counters, frames, ident, .. } = self;
+        let slot = &mut rx[index];
+        let loss = slot.queue.rx(pool, frames);
+        let lost = count_loss(loss, outbox);
+        let received = frames.len() + lost;
+        if received == 0 {
+            slot.empty = slot.empty.saturating_add(1);
+            return 0;
+        }
+        slot.empty = 0;
+        let from = slot.port;
+        let port_counters = counters.port(from);
+        counters.bursts.add(1);
+        counters.rx.add(received as u64);
+        port_counters.rx_packets.add(received as u64);
+        port_counters.rx_bytes.add(frames.iter().map(|frame| frame.len() as u64).sum());
+
+        let tables = snapshot.load();
+        let reads = read_burst(tables, from, frames);
+        let mut applier = Applier { tables, pool, ident, from };
+        let mut ends = Ends { tables, outbox, dropped: lost as u64, consumed: 0, originated: 0 };
+        apply_burst(&mut applier, frames, &reads, &mut ends);
+        port_counters.rx_drops.add(ends.dropped);
+        counters.consumed.add(ends.consumed);
+        counters.originated.add(ends.originated);
+        outbox.flush(pool);
+        received
+    }
+
+    /// Sends what other workers have handed over; how many packets that was.
+    pub(super) fn take_in(&mut self) -> usize {
+        let Self { inboxes, outbox, pool, .. } = self;
+        let mut taken = 0;
+        for inbox in inboxes {
+            taken += inbox.pop_into(BURST, |(to, packet)| outbox.stage(pool, to, packet));
+        }
+        if taken > 0 {
+            outbox.flush(pool);
+        }
+        taken
+    }
+}
+
+/// Counts what a driver had to give up; how many frames that was.
+fn count_loss<P: Platform>(loss: RxLoss, outbox: &Outbox<P>) -> usize {
+    if loss == RxLoss::default() {
+        return 0;
+    }
+    let mut lost = 0;
+    for (count, reason) in [
+        (loss.no_buffer, DropReason::RxNoBuffer),
+        (loss.bad_offload, DropReason::RxBadOffload),
+        (loss.too_long, DropReason::RxTooLong),
+    ] {
+        outbox.drop(reason, count as usize);
+        lost += count as usize;
+    }
+    lost
+}
+
+/// Parses and classifies every frame. Only reads.
+#[inline]
+fn read_burst<B: PacketBuf>(tables: &Snapshot, from: PortId, frames: &mut Burst<B>) -> ArrayVec<Read, BURST> {
+    for frame in frames.iter_mut() {
+        let have = frame.head().len();
+        if have < HEADERS && have < frame.len() {
+            let want = HEADERS.min(frame.len());
+            // Where the first segment has no room for them, parse finds what is missing.
+            frame.pull_up(want);
+        }
+        prefetch_bytes(frame.head());
+    }
+    let Some(port) = tables.ports.get(from) else {
+        let unknown = Read { parsed: UNREAD, outer: None, action: Action::Drop(DropReason::RxPortUnknown) };
+        return frames.iter().map(|_| unknown).collect();
+    };
+    let ingress = Ingress { id: from, port };
+    let mut last = LastHits::default();
+    if matches!(port.role, Role::Uplink) {
+        frames.iter().map(|frame| read_tunnel(tables, &mut last, &ingress, frame)).collect()
+    } else {
+        frames.iter().map(|frame| read_plain(tables, &mut last, &ingress, frame)).collect()
+    }
+}
+
+#[inline]
+fn read_plain<B: PacketBuf>(tables: &Snapshot, last: &mut LastHits, from: &Ingress<'_>, frame: &B) -> Read {
+    match parse(frame.head(), frame.len(), 0) {
+        Ok(parsed) => {
+            let action = classify(tables, last, from, frame.head(), &parsed, frame.offload().gso);
+            Read { parsed, outer: None, action }
+        }
+        Err(reason) => Read { parsed: UNREAD, outer: None, action: Action::Drop(reason) },
+    }
+}
+
+#[inline]
+fn read_tunnel<B: PacketBuf>(tables: &Snapshot, last: &mut LastHits, from: &Ingress<'_>, frame: &B) -> Read {
+    match parse_tunnel(frame, tables) {
+        Ok((parsed, outer)) => {
+            let gso = frame.offload().gso;
+            let action = classify_tunnel(tables, last, from, frame.head(), &parsed, &outer, gso);
+            Read { parsed, outer: Some(outer), action }
+        }
+        Err(reason) => Read { parsed: UNREAD, outer: None, action: Action::Drop(reason) },
+    }
+}
+
+#[inline]
+fn apply_burst<P: Platform>(
+    applier: &mut Applier<'_, P::Pool>,
+    frames: &mut Burst<Buf<P>>,
+    reads: &[Read],
+    ends: &mut Ends<'_, P>,
+) {
+    for (frame, read) in frames.drain(..).zip(reads) {
+        applier.apply(frame, &read.parsed, read.outer.as_ref(), read.action, ends);
+    }
+}
+
+/// Where a burst's packets end: in the outbox or in the counters.
+struct Ends<'a, P: Platform> {
+    tables: &'a Snapshot,
+    outbox: &'a mut Outbox<P>,
+    dropped: u64,
+    consumed: u64,
+    originated: u64,
+}
+
+impl<P: Platform> Outcome<P::Pool> for Ends<'_, P> {
+    #[inline]
+    fn send(&mut self, pool: &mut P::Pool, to: PortId, packet: Buf<P>) {
+        self.outbox.send(self.tables, pool, to, packet);
+    }
+    fn drop(&mut self, reason: DropReason) {
+        self.outbox.drop(reason, 1);
+        self.dropped += 1;
+    }
+    fn consume(&mut self) {
+        self.consumed += 1;
+    }
+    fn originate(&mut self, count: usize) {
+        self.originated += count as u64;
+    }
+}

@@ -1,0 +1,213 @@
+//! A worker: one thread that owns receive and transmit queues and takes each burst all the way.
+//!
+//! [`Worker::round`] polls once and is all that tests and simulations need; [`Worker::run`] is the thread's loop with
+//! commands, sleep and accounting. [`make`] makes the workers of a switch with the rings between them.
+
+mod burst;
+mod outbox;
+mod run;
+
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use weft_sync::ring::{Consumer, Producer, ring};
+use weft_sync::sleep::SleepFlag;
+use weft_sync::snapshot::Reader;
+
+use crate::counters::WorkerCounters;
+use crate::packet::BufPool;
+use crate::port::{Burst, RxQueue, TxQueue};
+use crate::tables::Snapshot;
+use crate::types::PortId;
+use outbox::Outbox;
+pub use run::{Clock, Idle, Sleeper};
+
+/// Packets that wait in the ring from one worker to another at most.
+const HANDOVER: usize = 1024;
+
+/// The drivers that a switch is built with: DPDK and the kernel in the daemon, memory in tests.
+pub trait Platform: 'static {
+    /// Where packets come from.
+    type Pool: BufPool + Send;
+    /// Receive queues.
+    type Rx: RxQueue<Self::Pool> + Send;
+    /// Transmit queues.
+    type Tx: TxQueue<Self::Pool> + Send;
+    /// Wakes a worker that sleeps.
+    type Waker: Wake;
+}
+
+/// Wakes one worker's [`Sleeper`], from any thread.
+pub trait Wake: Clone + Send + Sync + 'static {
+    /// Makes the worker's wait end, or its next one if it is not waiting.
+    fn wake(&self);
+}
+
+/// The buffers of a platform.
+pub type Buf<P> = <<P as Platform>::Pool as BufPool>::Buf;
+
+/// What the control side tells a worker.
+pub enum Command<P: Platform> {
+    /// Receive from this queue.
+    AddRx(PortId, P::Rx),
+    /// Send to this queue.
+    AddTx(PortId, P::Tx),
+    /// Give the port's queues back. By then no snapshot that a worker can hold names the port.
+    Remove(PortId, Sender<Queues<P>>),
+    /// End.
+    Stop,
+}
+
+/// The queues of a port that a worker gave back; to be closed by the control side, which may block.
+pub struct Queues<P: Platform> {
+    /// Its receive queue.
+    pub rx: Option<P::Rx>,
+    /// Its transmit queue.
+    pub tx: Option<P::Tx>,
+}
+
+struct RxSlot<P: Platform> {
+    port: PortId,
+    queue: P::Rx,
+    /// Polled in every round; otherwise it is armed and its descriptor says when it has something.
+    active: bool,
+    /// Rounds without a frame.
+    empty: u8,
+}
+
+/// The worker's end of what it shares with the control side and the other workers.
+#[derive(Clone)]
+pub struct Handle<P: Platform> {
+    commands: Sender<Command<P>>,
+    waker: P::Waker,
+    counters: Arc<WorkerCounters>,
+}
+
+impl<P: Platform> Handle<P> {
+    /// Gives a command. It is carried out at the worker's next round; false when the worker has ended.
+    pub fn send(&self, command: Command<P>) -> bool {
+        let sent = self.commands.send(command).is_ok();
+        self.waker.wake();
+        sent
+    }
+
+    /// What the worker has counted.
+    pub fn counters(&self) -> &WorkerCounters {
+        &self.counters
+    }
+}
+
+/// One worker.
+pub struct Worker<P: Platform> {
+    snapshot: Reader<Snapshot>,
+    pool: P::Pool,
+    commands: Receiver<Command<P>>,
+    rx: Vec<RxSlot<P>>,
+    outbox: Outbox<P>,
+    inboxes: Vec<Consumer<(PortId, Buf<P>)>>,
+    sleeping: Arc<SleepFlag>,
+    counters: Arc<WorkerCounters>,
+    frames: Burst<Buf<P>>,
+    /// The identification of the last outer IPv4 header that this worker sent.
+    ident: u16,
+}
+
+/// What a worker is made of.
+pub struct Parts<P: Platform> {
+    /// Its view of the tables.
+    pub snapshot: Reader<Snapshot>,
+    /// Where it takes buffers from.
+    pub pool: P::Pool,
+    /// Wakes it.
+    pub waker: P::Waker,
+}
+
+/// Makes the workers of a switch, with a ring from each to each other.
+pub fn make<P: Platform>(parts: Vec<Parts<P>>) -> Vec<(Worker<P>, Handle<P>)> {
+    let count = parts.len();
+    let flags: Vec<_> = (0..count).map(|_| Arc::new(SleepFlag::new())).collect();
+    let wakers: Vec<_> = parts.iter().map(|part| part.waker.clone()).collect();
+    let mut inboxes: Vec<Vec<_>> = (0..count).map(|_| Vec::new()).collect();
+    let mut roads: Vec<Vec<Option<Road<P>>>> = Vec::new();
+    for from in 0..count {
+        let mut row = Vec::new();
+        for to in 0..count {
+            row.push((from != to).then(|| {
+                let (producer, consumer) = ring(HANDOVER);
+                inboxes[to].push(consumer);
+                Road { ring: producer, sleeping: flags[to].clone(), waker: wakers[to].clone(), pushed: false }
+            }));
+        }
+        roads.push(row);
+    }
+    let mut workers = Vec::new();
+    for (index, (((part, inboxes), roads), sleeping)) in
+        parts.into_iter().zip(inboxes).zip(roads).zip(flags).enumerate()
+    {
+        let (commands, receiver) = unbounded();
+        let counters = Arc::new(WorkerCounters::default());
+        let handle = Handle { commands, waker: part.waker, counters: counters.clone() };
+        let worker = Worker {
+            snapshot: part.snapshot,
+            pool: part.pool,
+            commands: receiver,
+            rx: Vec::new(),
+            outbox: Outbox::new(index as u16, roads, counters.clone()),
+            inboxes,
+            sleeping,
+            counters,
+            frames: Burst::new(),
+            // Workers begin far apart: the identification is to differ between packets of one source and destination.
+            ident: (index as u16).wrapping_mul(0x3fd7),
+        };
+        workers.push((worker, handle));
+    }
+    workers
+}
+
+/// The way to another worker.
+struct Road<P: Platform> {
+    ring: Producer<(PortId, Buf<P>)>,
+    sleeping: Arc<SleepFlag>,
+    waker: P::Waker,
+    /// Something was pushed in this burst.
+    pushed: bool,
+}
+
+impl<P: Platform> Worker<P> {
+    /// Carries out the commands that wait. False when one of them was to stop.
+    pub fn obey(&mut self, sleeper: &mut impl Sleeper) -> bool {
+        while let Ok(command) = self.commands.try_recv() {
+            match command {
+                Command::AddRx(port, queue) => {
+                    if let Some(fd) = queue.wait_fd() {
+                        sleeper.add(fd, port);
+                    }
+                    self.rx.push(RxSlot { port, queue, active: true, empty: 0 });
+                }
+                Command::AddTx(port, queue) => self.outbox.add(port, queue),
+                Command::Remove(port, done) => {
+                    let rx = self.rx.iter().position(|slot| slot.port == port).map(|at| self.rx.remove(at).queue);
+                    if let Some(fd) = rx.as_ref().and_then(|queue| queue.wait_fd()) {
+                        sleeper.remove(fd);
+                    }
+                    // Nobody waits for the answer only if the control side has given up, and then the queues may go here.
+                    let _ = done.send(Queues { rx, tx: self.outbox.remove(port) });
+                }
+                Command::Stop => return false,
+            }
+        }
+        true
+    }
+
+    /// Polls every active receive queue and every ring once; how many packets that brought.
+    pub fn round(&mut self) -> usize {
+        let mut work = 0;
+        for index in 0..self.rx.len() {
+            if self.rx[index].active {
+                work += self.poll(index);
+            }
+        }
+        work + self.take_in()
+    }
+}

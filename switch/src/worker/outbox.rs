@@ -1,0 +1,174 @@
+//! Output of a worker: grouped by port, sent once a burst; handed over where another worker owns the queue.
+
+use std::sync::Arc;
+
+use super::{Buf, Platform, Road};
+use crate::counters::WorkerCounters;
+use crate::drop_reason::DropReason;
+use crate::offload::finish::finish;
+use crate::offload::{Checksum, Offload};
+use crate::packet::PacketBuf;
+use crate::port::{Burst, TxCaps, TxQueue};
+use crate::tables::{Place, Snapshot};
+use crate::types::{MAX_PORTS, PortId};
+
+struct TxSlot<P: Platform> {
+    queue: P::Tx,
+    staged: Burst<Buf<P>>,
+}
+
+pub(super) struct Outbox<P: Platform> {
+    index: u16,
+    /// By port number.
+    slots: Vec<Option<Box<TxSlot<P>>>>,
+    /// Ports with something staged.
+    touched: Vec<PortId>,
+    /// By worker number; `None` at this worker's own.
+    roads: Vec<Option<Road<P>>>,
+    counters: Arc<WorkerCounters>,
+}
+
+impl<P: Platform> Outbox<P> {
+    pub(super) fn new(index: u16, roads: Vec<Option<Road<P>>>, counters: Arc<WorkerCounters>) -> Self {
+        let slots = (0..MAX_PORTS).map(|_| None).collect();
+        Self { index, slots, touched: Vec::with_capacity(MAX_PORTS), roads, counters }
+    }
+
+    pub(super) fn add(&mut self, port: PortId, queue: P::Tx) {
+        self.slots[port.index()] = Some(Box::new(TxSlot { queue, staged: Burst::new() }));
+    }
+
+    pub(super) fn remove(&mut self, port: PortId) -> Option<P::Tx> {
+        self.slots[port.index()].take().map(|slot| slot.queue)
+    }
+
+    /// One frame less, for `reason`.
+    pub(super) fn drop(&self, reason: DropReason, count: usize) {
+        self.counters.drops(reason).add(count as u64);
+    }
+
+    /// To be sent with the burst, by whichever worker has the port's queue.
+    #[inline]
+    pub(super) fn send(&mut self, tables: &Snapshot, pool: &mut P::Pool, to: PortId, packet: Buf<P>) {
+        match tables.ports.get(to).map(|port| port.place) {
+            Some(Place::Worker(worker)) if worker != self.index => self.hand_over(worker, to, packet),
+            Some(_) => self.stage(pool, to, packet),
+            None => self.drop(DropReason::TxPortGone, 1),
+        }
+    }
+
+    fn hand_over(&mut self, worker: u16, to: PortId, packet: Buf<P>) {
+        let Some(road) = self.roads.get_mut(usize::from(worker)).and_then(Option::as_mut) else {
+            return self.drop(DropReason::TxPortGone, 1);
+        };
+        road.pushed = true;
+        match road.ring.push((to, packet)) {
+            Ok(()) => self.counters.handed_over.add(1),
+            Err(_) => {
+                self.drop(DropReason::HandoverFull, 1);
+                self.counters.port(to).tx_drops.add(1);
+            }
+        }
+    }
+
+    /// To be sent with the burst, by this worker.
+    #[inline]
+    pub(super) fn stage(&mut self, pool: &mut P::Pool, to: PortId, packet: Buf<P>) {
+        let Some(slot) = &mut self.slots[to.index()] else {
+            return self.drop(DropReason::TxPortGone, 1);
+        };
+        if slot.staged.is_empty() {
+            self.touched.push(to);
+        }
+        slot.staged.push(packet);
+        if slot.staged.is_full() {
+            flush(slot, pool, to, &self.counters);
+            self.touched.retain(|port| *port != to);
+        }
+    }
+
+    /// Sends all that is staged, and wakes the workers that were handed something.
+    #[inline]
+    pub(super) fn flush(&mut self, pool: &mut P::Pool) {
+        for to in self.touched.drain(..) {
+            if let Some(slot) = &mut self.slots[to.index()] {
+                flush(slot, pool, to, &self.counters);
+            }
+        }
+        for road in self.roads.iter_mut().flatten() {
+            if std::mem::take(&mut road.pushed) && road.sleeping.must_wake() {
+                road.waker.wake();
+            }
+        }
+    }
+}
+
+fn flush<P: Platform>(slot: &mut TxSlot<P>, pool: &mut P::Pool, to: PortId, counters: &WorkerCounters) {
+    let caps = slot.queue.caps();
+    if caps == TxCaps::ALL || slot.staged.iter().all(|packet| is_finished(packet.offload())) {
+        transmit(&mut slot.queue, &mut slot.staged, to, counters);
+    } else {
+        finish_and_transmit(slot, caps, pool, to, counters);
+    }
+}
+
+#[inline]
+fn is_finished(offload: Offload) -> bool {
+    offload.gso.is_none() && !matches!(offload.checksum, Checksum::Partial { .. })
+}
+
+/// Some frames are not what the far side takes: finishes these in software, in order with the others.
+#[cold]
+fn finish_and_transmit<P: Platform>(
+    slot: &mut TxSlot<P>,
+    caps: TxCaps,
+    pool: &mut P::Pool,
+    to: PortId,
+    counters: &WorkerCounters,
+) {
+    let TxSlot { queue, staged } = slot;
+    let mut ready = Burst::new();
+    for packet in staged.drain(..) {
+        let mut made = 0;
+        let finished = finish(pool, packet, caps, |_, piece| {
+            made += 1;
+            ready.push(piece);
+            if ready.is_full() {
+                transmit(queue, &mut ready, to, counters);
+            }
+        });
+        if let Err(reason) = finished {
+            made += 1;
+            counters.drops(reason).add(1);
+            counters.port(to).tx_drops.add(1);
+        }
+        counters.originated.add(made - 1);
+    }
+    transmit(queue, &mut ready, to, counters);
+}
+
+/// Sends, counts, and drops what the port did not take.
+fn transmit<Q: TxQueue<Pool>, Pool: crate::packet::BufPool>(
+    queue: &mut Q,
+    burst: &mut Burst<Pool::Buf>,
+    to: PortId,
+    counters: &WorkerCounters,
+) {
+    let (count, bytes) = measure(burst);
+    queue.tx(burst);
+    let (left, left_bytes) = measure(burst);
+    counters.tx.add(count - left);
+    let port = counters.port(to);
+    port.tx_packets.add(count - left);
+    port.tx_bytes.add(bytes - left_bytes);
+    if left > 0 {
+        counters.drops(DropReason::TxQueueFull).add(left);
+        port.tx_drops.add(left);
+        burst.clear();
+    }
+}
+
+#[inline]
+fn measure<B: PacketBuf>(burst: &Burst<B>) -> (u64, u64) {
+    (burst.len() as u64, burst.iter().map(|packet| packet.len() as u64).sum())
+}

@@ -1,0 +1,118 @@
+//! The worker's thread: rounds while there is work, sleep when there is none.
+//!
+//! A queue with a descriptor is polled as long as it brings frames. After [`EMPTY_ROUNDS`] without one it is armed and
+//! left alone until the descriptor is readable, so that idle ports cost nothing. Queues without a descriptor are
+//! polled in every round, and at a slow beat while the worker sleeps.
+//!
+//! No wake-up is lost: the worker announces that it will sleep, then looks at its rings and commands once more, then
+//! waits; who pushes asks after pushing whether sleep was announced (`weft_sync::sleep`).
+
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+use super::{Platform, Worker};
+use crate::port::RxQueue;
+use crate::types::PortId;
+
+/// Rounds without a frame after which a queue is armed.
+const EMPTY_ROUNDS: u8 = 8;
+/// While there is work, the descriptors of armed queues are looked at once in so many rounds.
+const LOOK_EVERY: u32 = 8;
+
+/// Waits for descriptors: epoll in the daemon.
+pub trait Sleeper {
+    /// `fd` belongs to the receive queue of `port`.
+    fn add(&mut self, fd: BorrowedFd<'_>, port: PortId);
+    /// `fd` is about to be closed.
+    fn remove(&mut self, fd: BorrowedFd<'_>);
+    /// Waits until a descriptor is readable, the worker is woken, or `timeout` has passed (`None`: for ever), and shows
+    /// the ports whose descriptors are readable.
+    fn wait(&mut self, timeout: Option<Duration>, ready: impl FnMut(PortId));
+}
+
+/// The time-stamp counter.
+pub trait Clock {
+    /// Cycles since some point in the past.
+    fn cycles(&self) -> u64;
+}
+
+/// What a worker does when there is nothing to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Idle {
+    /// Cycles without work after which it sleeps; `None`: it never does.
+    pub spin: Option<u64>,
+    /// How often queues without a descriptor are polled during sleep.
+    pub beat: Duration,
+}
+
+impl<P: Platform> Worker<P> {
+    /// Runs until it is told to stop.
+    pub fn run(mut self, mut sleeper: impl Sleeper, clock: impl Clock, idle: Idle) {
+        let mut rounds = 0u32;
+        let mut before = clock.cycles();
+        let mut last_work = before;
+        loop {
+            if !self.commands.is_empty() && !self.obey(&mut sleeper) {
+                return;
+            }
+            let work = self.round();
+            let now = clock.cycles();
+            rounds = rounds.wrapping_add(1);
+            if work > 0 {
+                self.counters.busy_cycles.add(now.wrapping_sub(before));
+                last_work = now;
+                before = now;
+                self.rest_empty_queues();
+                if rounds % LOOK_EVERY == 0 {
+                    self.look(&mut sleeper, Some(Duration::ZERO));
+                }
+                continue;
+            }
+            before = now;
+            self.rest_empty_queues();
+            self.look(&mut sleeper, Some(Duration::ZERO));
+            if idle.spin.is_none_or(|spin| now.wrapping_sub(last_work) < spin) {
+                std::hint::spin_loop();
+                continue;
+            }
+            if self.rx.iter().any(|slot| slot.active && slot.queue.wait_fd().is_some()) {
+                continue;
+            }
+            self.sleep(&mut sleeper, idle.beat);
+            before = clock.cycles();
+        }
+    }
+
+    /// Waits for descriptors, and takes up the queues that have something.
+    fn look(&mut self, sleeper: &mut impl Sleeper, timeout: Option<Duration>) {
+        let rx = &mut self.rx;
+        sleeper.wait(timeout, |port| {
+            if let Some(slot) = rx.iter_mut().find(|slot| slot.port == port && !slot.active) {
+                slot.queue.disarm();
+                slot.active = true;
+                slot.empty = 0;
+            }
+        });
+    }
+
+    /// Arms the queues that have brought nothing for a while.
+    fn rest_empty_queues(&mut self) {
+        for slot in &mut self.rx {
+            if slot.active && slot.empty >= EMPTY_ROUNDS && slot.queue.wait_fd().is_some() {
+                slot.empty = 0;
+                slot.active = !slot.queue.arm();
+            }
+        }
+    }
+
+    fn sleep(&mut self, sleeper: &mut impl Sleeper, beat: Duration) {
+        self.sleeping.announce();
+        if self.commands.is_empty() && self.inboxes.iter().all(|inbox| inbox.is_empty()) {
+            self.snapshot.offline();
+            self.counters.sleeps.add(1);
+            let polled = self.rx.iter().any(|slot| slot.queue.wait_fd().is_none());
+            self.look(sleeper, polled.then_some(beat));
+        }
+        self.sleeping.awake();
+    }
+}
