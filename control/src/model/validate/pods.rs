@@ -1,0 +1,222 @@
+//! What can be wrong with pods: names, places, addresses, and what they are joined by.
+
+use super::super::{Attachment, Model, Node, Pod, gateway};
+use super::{Entity, Findings, Seen, broadcast, name_part, zero_address};
+use ipnet::IpNet;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::path::{Component, Path};
+use weft_switch::types::MacAddr;
+
+/// The kernel's `sun_path` holds 108 bytes, the last of them zero.
+const SOCKET_PATH_MAX: usize = 107;
+/// `IFNAMSIZ` less the zero at the end.
+const IFNAME_MAX: usize = 15;
+
+/// Something on a node that can belong to one pod only.
+#[derive(PartialEq, Eq, Hash)]
+enum Held<'a> {
+    Interface(&'a Path, &'a str),
+    Socket(&'a Path),
+    Device(&'a str),
+}
+
+pub(crate) fn check(model: &Model, to: &mut Findings) {
+    let mut nodes: HashMap<&str, &Node> = HashMap::new();
+    for node in &model.nodes {
+        nodes.entry(&node.name).or_insert(node);
+    }
+    let mut names = Seen::new();
+    let mut addresses: Seen<IpAddr> = Seen::new();
+    // Pods of one node share a segment, those of different nodes don't: a MAC address may be on two nodes.
+    let mut macs: Seen<(&str, MacAddr)> = Seen::new();
+    let mut held: Seen<(&str, Held<'_>)> = Seen::new();
+    for (index, pod) in model.pods.iter().enumerate() {
+        let mut add = |field: &'static str, item: Option<usize>, reason: String, remedy: String| {
+            to.add(Entity::Pod(index), &pod.name, (field, item), reason, remedy);
+        };
+        let other = |first: usize| &model.pods[first].name;
+        if let Err(why) = pod_name(&pod.name) {
+            add("name", None, why, "write \"namespace/name\", or a plain name".to_owned());
+        } else if names.before(pod.name.as_str(), index).is_some() {
+            let reason = "another pod has the same name".to_owned();
+            add("name", None, reason, "give each pod one name of its own".to_owned());
+        }
+        let node = nodes.get(pod.node.as_str()).copied();
+        if node.is_none() {
+            let reason = format!("there is no node {:?}", pod.node);
+            add("node", None, reason, "add that [[node]], or name one that is listed".to_owned());
+        }
+        if pod.addresses.is_empty() {
+            let remedy = "give it at least one of its node's subnets".to_owned();
+            add("addresses", None, "the pod has no address".to_owned(), remedy);
+        }
+        for (item, address) in pod.addresses.iter().enumerate() {
+            if let Some((reason, remedy)) = node.and_then(|node| wrong_address(node, address)) {
+                add("addresses", Some(item), reason, remedy);
+            } else if let Some(first) = addresses.before(address.addr(), index) {
+                let reason = match first == index {
+                    true => format!("{} is listed twice", address.addr()),
+                    false => format!("pod {:?} has {} too", other(first), address.addr()),
+                };
+                add("addresses", Some(item), reason, "give each pod addresses of its own".to_owned());
+            }
+        }
+        check_mac(model, pod, node, macs.before((&pod.node, pod.mac_or_derived()), index), &mut add);
+        check_attachment(&pod.attachment, &mut add);
+        let (field, thing) = holds(&pod.attachment);
+        if let Some(first) = held.before((&pod.node, thing), index) {
+            let reason = format!("pod {:?} on the same node has the same", other(first));
+            add(field, None, reason, "one port belongs to one pod: change one of the two".to_owned());
+        }
+    }
+}
+
+fn pod_name(name: &str) -> Result<(), String> {
+    let (first, second) = match name.split_once('/') {
+        Some((namespace, name)) => (namespace, Some(name)),
+        None => (name, None),
+    };
+    name_part(first)?;
+    second.map_or(Ok(()), name_part)
+}
+
+/// Why a pod of this node can't have this address, and what to do.
+fn wrong_address(node: &Node, address: &IpNet) -> Option<(String, String)> {
+    let ip = address.addr();
+    let Some(subnet) = node.subnet_of(ip) else {
+        let listed: Vec<String> = node.subnets.iter().map(ToString::to_string).collect();
+        let listed = if listed.is_empty() { "none".to_owned() } else { listed.join(", ") };
+        return Some((
+            format!("{ip} is outside the subnets of node {:?} ({listed})", node.name),
+            "use a free address of one of them".to_owned(),
+        ));
+    };
+    let free = format!("use another address of {subnet}");
+    if Some(ip) == gateway(&subnet) {
+        return Some((format!("{ip} is the gateway of {subnet}"), free));
+    }
+    if ip == zero_address(&subnet) {
+        return Some((format!("{ip} is the host's own address in {subnet}"), free));
+    }
+    if Some(ip) == broadcast(&subnet) {
+        return Some((format!("{ip} is the broadcast address of {subnet}"), free));
+    }
+    let length = address.prefix_len();
+    (length != subnet.prefix_len() && length != address.max_prefix_len()).then(|| {
+        (
+            format!("{address} has another prefix length than its subnet {subnet}"),
+            format!("write {ip}, or {ip}/{}", subnet.prefix_len()),
+        )
+    })
+}
+
+fn check_mac(
+    model: &Model,
+    pod: &Pod,
+    node: Option<&Node>,
+    before: Option<usize>,
+    add: &mut dyn FnMut(&'static str, Option<usize>, String, String),
+) {
+    let mac = pod.mac_or_derived();
+    let own = "give the pod a unicast MAC address of its own, such as 02:00:00:00:00:05, or leave mac out"
+        .to_owned();
+    if !mac.is_unicast() {
+        let what = if mac == MacAddr::ZERO { "the zero address" } else { "a group address" };
+        add("mac", None, format!("{mac} is {what}, no station can have it"), own);
+    } else if let Some(first) = before {
+        // Two that are derived clash once in 2^46 pairs, and then the way out is to set one.
+        let made = if pod.mac.is_none() { ", derived from the name," } else { "" };
+        let reason = format!("{mac}{made} is that of pod {:?} on the same node", model.pods[first].name);
+        add("mac", None, reason, own);
+    } else if node.is_some_and(|n| n.vtep_mac == Some(mac) || n.vtep_mac_v6 == Some(mac)) {
+        add("mac", None, format!("{mac} is the VTEP of its node"), own);
+    }
+}
+
+fn check_attachment(
+    attachment: &Attachment,
+    add: &mut dyn FnMut(&'static str, Option<usize>, String, String),
+) {
+    match attachment {
+        Attachment::Tap { netns, ifname } => {
+            if let Err(why) = absolute(netns) {
+                add("netns", None, why, "write the whole path, such as \"/run/netns/x\"".to_owned());
+            }
+            if let Err(why) = interface_name(ifname) {
+                add("ifname", None, why, "use a name such as \"eth0\"".to_owned());
+            }
+        }
+        Attachment::VhostUser { socket, .. } => {
+            let example = "write the whole path, such as \"/run/weft/vhost/x.sock\"".to_owned();
+            let length = socket.as_os_str().len();
+            if let Err(why) = absolute(socket) {
+                add("socket", None, why, example);
+            } else if length > SOCKET_PATH_MAX {
+                let reason =
+                    format!("the path has {length} bytes, a UNIX socket's has {SOCKET_PATH_MAX} at most");
+                add("socket", None, reason, "use a shorter one".to_owned());
+            }
+        }
+        Attachment::Dpdk { devargs } => {
+            let example = "name the device first, such as \"net_memif0,role=server\"".to_owned();
+            if device(devargs).is_empty() {
+                add("devargs", None, "no device is named".to_owned(), example);
+            } else if devargs.chars().any(|c| c.is_control() || c.is_whitespace()) {
+                let reason = format!("{devargs:?} has blanks or control characters");
+                add("devargs", None, reason, "separate the arguments by commas alone".to_owned());
+            }
+        }
+    }
+}
+
+/// What of its node a port takes for itself, with the setting that says so.
+fn holds(attachment: &Attachment) -> (&'static str, Held<'_>) {
+    match attachment {
+        Attachment::Tap { netns, ifname } => ("ifname", Held::Interface(netns, ifname)),
+        Attachment::VhostUser { socket, .. } => ("socket", Held::Socket(socket)),
+        Attachment::Dpdk { devargs } => ("devargs", Held::Device(device(devargs))),
+    }
+}
+
+/// The device in DPDK's device arguments: what stands before the first comma.
+fn device(devargs: &str) -> &str {
+    devargs.split(',').next().unwrap_or_default()
+}
+
+fn absolute(path: &Path) -> Result<(), String> {
+    if path.as_os_str().as_encoded_bytes().contains(&0) {
+        return Err("the path has a zero byte".to_owned());
+    }
+    if !path.is_absolute() {
+        return Err(format!("{:?} is not an absolute path", path.display().to_string()));
+    }
+    // A path with `..` may name what another one names: two pods could share a socket unseen.
+    if path.components().any(|c| c == Component::ParentDir) {
+        return Err(format!("{:?} has \"..\" in it", path.display().to_string()));
+    }
+    if path.file_name().is_none() {
+        return Err("the path names a directory".to_owned());
+    }
+    Ok(())
+}
+
+/// What the kernel takes for an interface's name (`dev_valid_name`), less what it would read as a pattern.
+pub(crate) fn interface_name(name: &str) -> Result<(), String> {
+    if name.is_empty() || name == "." || name == ".." {
+        return Err(format!("{name:?} is no name for an interface"));
+    }
+    if name == "lo" {
+        return Err("\"lo\" is the loopback interface".to_owned());
+    }
+    if name.len() > IFNAME_MAX {
+        return Err(format!(
+            "{name:?} has {} bytes, an interface's name has {IFNAME_MAX} at most",
+            name.len()
+        ));
+    }
+    match name.chars().find(|c| !c.is_ascii_graphic() || matches!(c, '/' | ':' | '%')) {
+        Some(c) => Err(format!("{c:?} may not stand in an interface's name")),
+        None => Ok(()),
+    }
+}
