@@ -1,1 +1,3 @@
-//! (in the making)
+//! The control side of weftd.
+
+pub mod api;
