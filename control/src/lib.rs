@@ -1,3 +1,5 @@
-//! (in the making)
+//! The control side of weftd: source → [`model`] → validate → [`compile`] → publish, and the [`api`].
 
+pub mod api;
+pub mod compile;
 pub mod model;

@@ -1,0 +1,123 @@
+//! Counters: `GET /v1/stats` and `GET /v1/drops`. All count from the daemon's start and never go back; a port's
+//! counters end with the port.
+
+use serde::{Deserialize, Serialize};
+
+/// The answer to `GET /v1/stats`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Stats {
+    /// By port, in the order of their numbers.
+    pub ports: Vec<PortStats>,
+    /// By worker.
+    pub workers: Vec<WorkerStats>,
+    /// Of the whole switch, ports that are gone among them.
+    pub total: Total,
+}
+
+/// One port. "rx" is what the switch received from it, "tx" what it sent to it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortStats {
+    /// Its number.
+    pub id: u16,
+    /// The pod's name, or the interface.
+    pub name: String,
+    /// `tap`, `vhost-user`, `dpdk`, `host`, `uplink` ….
+    pub kind: String,
+    /// Frames received. A GSO frame counts once.
+    pub rx_packets: u64,
+    /// Their bytes, Ethernet header included.
+    pub rx_bytes: u64,
+    /// Frames sent.
+    pub tx_packets: u64,
+    /// Their bytes, Ethernet header included.
+    pub tx_bytes: u64,
+    /// Frames from this port that were dropped.
+    pub rx_drops: u64,
+    /// Frames that were to be sent to this port, and dropped because it did not take them.
+    pub tx_drops: u64,
+}
+
+/// One worker.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WorkerStats {
+    /// Its number, from 0.
+    pub id: u16,
+    /// The CPU that it is pinned to; null when it is not.
+    pub core: Option<usize>,
+    /// Frames received.
+    pub rx_packets: u64,
+    /// Frames sent.
+    pub tx_packets: u64,
+    /// Frames that the switch itself was the destination of.
+    pub consumed: u64,
+    /// Frames that the switch made itself: the further ones when it cuts a GSO frame.
+    pub originated: u64,
+    /// Frames dropped.
+    pub drops: u64,
+    /// Bursts that held at least one frame.
+    pub bursts: u64,
+    /// CPU cycles that a frame costs on average since the start; 0 when there was none.
+    pub cycles_per_packet: f64,
+    /// Share of the time that went into bursts with frames, 0 to 1.
+    pub busy: f64,
+    /// How often it slept because nothing came.
+    pub sleeps: u64,
+    /// Frames handed to another worker that owns the transmit queue.
+    pub handed_over: u64,
+}
+
+/// The whole switch. `rx + originated = tx + consumed + drops`, but for the frames on their way at the moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Total {
+    /// Frames received.
+    pub rx: u64,
+    /// Frames that the switch made itself: the further ones when it cuts a GSO frame.
+    pub originated: u64,
+    /// Frames sent.
+    pub tx: u64,
+    /// Frames that the switch itself was the destination of.
+    pub consumed: u64,
+    /// Frames dropped.
+    pub drops: u64,
+}
+
+impl Total {
+    /// Frames that came in or were made, and have neither left nor ended. A few while traffic runs; negative when
+    /// workers counted on between the reading of one counter and the next.
+    pub fn in_flight(&self) -> i128 {
+        let sum = |counters: &[u64]| counters.iter().map(|&c| i128::from(c)).sum::<i128>();
+        sum(&[self.rx, self.originated]) - sum(&[self.tx, self.consumed, self.drops])
+    }
+}
+
+/// The answer to `GET /v1/drops`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drops {
+    /// Of the whole switch. Without `?all=true` only the reasons that happened.
+    pub total: Vec<Drop>,
+    /// By port that the frame came in by, only the reasons that happened; empty when the daemon does not count so.
+    #[serde(default)]
+    pub ports: Vec<PortDrops>,
+}
+
+/// How often one reason happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drop {
+    /// Its name, such as `fdb_miss`: stable from release to release.
+    pub reason: String,
+    /// Frames.
+    pub count: u64,
+    /// What it means, in a sentence.
+    pub explain: String,
+}
+
+/// Drops of one port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortDrops {
+    /// The port's number.
+    pub id: u16,
+    /// The pod's name, or the interface.
+    pub name: String,
+    /// Its reasons.
+    pub drops: Vec<Drop>,
+}

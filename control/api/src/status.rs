@@ -1,0 +1,127 @@
+//! How the daemon is: `GET /v1/status`.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use serde::{Deserialize, Serialize};
+
+use crate::Mac;
+
+/// The answer to `GET /v1/status`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The daemon's version, such as `0.1.0`.
+    pub version: String,
+    /// The daemon's process.
+    pub pid: u32,
+    /// This node's name in the cluster.
+    pub node: String,
+    /// Whether all is well.
+    pub state: State,
+    /// What is not well, a sentence each. Empty when ready.
+    pub problems: Vec<String>,
+    /// When the daemon started, in seconds since 1970-01-01 UTC.
+    pub started_at: u64,
+    /// Seconds since the start, by a clock that nobody sets.
+    pub uptime_s: u64,
+    /// The number of the snapshot that the workers use; 0 before the first.
+    pub generation: u64,
+    /// Where the desired state comes from.
+    pub source: Source,
+    /// Memory of the daemon.
+    pub memory: Memory,
+    /// The way to the other nodes.
+    pub uplink: Uplink,
+    /// The pod network.
+    pub network: Network,
+    /// How many workers forward packets.
+    pub workers: usize,
+    /// The interface by which the host itself reaches pods; null when there is none.
+    pub host_port: Option<String>,
+    /// The other nodes.
+    pub peers: Vec<Peer>,
+    /// How many pods there are, from the file and from the API.
+    pub pods: usize,
+}
+
+/// Whether all is well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Everything that is desired is in force.
+    Ready,
+    /// It forwards, but not all that is desired is in force; [`Status::problems`] says what.
+    Degraded,
+}
+
+/// Where the desired state comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    /// Its kind: `file`.
+    pub kind: String,
+    /// The file; null for a source that is none.
+    pub path: Option<PathBuf>,
+    /// When it was last taken over whole, in seconds since 1970-01-01 UTC; null if never.
+    pub last_loaded: Option<u64>,
+    /// Why its newest content was not taken over; null when it was. The older one stays in force.
+    pub last_error: Option<String>,
+}
+
+/// Memory of the daemon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Memory {
+    /// Whether packet buffers lie in huge pages.
+    pub hugepages: bool,
+    /// Packet buffers that there are.
+    pub packet_buffers_total: u64,
+    /// Packet buffers that nobody holds now.
+    pub packet_buffers_free: u64,
+    /// Resident memory of the process, in bytes.
+    pub rss_bytes: u64,
+}
+
+/// The way to the other nodes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Uplink {
+    /// The node's interface.
+    pub interface: String,
+    /// How weft uses it: `socket`, `af_packet`, `af_xdp` or `dpdk`.
+    pub kind: String,
+    /// The interface's MTU, in bytes of IP packet.
+    pub mtu: u32,
+    /// The node's addresses that peers send to.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// The pod network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// Of the whole cluster; null without IPv4.
+    pub ipv4: Option<Ipv4Net>,
+    /// Of the whole cluster; null without IPv6.
+    pub ipv6: Option<Ipv6Net>,
+    /// VXLAN network identifier, 24 bits.
+    pub vni: u32,
+    /// UDP port of the tunnel.
+    pub port: u16,
+    /// MTU of the pods' interfaces, in bytes of IP packet.
+    pub pod_mtu: u32,
+}
+
+/// Another node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peer {
+    /// Its name in the cluster.
+    pub name: String,
+    /// The pod networks that it carries.
+    pub subnets: Vec<IpNet>,
+    /// Its addresses in the underlay.
+    pub public_ips: Vec<IpAddr>,
+    /// The MAC address of its VTEP; null for a peer without a tunnel.
+    pub vtep_mac: Option<Mac>,
+    /// Whether the way to it is known down to the next hop's MAC address.
+    pub resolved: bool,
+    /// The router on the way to it, or its own address on the same link; null when there is no route.
+    pub next_hop: Option<IpAddr>,
+}
