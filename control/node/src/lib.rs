@@ -1,1 +1,35 @@
-//! (in the making)
+//! What weft reads from and writes to the kernel and the disk of its node.
+//!
+//! The kernel keeps the control plane of the underlay: [`Mirror`] follows it, level-triggered. [`configure_pod`]
+//! and [`configure_host_port`] bring interfaces into a wanted state and change nothing when run again. [`State`]
+//! and [`Lock`] are weftd's directory, and [`purge`] takes away whatever weft left on a node.
+//!
+//! Read `netlink.rs` first: it is the only file that speaks rtnetlink's messages.
+
+mod error;
+mod host;
+mod lock;
+mod mirror;
+mod neighbour;
+mod netlink;
+mod netns;
+mod pod;
+mod purge;
+mod route;
+mod state;
+mod sysctl;
+mod underlay;
+
+pub use error::Error;
+pub use host::{HostPort, NEXT_HOP_V4, NEXT_HOP_V6, configure_host_port, interface_mtu, local_port_range};
+pub use lock::Lock;
+pub use mirror::Mirror;
+pub use netns::inside;
+pub use pod::{PodInterface, configure_pod, pod_interface_exists};
+pub use purge::{Purged, purge};
+pub use route::WEFT_PROTOCOL;
+pub use state::{Device, State, StoredAttachment, StoredPod};
+pub use underlay::{Path, PathError, Uplink, default_uplink, uplink};
+
+/// A MAC address as its six bytes.
+pub type MacBytes = [u8; 6];

@@ -1,0 +1,307 @@
+//! The kernel's links, addresses and neighbours, as far as weft needs them: netlink messages on one side, plain
+//! values on the other. Routes are in `route.rs`.
+
+use crate::MacBytes;
+use crate::error::Error;
+use futures_util::{Stream, StreamExt, TryStream, TryStreamExt};
+use ipnet::IpNet;
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
+use netlink_packet_route::link::{
+    AfSpecInet6, AfSpecUnspec, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
+use rtnetlink::sys::AsyncSocket;
+use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec};
+use std::io;
+use std::net::IpAddr;
+
+pub(crate) const ENOENT: i32 = nix::libc::ENOENT;
+pub(crate) const ESRCH: i32 = nix::libc::ESRCH;
+pub(crate) const EEXIST: i32 = nix::libc::EEXIST;
+const ENODEV: i32 = nix::libc::ENODEV;
+const EBUSY: i32 = nix::libc::EBUSY;
+
+/// `IN6_ADDR_GEN_MODE_NONE`: the kernel makes no link-local address by itself.
+pub(crate) const ADDR_GEN_MODE_NONE: u8 = 1;
+
+/// One netlink socket for requests, in the namespace of the thread that opened it.
+#[derive(Clone)]
+pub(crate) struct Kernel(pub(crate) Handle);
+
+/// An interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Link {
+    pub(crate) index: u32,
+    pub(crate) name: String,
+    pub(crate) mac: Option<MacBytes>,
+    pub(crate) mtu: u32,
+    /// Set up by its administrator.
+    pub(crate) admin_up: bool,
+    /// Set up, and its carrier is there.
+    pub(crate) running: bool,
+    /// Made by the TUN/TAP driver.
+    pub(crate) tun: bool,
+    /// How the kernel makes link-local addresses; none if IPv6 is off.
+    pub(crate) addr_gen_mode: Option<u8>,
+}
+
+/// An address of an interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Address {
+    pub(crate) net: IpNet,
+    pub(crate) usable: bool,
+    /// flannel's order of preference: global before link-local, permanent before dynamic, lasting before temporary.
+    pub(crate) rank: u8,
+    message: AddressMessage,
+}
+
+/// Turns an answer of rtnetlink into ours, naming what was asked.
+pub(crate) fn failed(doing: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> Error {
+    let doing = doing.into();
+    move |error| {
+        let source = match error {
+            rtnetlink::Error::NetlinkError(message) => message.to_io(),
+            other => io::Error::other(other.to_string()),
+        };
+        Error::Kernel { doing, source }
+    }
+}
+
+/// Collects a dump. A dump that the kernel interrupted is no error here: whoever needs the whole truth follows
+/// notifications too.
+pub(crate) async fn all<S, T>(stream: S, doing: &str) -> Result<Vec<T>, Error>
+where
+    S: TryStream<Ok = T, Error = rtnetlink::Error>,
+{
+    stream.try_collect().await.map_err(failed(doing))
+}
+
+impl Kernel {
+    /// Opens a socket on the current tokio runtime, in the current thread's namespace.
+    pub(crate) fn open() -> Result<Self, Error> {
+        let (mut connection, handle, _) = rtnetlink::new_connection()
+            .map_err(|source| Error::Kernel { doing: "open a netlink socket".to_owned(), source })?;
+        // With strict checks the kernel filters dumps itself; kernels before 4.20 lack them, and every dump is
+        // filtered here as well.
+        let _ = connection.socket_mut().socket_mut().set_netlink_get_strict_chk(true);
+        tokio::spawn(connection);
+        Ok(Self(handle))
+    }
+
+    pub(crate) fn into_handle(self) -> Handle {
+        self.0
+    }
+
+    /// One request with the flags given; the answers are those until the kernel's acknowledgement.
+    pub(crate) fn request(
+        &self,
+        message: RouteNetlinkMessage,
+        flags: u16,
+        doing: &str,
+    ) -> Result<impl Stream<Item = NetlinkMessage<RouteNetlinkMessage>> + use<>, Error> {
+        let mut request = NetlinkMessage::from(message);
+        request.header.flags = flags;
+        self.0.clone().request(request).map_err(failed(doing))
+    }
+
+    /// One request of which only success or failure matters.
+    pub(crate) async fn execute(
+        &self,
+        message: RouteNetlinkMessage,
+        flags: u16,
+        doing: &str,
+    ) -> Result<(), Error> {
+        let mut answers = self.request(message, flags, doing)?;
+        while let Some(answer) = answers.next().await {
+            if let NetlinkPayload::Error(error) = answer.payload {
+                return Err(failed(doing)(rtnetlink::Error::NetlinkError(error)));
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn links(&self) -> Result<Vec<Link>, Error> {
+        let messages = all(self.0.link().get().execute(), "list the interfaces").await?;
+        Ok(messages.iter().map(Link::read).collect())
+    }
+
+    /// The interface of that name; the error lists the ones there are.
+    pub(crate) async fn link(&self, name: &str) -> Result<Link, Error> {
+        let links = self.links().await?;
+        if let Some(link) = links.iter().find(|l| l.name == name) {
+            return Ok(link.clone());
+        }
+        let existing = links.into_iter().map(|l| l.name).collect::<Vec<_>>().join(", ");
+        Err(Error::NoInterface { name: name.to_owned(), existing })
+    }
+
+    pub(crate) async fn set_link_up(&self, link: &Link, up: bool) -> Result<(), Error> {
+        let builder = LinkUnspec::new_with_index(link.index);
+        let message = if up { builder.up() } else { builder.down() }.build();
+        let doing = format!("set interface {} {}", link.name, if up { "up" } else { "down" });
+        self.0.link().set(message).execute().await.map_err(failed(doing))
+    }
+
+    pub(crate) async fn set_mtu(&self, link: &Link, mtu: u32) -> Result<(), Error> {
+        let message = LinkUnspec::new_with_index(link.index).mtu(mtu).build();
+        let doing = format!("set the MTU of interface {} to {mtu}", link.name);
+        self.0.link().set(message).execute().await.map_err(failed(doing))
+    }
+
+    /// Sets the MAC address. A driver that refuses this on a running interface gets it down and up again.
+    pub(crate) async fn set_mac(&self, link: &Link, mac: MacBytes) -> Result<(), Error> {
+        let set = || async {
+            let message = LinkUnspec::new_with_index(link.index).address(mac.to_vec()).build();
+            let doing = format!("set the MAC address of interface {} to {}", link.name, mac_text(mac));
+            self.0.link().set(message).execute().await.map_err(failed(doing))
+        };
+        match set().await {
+            Err(error) if error.errno() == Some(EBUSY) && link.admin_up => {
+                self.set_link_up(link, false).await?;
+                let outcome = set().await;
+                self.set_link_up(link, true).await?;
+                outcome
+            }
+            outcome => outcome,
+        }
+    }
+
+    pub(crate) async fn set_addr_gen_mode(&self, link: &Link, mode: u8) -> Result<(), Error> {
+        let af_spec = vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(mode)])];
+        let message = LinkMessageBuilder::<LinkUnspec>::default()
+            .index(link.index)
+            .append_extra_attribute(LinkAttribute::AfSpecUnspec(af_spec))
+            .build();
+        let doing = format!("stop the kernel from making IPv6 addresses on interface {}", link.name);
+        self.0.link().set(message).execute().await.map_err(failed(doing))
+    }
+
+    /// Deletes an interface; one that is gone already is fine.
+    pub(crate) async fn delete_link(&self, link: &Link) -> Result<(), Error> {
+        match self.0.link().del(link.index).execute().await {
+            Ok(()) => Ok(()),
+            Err(error) => match failed(format!("delete interface {}", link.name))(error) {
+                gone if gone.errno() == Some(ENODEV) => Ok(()),
+                error => Err(error),
+            },
+        }
+    }
+
+    pub(crate) async fn addresses(&self, index: u32) -> Result<Vec<Address>, Error> {
+        let request = self.0.address().get().set_link_index_filter(index).execute();
+        let messages = all(request, "list the addresses").await?;
+        Ok(messages.into_iter().filter_map(Address::read).collect())
+    }
+
+    /// Adds an address without waiting for duplicates; one that is there already is fine.
+    pub(crate) async fn add_address(&self, link: &Link, net: IpNet) -> Result<(), Error> {
+        let mut message = AddressMessage::default();
+        message.header.index = link.index;
+        message.header.prefix_len = net.prefix_len();
+        message.header.family = family(net.addr());
+        message.attributes.push(AddressAttribute::Local(net.addr()));
+        message.attributes.push(AddressAttribute::Address(net.addr()));
+        match net {
+            // A broadcast address for a /31 or /32 would be a host's own address, which could not be used then.
+            IpNet::V4(v4) if v4.prefix_len() < 31 => {
+                message.attributes.push(AddressAttribute::Broadcast(v4.broadcast()));
+            }
+            IpNet::V4(_) => {}
+            IpNet::V6(_) => message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad)),
+        }
+        let mut request = self.0.address().add(link.index, net.addr(), net.prefix_len());
+        *request.message_mut() = message;
+        match request.execute().await {
+            Ok(()) => Ok(()),
+            Err(error) => match failed(format!("add the address {net} to interface {}", link.name))(error) {
+                there if there.errno() == Some(EEXIST) => Ok(()),
+                error => Err(error),
+            },
+        }
+    }
+
+    pub(crate) async fn delete_address(&self, link: &Link, address: &Address) -> Result<(), Error> {
+        let doing = format!("remove the address {} from interface {}", address.net, link.name);
+        self.0.address().del(address.message.clone()).execute().await.map_err(failed(doing))
+    }
+}
+
+impl Link {
+    pub(crate) fn read(message: &LinkMessage) -> Self {
+        let flags = message.header.flags;
+        let admin_up = flags.contains(LinkFlags::Up);
+        let mut link = Self {
+            index: message.header.index,
+            name: String::new(),
+            mac: None,
+            mtu: 0,
+            admin_up,
+            running: admin_up && flags.contains(LinkFlags::LowerUp),
+            tun: false,
+            addr_gen_mode: None,
+        };
+        for attribute in &message.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => link.name.clone_from(name),
+                LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+                LinkAttribute::Address(bytes) => link.mac = bytes.as_slice().try_into().ok(),
+                LinkAttribute::LinkInfo(info) => {
+                    link.tun = info.iter().any(|i| matches!(i, LinkInfo::Kind(InfoKind::Tun)));
+                }
+                LinkAttribute::AfSpecUnspec(families) => {
+                    link.addr_gen_mode = families.iter().find_map(|family| match family {
+                        AfSpecUnspec::Inet6(facts) => facts.iter().find_map(|fact| match fact {
+                            AfSpecInet6::AddrGenMode(mode) => Some(*mode),
+                            _ => None,
+                        }),
+                        _ => None,
+                    });
+                }
+                _ => {}
+            }
+        }
+        link
+    }
+}
+
+impl Address {
+    fn read(message: AddressMessage) -> Option<Self> {
+        // Of a point-to-point address the local end is ours; IPv6 names it only then.
+        let mut local = None;
+        let mut address = None;
+        let mut flags = AddressFlags::from_bits_retain(u32::from(message.header.flags.bits()));
+        for attribute in &message.attributes {
+            match attribute {
+                AddressAttribute::Local(ip) => local = Some(*ip),
+                AddressAttribute::Address(ip) => address = Some(*ip),
+                AddressAttribute::Flags(all) => flags = *all,
+                _ => {}
+            }
+        }
+        let ip = local.or(address)?;
+        let net = IpNet::new(ip, message.header.prefix_len).ok()?;
+        let unusable = AddressFlags::Deprecated | AddressFlags::Tentative | AddressFlags::Dadfailed;
+        // The bit that says "temporary" for IPv6 says "secondary" for IPv4; both come after the others.
+        let rank = [
+            message.header.scope != AddressScope::Universe,
+            !flags.contains(AddressFlags::Permanent),
+            flags.contains(AddressFlags::Secondary),
+        ]
+        .into_iter()
+        .fold(0, |rank, worse| rank << 1 | u8::from(worse));
+        Some(Self { net, usable: !flags.intersects(unusable), rank, message })
+    }
+}
+
+pub(crate) fn family(ip: IpAddr) -> AddressFamily {
+    match ip {
+        IpAddr::V4(_) => AddressFamily::Inet,
+        IpAddr::V6(_) => AddressFamily::Inet6,
+    }
+}
+
+/// A MAC address in its usual form.
+pub(crate) fn mac_text([a, b, c, d, e, f]: MacBytes) -> String {
+    format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
+}

@@ -1,0 +1,50 @@
+//! Work inside another network namespace.
+//!
+//! A network namespace belongs to a thread, so the work gets a thread of its own that ends with it: no other task
+//! of the runtime can find itself in the wrong namespace.
+
+use crate::error::Error;
+use crate::netlink::Kernel;
+use nix::sched::{CloneFlags, setns};
+use rtnetlink::Handle;
+use std::fs::File;
+use std::future::Future;
+use std::io;
+use std::path::Path;
+use tokio::sync::oneshot;
+
+/// Runs `work` inside the network namespace at `path` (such as `/run/netns/blue` or `/proc/7/ns/net`), with a
+/// netlink handle of that namespace. Blocking reads and writes under `/proc/sys/net` in `work` reach that
+/// namespace too; tasks that it spawns end when `work` ends.
+pub async fn inside<T, W, F>(path: &Path, work: W) -> Result<T, Error>
+where
+    T: Send + 'static,
+    W: FnOnce(Handle) -> F + Send + 'static,
+    F: Future<Output = Result<T, Error>>,
+{
+    let at = path.to_owned();
+    let namespace_error = |source: io::Error| Error::Namespace { path: at.clone(), source };
+    let file = File::open(path).map_err(namespace_error)?;
+    let (done, answer) = oneshot::channel();
+    let at_thread = path.to_owned();
+    std::thread::Builder::new()
+        .name("weft-netns".to_owned())
+        .spawn(move || {
+            // Nobody waits any more if the caller was cancelled; then the answer has no taker.
+            let _ = done.send(enter_and_run(&file, &at_thread, work));
+        })
+        .map_err(namespace_error)?;
+    answer.await.map_err(|_| namespace_error(io::Error::other("the thread inside it ended early")))?
+}
+
+fn enter_and_run<T, W, F>(file: &File, path: &Path, work: W) -> Result<T, Error>
+where
+    W: FnOnce(Handle) -> F,
+    F: Future<Output = Result<T, Error>>,
+{
+    let namespace_error = |source: io::Error| Error::Namespace { path: path.to_owned(), source };
+    setns(file, CloneFlags::CLONE_NEWNET).map_err(|e| namespace_error(e.into()))?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(namespace_error)?;
+    runtime.block_on(async { work(Kernel::open()?.into_handle()).await })
+}

@@ -1,0 +1,99 @@
+//! Takes away what weft has left on a node: for an operator who goes back to flannel, or starts over.
+
+use crate::error::Error;
+use crate::lock::Lock;
+use crate::netlink::Kernel;
+use crate::netns::inside;
+use crate::state::{CORRUPT_PREFIX, Device, NEW_FILE, STATE_FILE, State};
+use rtnetlink::Handle;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+/// What was taken away.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Purged {
+    /// The deleted devices; those of a pod's namespace with its path.
+    pub devices: Vec<String>,
+    /// The deleted files.
+    pub files: Vec<PathBuf>,
+}
+
+/// Deletes the recorded devices, the host's port, the neighbours that weft had resolved and the state's files. A
+/// weftd that runs is an error; a device or namespace that is gone is fine. Only TUN/TAP devices are deleted,
+/// another kind of the same name is an error and nothing after it is touched, so that a second run can go on.
+pub async fn purge(state_dir: &Path, host_port: &str) -> Result<Purged, Error> {
+    let _lock = Lock::take(state_dir)?;
+    let (mut state, warning) = State::load(state_dir)?;
+    if let Some(warning) = warning {
+        tracing::warn!("{warning}; devices that it recorded are not known and stay");
+    }
+    let mut purged = Purged::default();
+    let port = Device { netns: None, name: host_port.to_owned() };
+    if !state.devices.contains(&port) {
+        state.devices.push(port);
+    }
+    for device in state.devices {
+        let name = device.name.clone();
+        let deleted = match &device.netns {
+            None => delete(Kernel::open()?.into_handle(), name).await?,
+            Some(path) if !path.exists() => false,
+            Some(path) => inside(path, move |handle| delete(handle, name)).await?,
+        };
+        if deleted {
+            purged.devices.push(match &device.netns {
+                None => device.name,
+                Some(path) => format!("{} in {}", device.name, path.display()),
+            });
+        }
+    }
+    drop_neighbours().await?;
+    purged.files = delete_files(state_dir)?;
+    Ok(purged)
+}
+
+/// Deletes a TAP; false if there is none of that name.
+async fn delete(handle: Handle, name: String) -> Result<bool, Error> {
+    let kernel = Kernel(handle);
+    let link = match kernel.link(&name).await {
+        Ok(link) => link,
+        Err(Error::NoInterface { .. }) => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    if !link.tun {
+        return Err(Error::NotTap { name });
+    }
+    kernel.delete_link(&link).await?;
+    Ok(true)
+}
+
+async fn drop_neighbours() -> Result<(), Error> {
+    let kernel = Kernel::open()?;
+    for (index, ip, entry) in kernel.neighbours().await? {
+        if entry.weft && !entry.fixed {
+            kernel.delete_neighbour(index, ip).await?;
+        }
+    }
+    Ok(())
+}
+
+fn delete_files(state_dir: &Path) -> Result<Vec<PathBuf>, Error> {
+    let mut deleted = Vec::new();
+    for entry in std::fs::read_dir(state_dir).map_err(|e| Error::file("read", state_dir, e))? {
+        let entry = entry.map_err(|e| Error::file("read", state_dir, e))?;
+        let name = entry.file_name();
+        let ours = name == STATE_FILE
+            || name == NEW_FILE
+            || name.to_str().is_some_and(|name| name.starts_with(CORRUPT_PREFIX));
+        if !ours {
+            continue;
+        }
+        let path = entry.path();
+        match std::fs::remove_file(&path) {
+            Ok(()) => deleted.push(path),
+            Err(e) if e.kind() == ErrorKind::NotFound => {}
+            Err(e) => return Err(Error::file("delete", &path, e)),
+        }
+    }
+    deleted.sort();
+    Ok(deleted)
+}

@@ -1,0 +1,242 @@
+//! The kernel's routes: the dump, changes of it, and its answer to "how is this address reached".
+
+use crate::error::Error;
+use crate::netlink::{ESRCH, Kernel, all, failed, family};
+use futures_util::StreamExt;
+use ipnet::IpNet;
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteProtocol,
+    RouteType, RouteVia,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use rtnetlink::packet_core::{NLM_F_REQUEST, NetlinkPayload};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// The protocol number ("proto 87" in iproute2) that weft gives to its routes and neighbours, so that it finds
+/// them again. No routing daemon uses it.
+pub const WEFT_PROTOCOL: u8 = 87;
+
+/// A unicast route of the main table with one next hop.
+#[derive(Debug, Clone)]
+pub(crate) struct Route {
+    pub(crate) destination: IpNet,
+    pub(crate) gateway: Option<IpAddr>,
+    pub(crate) source: Option<IpAddr>,
+    /// The first next hop's interface.
+    pub(crate) oif: u32,
+    pub(crate) priority: u32,
+    pub(crate) protocol: RouteProtocol,
+    message: RouteMessage,
+}
+
+/// What the kernel says about one destination.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Answer {
+    pub(crate) source: IpAddr,
+    pub(crate) oif: u32,
+    pub(crate) next_hop: IpAddr,
+    pub(crate) mtu: Option<u32>,
+    /// The destination is an address of this node, or no single host's.
+    pub(crate) unicast: bool,
+}
+
+/// A route as weft wants it: always through a gateway on one interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    pub(crate) destination: IpNet,
+    pub(crate) gateway: IpAddr,
+    pub(crate) source: Option<IpAddr>,
+    /// The gateway is on the link though no address of the interface says so.
+    pub(crate) onlink: bool,
+}
+
+impl Wanted {
+    /// True if `route`, of the interface `oif`, is this one.
+    pub(crate) fn is(&self, route: &Route, oif: u32) -> bool {
+        route.oif == oif
+            && route.destination == self.destination
+            && route.gateway == Some(self.gateway)
+            && (self.source.is_none() || route.source == self.source)
+    }
+}
+
+/// The metric that the kernel gives to a route without one.
+fn usual_priority(net: &IpNet) -> u32 {
+    match net {
+        IpNet::V4(_) => 0,
+        IpNet::V6(_) => 1024,
+    }
+}
+
+impl Route {
+    /// True if a wanted route with the same destination would take this route's place.
+    pub(crate) fn collides(&self, wanted: &Wanted) -> bool {
+        self.destination == wanted.destination && self.priority == usual_priority(&wanted.destination)
+    }
+
+    pub(crate) fn is_kernel(&self) -> bool {
+        self.protocol == RouteProtocol::Kernel
+    }
+
+    pub(crate) fn is_weft(&self) -> bool {
+        self.protocol == RouteProtocol::Other(WEFT_PROTOCOL)
+    }
+
+    fn read(message: RouteMessage) -> Option<Self> {
+        let header = &message.header;
+        if header.kind != RouteType::Unicast || header.table != RouteHeader::RT_TABLE_MAIN {
+            return None;
+        }
+        let unspecified = match header.address_family {
+            AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+            _ => return None,
+        };
+        let facts = Facts::read(&message.attributes);
+        let destination =
+            IpNet::new(facts.destination.unwrap_or(unspecified), header.destination_prefix_length).ok()?;
+        Some(Self {
+            destination,
+            gateway: facts.gateway,
+            source: facts.source,
+            oif: facts.oif?,
+            priority: facts.priority,
+            protocol: header.protocol,
+            message,
+        })
+    }
+}
+
+/// The attributes of a route that weft reads.
+#[derive(Default)]
+struct Facts {
+    destination: Option<IpAddr>,
+    gateway: Option<IpAddr>,
+    source: Option<IpAddr>,
+    oif: Option<u32>,
+    priority: u32,
+    mtu: Option<u32>,
+}
+
+impl Facts {
+    fn read(attributes: &[RouteAttribute]) -> Self {
+        let mut facts = Self::default();
+        for attribute in attributes {
+            match attribute {
+                RouteAttribute::Destination(ip) => facts.destination = address(ip),
+                RouteAttribute::Gateway(ip) => facts.gateway = address(ip),
+                RouteAttribute::Via(RouteVia::Inet(ip)) => facts.gateway = Some((*ip).into()),
+                RouteAttribute::Via(RouteVia::Inet6(ip)) => facts.gateway = Some((*ip).into()),
+                RouteAttribute::PrefSource(ip) => facts.source = address(ip),
+                RouteAttribute::Oif(index) => facts.oif = Some(*index),
+                RouteAttribute::Priority(priority) => facts.priority = *priority,
+                RouteAttribute::Metrics(metrics) => {
+                    facts.mtu = metrics.iter().find_map(|metric| match metric {
+                        RouteMetric::Mtu(mtu) => Some(*mtu),
+                        _ => None,
+                    });
+                }
+                RouteAttribute::MultiPath(hops) => {
+                    if let Some(first) = hops.first() {
+                        let hop = Self::read(&first.attributes);
+                        facts.gateway = hop.gateway;
+                        facts.oif = Some(first.interface_index);
+                    }
+                }
+                _ => {}
+            }
+        }
+        facts
+    }
+}
+
+fn address(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(ip) => Some((*ip).into()),
+        RouteAddress::Inet6(ip) => Some((*ip).into()),
+        _ => None,
+    }
+}
+
+impl Kernel {
+    /// The unicast routes of the main table, of both families; only those of one interface if `oif` is given.
+    pub(crate) async fn routes(&self, oif: Option<u32>) -> Result<Vec<Route>, Error> {
+        let mut routes = Vec::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut filter = RouteMessage::default();
+            filter.header.address_family = family;
+            filter.header.table = RouteHeader::RT_TABLE_MAIN;
+            filter.attributes.extend(oif.map(RouteAttribute::Oif));
+            let messages = all(self.0.route().get(filter).execute(), "list the routes").await?;
+            let wanted = |route: &Route| oif.is_none_or(|oif| route.oif == oif);
+            routes.extend(messages.into_iter().filter_map(Route::read).filter(wanted));
+        }
+        Ok(routes)
+    }
+
+    /// How the kernel reaches `destination` now ("ip route get").
+    pub(crate) async fn route_to(&self, destination: IpAddr) -> Result<Answer, Error> {
+        let doing = format!("find the route to {destination}");
+        let mut message = RouteMessage::default();
+        message.header.address_family = family(destination);
+        message.header.destination_prefix_length = IpNet::from(destination).prefix_len();
+        message.attributes.push(RouteAttribute::Destination(destination.into()));
+        let mut answers = self.request(RouteNetlinkMessage::GetRoute(message), NLM_F_REQUEST, &doing)?;
+        while let Some(answer) = answers.next().await {
+            match answer.payload {
+                NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(route)) => {
+                    let facts = Facts::read(&route.attributes);
+                    if let (Some(source), Some(oif)) = (facts.source, facts.oif) {
+                        return Ok(Answer {
+                            source,
+                            oif,
+                            next_hop: facts.gateway.unwrap_or(destination),
+                            mtu: facts.mtu,
+                            unicast: route.header.kind == RouteType::Unicast,
+                        });
+                    }
+                }
+                NetlinkPayload::Error(error) => {
+                    return Err(failed(doing)(rtnetlink::Error::NetlinkError(error)));
+                }
+                _ => {}
+            }
+        }
+        let source = io::Error::other("the kernel's answer names no interface or no source address");
+        Err(Error::Kernel { doing, source })
+    }
+
+    /// Adds a route of weft's, in place of one with the same destination and metric.
+    pub(crate) async fn put_route(&self, oif: u32, wanted: &Wanted) -> Result<(), Error> {
+        let mut message = RouteMessage::default();
+        let header = &mut message.header;
+        header.address_family = family(wanted.gateway);
+        header.destination_prefix_length = wanted.destination.prefix_len();
+        header.table = RouteHeader::RT_TABLE_MAIN;
+        header.protocol = RouteProtocol::Other(WEFT_PROTOCOL);
+        header.kind = RouteType::Unicast;
+        if wanted.onlink {
+            header.flags = RouteFlags::Onlink;
+        }
+        message.attributes = vec![
+            RouteAttribute::Destination(wanted.destination.network().into()),
+            RouteAttribute::Gateway(wanted.gateway.into()),
+            RouteAttribute::Oif(oif),
+        ];
+        message.attributes.extend(wanted.source.map(|ip| RouteAttribute::PrefSource(ip.into())));
+        let doing = format!("add the route to {} via {}", wanted.destination, wanted.gateway);
+        self.0.route().add(message).replace().execute().await.map_err(failed(doing))
+    }
+
+    /// Removes a route; one that is gone already is fine.
+    pub(crate) async fn delete_route(&self, route: &Route) -> Result<(), Error> {
+        match self.0.route().del(route.message.clone()).execute().await {
+            Ok(()) => Ok(()),
+            Err(error) => match failed(format!("remove the route to {}", route.destination))(error) {
+                gone if gone.errno() == Some(ESRCH) => Ok(()),
+                error => Err(error),
+            },
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! Settings under `/proc/sys/net`. They are those of the calling thread's network namespace.
+
+use crate::error::Error;
+use std::io::ErrorKind;
+use std::path::PathBuf;
+
+/// Sets one setting; true if it has the value now. A node without IPv6, or a container with a read-only `/proc`,
+/// has settings that cannot be set: the caller goes on and says so at most once, in the log.
+pub(crate) fn set(name: &str, value: &str) -> Result<bool, Error> {
+    let path = PathBuf::from("/proc/sys").join(name);
+    match std::fs::read_to_string(&path) {
+        Ok(now) if now.trim() == value => return Ok(true),
+        Ok(_) => {}
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(false),
+        Err(e) => return Err(Error::file("read", &path, e)),
+    }
+    match std::fs::write(&path, value) {
+        Ok(()) => Ok(true),
+        Err(e) if matches!(e.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem) => {
+            tracing::debug!("{} stays as it is: {e}", path.display());
+            Ok(false)
+        }
+        Err(e) => Err(Error::file("write", &path, e)),
+    }
+}
+
+/// What every interface that weft configures is told about IPv6: its addresses come from weft, so it neither
+/// listens to router advertisements nor waits for duplicates.
+pub(crate) fn quiet_ipv6(interface: &str) -> Result<(), Error> {
+    for (name, value) in [("accept_ra", "0"), ("autoconf", "0"), ("accept_dad", "0"), ("dad_transmits", "0")]
+    {
+        set(&format!("net/ipv6/conf/{interface}/{name}"), value)?;
+    }
+    Ok(())
+}
+
+/// `net.ipv4.ip_local_port_range`: the lowest and the highest port that the kernel gives to a socket by itself.
+pub(crate) fn local_port_range() -> Result<(u16, u16), Error> {
+    let path = PathBuf::from("/proc/sys/net/ipv4/ip_local_port_range");
+    let content = std::fs::read_to_string(&path).map_err(|e| Error::file("read", &path, e))?;
+    let mut ports = content.split_whitespace().map(str::parse::<u16>);
+    match (ports.next(), ports.next()) {
+        (Some(Ok(low)), Some(Ok(high))) if low <= high => Ok((low, high)),
+        _ => Err(Error::Setting { path, content, expected: "two port numbers" }),
+    }
+}
