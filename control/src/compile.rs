@@ -251,9 +251,5 @@ fn far_vtep(model: &Model, facts: &Facts, own: &Node, peer: &Node, address: IpAd
 
 /// A link's MTU as the tables hold it: one out of range counts as the nearest in range.
 fn mtu(bytes: u32) -> Mtu {
-    const SMALLEST: Mtu = match Mtu::new(576) {
-        Ok(mtu) => mtu,
-        Err(_) => unreachable!(),
-    };
-    Mtu::new(bytes.clamp(576, 65535)).unwrap_or(SMALLEST)
+    Mtu::new(bytes.min(65535)).unwrap_or(Mtu::SMALLEST)
 }

@@ -14,7 +14,9 @@ use crate::parse::{L3, Outer, Parsed};
 use crate::port::TxCaps;
 use crate::tables::{Neighbour, Snapshot, Vtep};
 use crate::types::PortId;
-use crate::wire::{ETHERNET_LEN, EthernetView, Ipv4View, Ipv6View};
+use crate::wire::ethernet::{ETHERNET_LEN, EthernetView};
+use crate::wire::ipv4::Ipv4View;
+use crate::wire::ipv6::Ipv6View;
 
 /// Where packets end: sent, consumed or dropped.
 pub trait Outcome<P: BufPool> {

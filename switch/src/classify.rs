@@ -12,7 +12,7 @@ use crate::offload::{Gso, GsoKind};
 use crate::parse::{Ip, L3, Outer, Parsed};
 use crate::tables::{Neighbour, NextHop, PodGuard, Port, Prefix, Role, Routes, Snapshot};
 use crate::types::{MacAddr, PortId};
-use crate::wire::IpProtocol;
+use crate::wire::ip::IpProtocol;
 
 /// What is to be done with a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -129,8 +129,8 @@ drop_reasons! {
     GsoMalformed = "gso_malformed",
     /// No buffer was free for a segment: enlarge dataplane.memory.
     TxNoBuffer = "tx_no_buffer",
-    /// The port's queue was full.
-    TxQueueFull = "tx_queue_full",
+    /// The port did not take the frame: its queue was full, or its far side is down or not connected.
+    TxNotTaken = "tx_not_taken",
     /// The ring to the worker that owns the port's queue was full.
     HandoverFull = "handover_full",
     /// The port was removed while the packet was on its way.

@@ -8,6 +8,8 @@
 pub mod apply;
 pub mod classify;
 pub mod counters;
+#[cfg(feature = "drivers")]
+pub mod drivers;
 pub mod drop_reason;
 pub mod offload;
 pub mod packet;

@@ -12,9 +12,12 @@ use crate::packet::PacketBuf;
 use crate::tables::Snapshot;
 use crate::types::{MacAddr, Vni};
 use crate::wire::checksum::Sum;
-use crate::wire::{
-    ETHERNET_LEN, EtherType, EthernetView, IpProtocol, Ipv4View, Ipv6View, UdpView, VXLAN_LEN, VxlanView, ipv6,
-};
+use crate::wire::ethernet::{ETHERNET_LEN, EtherType, EthernetView};
+use crate::wire::ip::IpProtocol;
+use crate::wire::ipv4::Ipv4View;
+use crate::wire::ipv6::{self, Ipv6View};
+use crate::wire::udp::UdpView;
+use crate::wire::vxlan::{VXLAN_LEN, VxlanView};
 
 /// So many bytes of a packet are made contiguous at rx: outer and inner Ethernet, IPv6, UDP and VXLAN headers with
 /// room for options and extension headers.
@@ -244,8 +247,8 @@ fn check_outer_checksum<B: PacketBuf>(
         (IpAddr::V4(_), _) if field == 0 => return Ok(()),
         (IpAddr::V6(_), _) if field == 0 && !checked => return Err(DropReason::OuterUdpChecksum),
         _ if checked => return Ok(()),
-        (IpAddr::V4(src), IpAddr::V4(dst)) => Sum::pseudo_v4(src, dst, IpProtocol::UDP, udp_len as u32),
-        (IpAddr::V6(src), IpAddr::V6(dst)) => Sum::pseudo_v6(src, dst, IpProtocol::UDP, udp_len as u32),
+        (IpAddr::V4(src), IpAddr::V4(dst)) => Sum::pseudo_v4(src, dst, IpProtocol::UDP, udp_len),
+        (IpAddr::V6(src), IpAddr::V6(dst)) => Sum::pseudo_v6(src, dst, IpProtocol::UDP, udp_len),
         _ => return Err(DropReason::NotTunnel),
     };
     if udp_checksum_ok(packet, udp_at, udp_len, pseudo) { Ok(()) } else { Err(DropReason::OuterUdpChecksum) }

@@ -63,6 +63,11 @@ pub trait RxQueue<P: BufPool> {
     }
     /// The worker is awake again and polls; clears the descriptor.
     fn disarm(&mut self) {}
+    /// The descriptor reports an error. Takes it, so that it is not reported again, and says whether the queue can still
+    /// bring frames; if not, the worker leaves it alone until it is removed.
+    fn recover(&mut self) -> bool {
+        false
+    }
 }
 
 /// The sending side of a port.

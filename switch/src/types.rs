@@ -134,6 +134,9 @@ impl fmt::Display for PortId {
 pub struct Mtu(u16);
 
 impl Mtu {
+    /// What IPv4 demands of every link (RFC 791).
+    pub const SMALLEST: Self = Self(576);
+
     /// Checks the range.
     pub const fn new(value: u32) -> Result<Self, TypeError> {
         if value >= 576 && value <= 65535 { Ok(Self(value as u16)) } else { Err(TypeError::Mtu(value as u64)) }

@@ -5,7 +5,9 @@ use crate::drop_reason::DropReason;
 use crate::offload::{Checksum, Offload};
 use crate::packet::PacketBuf;
 use crate::parse::{L3, Outer, Parsed};
-use crate::wire::{ETHERNET_LEN, Ipv4View, Ipv6View};
+use crate::wire::ethernet::ETHERNET_LEN;
+use crate::wire::ipv4::Ipv4View;
+use crate::wire::ipv6::Ipv6View;
 
 /// Cuts the outer headers off and carries their congestion mark over (RFC 6040, section 4.2).
 #[inline]

@@ -9,7 +9,8 @@ use crate::offload::{Checksum, Offload};
 use crate::packet::PacketBuf;
 use crate::parse::{L3, Parsed};
 use crate::tables::{SourcePorts, Vtep};
-use crate::wire::{ETHERNET_LEN, VXLAN_LEN};
+use crate::wire::ethernet::ETHERNET_LEN;
+use crate::wire::vxlan::VXLAN_LEN;
 
 const ECN_ECT0: u8 = 2;
 const UDP_LEN: usize = 8;

@@ -4,10 +4,13 @@ use crate::drop_reason::DropReason;
 use crate::packet::{BufPool, PacketBuf};
 use crate::parse::{L3, Parsed};
 use crate::types::MacAddr;
-use crate::wire::{
-    ArpView, ETHERNET_LEN, EtherType, EthernetHeader, EthernetView, IpProtocol, Ipv4View, Ipv6Header, Ipv6View,
-    NeighbourAdvert, NeighbourSolicitView, arp, checksum, ipv6,
-};
+use crate::wire::arp::{self, ArpView};
+use crate::wire::checksum;
+use crate::wire::ethernet::{ETHERNET_LEN, EtherType, EthernetHeader, EthernetView};
+use crate::wire::ip::IpProtocol;
+use crate::wire::ipv4::Ipv4View;
+use crate::wire::ipv6::{self, Ipv6Header, Ipv6View};
+use crate::wire::ndp::{NeighbourAdvert, NeighbourSolicitView};
 
 /// Makes the request an answer: the address asked for is at `mac` (RFC 826).
 pub(super) fn arp<B: PacketBuf>(packet: &mut B, parsed: &Parsed, mac: MacAddr) -> Result<(), DropReason> {

@@ -11,7 +11,9 @@ use crate::parse::{Ip, Parsed};
 use crate::tables::{PodGuard, Snapshot};
 use crate::types::MacAddr;
 use crate::wire::checksum::Sum;
-use crate::wire::{ArpView, IpProtocol, NeighbourSolicitView, arp};
+use crate::wire::arp::{self, ArpView};
+use crate::wire::ip::IpProtocol;
+use crate::wire::ndp::{NeighbourAdvertView, NeighbourSolicitView};
 
 const ROUTER_SOLICITATION: u8 = 133;
 const NEIGHBOUR_SOLICITATION: u8 = 135;
@@ -60,7 +62,7 @@ pub(super) fn nd(
     let Some(body) = head.get(l4..end).filter(|_| ip.ttl == 255) else {
         return Action::Drop(DropReason::NdMalformed);
     };
-    if Sum::pseudo_v6(ip.src, ip.dst, IpProtocol::ICMPV6, body.len() as u32).add(body).fold() != 0xffff {
+    if Sum::pseudo_v6(ip.src, ip.dst, IpProtocol::ICMPV6, body.len()).add(body).fold() != 0xffff {
         return Action::Drop(DropReason::NdChecksum);
     }
     match body.first() {
@@ -75,13 +77,9 @@ fn solicitation(tables: &Snapshot, guard: Option<&PodGuard>, body: &[u8], ip: &I
     let Ok(message) = NeighbourSolicitView::new_checked(body) else {
         return Action::Drop(DropReason::NdMalformed);
     };
-    let mut source = None;
-    for option in message.options() {
-        match option {
-            Ok(option) => source = source.or(option.source_link_layer()),
-            Err(_) => return Action::Drop(DropReason::NdMalformed),
-        }
-    }
+    let Ok(source) = message.source_link_layer() else {
+        return Action::Drop(DropReason::NdMalformed);
+    };
     if guard.is_some_and(|g| source.is_some_and(|mac| mac != g.mac)) {
         return Action::Drop(DropReason::SpoofedNeighbour);
     }
@@ -98,7 +96,7 @@ fn solicitation(tables: &Snapshot, guard: Option<&PodGuard>, body: &[u8], ip: &I
 }
 
 fn advertisement(guard: Option<&PodGuard>, body: &[u8]) -> Action {
-    let Ok(message) = crate::wire::NeighbourAdvertView::new_checked(body) else {
+    let Ok(message) = NeighbourAdvertView::new_checked(body) else {
         return Action::Drop(DropReason::NdMalformed);
     };
     let target = message.target();

@@ -5,7 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::Map;
 use crate::types::{MacAddr, Mtu, PortId, Vni};
 use crate::wire::checksum::Sum;
-use crate::wire::{ETHERNET_LEN, VXLAN_LEN};
+use crate::wire::ethernet::ETHERNET_LEN;
+use crate::wire::vxlan::VXLAN_LEN;
 
 /// Outer headers of a VXLAN packet over IPv4, with the inner Ethernet header: one block.
 const BLOCK_V4: usize = ETHERNET_LEN + 20 + 8 + VXLAN_LEN + ETHERNET_LEN;

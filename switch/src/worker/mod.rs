@@ -69,6 +69,8 @@ pub struct Queues<P: Platform> {
 struct RxSlot<P: Platform> {
     port: PortId,
     queue: P::Rx,
+    /// The worker can sleep on its descriptor.
+    waits: bool,
     /// Polled in every round; otherwise it is armed and its descriptor says when it has something.
     active: bool,
     /// Rounds without a frame.
@@ -180,10 +182,9 @@ impl<P: Platform> Worker<P> {
         while let Ok(command) = self.commands.try_recv() {
             match command {
                 Command::AddRx(port, queue) => {
-                    if let Some(fd) = queue.wait_fd() {
-                        sleeper.add(fd, port);
-                    }
-                    self.rx.push(RxSlot { port, queue, active: true, empty: 0 });
+                    // One that cannot be waited for is polled, as those without a descriptor are.
+                    let waits = queue.wait_fd().is_some_and(|fd| sleeper.add(fd, port).is_ok());
+                    self.rx.push(RxSlot { port, queue, waits, active: true, empty: 0 });
                 }
                 Command::AddTx(port, queue) => self.outbox.add(port, queue),
                 Command::Remove(port, done) => {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Buf, Platform, Road};
+use super::{Buf, Platform, Road, Wake};
 use crate::counters::WorkerCounters;
 use crate::drop_reason::DropReason;
 use crate::offload::finish::finish;
@@ -162,7 +162,7 @@ fn transmit<Q: TxQueue<Pool>, Pool: crate::packet::BufPool>(
     port.tx_packets.add(count - left);
     port.tx_bytes.add(bytes - left_bytes);
     if left > 0 {
-        counters.drops(DropReason::TxQueueFull).add(left);
+        counters.drops(DropReason::TxNotTaken).add(left);
         port.tx_drops.add(left);
         burst.clear();
     }

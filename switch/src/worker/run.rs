@@ -7,6 +7,7 @@
 //! No wake-up is lost: the worker announces that it will sleep, then looks at its rings and commands once more, then
 //! waits; who pushes asks after pushing whether sleep was announced (`weft_sync::sleep`).
 
+use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
@@ -22,12 +23,12 @@ const LOOK_EVERY: u32 = 8;
 /// Waits for descriptors: epoll in the daemon.
 pub trait Sleeper {
     /// `fd` belongs to the receive queue of `port`.
-    fn add(&mut self, fd: BorrowedFd<'_>, port: PortId);
+    fn add(&mut self, fd: BorrowedFd<'_>, port: PortId) -> io::Result<()>;
     /// `fd` is about to be closed.
     fn remove(&mut self, fd: BorrowedFd<'_>);
     /// Waits until a descriptor is readable, the worker is woken, or `timeout` has passed (`None`: for ever), and shows
-    /// the ports whose descriptors are readable.
-    fn wait(&mut self, timeout: Option<Duration>, ready: impl FnMut(PortId));
+    /// the ports whose descriptors are readable (or have an error: `true`).
+    fn wait(&mut self, timeout: Option<Duration>, ready: impl FnMut(PortId, bool));
 }
 
 /// The time-stamp counter.
@@ -75,7 +76,7 @@ impl<P: Platform> Worker<P> {
                 std::hint::spin_loop();
                 continue;
             }
-            if self.rx.iter().any(|slot| slot.active && slot.queue.wait_fd().is_some()) {
+            if self.rx.iter().any(|slot| slot.active && slot.waits) {
                 continue;
             }
             self.sleep(&mut sleeper, idle.beat);
@@ -85,20 +86,29 @@ impl<P: Platform> Worker<P> {
 
     /// Waits for descriptors, and takes up the queues that have something.
     fn look(&mut self, sleeper: &mut impl Sleeper, timeout: Option<Duration>) {
-        let rx = &mut self.rx;
-        sleeper.wait(timeout, |port| {
-            if let Some(slot) = rx.iter_mut().find(|slot| slot.port == port && !slot.active) {
+        let (rx, mut broken) = (&mut self.rx, None);
+        sleeper.wait(timeout, |port, error| {
+            let Some(slot) = rx.iter_mut().find(|slot| slot.port == port) else { return };
+            if error && !slot.queue.recover() {
+                slot.active = false;
+                broken = Some(port);
+            } else if !slot.active {
                 slot.queue.disarm();
                 slot.active = true;
                 slot.empty = 0;
             }
         });
+        // One at a time is enough: the others are reported again.
+        let broken = rx.iter().find(|slot| Some(slot.port) == broken);
+        if let Some(fd) = broken.and_then(|slot| slot.queue.wait_fd()) {
+            sleeper.remove(fd);
+        }
     }
 
     /// Arms the queues that have brought nothing for a while.
     fn rest_empty_queues(&mut self) {
         for slot in &mut self.rx {
-            if slot.active && slot.empty >= EMPTY_ROUNDS && slot.queue.wait_fd().is_some() {
+            if slot.active && slot.empty >= EMPTY_ROUNDS && slot.waits {
                 slot.empty = 0;
                 slot.active = !slot.queue.arm();
             }
@@ -110,7 +120,7 @@ impl<P: Platform> Worker<P> {
         if self.commands.is_empty() && self.inboxes.iter().all(|inbox| inbox.is_empty()) {
             self.snapshot.offline();
             self.counters.sleeps.add(1);
-            let polled = self.rx.iter().any(|slot| slot.queue.wait_fd().is_none());
+            let polled = self.rx.iter().any(|slot| slot.active && !slot.waits);
             self.look(sleeper, polled.then_some(beat));
         }
         self.sleeping.awake();

@@ -1,0 +1,105 @@
+//! DPDK's own: the mbuf as packet, ethdevs and vhost-user ports as queues.
+
+use std::os::fd::BorrowedFd;
+
+use weft_ffi::dpdk::{EthRx, EthTx, Mbuf, VhostRx, VhostTx};
+
+use super::NativePool;
+use crate::offload::Offload;
+use crate::packet::PacketBuf;
+use crate::port::{Burst, RxLoss, RxQueue, TxCaps, TxQueue};
+
+impl PacketBuf for Mbuf {
+    #[inline]
+    fn head(&self) -> &[u8] {
+        Mbuf::head(self)
+    }
+    #[inline]
+    fn head_mut(&mut self) -> &mut [u8] {
+        Mbuf::head_mut(self)
+    }
+    #[inline]
+    fn len(&self) -> usize {
+        Mbuf::len(self)
+    }
+    #[inline]
+    fn prepend(&mut self, count: usize) -> Option<&mut [u8]> {
+        Mbuf::prepend(self, count)
+    }
+    #[inline]
+    fn trim_front(&mut self, count: usize) -> bool {
+        Mbuf::trim_front(self, count)
+    }
+    #[inline]
+    fn truncate(&mut self, len: usize) {
+        Mbuf::truncate(self, len);
+    }
+    fn pull_up(&mut self, count: usize) -> bool {
+        Mbuf::pull_up(self, count)
+    }
+    fn for_each_segment(&self, see: impl FnMut(&[u8])) {
+        Mbuf::for_each_segment(self, see);
+    }
+    fn read_at(&self, offset: usize, to: &mut [u8]) -> usize {
+        Mbuf::read_at(self, offset, to)
+    }
+    fn write_at(&mut self, offset: usize, from: &[u8]) -> bool {
+        Mbuf::write_at(self, offset, from)
+    }
+    #[inline]
+    fn offload(&self) -> Offload {
+        Offload::unpack(self.meta())
+    }
+    #[inline]
+    fn set_offload(&mut self, offload: Offload) {
+        self.set_meta(offload.pack());
+    }
+}
+
+impl RxQueue<NativePool> for EthRx {
+    #[inline]
+    fn rx(&mut self, _: &mut NativePool, burst: &mut Burst<Mbuf>) -> RxLoss {
+        EthRx::rx(self, burst);
+        RxLoss::default()
+    }
+    fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+}
+
+impl TxQueue<NativePool> for EthTx {
+    fn caps(&self) -> TxCaps {
+        TxCaps::NONE
+    }
+    #[inline]
+    fn tx(&mut self, burst: &mut Burst<Mbuf>) {
+        EthTx::tx(self, burst);
+    }
+}
+
+impl RxQueue<NativePool> for VhostRx {
+    #[inline]
+    fn rx(&mut self, pool: &mut NativePool, burst: &mut Burst<Mbuf>) -> RxLoss {
+        VhostRx::rx(self, &pool.0, burst);
+        RxLoss::default()
+    }
+    fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(VhostRx::wait_fd(self))
+    }
+    fn arm(&mut self) -> bool {
+        VhostRx::arm(self)
+    }
+    fn disarm(&mut self) {
+        VhostRx::disarm(self);
+    }
+}
+
+impl TxQueue<NativePool> for VhostTx {
+    fn caps(&self) -> TxCaps {
+        TxCaps::NONE
+    }
+    #[inline]
+    fn tx(&mut self, burst: &mut Burst<Mbuf>) {
+        VhostTx::tx(self, burst);
+    }
+}

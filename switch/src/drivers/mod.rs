@@ -1,0 +1,124 @@
+//! The port drivers: DPDK's and the kernel's doors behind the engine's small port type. The only place where the engine meets
+//! `weft-ffi`.
+
+mod dpdk;
+mod packet;
+mod sleep;
+mod tap;
+
+use std::os::fd::BorrowedFd;
+
+use weft_ffi::dpdk::{EthRx, EthTx, Mbuf, Mempool, VhostRx, VhostTx};
+
+pub use packet::{PacketSocketRx, PacketSocketTx};
+pub use sleep::{EpollSleeper, Tsc, WorkerWaker};
+pub use tap::{TapRx, TapTx, tap_queues};
+
+use crate::packet::BufPool;
+use crate::port::{Burst, RxLoss, RxQueue, TxCaps, TxQueue};
+use crate::worker::Platform;
+
+/// The daemon's platform.
+#[derive(Debug)]
+pub enum Native {}
+
+impl Platform for Native {
+    type Pool = NativePool;
+    type Rx = Rx;
+    type Tx = Tx;
+    type Waker = WorkerWaker;
+}
+
+/// Packets are mbufs.
+#[derive(Debug, Clone)]
+pub struct NativePool(pub Mempool);
+
+impl BufPool for NativePool {
+    type Buf = Mbuf;
+    #[inline]
+    fn alloc(&mut self, len: usize) -> Option<Mbuf> {
+        self.0.alloc(len)
+    }
+}
+
+/// A receive queue of any driver. One branch a burst chooses.
+pub enum Rx {
+    /// A pod's or the host's TAP.
+    Tap(TapRx),
+    /// A guest.
+    Vhost(VhostRx),
+    /// A DPDK device.
+    Eth(EthRx),
+    /// The uplink beside the kernel.
+    Packet(PacketSocketRx),
+}
+
+/// A transmit queue of any driver.
+pub enum Tx {
+    /// A pod's or the host's TAP.
+    Tap(TapTx),
+    /// A guest.
+    Vhost(VhostTx),
+    /// A DPDK device.
+    Eth(EthTx),
+    /// The uplink beside the kernel.
+    Packet(PacketSocketTx),
+}
+
+impl RxQueue<NativePool> for Rx {
+    #[inline]
+    fn rx(&mut self, pool: &mut NativePool, burst: &mut Burst<Mbuf>) -> RxLoss {
+        match self {
+            Self::Tap(queue) => queue.rx(pool, burst),
+            Self::Vhost(queue) => RxQueue::rx(queue, pool, burst),
+            Self::Eth(queue) => RxQueue::rx(queue, pool, burst),
+            Self::Packet(queue) => queue.rx(pool, burst),
+        }
+    }
+    fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Tap(queue) => queue.wait_fd(),
+            Self::Vhost(queue) => RxQueue::wait_fd(queue),
+            Self::Eth(queue) => RxQueue::wait_fd(queue),
+            Self::Packet(queue) => queue.wait_fd(),
+        }
+    }
+    fn arm(&mut self) -> bool {
+        match self {
+            Self::Vhost(queue) => RxQueue::arm(queue),
+            Self::Tap(_) | Self::Eth(_) | Self::Packet(_) => true,
+        }
+    }
+    fn disarm(&mut self) {
+        if let Self::Vhost(queue) = self {
+            RxQueue::disarm(queue);
+        }
+    }
+    fn recover(&mut self) -> bool {
+        match self {
+            Self::Packet(queue) => queue.recover(),
+            Self::Vhost(_) | Self::Tap(_) | Self::Eth(_) => false,
+        }
+    }
+}
+
+impl TxQueue<NativePool> for Tx {
+    #[inline]
+    fn caps(&self) -> TxCaps {
+        match self {
+            Self::Tap(queue) => queue.caps(),
+            Self::Packet(queue) => queue.caps(),
+            Self::Vhost(queue) => TxQueue::caps(queue),
+            Self::Eth(queue) => TxQueue::caps(queue),
+        }
+    }
+    #[inline]
+    fn tx(&mut self, burst: &mut Burst<Mbuf>) {
+        match self {
+            Self::Tap(queue) => queue.tx(burst),
+            Self::Packet(queue) => queue.tx(burst),
+            Self::Vhost(queue) => TxQueue::tx(queue, burst),
+            Self::Eth(queue) => TxQueue::tx(queue, burst),
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! TAP: an ordinary pod's interface, and the host port. A virtio-net header carries checksum and GSO state both ways.
+
+use std::io::IoSliceMut;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+use arrayvec::ArrayVec;
+use weft_ffi::dpdk::Mbuf;
+use weft_ffi::kernel::tap::Tap;
+use weft_ffi::kernel::{MAX_SEGMENTS, VNET_HDR_LEN};
+
+use super::NativePool;
+use crate::offload::virtio;
+use crate::packet::{BufPool, PacketBuf};
+use crate::port::{Burst, RxLoss, RxQueue, TxCaps, TxQueue};
+use crate::types::Mtu;
+
+/// Ethernet header and one 802.1Q tag, in front of an IP packet.
+const LINK_HEADERS: usize = 14 + 4;
+
+/// Receives what the interface's user sends.
+pub struct TapRx {
+    tap: Arc<Tap>,
+    /// The longest frame that is taken.
+    longest: usize,
+    /// Ready for the next frame.
+    spare: Option<Mbuf>,
+}
+
+/// Sends to the interface's user.
+pub struct TapTx(Arc<Tap>);
+
+/// The two queues of a TAP whose interface has this MTU.
+pub fn tap_queues(tap: Tap, mtu: Mtu) -> (TapRx, TapTx) {
+    let tap = Arc::new(tap);
+    (TapRx { tap: tap.clone(), longest: mtu.get() + LINK_HEADERS, spare: None }, TapTx(tap))
+}
+
+impl RxQueue<NativePool> for TapRx {
+    fn rx(&mut self, pool: &mut NativePool, burst: &mut Burst<Mbuf>) -> RxLoss {
+        let mut loss = RxLoss::default();
+        while !burst.is_full() {
+            // One byte more than is taken: the kernel cuts what does not fit without a word.
+            let Some(mut frame) = self.spare.take().or_else(|| pool.alloc(self.longest + 1)) else {
+                // The frame stays in the kernel's queue, which drops and counts when it overflows.
+                break;
+            };
+            let mut header = [0; VNET_HDR_LEN];
+            let received = {
+                let mut room: ArrayVec<IoSliceMut<'_>, MAX_SEGMENTS> = ArrayVec::new();
+                frame.io_slices_mut(&mut room);
+                self.tap.recv(&mut header, &mut room)
+            };
+            let Ok(Some(len)) = received else {
+                self.spare = Some(frame);
+                break;
+            };
+            if len > self.longest {
+                loss.too_long += 1;
+                continue;
+            }
+            frame.truncate(len);
+            match virtio::parse(&header, &frame) {
+                Ok(offload) => {
+                    frame.set_offload(offload);
+                    burst.push(frame);
+                }
+                Err(_) => loss.bad_offload += 1,
+            }
+        }
+        loss
+    }
+    fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.tap.as_fd())
+    }
+}
+
+impl TxQueue<NativePool> for TapTx {
+    fn caps(&self) -> TxCaps {
+        // Datagrams to be segmented are taken only by kernels since 6.2, and nobody can ask one without trying.
+        TxCaps { gso_udp: false, ..TxCaps::ALL }
+    }
+    fn tx(&mut self, burst: &mut Burst<Mbuf>) {
+        let mut left = Burst::new();
+        let mut open = true;
+        for frame in burst.drain(..) {
+            let taken = open && {
+                let mut header = [0; VNET_HDR_LEN];
+                virtio::emit(frame.offload(), &frame, &mut header);
+                let mut pieces = ArrayVec::new();
+                frame.io_slices(&mut pieces);
+                let sent = self.0.send(&header, &pieces);
+                // Full: so will it be for the others. An error is this frame's alone.
+                open = !matches!(sent, Ok(false));
+                matches!(sent, Ok(true))
+            };
+            if !taken {
+                left.push(frame);
+            }
+        }
+        *burst = left;
+    }
+}
