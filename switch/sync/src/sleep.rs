@@ -16,7 +16,11 @@
 //! all its rings after it wakes.
 //!
 //! A wake-up may come late, after the worker woke by itself: then its next sleep ends at once, for nothing. The order
-//! "empty the eventfd, then poll" is what keeps a wake-up from being swallowed. The models are `sleep_*` in `tests/loom.rs`.
+//! "empty the eventfd, then poll" is what keeps a wake-up from being swallowed.
+//!
+//! All writes of the flag are swaps, though stores would do for the worker's: loom orders only swaps against a
+//! producer's swap that found nothing to take down. Only those who sleep or wake pay for it. The models are `sleep_*` in
+//! `tests/loom.rs`.
 
 use crossbeam_utils::CachePadded;
 
@@ -37,14 +41,14 @@ impl SleepFlag {
     /// The worker is about to sleep. It must look at its rings after this ([`crate::ring::Consumer::is_empty`]) and may
     /// block only when all are empty. Has a full fence.
     pub fn announce(&self) {
-        self.asleep.store(true, Relaxed);
+        self.asleep.swap(true, AcqRel);
         fence(SeqCst);
     }
 
     /// The worker does not sleep after all, or has woken up (for whatever reason: a packet, a time-out) and emptied its
     /// eventfd.
     pub fn awake(&self) {
-        self.asleep.store(false, Relaxed);
+        self.asleep.swap(false, AcqRel);
     }
 
     /// To be asked after pushing, once a batch. True for one asker per announced sleep: that one must write the eventfd
