@@ -2,9 +2,10 @@
 //! same state always gives the same tables.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
+use weft_node::{NEXT_HOP_V4, NEXT_HOP_V6};
 use weft_switch::tables::{
     Encap, Gateway, LocalVtep, Neighbour, NextHop, Outer, Peers, Place, PodGuard, Port, Role, Snapshot,
     SourcePorts, Vtep,
@@ -17,11 +18,6 @@ use crate::model::{Model, Node, gateway};
 const OVERHEAD_V4: u32 = 50;
 /// As [`OVERHEAD_V4`], over an IPv6 underlay.
 const OVERHEAD_V6: u32 = 70;
-
-/// The next hops that the host port's routes name. The gateway's own address will not do: the host has it too.
-pub const HOST_NEXT_HOP_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
-/// As [`HOST_NEXT_HOP_V4`].
-pub const HOST_NEXT_HOP_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
 /// The way over the underlay to one peer, as the kernel knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -161,7 +157,7 @@ fn own_node(tables: &mut Snapshot, model: &Model, facts: &Facts, own: &Node) {
     tables.ports.insert(facts.uplink.port, Port { role: Role::Uplink, mtu: underlay, place: Place::Each });
 
     let mut gateways =
-        Gateway { mac: gateway_mac(own), v4: vec![HOST_NEXT_HOP_V4], v6: vec![HOST_NEXT_HOP_V6], host: None };
+        Gateway { mac: gateway_mac(own), v4: vec![NEXT_HOP_V4], v6: vec![NEXT_HOP_V6], host: None };
     for subnet in &own.subnets {
         add_route(tables, subnet, NextHop::Local);
         // The subnet's first two addresses are the host's: the one it sends from to other nodes, and the gateway's.

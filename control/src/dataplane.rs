@@ -1,18 +1,400 @@
-//! Owns the dataplane: DPDK, the workers' threads, the ports, and the publication of snapshots.
+//! Owns the dataplane: DPDK, the workers' threads, the ports' queues and the publication of snapshots.
 //!
-//! All of it is used from one task of the control side; nothing here is called by a worker. Where an operation must wait
-//! for the workers (a port's removal) it waits asynchronously.
+//! Used from one task of the control side. What has to wait for the workers (a port's removal) waits asynchronously; no worker
+//! ever waits for it.
 
-use std::collections::HashMap;
-use std::net::IpAddr;
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use thiserror::Error;
-use weft_ffi::dpdk::{Eal, EalConfig, EalError, Hugepages, Mempool, MempoolError};
-use weft_ffi::kernel::tsc;
+use tracing::{info, warn};
+use weft_ffi::dpdk::{DATA_ROOM, Eal, EalConfig, EalError, EthPort, MemoryKind, Mempool, PoolError, VhostPort};
+use weft_ffi::kernel::clock::{tsc, tsc_hz};
 use weft_switch::counters::WorkerCounters;
-use weft_switch::drivers::{EpollSleeper, Native, NativePool, Tsc, WorkerWaker};
-use weft_switch::tables::{Place, Snapshot};
+use weft_switch::drivers::{EpollSleeper, Native, NativePool, Rx, Tsc, Tx, delete_tap};
+use weft_switch::drop_reason::DropReason;
+use weft_switch::tables::Snapshot;
 use weft_switch::types::{Generation, MAX_PORTS, PortId};
-use weft_switch::worker::{Command, Handle, Idle, Parts, make};
+use weft_switch::worker::{Command, Handle, Idle, Parts, Queues, make};
 use weft_sync::snapshot::{Publisher, cell};
+
+use crate::config;
+
+/// Mbufs that a worker keeps at hand.
+const POOL_CACHE: u32 = 256;
+/// How long a worker may take to pass a burst boundary or to obey before that is a defect worth a message.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Why the dataplane could not be started.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// DPDK.
+    #[error("cannot start DPDK: {0}")]
+    Eal(#[from] EalError),
+    /// Packet buffers.
+    #[error("cannot make the packet buffers (dataplane.memory): {0}")]
+    Pool(#[from] PoolError),
+    /// A worker.
+    #[error("cannot start worker {0}: {1}")]
+    Worker(usize, io::Error),
+    /// A core that is not there.
+    #[error("dataplane.cores: there is no CPU core {0} for this process; there are {1:?}")]
+    NoCore(usize, Vec<usize>),
+}
+
+/// What holds a port open beside its queues, to be closed after them.
+#[derive(Default)]
+pub enum Device {
+    /// A TAP or a packet socket: the queues are all there is.
+    #[default]
+    Queues,
+    /// A vhost-user socket.
+    Vhost(VhostPort),
+    /// A DPDK device.
+    Eth(EthPort),
+}
+
+/// What a port has counted, summed over the workers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PortTotals {
+    /// Frames and bytes received.
+    pub rx: (u64, u64),
+    /// Frames and bytes sent.
+    pub tx: (u64, u64),
+    /// Frames received and dropped; frames that could not be sent.
+    pub drops: (u64, u64),
+}
+
+struct PortRecord {
+    device: Device,
+    /// What its number had counted before it was this port.
+    before: PortTotals,
+}
+
+/// How busy a worker was in the last second.
+#[derive(Debug, Clone, Copy, Default)]
+struct Sample {
+    at: u64,
+    busy: u64,
+    share: f64,
+}
+
+/// One worker as the control side sees it.
+pub struct WorkerSide {
+    handle: Handle<Native>,
+    /// The core that it is pinned to.
+    pub core: Option<usize>,
+    sample: Sample,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl WorkerSide {
+    /// What it has counted.
+    pub fn counters(&self) -> &WorkerCounters {
+        self.handle.counters()
+    }
+
+    /// The share of time that it was busy, 0 to 1, over the last sampling period.
+    pub fn busy(&self) -> f64 {
+        self.sample.share
+    }
+}
+
+/// The running dataplane.
+pub struct Dataplane {
+    eal: Eal,
+    pool: Mempool,
+    buffers: usize,
+    publisher: Publisher<Snapshot>,
+    workers: Vec<WorkerSide>,
+    ports: BTreeMap<PortId, PortRecord>,
+    next_port: usize,
+}
+
+impl Dataplane {
+    /// Starts DPDK and the workers, which have nothing to do yet. `file_prefix` tells apart what DPDK leaves in the file
+    /// system.
+    pub fn start(settings: &config::Dataplane, file_prefix: &str) -> Result<Self, StartError> {
+        let cores = cores(settings)?;
+        let buffers = (settings.memory as usize / Mempool::bytes_for(1, DATA_ROOM).max(1)).max(1024) as u32;
+        let eal = Eal::start(&EalConfig {
+            memory: Mempool::bytes_for(buffers, DATA_ROOM),
+            file_prefix: file_prefix.to_owned(),
+            hugepages: match settings.hugepages {
+                config::Hugepages::Auto => weft_ffi::dpdk::Hugepages::Auto,
+                config::Hugepages::Never => weft_ffi::dpdk::Hugepages::Never,
+                config::Hugepages::Require => weft_ffi::dpdk::Hugepages::Require,
+            },
+            ..EalConfig::default()
+        })?;
+        match eal.memory_kind() {
+            MemoryKind::Hugepages => info!("packet buffers in hugepages"),
+            MemoryKind::Ordinary => info!("no hugepages: packet buffers in ordinary memory"),
+        }
+        let pool = Mempool::new(&eal, "weft", buffers, POOL_CACHE, DATA_ROOM)?;
+        let (publisher, readers) = cell(Box::<Snapshot>::default(), settings.workers);
+        let mut sleepers = Vec::new();
+        let mut parts = Vec::new();
+        for (index, snapshot) in readers.into_iter().enumerate() {
+            let (sleeper, waker) = EpollSleeper::new().map_err(|e| StartError::Worker(index, e))?;
+            sleepers.push(sleeper);
+            parts.push(Parts { snapshot, pool: NativePool(pool.clone()), waker });
+        }
+        let idle = Idle {
+            spin: match settings.idle {
+                config::Idle::Poll => None,
+                config::Idle::Adaptive => Some(tsc_hz() / 1_000_000 * u64::from(settings.spin_us)),
+            },
+            beat: Duration::from_micros(settings.poll_beat_us.into()),
+        };
+        let mut dataplane =
+            Self { eal, pool, buffers: buffers as usize, publisher, workers: Vec::new(), ports: BTreeMap::new(), next_port: 0 };
+        for (index, ((worker, handle), sleeper)) in make::<Native>(parts).into_iter().zip(sleepers).enumerate() {
+            let (core, eal) = (cores.get(index).copied(), dataplane.eal.clone());
+            let body = move || {
+                let pinned = core.is_none_or(|id| core_affinity::set_for_current(core_affinity::CoreId { id }));
+                if !pinned {
+                    warn!("worker {index} could not be pinned to core {core:?}");
+                }
+                // Without it packets still move, only without the pool's cache.
+                let registered = eal.register_thread();
+                if let Err(error) = &registered {
+                    warn!("worker {index} has no buffer cache: {error}");
+                }
+                worker.run(sleeper, Tsc, idle);
+            };
+            let thread = std::thread::Builder::new()
+                .name(format!("weft-worker-{index}"))
+                .spawn(body)
+                .map_err(|e| StartError::Worker(index, e))?;
+            let sample = Sample { at: tsc(), ..Sample::default() };
+            dataplane.workers.push(WorkerSide { handle, core, sample, thread: Some(thread) });
+        }
+        Ok(dataplane)
+    }
+
+    /// DPDK, for those that open ports.
+    pub fn eal(&self) -> &Eal {
+        &self.eal
+    }
+
+    /// The packet buffers.
+    pub fn pool(&self) -> &Mempool {
+        &self.pool
+    }
+
+    /// How many packet buffers there are.
+    pub fn buffers(&self) -> usize {
+        self.buffers
+    }
+
+    /// The workers.
+    pub fn workers(&self) -> &[WorkerSide] {
+        &self.workers
+    }
+
+    /// A number for a new port. Numbers are used again as late as possible, so that no packet that is still on its way
+    /// to the old port meets the new one.
+    pub fn new_port(&mut self) -> Option<PortId> {
+        for _ in 0..MAX_PORTS {
+            let id = PortId::new(self.next_port).ok()?;
+            self.next_port = (self.next_port + 1) % MAX_PORTS;
+            if !self.ports.contains_key(&id) {
+                let before = self.raw_totals(id);
+                self.ports.insert(id, PortRecord { device: Device::Queues, before });
+                return Some(id);
+            }
+        }
+        None
+    }
+
+    /// Gives back a number that no queue was attached for.
+    pub fn forget_port(&mut self, id: PortId) {
+        self.ports.remove(&id);
+    }
+
+    /// Keeps `device` open as long as the port is.
+    pub fn hold(&mut self, id: PortId, device: Device) {
+        if let Some(record) = self.ports.get_mut(&id) {
+            record.device = device;
+        }
+    }
+
+    /// The device behind a port.
+    pub fn device(&self, id: PortId) -> Option<&Device> {
+        self.ports.get(&id).map(|record| &record.device)
+    }
+
+    /// Has a worker send to a queue, from its next round on.
+    pub fn attach_tx(&self, worker: usize, id: PortId, queue: Tx) {
+        if let Some(side) = self.workers.get(worker) {
+            side.handle.send(Command::AddTx(id, queue));
+        }
+    }
+
+    /// Has a worker receive from a queue. The port must be in the snapshot published last.
+    pub fn attach_rx(&self, worker: usize, id: PortId, queue: Rx) {
+        if let Some(side) = self.workers.get(worker) {
+            side.handle.send(Command::AddRx(id, queue));
+        }
+    }
+
+    /// Publishes the next snapshot, which `make` makes for its generation.
+    pub fn publish(&mut self, make: impl FnOnce(Generation) -> Snapshot) -> Generation {
+        let generation = Generation(self.publisher.current().generation.0 + 1);
+        self.publisher.publish(Box::new(make(generation)));
+        self.publisher.reclaim();
+        generation
+    }
+
+    /// The generation published last.
+    pub fn generation(&self) -> Generation {
+        self.publisher.current().generation
+    }
+
+    /// Takes a port away. The snapshot published last no longer names it. With `delete`, a TAP's device goes too.
+    pub async fn remove(&mut self, id: PortId, delete: bool) {
+        let publication = self.publisher.publication();
+        let deadline = Instant::now() + PATIENCE;
+        while !self.publisher.passed(publication) {
+            if Instant::now() > deadline {
+                warn!("port {id}: a worker does not pass a burst boundary; its queues are taken away all the same");
+                break;
+            }
+            tokio::time::sleep(Duration::from_micros(200)).await;
+        }
+        self.publisher.reclaim();
+        let mut taken = Vec::new();
+        for side in &self.workers {
+            let (done, answer) = crossbeam_channel::bounded(1);
+            side.handle.send(Command::Remove(id, done));
+            taken.push(answer);
+        }
+        let mut queues = Vec::new();
+        for answer in taken {
+            while Instant::now() < deadline + PATIENCE {
+                match answer.try_recv() {
+                    Ok(given) => {
+                        queues.push(given);
+                        break;
+                    }
+                    Err(crossbeam_channel::TryRecvError::Disconnected) => break,
+                    Err(crossbeam_channel::TryRecvError::Empty) => {
+                        tokio::time::sleep(Duration::from_micros(200)).await;
+                    }
+                }
+            }
+        }
+        let record = self.ports.remove(&id);
+        // Closing may block, on a guest or on the kernel.
+        let closed = tokio::task::spawn_blocking(move || close(queues, record.map(|r| r.device), delete)).await;
+        match closed {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => warn!("port {id}: {error}"),
+            Err(error) => warn!("port {id}: closing it broke off: {error}"),
+        }
+    }
+
+    /// Looks how busy the workers have been since the last call.
+    pub fn sample(&mut self) {
+        let now = tsc();
+        for side in &mut self.workers {
+            let busy = side.handle.counters().busy_cycles.get();
+            let passed = now.wrapping_sub(side.sample.at).max(1);
+            let share = (busy - side.sample.busy) as f64 / passed as f64;
+            side.sample = Sample { at: now, busy, share: share.min(1.0) };
+        }
+        self.publisher.reclaim();
+    }
+
+    /// What a port has counted since it was made.
+    pub fn port_totals(&self, id: PortId) -> PortTotals {
+        let (all, before) = (self.raw_totals(id), self.ports.get(&id).map(|r| r.before).unwrap_or_default());
+        let less = |a: (u64, u64), b: (u64, u64)| (a.0 - b.0, a.1 - b.1);
+        PortTotals {
+            rx: less(all.rx, before.rx),
+            tx: less(all.tx, before.tx),
+            drops: less(all.drops, before.drops),
+        }
+    }
+
+    fn raw_totals(&self, id: PortId) -> PortTotals {
+        let mut totals = PortTotals::default();
+        for counters in self.workers.iter().map(|side| side.handle.counters().port(id)) {
+            totals.rx.0 += counters.rx_packets.get();
+            totals.rx.1 += counters.rx_bytes.get();
+            totals.tx.0 += counters.tx_packets.get();
+            totals.tx.1 += counters.tx_bytes.get();
+            totals.drops.0 += counters.rx_drops.get();
+            totals.drops.1 += counters.tx_drops.get();
+        }
+        totals
+    }
+
+    /// How many frames were dropped for `reason`.
+    pub fn drops(&self, reason: DropReason) -> u64 {
+        self.workers.iter().map(|side| side.handle.counters().drops(reason).get()).sum()
+    }
+
+    /// Ends the workers. The kernel's devices stay.
+    pub fn stop(mut self) {
+        for side in &self.workers {
+            side.handle.send(Command::Stop);
+        }
+        for side in &mut self.workers {
+            if side.thread.take().is_some_and(|thread| thread.join().is_err()) {
+                warn!("a worker ended in a panic");
+            }
+        }
+    }
+}
+
+/// Closes what the workers have given back: queues first, then what they belong to.
+fn close(queues: Vec<Queues<Native>>, device: Option<Device>, delete: bool) -> Result<(), String> {
+    let (mut rx, mut tx) = (Vec::new(), Vec::new());
+    for given in queues {
+        rx.extend(given.rx);
+        tx.extend(given.tx);
+    }
+    match (rx.pop(), tx.pop()) {
+        (Some(Rx::Tap(rx)), Some(Tx::Tap(tx))) if delete => {
+            delete_tap(rx, tx).map_err(|e| format!("its TAP stays: {e}"))?;
+        }
+        queues => drop(queues),
+    }
+    drop((rx, tx));
+    match device {
+        Some(Device::Vhost(port)) => port.close().map_err(|e| e.to_string()),
+        Some(Device::Eth(port)) => port.close().map_err(|e| e.to_string()),
+        Some(Device::Queues) | None => Ok(()),
+    }
+}
+
+/// The core of each worker: the configured ones; else, where there are more cores than workers, the last ones, so that
+/// the first, which most interrupts go to, stays free.
+fn cores(settings: &config::Dataplane) -> Result<Vec<usize>, StartError> {
+    let there: Vec<usize> = core_affinity::get_core_ids().unwrap_or_default().iter().map(|c| c.id).collect();
+    if let Some(missing) = settings.cores.iter().find(|core| !there.contains(core)) {
+        return Err(StartError::NoCore(*missing, there));
+    }
+    if !settings.cores.is_empty() {
+        return Ok(settings.cores.clone());
+    }
+    let skip = there.len().saturating_sub(settings.workers);
+    if skip == 0 && there.len() < settings.workers {
+        return Ok(Vec::new());
+    }
+    Ok(there[skip..].to_vec())
+}
+
+/// What DPDK's files of the weftd with this state directory are called: the same after a restart, another for a
+/// second weftd.
+pub fn file_prefix(state_dir: &Path) -> String {
+    let hash = state_dir.as_os_str().as_encoded_bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    format!("weft-{hash:016x}")
+}

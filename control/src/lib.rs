@@ -1,5 +1,13 @@
-//! The control side of weftd: source → [`model`] → validate → [`compile`] → publish, and the [`api`].
+//! The control side of weftd: [`source`] → [`model`] → validate → [`mod@compile`] → publish, and the [`api`].
+//!
+//! Read [`model`] first, then [`daemon`], which joins everything.
 
 pub mod api;
 pub mod compile;
+pub mod config;
+pub mod daemon;
+pub mod dataplane;
 pub mod model;
+pub mod ports;
+mod settings;
+pub mod source;

@@ -1,1 +1,88 @@
-fn main() {}
+//! weftd: the daemon.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, oneshot};
+use tracing_subscriber::EnvFilter;
+use weft_control::api::serve;
+use weft_control::config::{Config, DEFAULT_PATH};
+use weft_control::daemon::{Started, start};
+
+/// A virtual switch for Kubernetes nodes with high packet rates.
+///
+/// weftd runs in the foreground, logs to standard error, and says `weftd: ready` there once traffic flows. SIGTERM and
+/// SIGINT end it; the pods' devices and its state stay, and the next weftd takes them up. SIGHUP has it read the
+/// cluster's description again.
+#[derive(Parser)]
+#[command(name = "weftd", version)]
+struct Args {
+    /// The daemon's configuration [default: /etc/weft/weftd.toml, or all defaults where that is missing]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let config = match &args.config {
+        Some(path) => Config::load(path),
+        None => Config::load_or_default(DEFAULT_PATH.as_ref()),
+    };
+    let config = match config {
+        Ok(config) => config,
+        Err(error) => return fail(&error.to_string()),
+    };
+    let filter = EnvFilter::try_from_env("WEFT_LOG").unwrap_or_else(|_| EnvFilter::new(config.log.level.as_str()));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    // Two threads: control work is seldom, and the cores are the workers'.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    match runtime {
+        Ok(runtime) => runtime.block_on(run(config)),
+        Err(error) => fail(&format!("cannot start the control side's threads: {error}")),
+    }
+}
+
+async fn run(config: Config) -> ExitCode {
+    let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()));
+    let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) = signals else {
+        return fail("cannot install the signal handlers");
+    };
+    let reload = Arc::new(Notify::new());
+    let Started { daemon, inputs, client, listener, socket } = match start(config, reload.clone()).await {
+        Ok(started) => started,
+        Err(error) => return fail(&error.to_string()),
+    };
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            reload.notify_one();
+        }
+    });
+    let (end, ended) = oneshot::channel::<()>();
+    let server = tokio::spawn(serve(listener, Arc::new(client), async move {
+        // The sender's end is dropped with the daemon.
+        let _ = ended.await;
+    }));
+    eprintln!("weftd: ready");
+    let stop = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    daemon.run(inputs, stop).await;
+    drop(end);
+    // Requests that are under way find the daemon gone; the server gives them a moment to hear it.
+    let _ = tokio::time::timeout(std::time::Duration::from_millis(300), server).await;
+    drop(socket);
+    ExitCode::SUCCESS
+}
+
+fn fail(message: &str) -> ExitCode {
+    // Standard error is all there is to tell; where it is closed, the exit code remains.
+    let _ = writeln!(std::io::stderr(), "weftd: {message}");
+    ExitCode::FAILURE
+}

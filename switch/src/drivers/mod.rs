@@ -12,7 +12,7 @@ use weft_ffi::dpdk::{EthRx, EthTx, Mbuf, Mempool, VhostRx, VhostTx};
 
 pub use packet::{PacketSocketRx, PacketSocketTx};
 pub use sleep::{EpollSleeper, Tsc, WorkerWaker};
-pub use tap::{TapRx, TapTx, tap_queues};
+pub use tap::{TapRx, TapTx, delete_tap, tap_queues};
 
 use crate::packet::BufPool;
 use crate::port::{Burst, RxLoss, RxQueue, TxCaps, TxQueue};

@@ -1,6 +1,6 @@
 //! TAP: an ordinary pod's interface, and the host port. A virtio-net header carries checksum and GSO state both ways.
 
-use std::io::IoSliceMut;
+use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
@@ -34,6 +34,12 @@ pub struct TapTx(Arc<Tap>);
 pub fn tap_queues(tap: Tap, mtu: Mtu) -> (TapRx, TapTx) {
     let tap = Arc::new(tap);
     (TapRx { tap: tap.clone(), longest: mtu.get() + LINK_HEADERS, spare: None }, TapTx(tap))
+}
+
+/// Deletes the device that the two queues are of, for ever. Without this a persistent one stays.
+pub fn delete_tap(rx: TapRx, tx: TapTx) -> io::Result<()> {
+    drop(rx);
+    Arc::into_inner(tx.0).map_or(Ok(()), Tap::delete)
 }
 
 impl RxQueue<NativePool> for TapRx {

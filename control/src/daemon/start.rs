@@ -1,0 +1,149 @@
+//! Starting: everything that can be wrong is found before anything is made. The order is that of what is cheapest to check.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use thiserror::Error;
+use tokio::net::UnixListener;
+use tokio::sync::{Notify, mpsc};
+use tracing::warn;
+use weft_ffi::kernel::udp_claim::{ClaimError, UdpClaim};
+use weft_node::{Lock, Mirror, State};
+use weft_switch::types::MacAddr;
+
+use super::{Client, Daemon, Inputs, SourceState, pods};
+use crate::api::{BindError, SocketFile, bind};
+use crate::config::{Config, SourceConfig};
+use crate::dataplane::{self, Dataplane, file_prefix};
+use crate::model::Pod;
+use crate::source::{Source, SourceError, file};
+
+/// The control socket: its owner and the configured group may use it.
+const SOCKET_MODE: u32 = 0o660;
+
+/// Why weftd could not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// This node's name.
+    #[error("cannot find this node's name: {0}; set node.name in the configuration")]
+    Name(std::io::Error),
+    /// The desired state.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// The state directory or the kernel's side of the node.
+    #[error(transparent)]
+    Node(#[from] weft_node::Error),
+    /// The control socket.
+    #[error(transparent)]
+    Socket(#[from] BindError),
+    /// The tunnel's UDP port.
+    #[error(transparent)]
+    Claim(#[from] ClaimError),
+    /// DPDK and the workers.
+    #[error(transparent)]
+    Dataplane(#[from] dataplane::StartError),
+    /// What the daemon cannot be without.
+    #[error("{0}")]
+    Port(String),
+}
+
+/// A started daemon, with what serves its API.
+pub struct Started {
+    /// The daemon.
+    pub daemon: Daemon,
+    /// What it hears from.
+    pub inputs: Inputs,
+    /// The API's side of it.
+    pub client: Client,
+    /// The control socket.
+    pub listener: UnixListener,
+    /// Removes the control socket when it is dropped.
+    pub socket: SocketFile,
+}
+
+/// Starts everything. On return traffic flows. `reload` has the source read again.
+pub async fn start(config: Config, reload: Arc<Notify>) -> Result<Started, StartError> {
+    let started = (Instant::now(), SystemTime::now());
+    let node = config.node_name().map_err(StartError::Name)?;
+    let SourceConfig::File { path } = config.source.clone();
+    let model = load(path.clone(), node.clone()).await?;
+    let lock = Lock::take(&config.state.dir)?;
+    let (state, warning) = State::load(&config.state.dir)?;
+    if let Some(warning) = warning {
+        warn!("{warning}");
+    }
+    let (listener, socket) = bind(&config.control.socket, SOCKET_MODE, config.control.group.as_deref())?;
+    let (mirror, underlay) = Mirror::start(config.uplink.interface.as_deref()).await?;
+    let claim = UdpClaim::bind(model.network.port)?;
+    let settings = config.dataplane.clone();
+    let prefix = file_prefix(&config.state.dir);
+    // DPDK takes its time, and so may its failure.
+    let dataplane = tokio::task::spawn_blocking(move || Dataplane::start(&settings, &prefix)).await;
+    let dataplane = dataplane.map_err(|e| StartError::Port(format!("starting DPDK broke off: {e}")))??;
+
+    let vtep_mac = state.vtep_mac.as_deref().and_then(|text| text.parse().ok()).unwrap_or_else(random_mac);
+    let (updates, incoming) = mpsc::channel(1);
+    tokio::spawn(Source::File { path }.run(node.clone(), updates, reload));
+    let (client, requests) = Client::new();
+    let mut daemon = Daemon {
+        added: BTreeMap::new(),
+        config,
+        node,
+        started,
+        _lock: lock,
+        claim: Some(claim),
+        dataplane,
+        mirror,
+        vtep_mac,
+        model,
+        source: SourceState { loaded: Some(SystemTime::now()), error: None },
+        pods: BTreeMap::new(),
+        failed: BTreeMap::new(),
+        uplink: None,
+        host: None,
+        problems: Vec::new(),
+        ways: HashMap::new(),
+        fresh: Vec::new(),
+        state: State::default(),
+    };
+    daemon.restore(&state);
+    daemon.reconcile().await;
+    if daemon.uplink.is_none() || daemon.host.is_none() {
+        let problems = daemon.problems.join("; ");
+        daemon.dataplane.stop();
+        return Err(StartError::Port(problems));
+    }
+    Ok(Started { daemon, inputs: Inputs { updates: incoming, underlay, requests }, client, listener, socket })
+}
+
+async fn load(path: PathBuf, node: String) -> Result<crate::model::Model, StartError> {
+    let shown = path.display().to_string();
+    let loaded = tokio::task::spawn_blocking(move || file::load(&path, &node)).await;
+    Ok(loaded.unwrap_or_else(|_| Err(SourceError::Interrupted(shown)))?)
+}
+
+impl Daemon {
+    /// Takes the pods that were added before the restart back in, those that still go with the source's model.
+    fn restore(&mut self, state: &State) {
+        for stored in &state.pods {
+            let pod: Result<Pod, String> = pods::restore(stored, &self.node);
+            let fits = pod.and_then(|pod| {
+                self.added.insert(pod.name.clone(), pod.clone());
+                self.with_added(&self.model).map(drop).inspect_err(|_| drop(self.added.remove(&pod.name)))
+            });
+            if let Err(error) = fits {
+                warn!("pod {} was added before and is not taken back in: {error}", stored.name);
+            }
+        }
+    }
+}
+
+/// A locally administered unicast address that nobody has.
+fn random_mac() -> MacAddr {
+    use std::hash::{BuildHasher, RandomState};
+    // The standard library's hasher is seeded by the kernel's random numbers.
+    let [a, b, c, d, e, f, ..] = RandomState::new().hash_one(Instant::now()).to_be_bytes();
+    MacAddr([(a & 0xfc) | 0x02, b, c, d, e, f])
+}

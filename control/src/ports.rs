@@ -1,0 +1,136 @@
+//! Opens the ports: pods' by their attachment, the host port, the uplink. What is opened here is attached to the workers by
+//! [`crate::daemon`].
+
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+use weft_ffi::dpdk::{EthConfig, EthError, EthPort, VhostConfig, VhostError, VhostPort};
+use weft_ffi::kernel::interface::{IfName, NameError};
+use weft_ffi::kernel::packet::{Filter, PacketError, PacketTx, RxOptions, RxRing, TxOptions};
+use weft_ffi::kernel::tap::{Tap, TapError, TapExisted, TapOptions};
+use weft_switch::drivers::{PacketSocketRx, PacketSocketTx, Rx, Tx, delete_tap, tap_queues};
+use weft_switch::types::{MacAddr, Mtu};
+
+use crate::dataplane::{Dataplane, Device};
+use crate::model::{Attachment, VhostMode};
+
+/// Why a port could not be opened.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// Not an interface name.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// A TAP.
+    #[error(transparent)]
+    Tap(#[from] TapError),
+    /// A packet socket.
+    #[error(transparent)]
+    Packet(#[from] PacketError),
+    /// A vhost-user socket.
+    #[error(transparent)]
+    Vhost(#[from] VhostError),
+    /// A DPDK device.
+    #[error(transparent)]
+    Eth(#[from] EthError),
+    /// A DPDK device without queues.
+    #[error("DPDK device {0:?}: it has no queue to receive from or to send to")]
+    NoQueue(String),
+    /// A task of the daemon broke off.
+    #[error("opening broke off: {0}")]
+    Interrupted(#[from] tokio::task::JoinError),
+}
+
+/// An open port: a queue each way, and what they belong to.
+pub struct Opened {
+    /// Receives.
+    pub rx: Rx,
+    /// Sends.
+    pub tx: Tx,
+    /// To be closed after them.
+    pub device: Device,
+    /// The kernel's device did not exist before.
+    created: bool,
+}
+
+impl Opened {
+    /// Closes the port again, and deletes the kernel's device if it was made for it.
+    pub fn discard(self) {
+        if let (Rx::Tap(rx), Tx::Tap(tx), true) = (self.rx, self.tx, self.created) {
+            // It fails for a device that is gone already, and then there is nothing left to do.
+            let _ = delete_tap(rx, tx);
+        }
+    }
+}
+
+/// Opens a pod's port. A TAP's interface exists after that, but has no address yet.
+pub async fn open_pod(
+    dataplane: &Dataplane,
+    attachment: &Attachment,
+    mac: MacAddr,
+    mtu: Mtu,
+) -> Result<Opened, OpenError> {
+    match attachment {
+        Attachment::Tap { netns, ifname } => open_tap(Some(netns.clone()), ifname, mac, mtu).await,
+        Attachment::VhostUser { socket, mode } => {
+            let mode = match mode {
+                VhostMode::Client => weft_ffi::dpdk::VhostMode::Client,
+                VhostMode::Server => weft_ffi::dpdk::VhostMode::Server,
+            };
+            let (eal, socket) = (dataplane.eal().clone(), socket.clone());
+            let port = tokio::task::spawn_blocking(move || {
+                VhostPort::register(&eal, &socket, mode, VhostConfig::default())
+            });
+            let mut port = port.await??;
+            let (rx, tx) = port.split().map_err(OpenError::Vhost)?;
+            Ok(Opened { rx: Rx::Vhost(rx), tx: Tx::Vhost(tx), device: Device::Vhost(port), created: false })
+        }
+        Attachment::Dpdk { devargs } => {
+            let (eal, pool, args) = (dataplane.eal().clone(), dataplane.pool().clone(), devargs.clone());
+            let port = tokio::task::spawn_blocking(move || {
+                EthPort::attach(&eal, &args, &pool, &EthConfig { mtu: mtu.get() as u16, ..EthConfig::default() })
+            });
+            let mut port = port.await??;
+            let (mut rx, mut tx) = port.split();
+            match (rx.pop(), tx.pop()) {
+                (Some(rx), Some(tx)) => {
+                    Ok(Opened { rx: Rx::Eth(rx), tx: Tx::Eth(tx), device: Device::Eth(port), created: false })
+                }
+                _ => Err(OpenError::NoQueue(devargs.clone())),
+            }
+        }
+    }
+}
+
+/// Opens a TAP, in a network namespace or in weftd's own; takes it up again if it is there. Its interface has `mac` if it is
+/// new.
+pub async fn open_tap(
+    netns: Option<PathBuf>,
+    ifname: &str,
+    mac: MacAddr,
+    mtu: Mtu,
+) -> Result<Opened, OpenError> {
+    let name: IfName = ifname.parse()?;
+    let options = TapOptions { persist: true, multi_queue: true, mac: Some(mac.0), ..TapOptions::default() };
+    let tap = tokio::task::spawn_blocking(move || Tap::open(netns.as_deref().map(Path::new), name, options));
+    let (tap, existed) = tap.await??;
+    let (rx, tx) = tap_queues(tap, mtu);
+    let created = existed == TapExisted::Created;
+    Ok(Opened { rx: Rx::Tap(rx), tx: Tx::Tap(tx), device: Device::Queues, created })
+}
+
+/// Opens the uplink for so many workers: a queue each way for each of them.
+pub fn open_uplink(interface: &str, vxlan_port: u16, workers: usize) -> Result<Vec<(Rx, Tx)>, OpenError> {
+    let name: IfName = interface.parse()?;
+    let options = RxOptions { filter: Some(Filter::udp_to(vxlan_port)), ..RxOptions::default() };
+    let rings = match workers {
+        1 => vec![RxRing::open(name, &options)?],
+        more => RxRing::open_fanout(name, &options, more)?,
+    };
+    rings
+        .into_iter()
+        .map(|ring| {
+            let tx = PacketTx::open(name, TxOptions::default())?;
+            Ok((Rx::Packet(PacketSocketRx(ring)), Tx::Packet(PacketSocketTx(tx))))
+        })
+        .collect()
+}
