@@ -176,3 +176,65 @@ impl ArpPacket {
         Ok(Self::LEN)
     }
 }
+
+#[cfg(test)]
+pub(crate) fn any_arp() -> impl proptest::strategy::Strategy<Value = ArpPacket> {
+    use super::samples::{ipv4, mac};
+    use proptest::prelude::*;
+    (any::<u16>(), mac(), ipv4(), mac(), ipv4()).prop_map(
+        |(op, sender_mac, sender_ip, target_mac, target_ip)| ArpPacket {
+            op,
+            sender_mac,
+            sender_ip,
+            target_mac,
+            target_ip,
+        },
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples::{self, hex};
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_captured_request_both_ways() {
+        let bytes = &hex(samples::ARP)[14..];
+        let request = ArpPacket {
+            op: REQUEST,
+            sender_mac: MacAddr([2, 0, 0, 0, 0, 1]),
+            sender_ip: Ipv4Addr::new(10, 244, 1, 2),
+            target_mac: MacAddr::ZERO,
+            target_ip: Ipv4Addr::new(10, 244, 1, 9),
+        };
+        assert_eq!(ArpPacket::parse(&ArpView::new_checked(bytes).unwrap()), Ok(request));
+        let mut out = [0xa5; ARP_LEN];
+        assert_eq!(request.emit(&mut out), Ok(ARP_LEN));
+        assert_eq!(out, bytes);
+    }
+
+    #[test]
+    fn other_hardware_and_protocols_are_refused_by_name() {
+        let good = hex(samples::ARP)[14..].to_vec();
+        for (at, field) in [(1, "htype"), (2, "ptype"), (HLEN, "hlen"), (PLEN, "plen")] {
+            let mut bytes = good.clone();
+            bytes[at] ^= 0x10;
+            match ArpView::new_checked(&bytes[..]) {
+                Err(WireError::BadField { format: Format::Arp, field: named, .. }) => {
+                    assert_eq!(named, field)
+                }
+                other => panic!("{field}: {other:?}"),
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn emit_then_parse(packet in any_arp()) {
+            let mut bytes = [0xa5; ARP_LEN];
+            packet.emit(&mut bytes).unwrap();
+            prop_assert_eq!(ArpPacket::parse(&ArpView::new_checked(bytes).unwrap()), Ok(packet));
+        }
+    }
+}

@@ -161,3 +161,48 @@ impl EthernetHeader {
         Ok(Self::LEN)
     }
 }
+
+#[cfg(test)]
+pub(crate) fn any_ethernet() -> impl proptest::strategy::Strategy<Value = EthernetHeader> {
+    use proptest::prelude::*;
+    (super::samples::mac(), super::samples::mac(), any::<u16>())
+        .prop_map(|(dst, src, ethertype)| EthernetHeader { dst, src, ethertype: EtherType(ethertype) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples::{self, hex};
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_captured_frame_both_ways() {
+        let frame = hex(samples::ARP);
+        let view = EthernetView::new_checked(&frame[..]).unwrap();
+        assert_eq!(view.dst(), MacAddr::BROADCAST);
+        assert_eq!(view.src(), MacAddr([2, 0, 0, 0, 0, 1]));
+        assert_eq!(view.ethertype(), EtherType::ARP);
+        assert_eq!(view.payload().len(), 28);
+        let mut out = [0xa5; 15];
+        assert_eq!(EthernetHeader::parse(&view).unwrap().emit(&mut out), Ok(14));
+        assert_eq!((&out[..14], out[14]), (&frame[..14], 0xa5));
+    }
+
+    #[test]
+    fn errors_say_what_and_how_much() {
+        let short = EthernetView::new_checked([0u8; 13]).unwrap_err();
+        assert_eq!(short.to_string(), "Ethernet is cut off: 14 bytes are needed, 13 are there");
+        let header = EthernetHeader { dst: MacAddr::ZERO, src: MacAddr::ZERO, ethertype: EtherType::IPV4 };
+        let narrow = header.emit(&mut [0; 13]).unwrap_err();
+        assert_eq!(narrow.to_string(), "no room to write Ethernet: 14 bytes are needed, the buffer has 13");
+    }
+
+    proptest! {
+        #[test]
+        fn emit_then_parse(header in any_ethernet()) {
+            let mut bytes = [0xa5; ETHERNET_LEN];
+            header.emit(&mut bytes).unwrap();
+            prop_assert_eq!(EthernetHeader::parse(&EthernetView::new_checked(&bytes).unwrap()), Ok(header));
+        }
+    }
+}

@@ -198,3 +198,53 @@ impl IcmpHeader {
         Ok(Self::LEN)
     }
 }
+
+#[cfg(test)]
+pub(crate) fn any_icmp() -> impl proptest::strategy::Strategy<Value = IcmpHeader> {
+    use proptest::prelude::*;
+    (any::<u8>(), any::<u8>(), any::<[u8; 4]>()).prop_map(|(icmp_type, code, rest)| IcmpHeader {
+        icmp_type,
+        code,
+        rest,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples::{self, hex};
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_captured_echo_request_both_ways() {
+        let message = &hex(samples::ICMP)[34..];
+        let view = IcmpView::new_checked(message).unwrap();
+        assert!(view.verify_checksum() && !view.is_error());
+        assert_eq!((view.icmp_type(), view.code()), (ECHO_REQUEST, 0));
+        assert_eq!((view.echo_ident(), view.echo_seq()), (0x71aa, 1));
+        assert_eq!(view.payload(), [0, 1, 2, 3, 4, 5, 6, 7]);
+        let header = IcmpHeader::parse(&view).unwrap();
+        let mut out = [&[0xa5; 8], view.payload()].concat();
+        assert_eq!(header.emit(&mut out), Ok(8));
+        assert_eq!(out, message);
+    }
+
+    #[test]
+    fn a_wrong_checksum_is_named() {
+        let mut message = hex(samples::ICMP)[34..].to_vec();
+        message[15] ^= 1;
+        let wrong = WireError::BadField { format: Format::Icmp, field: "checksum", value: 0x7a44 };
+        assert_eq!(IcmpHeader::parse(&IcmpView::new_checked(message).unwrap()), Err(wrong));
+    }
+
+    proptest! {
+        #[test]
+        fn emit_then_parse(header in any_icmp(), payload in samples::payload()) {
+            let mut message = [&[0xa5; ICMP_LEN], &payload[..]].concat();
+            header.emit(&mut message).unwrap();
+            let view = IcmpView::new_checked(&message).unwrap();
+            prop_assert_eq!(IcmpHeader::parse(&view), Ok(header));
+            prop_assert_eq!(view.payload(), &payload[..]);
+        }
+    }
+}

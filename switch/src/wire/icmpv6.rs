@@ -226,3 +226,58 @@ impl Icmpv6Header {
         Ok(Self::LEN)
     }
 }
+
+#[cfg(test)]
+pub(crate) fn any_icmpv6() -> impl proptest::strategy::Strategy<Value = Icmpv6Header> {
+    use proptest::prelude::*;
+    (any::<u8>(), any::<u8>(), any::<[u8; 4]>()).prop_map(|(icmp_type, code, rest)| Icmpv6Header {
+        icmp_type,
+        code,
+        rest,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::ipv6::Ipv6View;
+    use super::super::samples::{self, hex};
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_captured_echo_request_both_ways() {
+        let frame = hex(samples::ICMPV6);
+        let ip = Ipv6View::new_checked(&frame[14..]).unwrap();
+        let view = Icmpv6View::new_checked(ip.payload()).unwrap();
+        assert!(view.verify_checksum(ip.src(), ip.dst()));
+        assert!(!view.is_error() && !view.is_neighbour_discovery());
+        assert_eq!((view.icmp_type(), view.code()), (ECHO_REQUEST, 0));
+        assert_eq!((view.echo_ident(), view.echo_seq()), (0x71c3, 1));
+        let header = Icmpv6Header::parse(&view, ip.src(), ip.dst()).unwrap();
+        let mut out = [&[0xa5; 8], view.payload()].concat();
+        assert_eq!(header.emit(&mut out, ip.src(), ip.dst()), Ok(8));
+        assert_eq!(out, ip.payload());
+    }
+
+    #[test]
+    fn the_addresses_are_under_the_checksum() {
+        let message = hex(samples::ICMPV6)[54..].to_vec();
+        let view = Icmpv6View::new_checked(message).unwrap();
+        let (src, dst) = ("fd00::1".parse().unwrap(), "fd00::a".parse().unwrap());
+        let wrong = WireError::BadField { format: Format::Icmpv6, field: "checksum", value: 0x07d5 };
+        assert_eq!(Icmpv6Header::parse(&view, src, dst), Err(wrong));
+    }
+
+    proptest! {
+        #[test]
+        fn emit_then_parse(
+            header in any_icmpv6(), src in samples::ipv6(), dst in samples::ipv6(), payload in samples::payload(),
+        ) {
+            let mut message = [&[0xa5; ICMPV6_LEN], &payload[..]].concat();
+            header.emit(&mut message, src, dst).unwrap();
+            let view = Icmpv6View::new_checked(&message).unwrap();
+            prop_assert_eq!(Icmpv6Header::parse(&view, src, dst), Ok(header));
+            prop_assert_eq!(view.payload(), &payload[..]);
+        }
+    }
+}

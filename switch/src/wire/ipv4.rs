@@ -413,3 +413,40 @@ impl Ipv4Header {
         Ok(len)
     }
 }
+
+#[cfg(test)]
+pub(crate) fn any_ipv4() -> impl proptest::strategy::Strategy<Value = Ipv4Header> {
+    use super::samples::{ipv4, options};
+    use proptest::prelude::*;
+    let bits = (0u8..64, 0u8..4, any::<bool>(), any::<bool>(), 0u16..8192);
+    (bits, 0u16..1500, any::<u16>(), any::<u8>(), any::<u8>(), ipv4(), ipv4(), options()).prop_map(
+        |(
+            (dscp, ecn, dont_fragment, more_fragments, offset),
+            payload_len,
+            ident,
+            ttl,
+            protocol,
+            src,
+            dst,
+            options,
+        )| {
+            Ipv4Header {
+                dscp,
+                ecn,
+                payload_len,
+                ident,
+                dont_fragment,
+                more_fragments,
+                fragment_offset: offset * 8,
+                ttl,
+                protocol: IpProtocol(protocol),
+                src,
+                dst,
+                options,
+            }
+        },
+    )
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,11 @@
-//! IPv6 fixed header (RFC 8200, section 3) and the walk over its extension headers (section 4).
+//! IPv6 fixed header (RFC 8200, section 3). The walk over the extension headers is [`transport`].
 //!
 //! Length contract: [`Ipv6View::new_header_checked`] wants version 6 and 40 bytes: enough where the slice is only a
 //! packet's first segment. [`Ipv6View::new_checked`] also wants the whole payload in the slice, which may be longer
-//! (Ethernet padding). [`transport`] wants every extension header that it passes in the slice, not what comes after.
+//! (Ethernet padding).
+
+mod extensions;
+pub use extensions::{Fragment, MAX_EXTENSIONS, Transport, transport};
 
 use super::bytes::{array, be16, be32, check, need, put, room};
 use super::ip::IpProtocol;
@@ -266,101 +269,90 @@ impl Ipv6Header {
     }
 }
 
-/// How many extension headers [`transport`] passes before it gives up. RFC 8200, section 4.1, foresees seven.
-pub const MAX_EXTENSIONS: usize = 8;
-
-/// A fragment header's contents (RFC 8200, section 4.5).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Fragment {
-    /// Where in the fragmentable part this fragment stands, in bytes; a multiple of 8.
-    pub offset: u16,
-    /// More fragments follow.
-    pub more: bool,
-    /// Identification of the packet's fragments.
-    pub ident: u32,
-}
-
-/// Where the extension headers end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Transport {
-    /// What follows them. In a fragment other than the first this is what the fragmentable part begins with, which
-    /// can be an extension header.
-    pub protocol: IpProtocol,
-    /// Where it stands, in bytes after the fixed header.
-    pub offset: usize,
-    /// Set if there is a fragment header; an atomic fragment (offset 0, no more) has one too.
-    pub fragment: Option<Fragment>,
-}
-
-impl Transport {
-    /// False when no header of [`Self::protocol`] is at the offset: in all fragments but the first, and after "no
-    /// next header".
-    #[inline]
-    pub fn has_header(&self) -> bool {
-        self.fragment.is_none_or(|f| f.offset == 0) && self.protocol != IpProtocol::NO_NEXT
-    }
-}
-
-/// Walks over hop-by-hop options, routing, fragment, destination options and authentication headers. `payload` begins
-/// after the fixed header and is bounded by the payload length. It stops at anything else, ESP among it, and after
-/// the fragment header of a fragment that is not the first.
-///
-/// Errors: an extension header that is cut off, hop-by-hop options that are not first (RFC 8200, section 4.1), two
-/// fragment headers, more than [`MAX_EXTENSIONS`] headers.
-#[inline]
-pub fn transport(payload: &[u8], next_header: IpProtocol) -> Result<Transport, WireError> {
-    // The ordinary packet has no extension header: keep that inline and short.
-    if is_extension(next_header) {
-        walk(payload, next_header)
-    } else {
-        Ok(Transport { protocol: next_header, offset: 0, fragment: None })
-    }
-}
-
-#[inline]
-fn is_extension(protocol: IpProtocol) -> bool {
-    matches!(
-        protocol,
-        IpProtocol::HOPOPT
-            | IpProtocol::IPV6_ROUTE
-            | IpProtocol::IPV6_FRAG
-            | IpProtocol::DSTOPTS
-            | IpProtocol::AH
+#[cfg(test)]
+pub(crate) fn any_ipv6() -> impl proptest::strategy::Strategy<Value = Ipv6Header> {
+    use super::samples::ipv6;
+    use proptest::prelude::*;
+    (any::<u8>(), 0u32..1 << 20, 0u16..1500, any::<u8>(), any::<u8>(), ipv6(), ipv6()).prop_map(
+        |(traffic_class, flow_label, payload_len, next_header, hop_limit, src, dst)| Ipv6Header {
+            traffic_class,
+            flow_label,
+            payload_len,
+            next_header: IpProtocol(next_header),
+            hop_limit,
+            src,
+            dst,
+        },
     )
 }
 
-fn walk(payload: &[u8], next_header: IpProtocol) -> Result<Transport, WireError> {
-    const FORMAT: Format = Format::Ipv6Extension;
-    /// Every extension header is at least this long.
-    const SHORTEST: usize = 8;
-    let mut at = Transport { protocol: next_header, offset: 0, fragment: None };
-    let mut passed = 0;
-    while is_extension(at.protocol) {
-        check(passed < MAX_EXTENSIONS, FORMAT, "next_header", at.protocol.0)?;
-        check(at.protocol != IpProtocol::HOPOPT || passed == 0, FORMAT, "next_header", at.protocol.0)?;
-        passed += 1;
-        let header = payload.get(at.offset..).unwrap_or_default();
-        need(FORMAT, header, SHORTEST)?;
-        let length = usize::from(header[1]);
-        let len = match at.protocol {
-            IpProtocol::IPV6_FRAG => SHORTEST,
-            // RFC 4302, section 2.2: in 4-byte words, less 2.
-            IpProtocol::AH => (length + 2) * 4,
-            _ => (length + 1) * 8,
+#[cfg(test)]
+mod tests {
+    use super::super::samples::{self, hex};
+    use super::*;
+    use proptest::prelude::*;
+
+    fn captured() -> Vec<u8> {
+        hex(samples::UDP6)[14..].to_vec()
+    }
+
+    #[test]
+    fn a_captured_header_both_ways() {
+        let bytes = captured();
+        let view = Ipv6View::new_checked(&bytes[..]).unwrap();
+        let header = Ipv6Header {
+            traffic_class: 0,
+            flow_label: 0x12923,
+            payload_len: 13,
+            next_header: IpProtocol::UDP,
+            hop_limit: 64,
+            src: "fd00::1".parse().unwrap(),
+            dst: "fd00::9".parse().unwrap(),
         };
-        check(len >= SHORTEST, FORMAT, "length", length as u64)?;
-        need(FORMAT, header, len)?;
-        if at.protocol == IpProtocol::IPV6_FRAG {
-            check(at.fragment.is_none(), FORMAT, "next_header", at.protocol.0)?;
-            let word = be16(header, 2..4);
-            at.fragment =
-                Some(Fragment { offset: word & !7, more: word & 1 != 0, ident: be32(header, 4..8) });
-        }
-        at.protocol = IpProtocol(header[0]);
-        at.offset += len;
-        if at.fragment.is_some_and(|f| f.offset != 0) {
-            break;
+        assert_eq!((view.version(), view.payload()), (6, &bytes[40..]));
+        assert_eq!(Ipv6Header::parse(&view), Ok(header));
+        let mut out = [0xa5; 40];
+        assert_eq!(header.emit(&mut out), Ok(40));
+        assert_eq!(out, bytes[..40]);
+    }
+
+    #[test]
+    fn padding_is_legal_and_a_first_segment_too() {
+        let mut padded = captured();
+        padded.resize(64, 0);
+        assert_eq!(Ipv6View::new_checked(&padded[..]).unwrap().payload().len(), 13);
+        let first = &captured()[..48];
+        let cut = WireError::Truncated { format: Format::Ipv6, need: 53, have: 48 };
+        assert_eq!(Ipv6View::new_checked(first).unwrap_err(), cut);
+        assert_eq!(Ipv6View::new_header_checked(first).unwrap().payload(), &first[40..]);
+    }
+
+    #[test]
+    fn ipv4_is_not_ipv6() {
+        let wrong = Ipv6View::new_checked([0x45; 40]).unwrap_err();
+        assert_eq!(wrong, WireError::BadField { format: Format::Ipv6, field: "version", value: 4 });
+    }
+
+    #[test]
+    fn a_setter_leaves_its_neighbours() {
+        let mut view = Ipv6View::new_unchecked([0xff; 40]);
+        view.set_first_word(0, 0xabcde);
+        view.set_ecn(0xff);
+        assert_eq!((view.version(), view.traffic_class(), view.flow_label()), (6, 3, 0xabcde));
+        view.set_dscp(46);
+        assert_eq!((view.dscp(), view.ecn(), view.flow_label()), (46, 3, 0xabcde));
+        view.set_flow_label(0xfff0_0001);
+        assert_eq!((view.version(), view.traffic_class(), view.flow_label()), (6, 0xbb, 1));
+        view.set_hop_limit(1);
+        assert_eq!((view.decrement_hop_limit(), view.decrement_hop_limit()), (0, 0));
+    }
+
+    proptest! {
+        #[test]
+        fn emit_then_parse(header in any_ipv6()) {
+            let mut bytes = [0xa5; IPV6_LEN];
+            header.emit(&mut bytes).unwrap();
+            prop_assert_eq!(Ipv6Header::parse(&Ipv6View::new_header_checked(bytes).unwrap()), Ok(header));
         }
     }
-    Ok(at)
 }

@@ -24,6 +24,13 @@ pub mod udp;
 pub mod vlan;
 pub mod vxlan;
 
+#[cfg(test)]
+mod hostile;
+#[cfg(test)]
+mod oracles;
+#[cfg(test)]
+pub(crate) mod samples;
+
 use std::fmt;
 use thiserror::Error;
 

@@ -357,3 +357,155 @@ fn emit(
     header.fill_checksum(src, dst);
     Ok(len)
 }
+
+#[cfg(test)]
+pub(crate) fn any_solicit() -> impl proptest::strategy::Strategy<Value = NeighbourSolicit> {
+    use super::samples::{ipv6, mac};
+    use proptest::prelude::*;
+    (ipv6().prop_filter("no group", |ip| !ip.is_multicast()), prop::option::of(mac()))
+        .prop_map(|(target, source_mac)| NeighbourSolicit { target, source_mac })
+}
+
+#[cfg(test)]
+pub(crate) fn any_advert() -> impl proptest::strategy::Strategy<Value = NeighbourAdvert> {
+    use super::samples::{ipv6, mac};
+    use proptest::prelude::*;
+    let target = ipv6().prop_filter("no group", |ip| !ip.is_multicast());
+    (any::<[bool; 3]>(), target, prop::option::of(mac())).prop_map(
+        |([router, solicited, override_], target, target_mac)| NeighbourAdvert {
+            router,
+            solicited,
+            override_,
+            target,
+            target_mac,
+        },
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::ipv6::Ipv6View;
+    use super::super::samples::{self, hex};
+    use super::*;
+    use proptest::prelude::*;
+
+    const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
+
+    #[test]
+    fn a_captured_solicitation_both_ways() {
+        let frame = hex(samples::SOLICIT);
+        let ip = Ipv6View::new_checked(&frame[14..]).unwrap();
+        let icmp = Icmpv6View::new_checked(ip.payload()).unwrap();
+        assert!(icmp.verify_checksum(ip.src(), ip.dst()) && icmp.is_neighbour_discovery());
+        assert_eq!(ip.hop_limit(), HOP_LIMIT);
+        let view = NeighbourSolicitView::new_checked(ip.payload()).unwrap();
+        let solicit = NeighbourSolicit { target: "fd00::9".parse().unwrap(), source_mac: Some(MAC) };
+        assert_eq!(NeighbourSolicit::parse(&view), Ok(solicit));
+        assert_eq!(solicited_node(solicit.target), ip.dst());
+        assert_eq!(multicast_mac(ip.dst()).0, frame[..6]);
+        let mut out = [0xa5; 33];
+        assert_eq!(solicit.emit(&mut out, ip.src(), ip.dst()), Ok(32));
+        assert_eq!((&out[..32], out[32]), (ip.payload(), 0xa5));
+    }
+
+    #[test]
+    fn a_captured_advertisement_both_ways() {
+        let frame = hex(samples::ADVERT);
+        let ip = Ipv6View::new_checked(&frame[14..]).unwrap();
+        let view = NeighbourAdvertView::new_checked(ip.payload()).unwrap();
+        let advert = NeighbourAdvert {
+            router: false,
+            solicited: true,
+            override_: false,
+            target: "fd00::1".parse().unwrap(),
+            target_mac: None,
+        };
+        assert_eq!(NeighbourAdvert::parse(&view), Ok(advert));
+        let mut out = [0xa5; 24];
+        assert_eq!(advert.emit(&mut out, ip.src(), ip.dst()), Ok(24));
+        assert_eq!(out, ip.payload());
+    }
+
+    #[test]
+    fn a_router_solicitation_is_recognised() {
+        let bytes = hex("8500000000000000 0101020000000001");
+        let view = RouterSolicitView::new_checked(&bytes[..]).unwrap();
+        assert_eq!(view.source_link_layer(), Ok(Some(MAC)));
+        assert!(NeighbourSolicitView::new_checked(&bytes[..]).is_err());
+        let wrong = RouterSolicitView::new_checked(hex("8600000000000000")).unwrap_err();
+        assert_eq!(wrong, WireError::BadField { format: Format::Ndp, field: "icmp_type", value: 134 });
+    }
+
+    /// A solicitation for fd00::9 with these options.
+    fn with_options(options: &str) -> Vec<u8> {
+        [hex("87000000 00000000 fd000000000000000000000000000009"), hex(options)].concat()
+    }
+
+    fn asker(message: Vec<u8>) -> Result<Option<MacAddr>, WireError> {
+        NeighbourSolicitView::new_checked(message).unwrap().source_link_layer()
+    }
+
+    #[test]
+    fn unknown_options_are_passed_over() {
+        // A nonce (RFC 3971), which Linux sends for duplicate address detection, then the address.
+        assert_eq!(asker(with_options("0e01 112233445566 0101 020000000001")), Ok(Some(MAC)));
+        assert_eq!(asker(with_options("0e01 112233445566")), Ok(None));
+        assert_eq!(asker(with_options("")), Ok(None));
+        // The target's address is no source's.
+        assert_eq!(asker(with_options("0201 020000000001")), Ok(None));
+    }
+
+    #[test]
+    fn a_bad_option_spoils_the_message_and_ends_the_walk() {
+        let zero = WireError::BadField { format: Format::Ndp, field: "option length", value: 0 };
+        assert_eq!(asker(with_options("0101 020000000001 0e00 112233445566")), Err(zero));
+        assert_eq!(asker(with_options("0102 020000000001")), Err(cut(16, 8)));
+        assert_eq!(asker(with_options("0101 020000000001 0e")), Err(cut(2, 1)));
+        let long = WireError::BadField { format: Format::Ndp, field: "link-layer option length", value: 2 };
+        assert_eq!(asker(with_options("0102 0200000000010000000000000000")), Err(long));
+        let bytes = with_options("0e01 112233445566 0000 000000000000");
+        let view = NeighbourSolicitView::new_checked(&bytes[..]).unwrap();
+        let walked: Vec<bool> = view.options().map(|option| option.is_ok()).collect();
+        assert_eq!(walked, [true, false]);
+    }
+
+    fn cut(need: usize, have: usize) -> WireError {
+        WireError::Truncated { format: Format::Ndp, need, have }
+    }
+
+    #[test]
+    fn the_fixed_part_is_checked_by_name() {
+        let bad = |field, value| WireError::BadField { format: Format::Ndp, field, value };
+        let wrong = |at: usize, value: u8| {
+            let mut message = with_options("");
+            message[at] = value;
+            NeighbourSolicitView::new_checked(message).unwrap_err()
+        };
+        assert_eq!(wrong(0, NEIGHBOUR_ADVERTISEMENT), bad("icmp_type", 136));
+        assert_eq!(wrong(1, 1), bad("code", 1));
+        assert_eq!(wrong(8, 0xff), bad("target", 0xff));
+        assert_eq!(NeighbourSolicitView::new_checked([0; 23]).unwrap_err(), cut(24, 23));
+        let group = NeighbourSolicit { target: "ff02::1".parse().unwrap(), source_mac: None };
+        assert_eq!(group.emit(&mut [0; 24], group.target, group.target), Err(bad("target", 0xff)));
+    }
+
+    proptest! {
+        #[test]
+        fn emit_then_parse_solicit(solicit in any_solicit(), src in samples::ipv6(), dst in samples::ipv6()) {
+            let mut bytes = vec![0xa5; solicit.len()];
+            prop_assert_eq!(solicit.emit(&mut bytes, src, dst), Ok(solicit.len()));
+            prop_assert!(Icmpv6View::new_checked(&bytes).unwrap().verify_checksum(src, dst));
+            let view = NeighbourSolicitView::new_checked(&bytes).unwrap();
+            prop_assert_eq!(NeighbourSolicit::parse(&view), Ok(solicit));
+        }
+
+        #[test]
+        fn emit_then_parse_advert(advert in any_advert(), src in samples::ipv6(), dst in samples::ipv6()) {
+            let mut bytes = vec![0xa5; advert.len()];
+            prop_assert_eq!(advert.emit(&mut bytes, src, dst), Ok(advert.len()));
+            prop_assert!(Icmpv6View::new_checked(&bytes).unwrap().verify_checksum(src, dst));
+            let view = NeighbourAdvertView::new_checked(&bytes).unwrap();
+            prop_assert_eq!(NeighbourAdvert::parse(&view), Ok(advert));
+        }
+    }
+}

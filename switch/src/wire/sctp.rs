@@ -136,3 +136,49 @@ impl SctpHeader {
         Ok(Self::LEN)
     }
 }
+
+#[cfg(test)]
+pub(crate) fn any_sctp() -> impl proptest::strategy::Strategy<Value = SctpHeader> {
+    use proptest::prelude::*;
+    (any::<u16>(), any::<u16>(), any::<u32>(), any::<u32>()).prop_map(
+        |(src_port, dst_port, verification_tag, checksum)| SctpHeader {
+            src_port,
+            dst_port,
+            verification_tag,
+            checksum,
+        },
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn bytes_both_ways() {
+        // Ports 36412 and 38412 (S1AP, NGAP), then the first byte of a DATA chunk.
+        let bytes = [0x8e, 0x3c, 0x96, 0x0c, 0x01, 0x02, 0x03, 0x04, 0xaa, 0xbb, 0xcc, 0xdd, 0x00];
+        let view = SctpView::new_checked(bytes).unwrap();
+        let header = SctpHeader {
+            src_port: 36412,
+            dst_port: 38412,
+            verification_tag: 0x0102_0304,
+            checksum: 0xaabb_ccdd,
+        };
+        assert_eq!(SctpHeader::parse(&view), Ok(header));
+        assert_eq!(view.payload(), [0x00]);
+        let mut out = [0; 12];
+        assert_eq!(header.emit(&mut out), Ok(12));
+        assert_eq!(out, bytes[..12]);
+    }
+
+    proptest! {
+        #[test]
+        fn emit_then_parse(header in any_sctp()) {
+            let mut bytes = [0xa5; SCTP_LEN];
+            header.emit(&mut bytes).unwrap();
+            prop_assert_eq!(SctpHeader::parse(&SctpView::new_checked(bytes).unwrap()), Ok(header));
+        }
+    }
+}

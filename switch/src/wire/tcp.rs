@@ -311,3 +311,105 @@ impl TcpHeader {
         Ok(len)
     }
 }
+
+#[cfg(test)]
+pub(crate) fn any_tcp() -> impl proptest::strategy::Strategy<Value = TcpHeader> {
+    use super::samples::options;
+    use proptest::prelude::*;
+    let numbers = (any::<u32>(), any::<u32>());
+    let words = (any::<u16>(), any::<u16>(), any::<u16>(), any::<u16>(), any::<u16>());
+    (numbers, words, any::<u8>(), options()).prop_map(
+        |((seq, ack), (src_port, dst_port, window, checksum, urgent), flags, options)| TcpHeader {
+            src_port,
+            dst_port,
+            seq,
+            ack,
+            flags: TcpFlags(flags),
+            window,
+            checksum,
+            urgent,
+            options,
+        },
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::ip::IpProtocol;
+    use super::super::ipv4::Ipv4View;
+    use super::super::ipv6::Ipv6View;
+    use super::super::samples::{self, hex};
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_captured_syn_both_ways() {
+        let frame = hex(samples::TCP4);
+        let ip = Ipv4View::new_checked(&frame[14..]).unwrap();
+        let tcp = TcpView::new_checked(ip.payload()).unwrap();
+        let header = TcpHeader {
+            src_port: 40100,
+            dst_port: 80,
+            seq: 0x9eb8_3386,
+            ack: 0,
+            flags: TcpFlags::SYN,
+            window: 64240,
+            checksum: 0xc9a8,
+            urgent: 0,
+            options: hex("020405b40402080a43e3b85a000000000103030a").into_iter().collect(),
+        };
+        assert_eq!(TcpHeader::parse(&tcp), Ok(header.clone()));
+        assert_eq!((tcp.header_len(), tcp.payload().len()), (40, 0));
+        let mut out = [0xa5; 40];
+        assert_eq!(header.emit(&mut out), Ok(40));
+        assert_eq!(out, ip.payload());
+    }
+
+    #[test]
+    fn checksums_are_those_of_the_kernel() {
+        let frame = hex(samples::TCP4);
+        let ip = Ipv4View::new_checked(&frame[14..]).unwrap();
+        let mut tcp = TcpView::new_checked(ip.payload().to_vec()).unwrap();
+        let pseudo = Sum::pseudo_v4(ip.src(), ip.dst(), IpProtocol::TCP, ip.payload().len());
+        assert!(tcp.verify_checksum(pseudo));
+        tcp.fill_checksum(pseudo);
+        assert_eq!(tcp.checksum(), 0xc9a8);
+
+        let frame = hex(samples::TCP6);
+        let ip = Ipv6View::new_checked(&frame[14..]).unwrap();
+        let mut tcp = TcpView::new_checked(ip.payload().to_vec()).unwrap();
+        let pseudo = Sum::pseudo_v6(ip.src(), ip.dst(), IpProtocol::TCP, ip.payload().len());
+        assert!(tcp.verify_checksum(pseudo));
+        tcp.fill_checksum(pseudo);
+        assert_eq!(tcp.checksum(), 0xdcfd);
+    }
+
+    #[test]
+    fn the_header_with_its_options_has_to_be_there() {
+        let mut bytes = hex(samples::TCP4)[34..].to_vec();
+        assert!(TcpView::new_checked(&bytes[..]).is_ok());
+        let cut = WireError::Truncated { format: Format::Tcp, need: 40, have: 39 };
+        assert_eq!(TcpView::new_checked(&bytes[..39]).unwrap_err(), cut);
+        bytes[DATA_OFFSET] = 0x40;
+        let short = WireError::BadField { format: Format::Tcp, field: "header_len", value: 16 };
+        assert_eq!(TcpView::new_checked(&bytes[..]).unwrap_err(), short);
+    }
+
+    #[test]
+    fn flags_are_a_set() {
+        let flags = TcpFlags::FIN | TcpFlags::PSH | TcpFlags::CWR;
+        assert!(
+            flags.contains(TcpFlags::FIN | TcpFlags::CWR) && !flags.contains(TcpFlags::FIN | TcpFlags::ACK)
+        );
+        assert_eq!(flags.without(TcpFlags::FIN | TcpFlags::PSH), TcpFlags::CWR);
+    }
+
+    proptest! {
+        #[test]
+        fn emit_then_parse(header in any_tcp()) {
+            let mut bytes = vec![0xa5; header.len()];
+            prop_assert_eq!(header.emit(&mut bytes), Ok(header.len()));
+            prop_assert_eq!(TcpHeader::parse(&TcpView::new_checked(&bytes).unwrap()), Ok(header));
+        }
+    }
+}

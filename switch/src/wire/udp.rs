@@ -181,3 +181,83 @@ impl UdpHeader {
         Ok(Self::LEN)
     }
 }
+
+#[cfg(test)]
+pub(crate) fn any_udp() -> impl proptest::strategy::Strategy<Value = UdpHeader> {
+    use proptest::prelude::*;
+    (any::<u16>(), any::<u16>(), 8u16.., any::<u16>())
+        .prop_map(|(src_port, dst_port, len, checksum)| UdpHeader { src_port, dst_port, len, checksum })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::ip::IpProtocol;
+    use super::super::ipv4::Ipv4View;
+    use super::super::ipv6::Ipv6View;
+    use super::super::samples::{self, hex};
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn captured_datagrams_both_ways() {
+        let frame = hex(samples::UDP4);
+        let ip = Ipv4View::new_checked(&frame[14..]).unwrap();
+        let udp = UdpView::new_checked(ip.payload()).unwrap();
+        let header = UdpHeader { src_port: 40000, dst_port: 53, len: 12, checksum: 0x6d94 };
+        assert_eq!(UdpHeader::parse(&udp), Ok(header));
+        assert_eq!(udp.payload(), b"weft");
+        let pseudo = Sum::pseudo_v4(ip.src(), ip.dst(), IpProtocol::UDP, 12);
+        assert!(udp.verify_checksum(pseudo) && !udp.verify_checksum(pseudo.add_u16(1)));
+        let mut out = [0xa5; 8];
+        assert_eq!(header.emit(&mut out), Ok(8));
+        assert_eq!(out, ip.payload()[..8]);
+    }
+
+    #[test]
+    fn checksums_are_those_of_the_kernel() {
+        let frame = hex(samples::UDP4);
+        let ip = Ipv4View::new_checked(&frame[14..]).unwrap();
+        let mut udp = UdpView::new_checked(ip.payload().to_vec()).unwrap();
+        udp.set_checksum(0);
+        udp.fill_checksum(Sum::pseudo_v4(ip.src(), ip.dst(), IpProtocol::UDP, 12));
+        assert_eq!(udp.checksum(), 0x6d94);
+
+        let frame = hex(samples::UDP6);
+        let ip = Ipv6View::new_checked(&frame[14..]).unwrap();
+        let mut udp = UdpView::new_checked(ip.payload().to_vec()).unwrap();
+        let pseudo = Sum::pseudo_v6(ip.src(), ip.dst(), IpProtocol::UDP, 13);
+        assert!(udp.verify_checksum(pseudo));
+        udp.fill_checksum(pseudo);
+        assert_eq!(udp.checksum(), 0x6a78);
+    }
+
+    #[test]
+    fn no_checksum_is_not_a_right_one() {
+        let mut udp = UdpView::new_unchecked([0u8; 8]);
+        udp.set_len(8);
+        // The length is the only word, and the pseudo-header here makes the sum all ones.
+        assert!(!udp.verify_checksum(Sum::new().add_u16(0xffff - 8)));
+        udp.fill_checksum(Sum::new().add_u16(0xffff - 8));
+        assert_eq!(udp.checksum(), 0xffff);
+        assert!(udp.verify_checksum(Sum::new().add_u16(0xffff - 8)));
+    }
+
+    #[test]
+    fn the_length_field_is_held_against_the_slice() {
+        let bytes = [0, 1, 0, 2, 0, 9, 0, 0];
+        let cut = WireError::Truncated { format: Format::Udp, need: 9, have: 8 };
+        assert_eq!(UdpView::new_checked(bytes).unwrap_err(), cut);
+        assert!(UdpView::new_header_checked(bytes).unwrap().payload().is_empty());
+        let short = WireError::BadField { format: Format::Udp, field: "len", value: 7 };
+        assert_eq!(UdpView::new_header_checked([0, 1, 0, 2, 0, 7, 0, 0]).unwrap_err(), short);
+    }
+
+    proptest! {
+        #[test]
+        fn emit_then_parse(header in any_udp()) {
+            let mut bytes = [0xa5; UDP_LEN];
+            header.emit(&mut bytes).unwrap();
+            prop_assert_eq!(UdpHeader::parse(&UdpView::new_header_checked(bytes).unwrap()), Ok(header));
+        }
+    }
+}

@@ -177,3 +177,64 @@ impl VlanTag {
         Ok(Self::LEN)
     }
 }
+
+#[cfg(test)]
+pub(crate) fn any_vlan() -> impl proptest::strategy::Strategy<Value = VlanTag> {
+    use proptest::prelude::*;
+    (0u8..8, any::<bool>(), 0u16..4095, any::<u16>()).prop_map(|(pcp, dei, vid, ethertype)| VlanTag {
+        pcp,
+        dei,
+        vid: VlanId(vid),
+        ethertype: EtherType(ethertype),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn bytes_both_ways() {
+        // Priority 5, drop eligible, VLAN 0x123, IPv4.
+        let bytes = [0xb1, 0x23, 0x08, 0x00, 0x45];
+        let view = VlanView::new_checked(bytes).unwrap();
+        let tag = VlanTag { pcp: 5, dei: true, vid: VlanId(0x123), ethertype: EtherType::IPV4 };
+        assert_eq!(VlanTag::parse(&view), Ok(tag));
+        assert_eq!(view.payload(), [0x45]);
+        let mut out = [0; 4];
+        assert_eq!(tag.emit(&mut out), Ok(4));
+        assert_eq!(out, bytes[..4]);
+    }
+
+    #[test]
+    fn vlan_4095_is_reserved() {
+        let reserved = WireError::BadField { format: Format::Vlan, field: "vid", value: 4095 };
+        assert_eq!(VlanId::new(4094).map(VlanId::get), Ok(4094));
+        assert_eq!(VlanId::new(4095), Err(reserved));
+        let view = VlanView::new_checked([0x0f, 0xff, 0x08, 0x00]).unwrap();
+        assert_eq!(view.vid(), 4095);
+        assert_eq!(VlanTag::parse(&view), Err(reserved));
+        assert_eq!(reserved.to_string(), "802.1Q: the field vid cannot be 4095");
+    }
+
+    #[test]
+    fn a_setter_leaves_its_neighbours() {
+        let mut view = VlanView::new_unchecked([0xff; 4]);
+        view.set_vid(VlanId::PRIORITY);
+        assert_eq!((view.pcp(), view.dei(), view.vid()), (7, true, 0));
+        view.set_pcp(0);
+        assert_eq!((view.pcp(), view.dei(), view.vid()), (0, true, 0));
+        let wrong = VlanTag { pcp: 8, dei: false, vid: VlanId::PRIORITY, ethertype: EtherType::ARP };
+        assert!(matches!(wrong.emit(&mut [0; 4]), Err(WireError::BadField { field: "pcp", value: 8, .. })));
+    }
+
+    proptest! {
+        #[test]
+        fn emit_then_parse(tag in any_vlan()) {
+            let mut bytes = [0xa5; VLAN_LEN];
+            tag.emit(&mut bytes).unwrap();
+            prop_assert_eq!(VlanTag::parse(&VlanView::new_checked(bytes).unwrap()), Ok(tag));
+        }
+    }
+}

@@ -139,3 +139,55 @@ impl VxlanHeader {
         Ok(Self::LEN)
     }
 }
+
+#[cfg(test)]
+pub(crate) fn any_vxlan() -> impl proptest::strategy::Strategy<Value = VxlanHeader> {
+    use proptest::strategy::Strategy;
+    super::samples::vni().prop_map(|vni| VxlanHeader { vni })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples::{self, hex};
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_captured_header_both_ways() {
+        let frame = hex(samples::VXLAN);
+        let view = VxlanView::new_checked(&frame[42..]).unwrap();
+        let header = VxlanHeader { vni: Vni::new(1).unwrap() };
+        assert!(view.is_strict());
+        assert_eq!(VxlanHeader::parse(&view), Ok(header));
+        assert_eq!(view.payload().len(), 14 + 36);
+        let mut out = [0xa5; 8];
+        assert_eq!(header.emit(&mut out), Ok(8));
+        assert_eq!(out, frame[42..50]);
+    }
+
+    #[test]
+    fn every_reserved_bit_counts() {
+        let good = [0x08, 0, 0, 0, 0x12, 0x34, 0x56, 0];
+        assert_eq!(VxlanView::new_unchecked(good).vni().get(), 0x12_3456);
+        for bit in 0..64 {
+            let mut bytes = good;
+            bytes[bit / 8] ^= 0x80 >> (bit % 8);
+            let view = VxlanView::new_checked(bytes).unwrap();
+            let in_vni = (32..56).contains(&bit);
+            assert_eq!(view.is_strict(), in_vni, "bit {bit}");
+            assert_eq!(VxlanHeader::parse(&view).is_ok(), in_vni, "bit {bit}");
+        }
+        let group = VxlanView::new_unchecked([0x88, 0, 0, 7, 0, 0, 1, 0]);
+        let flags = WireError::BadField { format: Format::Vxlan, field: "flags", value: 0x88 };
+        assert_eq!(VxlanHeader::parse(&group), Err(flags));
+    }
+
+    proptest! {
+        #[test]
+        fn emit_then_parse(header in any_vxlan()) {
+            let mut bytes = [0xa5; VXLAN_LEN];
+            header.emit(&mut bytes).unwrap();
+            prop_assert_eq!(VxlanHeader::parse(&VxlanView::new_checked(bytes).unwrap()), Ok(header));
+        }
+    }
+}
