@@ -66,6 +66,10 @@ fn a_gso_frame_arrives_whole_with_its_state() {
             assert!(!frame.is_truncated());
             assert_eq!(frame.vlan(), None);
             let headers = 34 + usize::from(bytes[46] >> 4) * 4;
+            if bytes.len() == headers {
+                // What TCP answers without a connection's memory, as in TIME_WAIT, is finished at once.
+                continue;
+            }
             payload += bytes.len() - headers;
             let vnet = read_vnet(frame.vnet_hdr());
             assert!(vnet.needs_checksum, "a veth does not fill in checksums");
@@ -100,7 +104,8 @@ fn sees_what_comes_in_and_not_what_goes_out() {
 
     at_a.send_to(b"in", "10.9.0.2:5000").unwrap();
     epoll.wait(Some(Duration::from_secs(20)), &mut events).unwrap();
-    assert!(events.iter().any(|ready| ready.token == 1 && ready.readable && !ready.error));
+    let seen: Vec<_> = events.iter().collect();
+    assert!(seen.iter().any(|ready| ready.token == 1 && ready.readable && !ready.error), "{seen:?}");
     assert_eq!(payloads(&mut ring), [b"in"]);
     epoll.wait(Some(Duration::ZERO), &mut events).unwrap();
     assert!(events.is_empty(), "the ring has been emptied");

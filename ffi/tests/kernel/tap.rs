@@ -17,6 +17,24 @@ fn open(namespace: &Namespace, device: &str, options: TapOptions) -> Result<(Tap
     Tap::open(Some(namespace.path()), name(device), options)
 }
 
+/// Takes up a device that has just been let go. Another test may be starting a program: between its fork and its
+/// exec the new process holds every descriptor of this one, and the device is still busy.
+fn take_up(namespace: &Namespace, device: &str, options: TapOptions) -> Tap {
+    let (tap, existed) = eventually("the device to be free", || match open(namespace, device, options) {
+        Err(TapError::Busy { .. }) => None,
+        other => Some(other.unwrap()),
+    });
+    assert_eq!(existed, TapExisted::TakenUp);
+    tap
+}
+
+/// Waits until a device that has been let go is gone, for the same reason.
+fn gone(namespace: &Namespace, device: &str) {
+    eventually("the device to be gone", || {
+        namespace.within(|| interface::index(name(device))).is_err().then_some(())
+    });
+}
+
 /// The next frame, read into buffers of odd sizes.
 fn next_frame(tap: &Tap) -> (VnetHdr, Vec<u8>) {
     let mut header = [0xff; 10];
@@ -121,8 +139,7 @@ fn a_persistent_device_is_taken_up_with_what_it_has() {
         // With another wish for queues: a device keeps what it was made with. And another MAC: it keeps its own.
         let options =
             TapOptions { mac: Some(MAC_B), multi_queue: !made_multi_queue, ..TapOptions::default() };
-        let (tap, existed) = open(&pod, "pod0", options).unwrap();
-        assert_eq!(existed, TapExisted::TakenUp);
+        let tap = take_up(&pod, "pod0", options);
         assert_eq!(tap.multi_queue(), made_multi_queue);
         assert_eq!(tap.index(), index);
         assert_eq!(tap.mac().unwrap(), MAC_A);
@@ -135,7 +152,7 @@ fn a_persistent_device_is_taken_up_with_what_it_has() {
         assert_eq!(next_frame(&tap).1[12..14], [0x08, 0x06], "it works");
 
         tap.delete().unwrap();
-        assert!(pod.within(|| interface::index(name("pod0"))).is_err(), "deleted");
+        gone(&pod, "pod0");
     }
 }
 
@@ -145,13 +162,11 @@ fn a_device_that_does_not_persist_goes_with_its_owner() {
     let passing = TapOptions { persist: false, ..TapOptions::default() };
     let (tap, _) = open(&pod, "pod0", passing).unwrap();
     drop(tap);
-    assert!(pod.within(|| interface::index(name("pod0"))).is_err());
+    gone(&pod, "pod0");
     // Taken up, it does as it is now told.
     drop(open(&pod, "pod0", TapOptions::default()).unwrap());
-    let (tap, existed) = open(&pod, "pod0", passing).unwrap();
-    assert_eq!(existed, TapExisted::TakenUp);
-    drop(tap);
-    assert!(pod.within(|| interface::index(name("pod0"))).is_err());
+    drop(take_up(&pod, "pod0", passing));
+    gone(&pod, "pod0");
 }
 
 #[test]
@@ -159,11 +174,13 @@ fn a_device_belongs_to_one() {
     let pod = Namespace::new();
     for multi_queue in [false, true] {
         let options = TapOptions { multi_queue, persist: false, ..TapOptions::default() };
-        let (_tap, _) = open(&pod, "pod0", options).unwrap();
+        let (tap, _) = open(&pod, "pod0", options).unwrap();
         let error = open(&pod, "pod0", options).unwrap_err();
         assert!(matches!(error, TapError::Busy { .. }), "{error:?}");
         assert!(error.to_string().contains("pod0"), "{error}");
         assert!(error.to_string().contains(pod.path().to_str().unwrap()), "{error}");
+        drop(tap);
+        gone(&pod, "pod0");
     }
 }
 
