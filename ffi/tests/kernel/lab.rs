@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use weft_ffi::kernel::event::{Epoll, Events, Ready};
 use weft_ffi::kernel::interface::IfName;
 use weft_ffi::kernel::netns::run_in;
 
@@ -110,4 +111,13 @@ pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> 
         assert!(Instant::now() < deadline, "waited in vain for {what}");
         thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// Sleeps until epoll has something to say. A signal may end a wait early; that is no answer.
+pub(crate) fn wait_ready(epoll: &Epoll) -> Vec<Ready> {
+    let mut events = Events::with_capacity(4);
+    eventually("epoll", || {
+        epoll.wait(Some(Duration::from_secs(20)), &mut events).expect("a good descriptor");
+        (!events.is_empty()).then(|| events.iter().collect())
+    })
 }

@@ -7,7 +7,7 @@ use weft_ffi::kernel::event::{Epoll, Events, Interest};
 use weft_ffi::kernel::packet::{LinkState, PacketTx, RxOptions, TxOptions, TxReport, TxStop};
 
 use crate::frames::{UDP_HEADERS, partial_udp, udp_to_b};
-use crate::lab::{Cable, eventually, name};
+use crate::lab::{Cable, eventually, name, wait_ready};
 use crate::packet_rx::ring_on;
 
 #[test]
@@ -28,8 +28,7 @@ fn an_interface_that_is_down_comes_back_and_one_that_is_gone_does_not() {
 
     cable.b.ip("link set b0 down");
     cable.a.ip("link set a0 down");
-    epoll.wait(Some(Duration::from_secs(20)), &mut events).unwrap();
-    assert!(events.iter().any(|ready| ready.error), "epoll tells of it");
+    assert!(wait_ready(&epoll).iter().any(|ready| ready.error), "epoll tells of it");
     assert_eq!(ring.link_state().unwrap(), LinkState::Down);
     epoll.wait(Some(Duration::ZERO), &mut events).unwrap();
     assert!(!events.iter().any(|ready| ready.error), "once");

@@ -11,7 +11,7 @@ use weft_ffi::kernel::interface;
 use weft_ffi::kernel::tap::{Tap, TapError, TapExisted, TapOptions};
 
 use crate::frames::{IP_A, IP_B, NO_OFFLOAD, UDP_HEADERS, partial_udp, udp};
-use crate::lab::{MAC_A, MAC_B, Namespace, eventually, name};
+use crate::lab::{MAC_A, MAC_B, Namespace, eventually, name, wait_ready};
 
 fn open(namespace: &Namespace, device: &str, options: TapOptions) -> Result<(Tap, TapExisted), TapError> {
     Tap::open(Some(namespace.path()), name(device), options)
@@ -73,9 +73,7 @@ fn frames_go_both_ways() {
     socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     socket.send_to(b"are you there?", "10.9.0.2:5000").unwrap();
 
-    epoll.wait(Some(Duration::from_secs(20)), &mut events).unwrap();
-    assert!(events.iter().all(|ready| ready.token == 3 && ready.readable));
-    assert!(!events.is_empty());
+    assert!(wait_ready(&epoll).iter().all(|ready| ready.token == 3 && ready.readable));
     let (header, arp) = next_frame(&tap);
     assert_eq!(header, NO_OFFLOAD);
     assert_eq!(arp[..14], [&[0xff; 6][..], &MAC_A, &[0x08, 0x06]].concat());
