@@ -23,8 +23,8 @@ use super::{MAX_SEGMENTS, VNET_HDR_LEN, VnetHdr, sys, tun_link};
 pub struct TapOptions {
     /// The device outlives the process (and its addresses and routes with it). Default: true.
     pub persist: bool,
-    /// Lets further queues be opened later. A device keeps what it was made with. Costs about a tenth of a
-    /// millisecond when the device is made, and memory for 256 queues. Default: false.
+    /// Lets further queues be opened later. A device keeps what it was made with. Costs up to a few milliseconds when
+    /// the device is made. Default: false.
     pub multi_queue: bool,
     /// The MAC address of a new device, as its user in the kernel sees it; `None` takes a random one. A device that is
     /// taken up keeps its own: see [`Tap::mac`].

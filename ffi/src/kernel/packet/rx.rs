@@ -142,7 +142,12 @@ impl RxRing {
 
     /// Joins a fanout group, or makes one whose number the kernel chooses. Returns its number.
     fn join(&self, group: Option<u16>) -> io::Result<u16> {
-        let flags = if group.is_none() { libc::PACKET_FANOUT_FLAG_UNIQUEID } else { 0 };
+        // The group takes the members' place in the kernel's list of listeners, so it must be told about outgoing
+        // frames too. Kernels that do not know the flag ignore it; the tunnel's filter refuses such frames as well.
+        let mut flags = libc::PACKET_FANOUT_FLAG_IGNORE_OUTGOING;
+        if group.is_none() {
+            flags |= libc::PACKET_FANOUT_FLAG_UNIQUEID;
+        }
         let wanted = u32::from(group.unwrap_or(0)) | ((libc::PACKET_FANOUT_HASH | flags) << 16);
         sys::set_option(self.as_fd(), libc::SOL_PACKET, libc::PACKET_FANOUT, &(wanted as c_int))?;
         let joined: c_int = sys::get_option(self.as_fd(), libc::SOL_PACKET, libc::PACKET_FANOUT)?;

@@ -16,7 +16,7 @@ pub const TX_BATCH: usize = 64;
 /// How to send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TxOptions {
-    /// Goes straight to the driver, past the interface's queueing discipline and the host's egress rules. Saves time per frame,
+    /// Goes straight to the driver, past the interface's queueing discipline and the host's egress rules. May save time per frame,
     /// but a frame that finds the driver's queue full is lost at once, and shaping that the host's owner has set up is
     /// passed by. Default: false.
     pub bypass_qdisc: bool,
