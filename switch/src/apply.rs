@@ -138,19 +138,20 @@ impl<P: BufPool> Applier<'_, P> {
         out: &mut impl Outcome<P>,
     ) {
         let (ports, ident) = (self.tables.source_ports, &mut *self.ident);
-        let mut made = 0;
         let finished = finish(self.pool, packet, TxCaps::NONE, |pool, mut piece| {
-            made += 1;
             match encap::encap(&mut piece, parsed, vtep, ports, ident) {
                 Ok(()) => out.send(pool, vtep.uplink, piece),
                 Err(reason) => out.drop(reason),
             }
         });
-        if let Err(reason) = finished {
-            made += 1;
-            out.drop(reason);
-        }
-        out.originate(made - 1);
+        let ends = match finished {
+            Ok(given) => given,
+            Err(unfinished) => {
+                out.drop(unfinished.reason);
+                unfinished.given + 1
+            }
+        };
+        out.originate(ends.saturating_sub(1));
     }
 }
 

@@ -11,6 +11,7 @@ pub mod counters;
 #[cfg(feature = "drivers")]
 pub mod drivers;
 pub mod drop_reason;
+pub mod memory;
 pub mod offload;
 pub mod packet;
 pub mod parse;

@@ -129,20 +129,22 @@ fn finish_and_transmit<P: Platform>(
     let TxSlot { queue, staged } = slot;
     let mut ready = Burst::new();
     for packet in staged.drain(..) {
-        let mut made = 0;
         let finished = finish(pool, packet, caps, |_, piece| {
-            made += 1;
             ready.push(piece);
             if ready.is_full() {
                 transmit(queue, &mut ready, to, counters);
             }
         });
-        if let Err(reason) = finished {
-            made += 1;
-            counters.drops(reason).add(1);
-            counters.port(to).tx_drops.add(1);
-        }
-        counters.originated.add(made - 1);
+        // One frame came; what ended is what was given out, and the rest that was given up as one.
+        let ends = match finished {
+            Ok(given) => given,
+            Err(unfinished) => {
+                counters.drops(unfinished.reason).add(1);
+                counters.port(to).tx_drops.add(1);
+                unfinished.given + 1
+            }
+        };
+        counters.originated.add(ends.saturating_sub(1) as u64);
     }
     transmit(queue, &mut ready, to, counters);
 }

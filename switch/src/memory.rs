@@ -1,0 +1,92 @@
+//! The platform in memory: a switch without devices, threads and clock. For tests, fuzzing and benches.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+use weft_sync::snapshot::{Publisher, cell};
+
+use crate::packet::HeapPool;
+use crate::port::MemPort;
+use crate::tables::Snapshot;
+use crate::types::{Generation, PortId};
+use crate::worker::{Command, Handle, Parts, Platform, Sleeper, Wake, Worker, make};
+
+/// Ports in memory.
+#[derive(Debug)]
+pub enum Memory {}
+
+impl Platform for Memory {
+    type Pool = HeapPool;
+    type Rx = MemPort;
+    type Tx = MemPort;
+    type Waker = NoWake;
+}
+
+/// Nobody sleeps.
+#[derive(Debug, Clone, Copy)]
+pub struct NoWake;
+
+impl Wake for NoWake {
+    fn wake(&self) {}
+}
+
+/// Nobody sleeps.
+#[derive(Debug, Clone, Copy)]
+pub struct NoSleep;
+
+impl Sleeper for NoSleep {
+    fn add(&mut self, _: BorrowedFd<'_>, _: PortId) -> io::Result<()> {
+        Ok(())
+    }
+    fn remove(&mut self, _: BorrowedFd<'_>) {}
+    fn wait(&mut self, _: Option<Duration>, _: impl FnMut(PortId, bool)) {}
+}
+
+/// A switch in memory, stepped by its owner.
+pub struct MemSwitch {
+    publisher: Publisher<Snapshot>,
+    workers: Vec<(Worker<Memory>, Handle<Memory>)>,
+}
+
+impl MemSwitch {
+    /// A switch with so many workers and no port.
+    pub fn new(workers: usize) -> Self {
+        let (publisher, readers) = cell(Box::<Snapshot>::default(), workers);
+        let parts = readers.into_iter().map(|snapshot| Parts {
+            snapshot,
+            pool: HeapPool::default(),
+            waker: NoWake,
+        });
+        Self { publisher, workers: make(parts.collect()) }
+    }
+
+    /// Publishes tables; their generation is set to the next one.
+    pub fn publish(&mut self, mut tables: Snapshot) {
+        tables.generation = Generation(self.publisher.current().generation.0 + 1);
+        self.publisher.publish(Box::new(tables));
+        self.publisher.reclaim();
+    }
+
+    /// Gives a port's queues to a worker.
+    pub fn attach(&mut self, worker: usize, id: PortId, port: &MemPort) {
+        let (_, handle) = &self.workers[worker];
+        handle.send(Command::AddTx(id, port.clone()));
+        handle.send(Command::AddRx(id, port.clone()));
+    }
+
+    /// One round of every worker, in their order; how many packets that moved.
+    pub fn step(&mut self) -> usize {
+        let mut moved = 0;
+        for (worker, _) in &mut self.workers {
+            worker.obey(&mut NoSleep);
+            moved += worker.round();
+        }
+        moved
+    }
+
+    /// The workers' handles, for their counters.
+    pub fn handles(&self) -> impl Iterator<Item = &Handle<Memory>> {
+        self.workers.iter().map(|(_, handle)| handle)
+    }
+}
