@@ -1,3 +1,6 @@
 //! (in the making)
 
+pub mod config;
 pub mod model;
+pub mod settings;
+pub mod source;
