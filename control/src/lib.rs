@@ -9,5 +9,5 @@ pub mod daemon;
 pub mod dataplane;
 pub mod model;
 pub mod ports;
-mod settings;
+pub mod settings;
 pub mod source;

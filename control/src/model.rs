@@ -7,12 +7,16 @@
 mod text;
 mod validate;
 
+#[cfg(test)]
+mod tests;
+
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use weft_switch::types::{MacAddr, Mtu, Vni};
 
+pub(crate) use validate::names;
 pub use validate::{Entity, Invalid, validate};
 
 /// The whole desired state of a node, its peers among it.
@@ -57,7 +61,16 @@ pub struct Network {
 
 impl Network {
     /// The VNI where none is configured: flannel's.
-    pub const DEFAULT_VNI: u32 = 1;
+    pub const DEFAULT_VNI: Vni = {
+        let one = Vni::new(1);
+        let vni = match &one {
+            Ok(vni) => *vni,
+            Err(_) => panic!("1 is a VNI"),
+        };
+        // A constant can't run the destructor of the error that is not there.
+        std::mem::forget(one);
+        vni
+    };
     /// The UDP port where none is configured: flannel's, which is the Linux kernel's.
     pub const DEFAULT_PORT: u16 = 8472;
 }

@@ -1,12 +1,14 @@
 //! Everything that can be wrong with a [`Model`], said at once: what, why, and what to do. Linear in the number of
 //! entries (with sorting), so that a cluster of thousands of nodes is checked in milliseconds.
 //!
-//! Network and nodes are here; pods are in `pods`.
+//! Network and nodes are here; pods are in `pods`, names and paths in `names`.
 
+pub(crate) mod names;
 mod pods;
 
 use super::{Model, Node};
 use ipnet::IpNet;
+use names::name_part;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fmt;
@@ -361,24 +363,6 @@ fn check_subnets(model: &Model, to: &mut Findings) {
         let remedy = "give each node subnets that no other has".to_owned();
         to.add(Entity::Node(index), &model.nodes[index].name, ("subnets", Some(item)), reason, remedy);
     }
-}
-
-/// What may stand in a name: it is used in paths, in URLs and in logs.
-fn name_part(name: &str) -> Result<(), String> {
-    if name.is_empty() {
-        return Err("the name is empty".to_owned());
-    }
-    if name.len() > 253 {
-        return Err(format!("the name has {} bytes, more than 253", name.len()));
-    }
-    let first_wrong = |c: char| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_'));
-    if let Some(c) = name.chars().find(|c| first_wrong(*c)) {
-        return Err(format!("{c:?} may not stand in a name (letters, digits, '-', '.' and '_' may)"));
-    }
-    if !name.starts_with(|c: char| c.is_ascii_alphanumeric()) {
-        return Err(format!("{name:?} does not begin with a letter or a digit"));
-    }
-    Ok(())
 }
 
 /// The all-ones address of an IPv4 subnet.

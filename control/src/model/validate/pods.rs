@@ -1,17 +1,13 @@
 //! What can be wrong with pods: names, places, addresses, and what they are joined by.
 
 use super::super::{Attachment, Model, Node, Pod, gateway};
-use super::{Entity, Findings, Seen, broadcast, name_part, zero_address};
+use super::names::{absolute_path, interface_name, name_part, socket_path};
+use super::{Entity, Findings, Seen, broadcast, zero_address};
 use ipnet::IpNet;
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::path::{Component, Path};
+use std::path::Path;
 use weft_switch::types::MacAddr;
-
-/// The kernel's `sun_path` holds 108 bytes, the last of them zero.
-const SOCKET_PATH_MAX: usize = 107;
-/// `IFNAMSIZ` less the zero at the end.
-const IFNAME_MAX: usize = 15;
 
 /// Something on a node that can belong to one pod only.
 #[derive(PartialEq, Eq, Hash)]
@@ -21,7 +17,7 @@ enum Held<'a> {
     Device(&'a str),
 }
 
-pub(crate) fn check(model: &Model, to: &mut Findings) {
+pub(super) fn check(model: &Model, to: &mut Findings) {
     let mut nodes: HashMap<&str, &Node> = HashMap::new();
     for node in &model.nodes {
         nodes.entry(&node.name).or_insert(node);
@@ -140,7 +136,7 @@ fn check_attachment(
 ) {
     match attachment {
         Attachment::Tap { netns, ifname } => {
-            if let Err(why) = absolute(netns) {
+            if let Err(why) = absolute_path(netns) {
                 add("netns", None, why, "write the whole path, such as \"/run/netns/x\"".to_owned());
             }
             if let Err(why) = interface_name(ifname) {
@@ -148,14 +144,9 @@ fn check_attachment(
             }
         }
         Attachment::VhostUser { socket, .. } => {
-            let example = "write the whole path, such as \"/run/weft/vhost/x.sock\"".to_owned();
-            let length = socket.as_os_str().len();
-            if let Err(why) = absolute(socket) {
-                add("socket", None, why, example);
-            } else if length > SOCKET_PATH_MAX {
-                let reason =
-                    format!("the path has {length} bytes, a UNIX socket's has {SOCKET_PATH_MAX} at most");
-                add("socket", None, reason, "use a shorter one".to_owned());
+            if let Err(why) = socket_path(socket) {
+                let remedy = "write the whole path, such as \"/run/weft/vhost/x.sock\", of 107 bytes at most";
+                add("socket", None, why, remedy.to_owned());
             }
         }
         Attachment::Dpdk { devargs } => {
@@ -182,41 +173,4 @@ fn holds(attachment: &Attachment) -> (&'static str, Held<'_>) {
 /// The device in DPDK's device arguments: what stands before the first comma.
 fn device(devargs: &str) -> &str {
     devargs.split(',').next().unwrap_or_default()
-}
-
-fn absolute(path: &Path) -> Result<(), String> {
-    if path.as_os_str().as_encoded_bytes().contains(&0) {
-        return Err("the path has a zero byte".to_owned());
-    }
-    if !path.is_absolute() {
-        return Err(format!("{:?} is not an absolute path", path.display().to_string()));
-    }
-    // A path with `..` may name what another one names: two pods could share a socket unseen.
-    if path.components().any(|c| c == Component::ParentDir) {
-        return Err(format!("{:?} has \"..\" in it", path.display().to_string()));
-    }
-    if path.file_name().is_none() {
-        return Err("the path names a directory".to_owned());
-    }
-    Ok(())
-}
-
-/// What the kernel takes for an interface's name (`dev_valid_name`), less what it would read as a pattern.
-pub(crate) fn interface_name(name: &str) -> Result<(), String> {
-    if name.is_empty() || name == "." || name == ".." {
-        return Err(format!("{name:?} is no name for an interface"));
-    }
-    if name == "lo" {
-        return Err("\"lo\" is the loopback interface".to_owned());
-    }
-    if name.len() > IFNAME_MAX {
-        return Err(format!(
-            "{name:?} has {} bytes, an interface's name has {IFNAME_MAX} at most",
-            name.len()
-        ));
-    }
-    match name.chars().find(|c| !c.is_ascii_graphic() || matches!(c, '/' | ':' | '%')) {
-        Some(c) => Err(format!("{c:?} may not stand in an interface's name")),
-        None => Ok(()),
-    }
 }
