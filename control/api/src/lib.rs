@@ -34,6 +34,12 @@ use serde::{Deserialize, Serialize};
 /// Where weftd listens when nothing else is said.
 pub const DEFAULT_SOCKET: &str = "/run/weft/weftd.sock";
 
+/// Where weftd keeps what must outlive it when nothing else is said.
+pub const DEFAULT_STATE_DIR: &str = "/var/lib/weft";
+
+/// The host's own port when nothing else is said.
+pub const DEFAULT_HOST_PORT: &str = "weft0";
+
 /// The network interface in a TAP pod when its specification names none.
 pub const DEFAULT_IFNAME: &str = "eth0";
 

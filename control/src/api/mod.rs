@@ -1,5 +1,16 @@
 //! The control API's server side: HTTP and JSON over a UNIX socket. What is served is in `weft-api`; who knows the
 //! answers implements [`Backend`].
+//!
+//! Order of reading: `listen` makes the socket, `serve` guards the connections, `routes` says what there is.
+
+mod listen;
+mod routes;
+mod serve;
+#[cfg(test)]
+mod tests;
+
+pub use listen::{BindError, SocketFile, bind};
+pub use serve::{Limits, serve, serve_with};
 
 use std::future::Future;
 

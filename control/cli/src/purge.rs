@@ -1,0 +1,54 @@
+//! `weft node purge`: takes away what weft left on a node. The only command that acts by itself, since it is for
+//! when no daemon runs.
+
+use std::io::{self, BufRead, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use weft_api::{Client, ClientError};
+
+use crate::Failure;
+
+/// What was taken away.
+#[derive(Debug, Serialize)]
+pub(crate) struct Report {
+    /// Network devices.
+    pub(crate) devices: Vec<String>,
+    /// Files.
+    pub(crate) files: Vec<PathBuf>,
+}
+
+/// Purges the node. Refuses while a daemon has the socket, and asks a person unless `yes`.
+pub(crate) async fn run(client: &Client, state_dir: &Path, host_port: &str, yes: bool) -> Result<Report, Failure> {
+    refuse_if_running(client).await?;
+    if !yes && !confirmed(state_dir, host_port)? {
+        return Err(Failure::failed("nothing was removed"));
+    }
+    let purged = weft_node::purge(state_dir, host_port).await.map_err(Failure::failed)?;
+    Ok(Report { devices: purged.devices, files: purged.files })
+}
+
+/// Any sign of life counts: a daemon that answers badly still owns its devices.
+async fn refuse_if_running(client: &Client) -> Result<(), Failure> {
+    match client.index().await {
+        Err(ClientError::NoSocket(_) | ClientError::NobodyListens(_)) => Ok(()),
+        Err(error) if error.is_unreachable() => {
+            Err(Failure::failed(format!("whether weftd runs can't be seen, so nothing was removed: {error}")))
+        }
+        _ => Err(Failure::failed(format!(
+            "weftd is running (socket {}): stop it before its node is purged",
+            client.socket().display()
+        ))),
+    }
+}
+
+fn confirmed(state_dir: &Path, host_port: &str) -> Result<bool, Failure> {
+    if !io::stdin().is_terminal() {
+        return Err(Failure::usage("nobody is there to be asked: say --yes to purge without a question"));
+    }
+    let question = format!("Remove weft's devices ({host_port} among them) and {}? [y/N] ", state_dir.display());
+    let mut answer = String::new();
+    let asked = io::stderr().write_all(question.as_bytes()).and_then(|()| io::stdin().lock().read_line(&mut answer));
+    asked.map_err(Failure::failed)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}

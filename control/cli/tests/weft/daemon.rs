@@ -1,0 +1,126 @@
+//! An invented daemon: answers each connection's one request from a list, and keeps what it was asked.
+
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use serde::Serialize;
+use tempfile::TempDir;
+
+/// Stops when it is dropped.
+pub(crate) struct Daemon {
+    pub(crate) socket: PathBuf,
+    asked: Arc<Mutex<Vec<(String, String)>>>,
+    thread: Option<JoinHandle<()>>,
+    _folder: TempDir,
+}
+
+/// Answers by request, such as `GET /v1/status`: HTTP status and JSON.
+#[derive(Default)]
+pub(crate) struct Answers(HashMap<String, (u16, String)>);
+
+impl Answers {
+    pub(crate) fn with(mut self, request: &str, status: u16, answer: &impl Serialize) -> Self {
+        self.0.insert(request.to_owned(), (status, serde_json::to_string(answer).unwrap()));
+        self
+    }
+}
+
+impl Daemon {
+    pub(crate) fn start(answers: Answers) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("weftd.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let list = Arc::clone(&asked);
+        let thread = std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                // A connection without a request is the sign to stop.
+                let Some((request, body)) = read(stream.as_ref().unwrap()) else { break };
+                let (status, answer) = answers.0.get(&request).cloned().unwrap_or_else(|| {
+                    (404, format!(r#"{{"error":"there is no {request}","code":"not_found"}}"#))
+                });
+                list.lock().unwrap().push((request, body));
+                let length = answer.len();
+                let head = format!("HTTP/1.1 {status} X\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n");
+                stream.unwrap().write_all((head + &answer).as_bytes()).unwrap();
+            }
+        });
+        Self { socket, asked, thread: Some(thread), _folder: folder }
+    }
+
+    /// What it was asked: request and body.
+    pub(crate) fn asked(&self) -> Vec<(String, String)> {
+        self.asked.lock().unwrap().clone()
+    }
+
+    /// Runs `weft` against it.
+    pub(crate) fn weft(&self, args: &[&str]) -> Ran {
+        let socket = self.socket.to_str().unwrap();
+        weft(&[&["--socket", socket], args].concat())
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        drop(UnixStream::connect(&self.socket));
+        let ended = self.thread.take().map(JoinHandle::join);
+        if !std::thread::panicking() {
+            ended.unwrap().unwrap();
+        }
+    }
+}
+
+/// The first line's method and path, and the body.
+fn read(mut stream: &UnixStream) -> Option<(String, String)> {
+    let mut bytes = Vec::new();
+    let mut chunk = [0; 4096];
+    loop {
+        let count = stream.read(&mut chunk).unwrap();
+        if count == 0 {
+            return None;
+        }
+        bytes.extend_from_slice(&chunk[..count]);
+        let text = String::from_utf8_lossy(&bytes);
+        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+        let lower = head.to_ascii_lowercase();
+        let length = lower.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap_or("0");
+        if body.len() >= length.parse().unwrap() {
+            let request = head.lines().next().unwrap().trim_end_matches(" HTTP/1.1").to_owned();
+            return Some((request, body.to_owned()));
+        }
+    }
+}
+
+/// How a run of `weft` ended.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+impl Ran {
+    /// Its output as JSON; nothing but JSON may be there.
+    pub(crate) fn json(&self) -> serde_json::Value {
+        assert_eq!((self.code, self.err.as_str()), (0, ""));
+        serde_json::from_str(&self.out).unwrap()
+    }
+}
+
+/// The program, without anything of the surroundings that would change what it does.
+pub(crate) fn command(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_weft"));
+    command.args(args).env_remove("WEFT_SOCKET").stdin(Stdio::null());
+    command
+}
+
+pub(crate) fn weft(args: &[&str]) -> Ran {
+    let Output { status, stdout, stderr } = command(args).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    Ran { code: status.code().expect("killed by a signal"), out: text(stdout), err: text(stderr) }
+}

@@ -1,0 +1,179 @@
+//! Guards the connections: how many there are, how long each part of one may take, how much it may send. A client
+//! can harm nobody but itself.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use http_body_util::BodyExt;
+use hyper::body::{Body as _, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
+use hyper::{Method, Request};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use weft_api::{ApiError, BODY_LIMIT, ErrorCode};
+
+use super::Backend;
+use super::routes::{self, Failure};
+
+/// What a client may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Connections at a time; more wait in the socket's backlog. 64. Each costs a task and up to 200 KiB.
+    pub connections: usize,
+    /// From the connection to the end of the request's head. 5 s.
+    pub head: Duration,
+    /// From there to the end of the body. 5 s.
+    pub body: Duration,
+    /// The daemon's own time to answer. 30 s; what it has begun it finishes even so.
+    pub answer: Duration,
+    /// A connection altogether, the time that the client takes to read the answer included. 45 s.
+    pub connection: Duration,
+    /// Time for open connections to end when the daemon stops. 5 s.
+    pub stop: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 64,
+            head: Duration::from_secs(5),
+            body: Duration::from_secs(5),
+            answer: Duration::from_secs(30),
+            connection: Duration::from_secs(45),
+            stop: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Bytes of a request's head at most. hyper answers a longer one with 431.
+const HEAD_LIMIT: usize = 16 * 1024;
+
+/// Bytes of a body that is too long which are read and thrown away, so that its client gets to read why.
+const DISCARD_LIMIT: usize = 1024 * 1024;
+
+/// Pause after a connection could not be accepted, such as for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves `backend` on `listener` until `shutdown` is ready, with the default [`Limits`].
+pub async fn serve<B: Backend>(listener: UnixListener, backend: Arc<B>, shutdown: impl Future<Output = ()>) {
+    serve_with(Limits::default(), listener, backend, shutdown).await;
+}
+
+/// As [`serve`], with other limits.
+pub async fn serve_with<B: Backend>(
+    limits: Limits,
+    listener: UnixListener,
+    backend: Arc<B>,
+    shutdown: impl Future<Output = ()>,
+) {
+    let routes = TowerToHyperService::new(routes::router(backend, limits.answer));
+    let slots = Arc::new(Semaphore::new(limits.connections));
+    let mut connections = JoinSet::new();
+    let accepting = async {
+        // The semaphore is never closed.
+        while let Ok(slot) = Arc::clone(&slots).acquire_owned().await {
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    let connection = serve_one(stream, routes.clone(), limits);
+                    connections.spawn(async move {
+                        let _ = timeout(limits.connection, connection).await;
+                        drop(slot);
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "no connection accepted on the control socket");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+            while connections.try_join_next().is_some() {}
+        }
+    };
+    tokio::select! {
+        () = shutdown => {}
+        () = accepting => {}
+    }
+    drop(listener);
+    let ended = async { while connections.join_next().await.is_some() {} };
+    if timeout(limits.stop, ended).await.is_err() {
+        tracing::warn!("connections to the control socket cut off");
+    }
+}
+
+async fn serve_one(stream: UnixStream, routes: TowerToHyperService<axum::Router>, limits: Limits) {
+    let service = service_fn(move |request| {
+        let routes = routes.clone();
+        async move { Ok::<_, Infallible>(answer(request, routes, limits).await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.head)
+        .max_buf_size(HEAD_LIMIT)
+        // One request a connection: a client that keeps its connection would keep its slot.
+        .keep_alive(false)
+        // A client may say that it has sent all, and still read.
+        .half_close(true)
+        .serve_connection(TokioIo::new(stream), service);
+    // Rubbish and broken connections are the client's affair.
+    if let Err(error) = connection.await {
+        tracing::debug!(%error, "connection to the control socket ended");
+    }
+}
+
+async fn answer(
+    request: Request<Incoming>,
+    routes: TowerToHyperService<axum::Router>,
+    limits: Limits,
+) -> Response {
+    let (head, body) = request.into_parts();
+    let body = match timeout(limits.body, read(body)).await {
+        Ok(Ok(body)) => body,
+        Ok(Err(failure)) => return failure.into_response(),
+        Err(_) => {
+            let error = ApiError::new(
+                ErrorCode::RequestTimeout,
+                format!("the body of {} {} came too slowly", head.method, head.uri.path()),
+            );
+            return Failure(error).into_response();
+        }
+    };
+    if head.method == Method::CONNECT {
+        // Routers have no path to look at here.
+        return Failure(ApiError::bad_request("this is no proxy")).into_response();
+    }
+    match routes.call(Request::from_parts(head, Body::from(body))).await {
+        Ok(response) => response,
+        Err(never) => match never {},
+    }
+}
+
+/// The whole body, or why not.
+async fn read(mut body: Incoming) -> Result<Vec<u8>, Failure> {
+    let announced = body.size_hint().lower();
+    let mut bytes = Vec::new();
+    let mut seen = 0usize;
+    while let Some(frame) = body.frame().await {
+        let frame =
+            frame.map_err(|error| Failure(ApiError::bad_request(format!("the body broke off: {error}"))))?;
+        let Ok(data) = frame.into_data() else { continue };
+        seen = seen.saturating_add(data.len());
+        if seen <= BODY_LIMIT {
+            bytes.extend_from_slice(&data);
+        } else if seen > DISCARD_LIMIT {
+            break;
+        }
+    }
+    if seen > BODY_LIMIT || announced > BODY_LIMIT as u64 {
+        let error = format!("the body is longer than {BODY_LIMIT} bytes");
+        return Err(Failure(ApiError::new(ErrorCode::TooLarge, error)));
+    }
+    Ok(bytes)
+}
