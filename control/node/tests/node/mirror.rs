@@ -254,19 +254,31 @@ async fn only_wefts_own_neighbours_are_dropped_with_the_peer() {
 #[tokio::test]
 async fn lost_notifications_cost_one_more_reading() {
     let (here, _there) = joined();
+    here.ip("neigh add 192.0.2.3 lladdr 02:00:00:00:00:03 dev up0 nud permanent");
     let directory = tempfile::tempdir().expect("a directory");
     let batch = directory.path().join("batch");
     let routes: String =
         (0..20_000_u32).map(|n| format!("route add 10.{}.{}.0/24 dev up0\n", n / 256, n % 256)).collect();
-    std::fs::write(&batch, routes + "link set up0 mtu 1234\n").expect("it is written");
+    std::fs::write(
+        &batch,
+        routes + "neigh replace 192.0.2.3 lladdr 02:00:00:00:00:04 dev up0 nud permanent\n",
+    )
+    .expect("it is written");
     let namespace = here.name().to_owned();
     here.run(move || async move {
         let (mirror, _changes) = Mirror::start(Some("up0")).await.expect("it starts");
-        tokio::task::yield_now().await;
-        // The runtime's only thread stands here, so nobody reads the notifications and the buffer overflows.
+        let next_hop_mac = || async {
+            mirror.paths(&[ip("192.0.2.3")]).await.remove(0).expect("there is a path").next_hop_mac
+        };
+        assert_eq!(next_hop_mac().await, Some([2, 0, 0, 0, 0, 3]));
+        // The runtime's only thread stands here, so nobody reads the notifications, the buffer overflows, and the
+        // last one, which alone says something of the neighbour, is lost.
         let status = std::process::Command::new("ip").args(["-n", &namespace, "-b"]).arg(&batch).status();
         assert!(status.expect("ip runs").success());
-        wait_for("the last state is seen", || async { (mirror.uplink().mtu == 1234).then_some(()) }).await;
+        wait_for("the neighbour's last state is seen", || async {
+            (next_hop_mac().await == Some([2, 0, 0, 0, 0, 4])).then_some(())
+        })
+        .await;
         // And the mirror still listens.
         let words = ["-n", &namespace, "link", "set", "up0", "mtu", "1235"];
         assert!(std::process::Command::new("ip").args(words).status().expect("ip runs").success());
