@@ -1,0 +1,123 @@
+//! A pod's interface.
+
+use crate::lab::Namespace;
+use std::path::Path;
+use weft_node::{Error, PodInterface, configure_pod, pod_interface_exists};
+
+fn wanted() -> PodInterface {
+    PodInterface {
+        ifname: "eth0".to_owned(),
+        mac: [0x02, 0, 0, 0, 0, 0x07],
+        mtu: 1450,
+        addresses: ["10.244.1.7/24", "fd00:1::7/64"].map(|net| net.parse().expect("a prefix")).to_vec(),
+        gateways: ["10.244.1.1", "fd00:1::1"].map(|ip| ip.parse().expect("an address")).to_vec(),
+    }
+}
+
+fn pod() -> Namespace {
+    let pod = Namespace::new();
+    pod.ip("tuntap add dev eth0 mode tap");
+    pod
+}
+
+fn everything(pod: &Namespace) -> String {
+    ["addr show", "route show table all", "-6 route show table all"].map(|words| pod.ip(words)).join("\n")
+}
+
+#[tokio::test]
+async fn a_pod_gets_its_interface_and_a_second_run_changes_nothing() {
+    let pod = pod();
+    pod.ip("link set lo down");
+    pod.ip("addr add 192.0.2.1/32 dev eth0");
+    configure_pod(Some(&pod.path()), wanted()).await.expect("it is configured");
+
+    let link = &pod.json("addr show dev eth0")[0];
+    assert_eq!(link["mtu"], 1450);
+    assert_eq!(link["address"], "02:00:00:00:00:07");
+    assert!(link["flags"].as_array().expect("flags").iter().any(|flag| flag == "UP"));
+    let addresses: Vec<String> = link["addr_info"]
+        .as_array()
+        .expect("addresses")
+        .iter()
+        .map(|a| format!("{}/{}", a["local"].as_str().expect("text"), a["prefixlen"]))
+        .collect();
+    for expected in ["192.0.2.1/32", "10.244.1.7/24", "fd00:1::7/64"] {
+        assert!(addresses.iter().any(|a| a == expected), "{expected} in {addresses:?}");
+    }
+    assert!(!pod.ip("-6 addr show dev eth0").contains("tentative"));
+    assert!(pod.ip("link show dev lo").contains("UP"));
+    let v4 = &pod.json("route show default")[0];
+    assert_eq!((v4["gateway"].as_str(), v4["dev"].as_str()), (Some("10.244.1.1"), Some("eth0")));
+    let v6 = &pod.json("-6 route show default")[0];
+    assert_eq!((v6["gateway"].as_str(), v6["dev"].as_str()), (Some("fd00:1::1"), Some("eth0")));
+    let settings = pod
+        .run(|| async {
+            ["accept_ra", "accept_dad", "dad_transmits"].map(|name| {
+                std::fs::read_to_string(format!("/proc/sys/net/ipv6/conf/eth0/{name}")).expect("it is there")
+            })
+        })
+        .await;
+    assert_eq!(settings.map(|value| value.trim().to_owned()), ["0", "0", "0"]);
+
+    let before = everything(&pod);
+    configure_pod(Some(&pod.path()), wanted()).await.expect("it is configured again");
+    assert_eq!(everything(&pod), before);
+}
+
+#[tokio::test]
+async fn a_gateway_outside_of_the_pods_prefix_is_on_the_link() {
+    let pod = pod();
+    let mut interface = wanted();
+    interface.addresses = vec!["10.244.1.7/32".parse().expect("a prefix")];
+    interface.gateways = vec!["169.254.1.1".parse().expect("an address")];
+    configure_pod(Some(&pod.path()), interface).await.expect("it is configured");
+    let route = pod.ip("route show default");
+    assert!(route.contains("via 169.254.1.1") && route.contains("onlink"), "{route}");
+}
+
+#[tokio::test]
+async fn only_our_own_default_route_is_replaced() {
+    let pod = pod();
+    configure_pod(Some(&pod.path()), wanted()).await.expect("it is configured");
+    let mut moved = wanted();
+    moved.gateways = vec!["10.244.1.254".parse().expect("an address")];
+    configure_pod(Some(&pod.path()), moved.clone()).await.expect("it is configured");
+    assert!(pod.ip("route show default").starts_with("default via 10.244.1.254 dev eth0"));
+    assert_eq!(pod.json("route show default").len(), 1);
+
+    // A pod with another interface that has the default route keeps it.
+    pod.ip("route del default");
+    pod.ip("link add eth1 type veth peer name ethpeer");
+    pod.ip("link set eth1 up");
+    pod.ip("route add default dev eth1");
+    configure_pod(Some(&pod.path()), moved).await.expect("it is configured");
+    let routes = pod.json("route show default");
+    assert_eq!(routes.len(), 1);
+    assert_eq!(routes[0]["dev"], "eth1");
+}
+
+#[tokio::test]
+async fn ipv6_that_a_runtime_switched_off_is_switched_on_for_a_pod_that_has_it() {
+    let pod = pod();
+    pod.sysctl("ipv6/conf/eth0/disable_ipv6", "1").await;
+    configure_pod(Some(&pod.path()), wanted()).await.expect("it is configured");
+    assert!(pod.ip("-6 addr show dev eth0").contains("fd00:1::7/64"));
+}
+
+#[tokio::test]
+async fn errors_name_the_namespace_and_the_interface() {
+    let gone = Path::new("/run/netns/weft-t-gone");
+    let error = configure_pod(Some(gone), wanted()).await.expect_err("no such namespace");
+    assert!(matches!(error, Error::Namespace { .. }) && error.to_string().contains("weft-t-gone"), "{error}");
+    let no_namespace = Path::new("/proc/self/status");
+    let error = configure_pod(Some(no_namespace), wanted()).await.expect_err("no namespace");
+    assert!(error.to_string().contains("/proc/self/status"), "{error}");
+
+    let pod = pod();
+    assert!(pod_interface_exists(Some(&pod.path()), "eth0").await.expect("it is read"));
+    assert!(!pod_interface_exists(Some(&pod.path()), "eth1").await.expect("it is read"));
+    let mut other = wanted();
+    other.ifname = "eth1".to_owned();
+    let error = configure_pod(Some(&pod.path()), other).await.expect_err("no such interface");
+    assert!(matches!(error, Error::NoInterface { .. }), "{error}");
+}
