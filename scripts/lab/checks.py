@@ -57,9 +57,9 @@ def ping(place, address, size=56):
 
 
 def ping_in_fragments(pod, address):
-    """Echoes of 4,000 bytes. A kernel pod's MTU is 1450, its tunnel over IPv6 takes 1430: the first echo may end as
-    "packet too big", from which the pod learns."""
-    inside(pod, "ping", "-n", "-c", 1, "-W", 0.2, "-s", 4000, address, check=False)
+    """Echoes of 4,000 bytes. A kernel pod's MTU is 1450, its tunnel over IPv6 takes 1430: first an echo, then an
+    answer may end as "packet too big", from which the two pods learn."""
+    inside(pod, "ping", "-n", "-c", 3, "-i", 0.02, "-W", 0.3, "-s", 4000, address, check=False)
     return ping(pod, address, 4000)
 
 
