@@ -46,14 +46,16 @@ def inside(place, *command, **how):
 
 
 def ping(place, address, size=56):
-    """Three echoes; all must come back."""
-    done = inside(place, "ping", "-n", "-c", 3, "-i", 0.02, "-W", 2, "-s", size, address, check=False)
-    answered = re.search(r"(\d+) received", done.stdout)
-    if done.returncode != 0 or not answered or answered[1] != "3":
+    """Three echoes; the first three must all be answered. With `-w`, ping sends on until it has three answers, so that a
+    slow one (it would wait two round trips only) is not taken for a lost one."""
+    done = inside(place, "ping", "-n", "-c", 3, "-i", 0.02, "-w", 3, "-s", size, address, check=False)
+    answered = re.findall(r"icmp_seq=(\d+) ttl=\d+ time=([\d.]+) ms", done.stdout)
+    if [number for number, _ in answered[:3]] != ["1", "2", "3"]:
         hint = re.search(r"(From .*|.*[Uu]nreachable.*|.*exceeded.*)", done.stdout + done.stderr)
-        raise Wrong(f"{answered[1] if answered else 0} of 3 answered{'; ' + hint[0] if hint else ''}")
-    average = re.search(r"= [\d.]+/([\d.]+)/", done.stdout)
-    return f"{average[1]} ms"
+        sent = re.search(r"(\d+) packets transmitted", done.stdout)
+        numbers = ", ".join(number for number, _ in answered) or "none"
+        raise Wrong(f"answered of {sent[1] if sent else 0} sent: {numbers}{'; ' + hint[0] if hint else ''}")
+    return f"{sum(float(ms) for _, ms in answered[:3]) / 3:.2f} ms"
 
 
 def ping_in_fragments(pod, address):
