@@ -209,19 +209,24 @@ def start_guest(run, pod, socket, mac, mtu):
     """A complete IP stack behind a vhost-user port: testpmd copies between a virtio-user device, which makes the socket
     and waits for weftd there, and a TAP named eth0. It polls; niced, it gives its CPU to whoever wants it."""
     cpus = ",".join(str(cpu) for cpu in sorted(os.sched_getaffinity(0)))
-    run.spawn(
+    log = f"guest-{pod.name}.log"
+    guest = run.spawn(
         pod.netns, "nice", "-n", "10", "dpdk-testpmd", "--no-huge", "-m", "64", "--no-pci", "--no-telemetry",
         "--single-file-segments", "--file-prefix", f"{run.name}-{pod.name}", "--lcores", f"0@({cpus}),1@({cpus})",
         "--vdev", f"net_tap0,iface=eth0,mac={mac}",
         "--vdev", f"net_virtio_user0,path={socket},server=1,queues=1,queue_size=1024,mac={mac}",
         # Without a terminal testpmd ends at once, unless it has statistics to print.
         "--", "--forward-mode=io", "--auto-start", "--no-mlockall", "--total-num-mbufs=8192", "--stats-period", "3600",
-        log=f"guest-{pod.name}.log",
+        log=log,
     )  # fmt: skip
-    wait_for(
-        f"the guest of {pod.name} to make eth0",
-        lambda: call("ip", "-n", pod.netns, "link", "show", "eth0", check=False).returncode == 0,
-    )
+
+    def has_interface():
+        if guest.poll() is not None:
+            last = (run.dir / log).read_text(errors="replace").strip().splitlines()[-3:]
+            raise Hopeless(f"the guest of {pod.name}, dpdk-testpmd, ended: {' | '.join(last)}")
+        return call("ip", "-n", pod.netns, "link", "show", "eth0", check=False).returncode == 0
+
+    wait_for(f"the guest of {pod.name} to make eth0", has_interface)
     configure_pod(pod, mtu)
 
 
