@@ -135,6 +135,10 @@ impl Node {
         self.switch.handles().map(|handle| handle.counters().all_drops()).sum()
     }
 
+    pub fn consumed(&self) -> u64 {
+        self.switch.handles().map(|handle| handle.counters().consumed.get()).sum()
+    }
+
     pub fn handed_over(&self) -> u64 {
         self.switch.handles().map(|handle| handle.counters().handed_over.get()).sum()
     }
