@@ -10,7 +10,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 /// A one's complement sum that is being made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Sum {
-    /// Of 16-bit words in network order; far from overflow, as each step adds less than 2^18.
+    /// Of 16-bit words in network order; far from overflow, as each step adds less than 2^16.
     total: u64,
     /// The next byte is the low half of a word.
     odd: bool,

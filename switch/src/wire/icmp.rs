@@ -16,10 +16,16 @@ pub const ICMP_LEN: usize = 8;
 pub const ECHO_REPLY: u8 = 0;
 /// Type: the destination cannot be reached.
 pub const DESTINATION_UNREACHABLE: u8 = 3;
+/// Type: send less, deprecated (RFC 6633).
+pub const SOURCE_QUENCH: u8 = 4;
+/// Type: that way is better.
+pub const REDIRECT: u8 = 5;
 /// Type: send this back.
 pub const ECHO_REQUEST: u8 = 8;
 /// Type: time to live used up.
 pub const TIME_EXCEEDED: u8 = 11;
+/// Type: a field of the header is wrong.
+pub const PARAMETER_PROBLEM: u8 = 12;
 /// Code of [`DESTINATION_UNREACHABLE`]: no route.
 pub const CODE_NET_UNREACHABLE: u8 = 0;
 /// Code of [`DESTINATION_UNREACHABLE`]: the network is there, the host is not.
@@ -102,7 +108,10 @@ impl<T: AsRef<[u8]>> IcmpView<T> {
     /// True for messages that report an error, which are never answered with one (RFC 1122, section 3.2.2).
     #[inline]
     pub fn is_error(&self) -> bool {
-        matches!(self.icmp_type(), DESTINATION_UNREACHABLE | 4 | 5 | TIME_EXCEEDED | 12)
+        matches!(
+            self.icmp_type(),
+            DESTINATION_UNREACHABLE | SOURCE_QUENCH | REDIRECT | TIME_EXCEEDED | PARAMETER_PROBLEM
+        )
     }
 
     /// What follows the header.

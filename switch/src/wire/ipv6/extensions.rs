@@ -89,7 +89,8 @@ fn walk(payload: &[u8], next_header: IpProtocol) -> Result<Transport, WireError>
             IpProtocol::AH => (length + 2) * 4,
             _ => (length + 1) * 8,
         };
-        check(len >= SHORTEST, FORMAT, "length", length as u64)?;
+        // An authentication header has 12 bytes before its check value.
+        check(at.protocol != IpProtocol::AH || length > 0, FORMAT, "length", length as u64)?;
         need(FORMAT, header, len)?;
         if at.protocol == IpProtocol::IPV6_FRAG {
             check(at.fragment.is_none(), FORMAT, "next_header", at.protocol.0)?;
@@ -197,6 +198,7 @@ mod tests {
         assert_eq!(transport(&late, IpProtocol::DSTOPTS), bad("next_header", 0));
         let twice = [fragment(IpProtocol::IPV6_FRAG, 0, true), fragment(IpProtocol::UDP, 0, true)].concat();
         assert_eq!(transport(&twice, IpProtocol::IPV6_FRAG), bad("next_header", 44));
+        assert_eq!(transport(&[IpProtocol::UDP.0, 0, 0, 0, 0, 0, 0, 0], IpProtocol::AH), bad("length", 0));
         let long = options(IpProtocol::DSTOPTS, 1).repeat(MAX_EXTENSIONS + 1);
         assert_eq!(transport(&long, IpProtocol::DSTOPTS), bad("next_header", 60));
     }
