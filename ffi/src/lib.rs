@@ -1,1 +1,5 @@
-//! (in the making)
+//! Safe types over DPDK and the kernel's packet interfaces. This crate is the only one with C in it.
+//!
+//! [`dpdk`] has the environment, the packet buffer and the ports that DPDK drives.
+
+pub mod dpdk;
