@@ -1,0 +1,43 @@
+//! DPDK: the environment ([`Eal`]), the packet buffer ([`Mempool`], [`Mbuf`]), and the two kinds of port that it
+//! drives: devices ([`EthPort`]) and vhost-user sockets ([`VhostPort`]). Read [`Eal`] first.
+//!
+//! Who may do what: ports are made and closed on control threads. The queues that a port is split into belong to one
+//! worker each and are used through `&mut`; no call on them locks, allocates from the heap or makes a system call
+//! unless it says so. A thread that moves packets first calls [`Eal::register_thread`].
+
+mod eal;
+mod ethdev;
+mod layout;
+mod log;
+mod mbuf;
+mod mempool;
+mod sys;
+mod vhost;
+
+use arrayvec::ArrayVec;
+
+pub use eal::{Eal, EalConfig, EalError, MemoryKind, RegisteredThread};
+pub use ethdev::{EthConfig, EthError, EthLink, EthPort, EthRx, EthStats, EthTx};
+pub use mbuf::{MAX_SEGMENTS, Mbuf};
+pub use mempool::{DATA_ROOM, HEADROOM, Mempool, PoolError};
+pub use vhost::{VhostConfig, VhostError, VhostMode, VhostPort, VhostRx, VhostTx};
+
+/// Packets in one burst at most.
+pub const BURST: usize = 64;
+
+/// Packets on their way together. An [`Mbuf`] is a pointer, so DPDK fills and empties a burst in place.
+pub type Burst = ArrayVec<Mbuf, BURST>;
+
+/// The text of a DPDK or C error number, positive or negative.
+fn error_text(number: i32) -> String {
+    // SAFETY: rte_strerror returns a NUL-terminated text, static or of this thread, which is copied before this thread
+    // calls it again.
+    let text = unsafe { std::ffi::CStr::from_ptr(sys::rte_strerror(number.abs())) };
+    text.to_string_lossy().into_owned()
+}
+
+/// The calling thread's DPDK error number, as text.
+fn last_error() -> String {
+    // SAFETY: reads a thread-local variable.
+    error_text(unsafe { sys::weft_errno() })
+}

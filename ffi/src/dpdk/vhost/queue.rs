@@ -1,0 +1,165 @@
+//! A worker's ends of a vhost-user port. Tier 1: nothing here allocates from the heap or locks; a ring that the
+//! library's thread is just changing looks empty or full. [`VhostRx::arm`] and [`VhostRx::disarm`] are for the edge of
+//! sleep: they take the ring's lock and make a system call.
+
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
+
+use super::state::PortState;
+use crate::dpdk::mbuf::{adopt_behind, free_front, free_room};
+use crate::dpdk::{Burst, Mempool, sys};
+
+/// The longest frame of a guest: a 64 KiB IP packet with Ethernet header and 802.1Q tag. A longer one is thrown away.
+const MAX_FRAME: usize = 65535 + 14 + 4;
+
+/// Where frames from the guest come in: its transmit ring.
+pub struct VhostRx {
+    port: Arc<PortState>,
+    pair: u16,
+    /// Whether the guest is to notify us.
+    notify: bool,
+    /// Which connect's guest has been told so.
+    told: Option<u32>,
+    malformed: u32,
+    too_long: u32,
+}
+
+/// Where frames to the guest go out: its receive ring.
+pub struct VhostTx {
+    port: Arc<PortState>,
+    pair: u16,
+}
+
+impl VhostRx {
+    pub(super) fn new(port: &Arc<PortState>, pair: u16) -> Self {
+        Self { port: Arc::clone(port), pair, notify: false, told: None, malformed: 0, too_long: 0 }
+    }
+
+    fn ring(&self) -> u16 {
+        self.pair * 2 + 1
+    }
+
+    /// Appends what the guest has sent, copied into buffers from `pool`, as far as the burst has room; how many that
+    /// was. An empty pool leaves the packets with the guest.
+    #[inline]
+    pub fn rx(&mut self, pool: &Mempool, burst: &mut Burst) -> usize {
+        let room = burst.remaining_capacity();
+        let Some((device, _inside)) = self.port.enter(&self.port.pair(self.pair).rx) else { return 0 };
+        if self.told != Some(device.connect) {
+            self.told = Some(device.connect);
+            // SAFETY: as below.
+            unsafe {
+                sys::rte_vhost_enable_guest_notification(device.vid, self.ring(), i32::from(self.notify))
+            };
+        }
+        if room == 0 {
+            return 0;
+        }
+        let old = burst.len();
+        // SAFETY: the device stays as long as `_inside`; its ring is read by this queue alone (`&mut self`, one handle a
+        // ring); there is room for `room` pointers, of which the library fills `count` with fresh chains.
+        unsafe {
+            let count = sys::rte_vhost_dequeue_burst(
+                device.vid,
+                self.ring(),
+                pool.as_ptr(),
+                free_room(burst),
+                room as u16,
+            );
+            let (malformed, too_long) = adopt_behind(burst, usize::from(count).min(room), MAX_FRAME);
+            self.malformed = self.malformed.saturating_add(malformed);
+            self.too_long = self.too_long.saturating_add(too_long);
+        }
+        burst.len() - old
+    }
+
+    /// Readable when a guest has sent something or has come, once armed. The same as long as the queue lives. It is an
+    /// epoll descriptor and can be waited for in another one.
+    pub fn wait_fd(&self) -> BorrowedFd<'_> {
+        self.port.pair(self.pair).wait.fd()
+    }
+
+    /// Asks the guest to make [`Self::wait_fd`] readable from now on. False when packets are waiting already: don't
+    /// sleep. Without a guest there is nothing to ask.
+    pub fn arm(&mut self) -> bool {
+        self.notify = true;
+        let Some((device, _inside)) = self.port.enter(&self.port.pair(self.pair).rx) else { return true };
+        self.told = Some(device.connect);
+        // SAFETY: the device stays as long as `_inside`.
+        unsafe {
+            sys::rte_vhost_enable_guest_notification(device.vid, self.ring(), 1);
+            // The guest sees that it must notify before we look for the last time: one of us sees the other.
+            fence(Ordering::SeqCst);
+            sys::rte_vhost_rx_queue_count(device.vid, self.ring()) == 0
+        }
+    }
+
+    /// The worker is awake and polls: tells the guest, and clears [`Self::wait_fd`].
+    pub fn disarm(&mut self) {
+        self.notify = false;
+        let pair = self.port.pair(self.pair);
+        if let Some((device, _inside)) = self.port.enter(&pair.rx) {
+            self.told = Some(device.connect);
+            // SAFETY: the device stays as long as `_inside`.
+            unsafe { sys::rte_vhost_enable_guest_notification(device.vid, self.ring(), 0) };
+        }
+        pair.wait.clear();
+    }
+
+    /// How many frames were thrown away since last time because their lengths contradicted each other.
+    pub fn take_malformed(&mut self) -> u32 {
+        std::mem::take(&mut self.malformed)
+    }
+
+    /// How many frames were thrown away since last time because they were longer than 65535 bytes and their Ethernet
+    /// header.
+    pub fn take_too_long(&mut self) -> u32 {
+        std::mem::take(&mut self.too_long)
+    }
+}
+
+impl VhostTx {
+    pub(super) fn new(port: &Arc<PortState>, pair: u16) -> Self {
+        Self { port: Arc::clone(port), pair }
+    }
+
+    /// Whether a guest is there to send to.
+    #[inline]
+    pub fn connected(&self) -> bool {
+        self.port.device().is_some()
+    }
+
+    /// Copies packets from the front of the burst into the guest's buffers, frees them, and notifies the guest if it
+    /// wants to be; how many that was. What the guest has no buffers for stays in the burst, and so does everything
+    /// without a guest.
+    #[inline]
+    pub fn tx(&mut self, burst: &mut Burst) -> usize {
+        if burst.is_empty() {
+            return 0;
+        }
+        let Some((device, inside)) = self.port.enter(&self.port.pair(self.pair).tx) else { return 0 };
+        // SAFETY: the device stays as long as `inside`; its ring is written by this queue alone; the burst's pointers are
+        // well-formed chains, which the library only reads.
+        let count = unsafe {
+            let pointers = burst.as_mut_ptr().cast();
+            sys::rte_vhost_enqueue_burst(device.vid, self.pair * 2, pointers, burst.len() as u16)
+        };
+        drop(inside);
+        let count = usize::from(count).min(burst.len());
+        free_front(burst, count);
+        count
+    }
+}
+
+impl std::fmt::Debug for VhostRx {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("VhostRx").field("port", &self.port.path()).field("pair", &self.pair).finish()
+    }
+}
+
+impl std::fmt::Debug for VhostTx {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("VhostTx").field("port", &self.port.path()).field("pair", &self.pair).finish()
+    }
+}

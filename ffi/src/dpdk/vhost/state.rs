@@ -1,0 +1,325 @@
+//! What the library's thread and the workers share about a vhost-user port.
+//!
+//! `live` says which device is connected. A worker that is about to call the library with it first raises the queue's
+//! own `busy` flag and then looks at `live`; the library's thread, before a device goes, first clears `live` and then
+//! waits until every `busy` flag is down. Both sides use sequentially consistent operations, so one of them always
+//! sees the other. Nobody but the queue's worker writes `busy`, and the worker never waits.
+
+use std::collections::BTreeMap;
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use crate::dpdk::sys;
+
+/// A device of the vhost library, and which of this port's devices it is: numbers of devices are used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct DeviceId {
+    pub(super) vid: i32,
+    pub(super) connect: u32,
+}
+
+/// A flag on a cache line of its own: its worker writes it twice a burst.
+#[derive(Default)]
+#[repr(align(128))]
+pub(super) struct Busy(AtomicBool);
+
+/// What a guest's transmit ring needs beside the flag: a descriptor to sleep on.
+pub(super) struct Wait {
+    /// What the worker sleeps on; stays the same while guests come and go. Edge-triggered: a kick shows once, and nobody
+    /// has to read (and perhaps block on) a descriptor that a guest has handed over.
+    epoll: OwnedFd,
+    /// Written when a guest comes, so that a sleeping worker arms the new ring.
+    came: OwnedFd,
+    /// A duplicate of the guest's kick descriptor: with it the entry in `epoll` can be removed even after the
+    /// library has closed its own. Only the library's thread uses it.
+    kick: Mutex<Option<OwnedFd>>,
+}
+
+/// One pair of rings, named from the switch's side.
+pub(super) struct Pair {
+    pub(super) rx: Busy,
+    pub(super) tx: Busy,
+    pub(super) wait: Wait,
+}
+
+pub(super) struct PortState {
+    path: String,
+    pairs: Box<[Pair]>,
+    /// 0, or the connect's number and the device's number plus one, 32 bits each.
+    live: AtomicU64,
+    connects: AtomicU32,
+    pub(super) features: AtomicU64,
+}
+
+impl PortState {
+    pub(super) fn new(path: &str, pairs: u16) -> io::Result<Self> {
+        let pairs = (0..pairs)
+            .map(|_| Ok(Pair { rx: Busy::default(), tx: Busy::default(), wait: Wait::new()? }))
+            .collect::<io::Result<_>>()?;
+        Ok(Self {
+            path: path.to_owned(),
+            pairs,
+            live: AtomicU64::new(0),
+            connects: AtomicU32::new(0),
+            features: AtomicU64::new(0),
+        })
+    }
+
+    pub(super) fn path(&self) -> &str {
+        &self.path
+    }
+
+    pub(super) fn pair(&self, pair: u16) -> &Pair {
+        &self.pairs[usize::from(pair)]
+    }
+
+    pub(super) fn connects(&self) -> u32 {
+        self.connects.load(Ordering::Relaxed)
+    }
+
+    /// Which device is connected. It may go at any time: see [`Self::enter`].
+    #[inline]
+    pub(super) fn device(&self) -> Option<DeviceId> {
+        DeviceId::unpack(self.live.load(Ordering::Relaxed))
+    }
+
+    /// The connected device, which stays until the guard is dropped. `busy` is the flag of the queue that the caller
+    /// alone uses.
+    #[inline]
+    pub(super) fn enter<'a>(&self, busy: &'a Busy) -> Option<(DeviceId, Inside<'a>)> {
+        // Nothing to guard without a guest: a poll costs one load.
+        self.device()?;
+        busy.0.store(true, Ordering::SeqCst);
+        let inside = Inside(busy);
+        // Looked at again: the device may have gone before the flag was up.
+        DeviceId::unpack(self.live.load(Ordering::SeqCst)).map(|device| (device, inside))
+    }
+
+    fn came(&self, vid: i32) -> bool {
+        if self.device().is_some() {
+            tracing::warn!("vhost-user port {}: a second guest is turned away", self.path);
+            return false;
+        }
+        let mut features = 0;
+        // SAFETY: the device exists while it is reported.
+        unsafe { sys::rte_vhost_get_negotiated_features(vid, &mut features) };
+        self.features.store(features, Ordering::Release);
+        let connect = self.connects.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        self.live.store(DeviceId { vid, connect }.pack(), Ordering::SeqCst);
+        for (index, pair) in self.pairs.iter().enumerate() {
+            pair.wait.watch(kick_of(vid, index));
+            pair.wait.wake();
+        }
+        tracing::info!("vhost-user port {}: a guest is connected", self.path);
+        true
+    }
+
+    fn went(&self, vid: i32) {
+        if self.device().is_none_or(|device| device.vid != vid) {
+            return;
+        }
+        self.live.store(0, Ordering::SeqCst);
+        for pair in &self.pairs {
+            // A worker is inside for one burst at most, unless it was preempted there.
+            for busy in [&pair.rx, &pair.tx] {
+                while busy.0.load(Ordering::SeqCst) {
+                    std::thread::yield_now();
+                }
+            }
+            pair.wait.watch(None);
+        }
+        tracing::info!("vhost-user port {}: the guest is gone", self.path);
+    }
+
+    fn ring_changed(&self, vid: i32, ring: u16, enabled: bool) {
+        let Some(pair) = self.pairs.get(usize::from(ring / 2)) else { return };
+        // Odd rings are those that the guest sends by. Before the device is there, `came` will look.
+        if ring % 2 == 0 || self.device().is_none_or(|device| device.vid != vid) {
+            return;
+        }
+        pair.wait.watch(if enabled { kick_of(vid, usize::from(ring / 2)) } else { None });
+        if enabled {
+            pair.wait.wake();
+        }
+    }
+}
+
+impl DeviceId {
+    fn pack(self) -> u64 {
+        u64::from(self.connect) << 32 | u64::from((self.vid as u32).wrapping_add(1))
+    }
+
+    #[inline]
+    fn unpack(live: u64) -> Option<Self> {
+        let number = live as u32;
+        (number != 0).then(|| Self { vid: number.wrapping_sub(1) as i32, connect: (live >> 32) as u32 })
+    }
+}
+
+/// The library may be called for the device as long as this lives.
+pub(super) struct Inside<'a>(&'a Busy);
+
+impl Drop for Inside<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.0.0.store(false, Ordering::Release);
+    }
+}
+
+impl Wait {
+    fn new() -> io::Result<Self> {
+        // SAFETY: two plain system calls, whose results are new descriptors that nobody else owns.
+        let (epoll, came) = unsafe {
+            (
+                owned(libc::epoll_create1(libc::EPOLL_CLOEXEC))?,
+                owned(libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK))?,
+            )
+        };
+        add(&epoll, came.as_fd())?;
+        Ok(Self { epoll, came, kick: Mutex::new(None) })
+    }
+
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
+    }
+
+    /// Makes [`Self::fd`] unreadable until the next event. One system call; never blocks.
+    pub(super) fn clear(&self) {
+        let mut events = [libc::epoll_event { events: 0, u64: 0 }; 2];
+        // SAFETY: the descriptor is ours, and `events` has room for as many as are asked for.
+        unsafe { libc::epoll_wait(self.epoll.as_raw_fd(), events.as_mut_ptr(), events.len() as i32, 0) };
+    }
+
+    fn wake(&self) {
+        let one = 1u64;
+        // SAFETY: writes eight bytes of a local to our own eventfd, which does not block.
+        unsafe { libc::write(self.came.as_raw_fd(), (&raw const one).cast(), size_of::<u64>()) };
+    }
+
+    /// From now on a kick at `fd` (and no other) makes [`Self::fd`] readable.
+    fn watch(&self, fd: Option<OwnedFd>) {
+        let mut kick = self.kick.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(old) = kick.take() {
+            // SAFETY: both descriptors are ours.
+            unsafe {
+                libc::epoll_ctl(
+                    self.epoll.as_raw_fd(),
+                    libc::EPOLL_CTL_DEL,
+                    old.as_raw_fd(),
+                    std::ptr::null_mut(),
+                )
+            };
+        }
+        if let Some(fd) = fd {
+            // A guest may hand over whatever it likes; what can't be slept on leaves the port to its worker's timer.
+            match add(&self.epoll, fd.as_fd()) {
+                Ok(()) => *kick = Some(fd),
+                Err(error) => tracing::warn!("a guest's kick descriptor can't be waited for: {error}"),
+            }
+        }
+    }
+}
+
+fn add(epoll: &OwnedFd, fd: BorrowedFd<'_>) -> io::Result<()> {
+    let mut event = libc::epoll_event { events: (libc::EPOLLIN | libc::EPOLLET) as u32, u64: 0 };
+    // SAFETY: both descriptors are open, and the event is copied.
+    let code = unsafe { libc::epoll_ctl(epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, fd.as_raw_fd(), &mut event) };
+    if code == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// # Safety
+/// `fd` is -1 with errno set, or an open descriptor that nobody else owns.
+unsafe fn owned(fd: i32) -> io::Result<OwnedFd> {
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the caller's promise.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// A duplicate of the kick descriptor of the ring that the guest's pair sends by.
+fn kick_of(vid: i32, pair: usize) -> Option<OwnedFd> {
+    let mut ring = std::mem::MaybeUninit::<sys::rte_vhost_vring>::zeroed();
+    // SAFETY: called from the library's callbacks, while the device exists; the descriptor is duplicated before it can
+    // be closed, because the same thread closes it.
+    unsafe {
+        if sys::rte_vhost_get_vhost_vring(vid, pair as u16 * 2 + 1, ring.as_mut_ptr()) != 0 {
+            return None;
+        }
+        let fd = ring.assume_init().kickfd;
+        if fd < 0 { None } else { owned(libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 0)).ok() }
+    }
+}
+
+/// All ports of the process: the library reports a device by number, and knows its socket.
+static PORTS: Mutex<BTreeMap<String, Arc<PortState>>> = Mutex::new(BTreeMap::new());
+
+fn ports() -> MutexGuard<'static, BTreeMap<String, Arc<PortState>>> {
+    PORTS.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// Makes the port known to the callbacks. False when its path is taken.
+pub(super) fn announce(state: &Arc<PortState>) -> bool {
+    let mut ports = ports();
+    let free = !ports.contains_key(&state.path);
+    if free {
+        ports.insert(state.path.clone(), Arc::clone(state));
+    }
+    free
+}
+
+pub(super) fn withdraw(path: &str) {
+    ports().remove(path);
+}
+
+fn port_of(vid: i32) -> Option<Arc<PortState>> {
+    let mut name = [0u8; sys::WEFT_PATH_MAX as usize];
+    // SAFETY: at most `name.len()` bytes are written, with a NUL; the device exists while it is reported.
+    if unsafe { sys::rte_vhost_get_ifname(vid, name.as_mut_ptr().cast(), name.len()) } != 0 {
+        return None;
+    }
+    let name = CStr::from_bytes_until_nul(&name).ok()?.to_str().ok()?;
+    ports().get(name).cloned()
+}
+
+unsafe extern "C" fn new_device(vid: i32) -> i32 {
+    if port_of(vid).is_some_and(|port| port.came(vid)) { 0 } else { -1 }
+}
+
+unsafe extern "C" fn destroy_device(vid: i32) {
+    if let Some(port) = port_of(vid) {
+        port.went(vid);
+    }
+}
+
+unsafe extern "C" fn vring_state_changed(vid: i32, ring: u16, enable: i32) -> i32 {
+    // The library may hold the ring's lock here, which a worker inside `arm` waits for: nothing here may wait for a worker.
+    if let Some(port) = port_of(vid) {
+        port.ring_changed(vid, ring, enable != 0);
+    }
+    0
+}
+
+struct Callbacks(sys::rte_vhost_device_ops);
+
+// SAFETY: function pointers and null pointers, never written.
+unsafe impl Sync for Callbacks {}
+
+static CALLBACKS: Callbacks = Callbacks(sys::rte_vhost_device_ops {
+    new_device: Some(new_device),
+    destroy_device: Some(destroy_device),
+    vring_state_changed: Some(vring_state_changed),
+    features_changed: None,
+    new_connection: None,
+    destroy_connection: None,
+    guest_notified: None,
+    reserved: [std::ptr::null_mut(); 1],
+});
+
+/// What the library calls; it keeps the pointer.
+pub(super) fn callbacks() -> *const sys::rte_vhost_device_ops {
+    &CALLBACKS.0
+}
