@@ -164,11 +164,10 @@ fn own_node(tables: &mut Snapshot, model: &Model, facts: &Facts, own: &Node) {
         let zero = subnet.network();
         for address in [Some(zero), gateway(subnet)].into_iter().flatten() {
             add_route(tables, &IpNet::from(address), NextHop::Host);
-        }
-        match gateway(subnet) {
-            Some(IpAddr::V4(address)) => gateways.v4.push(address),
-            Some(IpAddr::V6(address)) => gateways.v6.push(address),
-            None => {}
+            match address {
+                IpAddr::V4(address) => gateways.v4.push(address),
+                IpAddr::V6(address) => gateways.v6.push(address),
+            }
         }
     }
     if let Some((port, mac)) = facts.host {

@@ -40,6 +40,11 @@ pub enum StartError {
     /// A worker.
     #[error("cannot start worker {0}: {1}")]
     Worker(usize, io::Error),
+    /// None free.
+    #[error(
+        "dataplane.hugepages is \"require\", but too few are free: reserve some (sysctl vm.nr_hugepages=128), or set \"auto\""
+    )]
+    NoHugepages,
     /// A core that is not there.
     #[error("dataplane.cores: there is no CPU core {0} for this process; there are {1:?}")]
     NoCore(usize, Vec<usize>),
@@ -122,18 +127,14 @@ impl Dataplane {
         let buffers = (settings.memory as usize / Mempool::bytes_for(1, DATA_ROOM).max(1)).max(1024) as u32;
         let eal = Eal::start(&EalConfig {
             memory: Mempool::bytes_for(buffers, DATA_ROOM),
-            file_prefix: file_prefix.to_owned(),
-            hugepages: match settings.hugepages {
-                config::Hugepages::Auto => weft_ffi::dpdk::Hugepages::Auto,
-                config::Hugepages::Never => weft_ffi::dpdk::Hugepages::Never,
-                config::Hugepages::Require => weft_ffi::dpdk::Hugepages::Require,
-            },
+            file_prefix: Some(file_prefix.to_owned()),
+            hugepages: settings.hugepages != config::Hugepages::Never,
             ..EalConfig::default()
         })?;
-        match eal.memory_kind() {
-            MemoryKind::Hugepages => info!("packet buffers in hugepages"),
-            MemoryKind::Ordinary => info!("no hugepages: packet buffers in ordinary memory"),
+        if settings.hugepages == config::Hugepages::Require && eal.memory() != MemoryKind::Hugepages {
+            return Err(StartError::NoHugepages);
         }
+        info!("{buffers} packet buffers in {}", eal.memory());
         let pool = Mempool::new(&eal, "weft", buffers, POOL_CACHE, DATA_ROOM)?;
         let (publisher, readers) = cell(Box::<Snapshot>::default(), settings.workers);
         let mut sleepers = Vec::new();
@@ -367,10 +368,11 @@ fn close(queues: Vec<Queues<Native>>, device: Option<Device>, delete: bool) -> R
     }
     drop((rx, tx));
     match device {
-        Some(Device::Vhost(port)) => port.close().map_err(|e| e.to_string()),
-        Some(Device::Eth(port)) => port.close().map_err(|e| e.to_string()),
-        Some(Device::Queues) | None => Ok(()),
+        Some(Device::Vhost(port)) => port.close(),
+        Some(Device::Eth(mut port)) => port.close().map_err(|e| e.to_string())?,
+        Some(Device::Queues) | None => {}
     }
+    Ok(())
 }
 
 /// The core of each worker: the configured ones; else, where there are more cores than workers, the last ones, so that

@@ -32,8 +32,8 @@ pub enum OpenError {
     /// A DPDK device.
     #[error(transparent)]
     Eth(#[from] EthError),
-    /// A DPDK device without queues.
-    #[error("DPDK device {0:?}: it has no queue to receive from or to send to")]
+    /// A device without queues.
+    #[error("{0:?} has no queue to receive from or to send to")]
     NoQueue(String),
     /// A task of the daemon broke off.
     #[error("opening broke off: {0}")]
@@ -78,11 +78,17 @@ pub async fn open_pod(
             };
             let (eal, socket) = (dataplane.eal().clone(), socket.clone());
             let port = tokio::task::spawn_blocking(move || {
-                VhostPort::register(&eal, &socket, mode, VhostConfig::default())
+                VhostPort::register(&eal, &socket, mode, &VhostConfig::default())
             });
             let mut port = port.await??;
-            let (rx, tx) = port.split().map_err(OpenError::Vhost)?;
-            Ok(Opened { rx: Rx::Vhost(rx), tx: Tx::Vhost(tx), device: Device::Vhost(port), created: false })
+            let (mut rx, mut tx) = port.split();
+            match (rx.pop(), tx.pop()) {
+                (Some(rx), Some(tx)) => {
+                    let device = Device::Vhost(port);
+                    Ok(Opened { rx: Rx::Vhost(rx), tx: Tx::Vhost(tx), device, created: false })
+                }
+                _ => Err(OpenError::NoQueue(port.path().to_owned())),
+            }
         }
         Attachment::Dpdk { devargs } => {
             let (eal, pool, args) = (dataplane.eal().clone(), dataplane.pool().clone(), devargs.clone());

@@ -39,6 +39,8 @@ drop_reasons! {
     RxBadOffload = "rx_bad_offload",
     /// The frame is longer than the switch carries, or the interface cut it off.
     RxTooLong = "rx_too_long",
+    /// The buffer that a device or guest handed over contradicts itself.
+    RxMalformed = "rx_malformed",
     /// The port is not (or no longer) in the tables.
     RxPortUnknown = "rx_port_unknown",
     // ---- parse

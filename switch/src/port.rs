@@ -48,6 +48,8 @@ pub struct RxLoss {
     pub bad_offload: u32,
     /// Longer than the switch carries, or cut off by the interface.
     pub too_long: u32,
+    /// The buffer that a device or guest handed over contradicts itself.
+    pub malformed: u32,
 }
 
 /// The receiving side of a port.

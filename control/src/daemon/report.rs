@@ -44,7 +44,7 @@ impl Daemon {
                 last_error: self.source.error.clone(),
             },
             memory: Memory {
-                hugepages: self.dataplane.eal().memory_kind() == MemoryKind::Hugepages,
+                hugepages: self.dataplane.eal().memory() == MemoryKind::Hugepages,
                 packet_buffers_total: self.dataplane.buffers() as u64,
                 packet_buffers_free: self.dataplane.pool().available() as u64,
                 rss_bytes: resident_bytes(),

@@ -176,7 +176,6 @@ pub struct EthRx {
 pub struct EthTx {
     device: Arc<Device>,
     queue: u16,
-    dropped: u32,
 }
 
 impl EthPort {
@@ -203,7 +202,7 @@ impl EthPort {
                     .map(|queue| EthRx { device: Arc::clone(&device), queue, malformed: 0 })
                     .collect();
                 let tx = (0..config.tx_queues)
-                    .map(|queue| EthTx { device: Arc::clone(&device), queue, dropped: 0 })
+                    .map(|queue| EthTx { device: Arc::clone(&device), queue })
                     .collect();
                 Ok(Self { eal: eal.clone(), device: Some(device), queues: Some((rx, tx)) })
             }
@@ -436,12 +435,11 @@ impl EthRx {
 }
 
 impl EthTx {
-    /// Sends from the front of the burst and leaves what the device did not take; how many it took.
+    /// Sends from the front of the burst and leaves what the device did not take; how many it took. Packets in several
+    /// segments that do not fit one, for a device that sends no chains, are left as well.
     #[inline]
     pub fn tx(&mut self, burst: &mut Burst) -> usize {
-        if !self.device.tx_chains {
-            self.join_segments(burst);
-        }
+        let unfit = if self.device.tx_chains { Burst::new() } else { join_segments(burst) };
         // SAFETY: the device is started as long as `self.device` lives; the queue exists and is used by nobody else; the
         // burst's pointers are well-formed chains, of which the driver owns the first `count` from now on.
         let count = unsafe {
@@ -450,27 +448,27 @@ impl EthTx {
         };
         let count = usize::from(count).min(burst.len());
         forget_front(burst, count);
+        burst.extend(unfit);
         count
     }
+}
 
-    /// How many packets were thrown away since last time because the device sends no chains and one buffer was too
-    /// small.
-    pub fn take_dropped(&mut self) -> u32 {
-        std::mem::take(&mut self.dropped)
+/// Makes chains one segment each; takes those out, and returns them, that do not fit one.
+#[inline]
+fn join_segments(burst: &mut Burst) -> Burst {
+    let mut unfit = Burst::new();
+    if burst.iter().all(|packet| packet.segment_count() == 1) {
+        return unfit;
     }
-
-    #[inline]
-    fn join_segments(&mut self, burst: &mut Burst) {
-        if burst.iter().all(|packet| packet.segment_count() == 1) {
-            return;
+    for mut packet in std::mem::take(burst) {
+        let len = packet.len();
+        if packet.segment_count() == 1 || packet.pull_up(len) {
+            burst.push(packet);
+        } else {
+            unfit.push(packet);
         }
-        let before = burst.len();
-        burst.retain(|packet| {
-            let len = packet.len();
-            packet.segment_count() == 1 || packet.pull_up(len)
-        });
-        self.dropped = self.dropped.saturating_add((before - burst.len()) as u32);
     }
+    unfit
 }
 
 /// Drivers that take chains and do not say so.

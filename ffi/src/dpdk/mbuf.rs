@@ -294,13 +294,17 @@ impl Mbuf {
         true
     }
 
+    /// The bytes of each segment, in order.
+    pub fn pieces(&self) -> impl Iterator<Item = &[u8]> {
+        self.segments().map(|segment| {
+            // SAFETY: the data lies within the buffer, and the slice borrows `self`.
+            unsafe { slice::from_raw_parts(segment.data(), usize::from(segment.data_len())) }
+        })
+    }
+
     /// Appends the segments for a vectored write, as far as `out` has room. False when they did not all fit.
     pub fn io_slices<'a>(&'a self, out: &mut ArrayVec<IoSlice<'a>, MAX_SEGMENTS>) -> bool {
-        self.segments().all(|segment| {
-            // SAFETY: the data lies within the buffer, and the slice borrows `self`.
-            let bytes = unsafe { slice::from_raw_parts(segment.data(), usize::from(segment.data_len())) };
-            out.try_push(IoSlice::new(bytes)).is_ok()
-        })
+        self.pieces().all(|bytes| out.try_push(IoSlice::new(bytes)).is_ok())
     }
 
     /// Appends the segments for a vectored read, as far as `out` has room. False when they did not all fit.

@@ -86,6 +86,12 @@ pub struct Events {
     ready: usize,
 }
 
+impl std::fmt::Debug for Events {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
 impl Events {
     /// Room for as many as `capacity` (at least one); what does not fit comes with the next wait.
     pub fn with_capacity(capacity: usize) -> Self {

@@ -60,7 +60,7 @@ impl RxQueue<NativePool> for EthRx {
     #[inline]
     fn rx(&mut self, _: &mut NativePool, burst: &mut Burst<Mbuf>) -> RxLoss {
         EthRx::rx(self, burst);
-        RxLoss::default()
+        RxLoss { malformed: self.take_malformed(), ..RxLoss::default() }
     }
     fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
         None
@@ -81,7 +81,7 @@ impl RxQueue<NativePool> for VhostRx {
     #[inline]
     fn rx(&mut self, pool: &mut NativePool, burst: &mut Burst<Mbuf>) -> RxLoss {
         VhostRx::rx(self, &pool.0, burst);
-        RxLoss::default()
+        RxLoss { malformed: self.take_malformed(), too_long: self.take_too_long(), ..RxLoss::default() }
     }
     fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
         Some(VhostRx::wait_fd(self))

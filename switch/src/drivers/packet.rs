@@ -60,7 +60,7 @@ impl TxQueue<NativePool> for PacketSocketTx {
         let frames = burst.iter().map(|frame| {
             let mut header = [0; VNET_HDR_LEN];
             virtio::emit(frame.offload(), frame, &mut header);
-            (header, frame.segments())
+            (header, frame.pieces())
         });
         let report = self.0.send_batch(frames, |index, _| refused.extend([index])).unwrap_or_default();
         let done = report.sent + report.failed;

@@ -81,6 +81,7 @@ fn count_loss<P: Platform>(loss: RxLoss, outbox: &Outbox<P>) -> usize {
         (loss.no_buffer, DropReason::RxNoBuffer),
         (loss.bad_offload, DropReason::RxBadOffload),
         (loss.too_long, DropReason::RxTooLong),
+        (loss.malformed, DropReason::RxMalformed),
     ] {
         outbox.drop(reason, count as usize);
         lost += count as usize;
