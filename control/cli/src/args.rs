@@ -15,7 +15,9 @@ const NAMED_NETNS: &str = "/run/netns";
 /// Talks to weftd, the virtual switch of this node.
 #[derive(Debug, Parser)]
 #[command(name = "weft", disable_version_flag = true, arg_required_else_help = true)]
-#[command(after_help = "Exit codes: 0 done, 1 weftd refused or failed, 2 wrong usage, 3 weftd not reachable.")]
+#[command(
+    after_help = "Exit codes: 0 done, 1 weftd refused or failed, 2 wrong usage, 3 weftd not reachable."
+)]
 pub(crate) struct Cli {
     /// weftd's control socket
     #[arg(long, global = true, env = "WEFT_SOCKET", default_value = DEFAULT_SOCKET, value_name = "PATH")]
@@ -170,7 +172,8 @@ impl AddArgs {
             ("--mode", mode.is_some(), Kind::VhostUser),
             ("--devargs", devargs.is_some(), Kind::Dpdk),
         ];
-        if let Some((option, _, owner)) = given.into_iter().find(|(_, given, owner)| *given && *owner != kind) {
+        if let Some((option, _, owner)) = given.into_iter().find(|(_, given, owner)| *given && *owner != kind)
+        {
             let [owner, kind] = [owner, kind].map(word);
             let message = format!("{option} is for --kind {owner}, not for --kind {kind}");
             return Err(usage(ErrorKind::ArgumentConflict, message));

@@ -130,7 +130,8 @@ fn run(cli: Cli) -> Result<String, Failure> {
         clap_complete::generate(shell, &mut Cli::command(), "weft", &mut script);
         return Ok(String::from_utf8_lossy(&script).into_owned());
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::failed)?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::failed)?;
     let text = runtime.block_on(ask(Client::new(socket), output, command));
     // Not to wait for a lookup or a connection that nobody needs any more.
     runtime.shutdown_background();

@@ -19,7 +19,12 @@ pub(crate) struct Report {
 }
 
 /// Purges the node. Refuses while a daemon has the socket, and asks a person unless `yes`.
-pub(crate) async fn run(client: &Client, state_dir: &Path, host_port: &str, yes: bool) -> Result<Report, Failure> {
+pub(crate) async fn run(
+    client: &Client,
+    state_dir: &Path,
+    host_port: &str,
+    yes: bool,
+) -> Result<Report, Failure> {
     refuse_if_running(client).await?;
     if !yes && !confirmed(state_dir, host_port)? {
         return Err(Failure::failed("nothing was removed"));
@@ -46,9 +51,11 @@ fn confirmed(state_dir: &Path, host_port: &str) -> Result<bool, Failure> {
     if !io::stdin().is_terminal() {
         return Err(Failure::usage("nobody is there to be asked: say --yes to purge without a question"));
     }
-    let question = format!("Remove weft's devices ({host_port} among them) and {}? [y/N] ", state_dir.display());
+    let question =
+        format!("Remove weft's devices ({host_port} among them) and {}? [y/N] ", state_dir.display());
     let mut answer = String::new();
-    let asked = io::stderr().write_all(question.as_bytes()).and_then(|()| io::stdin().lock().read_line(&mut answer));
+    let asked =
+        io::stderr().write_all(question.as_bytes()).and_then(|()| io::stdin().lock().read_line(&mut answer));
     asked.map_err(Failure::failed)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }

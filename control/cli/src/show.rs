@@ -41,13 +41,26 @@ impl Show for Status {
         ));
         let uplink = &self.uplink;
         let addresses = list(&uplink.addresses);
-        lines.push(("uplink", format!("{} ({}), MTU {}, {addresses}", uplink.interface, uplink.kind, uplink.mtu)));
+        lines.push((
+            "uplink",
+            format!("{} ({}), MTU {}, {addresses}", uplink.interface, uplink.kind, uplink.mtu),
+        ));
         let network = &self.network;
-        let nets: Vec<String> =
-            network.ipv4.iter().map(ToString::to_string).chain(network.ipv6.iter().map(ToString::to_string)).collect();
+        let nets: Vec<String> = network
+            .ipv4
+            .iter()
+            .map(ToString::to_string)
+            .chain(network.ipv6.iter().map(ToString::to_string))
+            .collect();
         lines.push((
             "network",
-            format!("{}, VNI {}, UDP port {}, pod MTU {}", list(&nets), network.vni, network.port, network.pod_mtu),
+            format!(
+                "{}, VNI {}, UDP port {}, pod MTU {}",
+                list(&nets),
+                network.vni,
+                network.port,
+                network.pod_mtu
+            ),
         ));
         lines.push(("workers", self.workers.to_string()));
         lines.push(("host port", or_dash(self.host_port.as_ref())));
@@ -59,7 +72,8 @@ impl Show for Status {
             out += &format!("{key:<14}{}\n", printable(&value));
         }
         if !self.peers.is_empty() {
-            let mut table = Table::new(&["PEER", "SUBNETS", "PUBLIC IPS", "VTEP MAC", "NEXT HOP", "RESOLVED"]);
+            let mut table =
+                Table::new(&["PEER", "SUBNETS", "PUBLIC IPS", "VTEP MAC", "NEXT HOP", "RESOLVED"]);
             for peer in &self.peers {
                 table.row(vec![
                     peer.name.clone(),
@@ -92,8 +106,18 @@ fn source_line(status: &Status) -> String {
 }
 
 fn pod_table<'a>(pods: impl Iterator<Item = &'a Pod>) -> String {
-    let mut table =
-        Table::new(&["NAME", "STATE", "KIND", "ADDRESSES", "MAC", ">PORT", ">MTU", "ORIGIN", "ATTACHED TO", "ERROR"]);
+    let mut table = Table::new(&[
+        "NAME",
+        "STATE",
+        "KIND",
+        "ADDRESSES",
+        "MAC",
+        ">PORT",
+        ">MTU",
+        "ORIGIN",
+        "ATTACHED TO",
+        "ERROR",
+    ]);
     for pod in pods {
         table.row(vec![
             pod.name.clone(),
@@ -145,7 +169,15 @@ impl Show for Pods {
 impl Show for Stats {
     fn show(&self) -> String {
         let mut ports = Table::new(&[
-            ">PORT", "NAME", "KIND", ">RX PACKETS", ">RX BYTES", ">RX DROPS", ">TX PACKETS", ">TX BYTES", ">TX DROPS",
+            ">PORT",
+            "NAME",
+            "KIND",
+            ">RX PACKETS",
+            ">RX BYTES",
+            ">RX DROPS",
+            ">TX PACKETS",
+            ">TX BYTES",
+            ">TX DROPS",
         ]);
         for port in &self.ports {
             ports.row(vec![

@@ -23,7 +23,12 @@ impl Table {
     /// Lines without spaces at their ends.
     pub(crate) fn render(&self) -> String {
         let width = |column: usize| {
-            self.rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+            self.rows
+                .iter()
+                .filter_map(|row| row.get(column))
+                .map(|cell| cell.chars().count())
+                .max()
+                .unwrap_or(0)
         };
         let widths: Vec<usize> = (0..self.right.len()).map(width).collect();
         let mut out = String::new();
@@ -98,10 +103,7 @@ mod tests {
         let mut table = Table::new(&["NAME", ">COUNT", "NOTE"]);
         table.row(vec!["a".into(), "12345678".into(), "".into()]);
         table.row(vec!["größer\x1b".into(), "1".into(), "x".into()]);
-        assert_eq!(
-            table.render(),
-            "NAME        COUNT  NOTE\na        12345678\ngrößer?         1  x\n"
-        );
+        assert_eq!(table.render(), "NAME        COUNT  NOTE\na        12345678\ngrößer?         1  x\n");
     }
 
     #[test]

@@ -46,7 +46,8 @@ impl Daemon {
                 });
                 list.lock().unwrap().push((request, body));
                 let length = answer.len();
-                let head = format!("HTTP/1.1 {status} X\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n");
+                let head =
+                    format!("HTTP/1.1 {status} X\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n");
                 stream.unwrap().write_all((head + &answer).as_bytes()).unwrap();
             }
         });

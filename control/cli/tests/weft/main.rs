@@ -7,8 +7,8 @@ use std::process::Stdio;
 use daemon::{Answers, Daemon, command, weft};
 use serde_json::{Value, json};
 use weft_api::{
-    ApiError, Drop, Drops, Index, Memory, Network, Origin, Peer, Pod, PodPort, PodState, Pods, PortDrops, PortStats,
-    Source, State, Stats, Status, Total, Uplink, WorkerStats,
+    ApiError, Drop, Drops, Index, Memory, Network, Origin, Peer, Pod, PodPort, PodState, Pods, PortDrops,
+    PortStats, Source, State, Stats, Status, Total, Uplink, WorkerStats,
 };
 
 fn status() -> Status {
@@ -123,7 +123,11 @@ fn daemon() -> Daemon {
             .with("GET /v1/pods", 200, &Pods { pods: vec![pod("a"), pod("web")] })
             .with("POST /v1/pods", 201, &pod("web"))
             .with("DELETE /v1/pods/web", 200, &pod("web"))
-            .with("DELETE /v1/pods/file", 409, &ApiError::conflict("pod file is from the file: remove it there"))
+            .with(
+                "DELETE /v1/pods/file",
+                409,
+                &ApiError::conflict("pod file is from the file: remove it there"),
+            )
             .with("GET /v1/stats", 200, &stats())
             .with("GET /v1/drops", 200, &none)
             .with("GET /v1/drops?all=true", 200, &everything),
@@ -228,14 +232,27 @@ fn a_pod_is_asked_for_as_the_options_say() {
     );
     assert_eq!(
         asked(&[
-            "--kind=tap", "--netns=/proc/7/ns/net", "--ifname=net1", "--address=10.244.1.5", "--address=fd00::5",
+            "--kind=tap",
+            "--netns=/proc/7/ns/net",
+            "--ifname=net1",
+            "--address=10.244.1.5",
+            "--address=fd00::5",
             "--mac=02:00:00:00:00:AA",
         ]),
         json!({"name":"web","kind":"tap","netns":"/proc/7/ns/net","ifname":"net1",
                "addresses":["10.244.1.5","fd00::5"],"mac":"02:00:00:00:00:aa"})
     );
     assert_eq!(
-        asked(&["--kind", "vhost-user", "--socket-path", "/run/vm.sock", "--mode", "server", "--address", "10.244.1.5"]),
+        asked(&[
+            "--kind",
+            "vhost-user",
+            "--socket-path",
+            "/run/vm.sock",
+            "--mode",
+            "server",
+            "--address",
+            "10.244.1.5"
+        ]),
         json!({"name":"web","kind":"vhost-user","socket":"/run/vm.sock","mode":"server","addresses":["10.244.1.5"]})
     );
     assert_eq!(
@@ -254,11 +271,29 @@ fn wrong_usage_is_2_and_asks_nothing() {
         (&["pod", "add", "a", "--kind", "dpdk", "--address", "10.0.0.1"], "--devargs"),
         (&["pod", "add", "a", "--kind", "vhost-user", "--address", "10.0.0.1"], "--socket-path"),
         (&["pod", "add", "a", "--kind", "tap", "--netns", "b"], "--address"),
-        (&["pod", "add", "a", "--kind", "tap", "--netns", "b", "--address", "10.0.0.1/24"], "give 10.0.0.1 alone"),
-        (&["pod", "add", "a/b", "--kind", "tap", "--netns", "b", "--address", "10.0.0.1"], "no pod name"),
-        (&["pod", "add", "a", "--kind", "tap", "--netns", "b", "--address", "10.0.0.1", "--mac", "1"], "no MAC address"),
         (
-            &["pod", "add", "a", "--kind", "tap", "--netns", "b", "--mode", "client", "--address", "10.0.0.1"],
+            &["pod", "add", "a", "--kind", "tap", "--netns", "b", "--address", "10.0.0.1/24"],
+            "give 10.0.0.1 alone",
+        ),
+        (&["pod", "add", "a/b", "--kind", "tap", "--netns", "b", "--address", "10.0.0.1"], "no pod name"),
+        (
+            &["pod", "add", "a", "--kind", "tap", "--netns", "b", "--address", "10.0.0.1", "--mac", "1"],
+            "no MAC address",
+        ),
+        (
+            &[
+                "pod",
+                "add",
+                "a",
+                "--kind",
+                "tap",
+                "--netns",
+                "b",
+                "--mode",
+                "client",
+                "--address",
+                "10.0.0.1",
+            ],
             "--mode is for --kind vhost-user, not for --kind tap",
         ),
     ] {
@@ -324,7 +359,8 @@ fn purge_refuses_while_a_daemon_runs_and_asks_otherwise() {
     assert!(broken.weft(&["node", "purge", "--yes", "--state-dir", state]).err.contains("weftd is running"));
     // Without a daemon, and without anybody to ask.
     let socket = folder.path().join("none").display().to_string();
-    let ran = weft(&["--socket", &socket, "node", "purge", "--state-dir", state, "--host-port", "weft-t-none"]);
+    let ran =
+        weft(&["--socket", &socket, "node", "purge", "--state-dir", state, "--host-port", "weft-t-none"]);
     assert_eq!(ran.code, 2);
     assert!(ran.err.contains("--yes"), "{}", ran.err);
     assert!(folder.path().join("mine").exists());
@@ -342,7 +378,8 @@ fn completions_need_no_daemon() {
 
 #[test]
 fn a_reader_that_has_seen_enough_is_no_failure() {
-    let mut child = command(&["completions", "zsh"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child =
+        command(&["completions", "zsh"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
     let ended = child.wait_with_output().unwrap();
     assert_eq!((ended.status.code(), ended.stderr.as_slice()), (Some(0), &b""[..]));
