@@ -1,5 +1,6 @@
-//! weftd's own configuration: what this node's daemon is like. What the cluster is like comes from the source.
-//! Every setting has a default, so an empty file is a good one; `docs/examples/weftd.toml` shows them all.
+//! weftd's own configuration: what this node's daemon is like. What the cluster is like comes from the
+//! source. Every setting has a default, so an empty file is a good one; `docs/examples/weftd.toml` shows them
+//! all.
 
 mod read;
 
@@ -37,35 +38,37 @@ pub struct Config {
 /// `[node]`: who this is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeConfig {
-    /// This node's name in the source. Default: the host's name, see [`Config::node_name`]. Set it where the cluster
-    /// knows the node by another name.
+    /// This node's name in the source. Default: the host's name, see [`Config::node_name`]. Set it where the
+    /// cluster knows the node by another name.
     pub name: Option<String>,
 }
 
 /// `[dataplane]`: the workers that move packets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dataplane {
-    /// Worker threads, 1 to 64. Default: as many as there are `cores`, or else 1. Each costs a core under load and some
-    /// memory. More help when one is busy all the time and there are several flows; one flow stays on one worker.
+    /// Worker threads, 1 to 64. Default: as many as there are `cores`, or else 1. Each costs a core under
+    /// load and some memory. More help when one is busy all the time and there are several flows; one flow
+    /// stays on one worker.
     pub workers: usize,
-    /// The CPU cores of the workers, one each, 0 to 1023, no two the same. Default: none are named, and weftd takes the last
-    /// ones that it may run on. Name them where cores are isolated for it (`isolcpus`), or to stay on the NIC's NUMA node.
+    /// The CPU cores of the workers, one each, 0 to 1023, no two the same. Default: none are named, and weftd
+    /// takes the last ones that it may run on. Name them where cores are isolated for it (`isolcpus`), or to
+    /// stay on the NIC's NUMA node.
     pub cores: Vec<usize>,
-    /// Memory for packet buffers in bytes, 16 MiB to 64 GiB; in the file an integer, or text with KiB, MiB or GiB. Default 48
-    /// MiB. It is taken at the start and kept. More where the counters say that buffers ran out: many ports with deep
-    /// queues, or jumbo frames.
+    /// Memory for packet buffers in bytes, 16 MiB to 64 GiB; in the file an integer, or text with KiB, MiB or
+    /// GiB. Default 48 MiB. It is taken at the start and kept. More where the counters say that buffers ran
+    /// out: many ports with deep queues, or jumbo frames.
     pub memory: u64,
     /// Whether packet buffers live in huge pages. Default `auto`.
     pub hugepages: Hugepages,
     /// What a worker does when nothing comes. Default `adaptive`.
     pub idle: Idle,
-    /// How long a worker polls without work before it sleeps, in microseconds, 0 to 10000. Default 20. More costs CPU time
-    /// when there is little traffic; it saves the wake-up, a few microseconds, for packets that come that close behind others. Without
-    /// meaning when `idle` is `poll`.
+    /// How long a worker polls without work before it sleeps, in microseconds, 0 to 10000. Default 20. More
+    /// costs CPU time when there is little traffic; it saves the wake-up, a few microseconds, for packets
+    /// that come that close behind others. Without meaning when `idle` is `poll`.
     pub spin_us: u32,
-    /// How often ports without a file descriptor (vhost-user, most DPDK devices) are polled while the worker sleeps, in
-    /// microseconds, 10 to 100000. Default 500. It is the most that a first packet from them waits; less costs CPU time
-    /// while idle. Without meaning when `idle` is `poll`.
+    /// How often ports without a file descriptor (vhost-user, most DPDK devices) are polled while the worker
+    /// sleeps, in microseconds, 10 to 100000. Default 500. It is the most that a first packet from them
+    /// waits; less costs CPU time while idle. Without meaning when `idle` is `poll`.
     pub poll_beat_us: u32,
 }
 
@@ -75,7 +78,8 @@ pub enum Hugepages {
     /// In huge pages if enough are free, else in ordinary ones.
     #[default]
     Auto,
-    /// In ordinary pages always: nothing to set up, some percent slower. vhost-user and physical devices may need huge ones.
+    /// In ordinary pages always: nothing to set up, some percent slower. vhost-user and physical devices may
+    /// need huge ones.
     Never,
     /// Refuse to start without, where the speed matters more than the start.
     Require,
@@ -100,8 +104,8 @@ pub struct Uplink {
     pub interface: Option<String>,
     /// The UDP checksum of tunnel packets over IPv4. Default `zero`. Over IPv6 it is always valid.
     pub outer_checksum: OuterChecksum,
-    /// Take tunnel packets from the nodes in the source only. Default true. Turning it off lets anyone who reaches the
-    /// UDP port send packets to pods: only for tests, and while nodes are missing in the source.
+    /// Take tunnel packets from the nodes in the source only. Default true. Turning it off lets anyone who
+    /// reaches the UDP port send packets to pods: only for tests, and while nodes are missing in the source.
     pub known_vteps_only: bool,
 }
 
@@ -119,8 +123,8 @@ pub enum OuterChecksum {
     /// Zero, that is none: the RFC asks for it, the inner packet has its own. Costs nothing.
     #[default]
     Zero,
-    /// Computed, as the kernel does for flannel: costs a pass over each packet that no device takes over. For underlays that
-    /// drop or misread a zero checksum.
+    /// Computed, as the kernel does for flannel: costs a pass over each packet that no device takes over. For
+    /// underlays that drop or misread a zero checksum.
     Valid,
 }
 
@@ -129,7 +133,8 @@ pub enum OuterChecksum {
 pub enum SourceConfig {
     /// `kind = "file"`, the default and the only one.
     File {
-        /// The cluster file, absolute. Default `/etc/weft/cluster.toml`. It is watched: changes take effect at once.
+        /// The cluster file, absolute. Default `/etc/weft/cluster.toml`. It is watched: changes take effect
+        /// at once.
         path: PathBuf,
     },
 }
@@ -137,27 +142,28 @@ pub enum SourceConfig {
 /// `[control]`: the API.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Control {
-    /// The UNIX socket of the API, absolute, at most 107 bytes. Default `/run/weft/weftd.sock`. `weft` and `weft-cni`
-    /// must be told if it is changed.
+    /// The UNIX socket of the API, absolute, at most 107 bytes. Default `/run/weft/weftd.sock`. `weft` and
+    /// `weft-cni` must be told if it is changed.
     pub socket: PathBuf,
-    /// The group that may use the socket (its mode is 0660). Default: the daemon's own group. Whoever is in it can change
-    /// every port of the node.
+    /// The group that may use the socket (its mode is 0660). Default: the daemon's own group. Whoever is in
+    /// it can change every port of the node.
     pub group: Option<String>,
 }
 
 /// `[state]`: what weftd keeps over a restart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct State {
-    /// The folder, absolute; made if it is missing. Default `/var/lib/weft`. A few kilobytes, written when pods come and
-    /// go. On a file system that outlives a reboot, or the VTEP's MAC address changes with each.
+    /// The folder, absolute; made if it is missing. Default `/var/lib/weft`. A few kilobytes, written when
+    /// pods come and go. On a file system that outlives a reboot, or the VTEP's MAC address changes with
+    /// each.
     pub dir: PathBuf,
 }
 
 /// `[host_port]`: the way to the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostPort {
-    /// The name of the TAP interface, at most 15 bytes. Default `weft0`. Change it if the host has one of that name, or has
-    /// firewall rules for another.
+    /// The name of the TAP interface, at most 15 bytes. Default `weft0`. Change it if the host has one of
+    /// that name, or has firewall rules for another.
     pub name: String,
 }
 

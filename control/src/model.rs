@@ -1,8 +1,9 @@
-//! The desired state as plain data: which network, which nodes, which pods. Every source (a file, the API, later
-//! etcd and Kubernetes) produces a [`Model`]; [`validate`] says everything that is wrong with it; the compiler
-//! turns a valid one into a snapshot for the workers. Nothing here does I/O.
+//! The desired state as plain data: which network, which nodes, which pods. Every source (a file, the API,
+//! later etcd and Kubernetes) produces a [`Model`]; [`validate`] says everything that is wrong with it; the
+//! compiler turns a valid one into a snapshot for the workers. Nothing here does I/O.
 //!
-//! Read the types first, then [`validate`]: after it has passed, the rest of the control side needs no checks.
+//! Read the types first, then [`validate`]: after it has passed, the rest of the control side needs no
+//! checks.
 
 mod text;
 mod validate;
@@ -26,7 +27,8 @@ pub struct Model {
     pub network: Network,
     /// Every node of the cluster, this one among them.
     pub nodes: Vec<Node>,
-    /// The pods. Those of other nodes may be listed (one file for the whole cluster); only the own ones get ports.
+    /// The pods. Those of other nodes may be listed (one file for the whole cluster); only the own ones get
+    /// ports.
     pub pods: Vec<Pod>,
 }
 
@@ -54,7 +56,8 @@ pub struct Network {
     pub vni: Vni,
     /// The UDP port of the tunnels, the same on all nodes. flannel on Linux uses 8472, RFC 7348 says 4789.
     pub port: u16,
-    /// The MTU inside pods, in bytes. None: the underlay's MTU less the tunnel's headers (50, or 70 over IPv6).
+    /// The MTU inside pods, in bytes. None: the underlay's MTU less the tunnel's headers (50, or 70 over
+    /// IPv6).
     #[serde(with = "text::mtu", default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<Mtu>,
 }
@@ -80,26 +83,28 @@ impl Network {
 pub struct Node {
     /// Unique; the Kubernetes node name where there is Kubernetes.
     pub name: String,
-    /// The pod subnets that are routed to this node, without host bits. The first address after the network's is
-    /// the gateway, see [`gateway`].
+    /// The pod subnets that are routed to this node, without host bits. The first address after the network's
+    /// is the gateway, see [`gateway`].
     pub subnets: Vec<IpNet>,
-    /// The IPv4 address of the underlay where this node receives VXLAN. Needed where the node has IPv4 subnets.
+    /// The IPv4 address of the underlay where this node receives VXLAN. Needed where the node has IPv4
+    /// subnets.
     pub public_ip: Option<Ipv4Addr>,
-    /// The IPv6 address of the underlay where this node receives VXLAN. Without it, IPv6 pods are carried by the IPv4
-    /// tunnel.
+    /// The IPv6 address of the underlay where this node receives VXLAN. Without it, IPv6 pods are carried by
+    /// the IPv4 tunnel.
     pub public_ipv6: Option<Ipv6Addr>,
-    /// The MAC address of the node's VTEP: the inner destination of what is routed to it. Needed of peers; where the
-    /// own node has none, one is made and kept.
+    /// The MAC address of the node's VTEP: the inner destination of what is routed to it. Needed of peers;
+    /// where the own node has none, one is made and kept.
     #[serde(with = "text::mac", default, skip_serializing_if = "Option::is_none")]
     pub vtep_mac: Option<MacAddr>,
-    /// The MAC address of the VTEP on the IPv6 underlay, where it differs: flannel has a device of its own for it
-    /// (`flannel-v6.<VNI>`). See [`Node::vtep_mac_over_v6`].
+    /// The MAC address of the VTEP on the IPv6 underlay, where it differs: flannel has a device of its own
+    /// for it (`flannel-v6.<VNI>`). See [`Node::vtep_mac_over_v6`].
     #[serde(with = "text::mac", default, skip_serializing_if = "Option::is_none")]
     pub vtep_mac_v6: Option<MacAddr>,
 }
 
 impl Node {
-    /// The MAC address of the VTEP on the IPv6 underlay: the one given for it, or else that of the IPv4 underlay.
+    /// The MAC address of the VTEP on the IPv6 underlay: the one given for it, or else that of the IPv4
+    /// underlay.
     pub fn vtep_mac_over_v6(&self) -> Option<MacAddr> {
         self.vtep_mac_v6.or(self.vtep_mac)
     }
@@ -110,7 +115,8 @@ impl Node {
     }
 }
 
-/// The gateway of a pod subnet: the network's address plus one, as flannel has it. None for a subnet of one address.
+/// The gateway of a pod subnet: the network's address plus one, as flannel has it. None for a subnet of one
+/// address.
 pub fn gateway(subnet: &IpNet) -> Option<IpAddr> {
     let next = match subnet.network() {
         IpAddr::V4(a) => IpAddr::V4(Ipv4Addr::from_bits(a.to_bits().checked_add(1)?)),
@@ -128,8 +134,8 @@ pub struct Pod {
     pub node: String,
     /// How it is joined to the switch.
     pub attachment: Attachment,
-    /// Its addresses, each within a subnet of its node, with that subnet's prefix length (or that of one address).
-    /// There may be several of a family.
+    /// Its addresses, each within a subnet of its node, with that subnet's prefix length (or that of one
+    /// address). There may be several of a family.
     pub addresses: Vec<IpNet>,
     /// Its MAC address. None: one that is derived from the name, see [`Pod::mac_or_derived`].
     #[serde(with = "text::mac", default, skip_serializing_if = "Option::is_none")]
@@ -194,8 +200,8 @@ fn default_ifname() -> String {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum VhostMode {
-    /// The guest's side makes the socket and weft connects to it, again after the guest was restarted. With it a
-    /// guest survives a restart of weft, so it is the default.
+    /// The guest's side makes the socket and weft connects to it, again after the guest was restarted. With
+    /// it a guest survives a restart of weft, so it is the default.
     #[default]
     Client,
     /// weft makes the socket and the guest's side connects.

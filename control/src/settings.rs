@@ -1,5 +1,6 @@
-//! Reading settings from TOML files so that every error names FILE:LINE:COLUMN, the setting, the reason and the remedy,
-//! and so that all errors of a file are said at once. Both files of weft (weftd.toml and cluster.toml) are read by it.
+//! Reading settings from TOML files so that every error names FILE:LINE:COLUMN, the setting, the reason and
+//! the remedy, and so that all errors of a file are said at once. Both files of weft (weftd.toml and
+//! cluster.toml) are read by it.
 //!
 //! A [`Section`] is asked for the settings it may have; [`Section::done`] then reports what nobody asked for.
 

@@ -1,4 +1,5 @@
-//! serde for the switch's checked numbers, whose crate knows no serde: MAC addresses as text, the others as integers.
+//! serde for the switch's checked numbers, whose crate knows no serde: MAC addresses as text, the others as
+//! integers.
 
 use serde::{Deserialize, Deserializer, Serializer, de::Error};
 use weft_switch::types::{MacAddr, Mtu, Vni};

@@ -1,5 +1,5 @@
-//! Everything that can be wrong with a [`Model`], said at once: what, why, and what to do. Linear in the number of
-//! entries (with sorting), so that a cluster of thousands of nodes is checked in milliseconds.
+//! Everything that can be wrong with a [`Model`], said at once: what, why, and what to do. Linear in the
+//! number of entries (with sorting), so that a cluster of thousands of nodes is checked in milliseconds.
 //!
 //! Network and nodes are here; pods are in `pods`, names and paths in `names`.
 
@@ -33,7 +33,8 @@ pub struct Invalid {
     pub entity: Entity,
     /// The name of that part, as far as it has one.
     pub name: String,
-    /// The setting, in the words of the file: `subnets`, `netns`. For one that is missing, the name it would have.
+    /// The setting, in the words of the file: `subnets`, `netns`. For one that is missing, the name it would
+    /// have.
     pub field: &'static str,
     /// For a setting that is a list: the index of the wrong element.
     pub item: Option<usize>,
@@ -345,8 +346,8 @@ fn check_subnets(model: &Model, to: &mut Findings) {
             }
         }
     }
-    // Networks are either disjoint or one holds the other: sorted by their first address, the wider one first, an
-    // overlap is with the last one that was not inside another.
+    // Networks are either disjoint or one holds the other: sorted by their first address, the wider one
+    // first, an overlap is with the last one that was not inside another.
     sound.sort_by_key(|(net, index, item)| (net.network(), net.prefix_len(), *index, *item));
     let mut outer: Option<(IpNet, usize)> = None;
     for (subnet, index, item) in sound {
@@ -373,8 +374,8 @@ fn broadcast(subnet: &IpNet) -> Option<IpAddr> {
     }
 }
 
-/// The subnet-router anycast address of IPv6 (RFC 4291, 2.6.1) and the zero address of IPv4 are one and the same:
-/// that of the network. flannel gives it to its tunnel device, weft to the host port.
+/// The subnet-router anycast address of IPv6 (RFC 4291, 2.6.1) and the zero address of IPv4 are one and the
+/// same: that of the network. flannel gives it to its tunnel device, weft to the host port.
 fn zero_address(subnet: &IpNet) -> IpAddr {
     subnet.network()
 }

@@ -1,4 +1,5 @@
-//! The embedded default source: one TOML file that says everything. `docs/examples/cluster.toml` shows every setting.
+//! The embedded default source: one TOML file that says everything. `docs/examples/cluster.toml` shows every
+//! setting.
 //!
 //! ```toml
 //! [network]
@@ -6,7 +7,7 @@
 //! ipv6 = "fd00:10:244::/56"
 //! vni = 1                        # 0 to 16777215, default 1
 //! port = 8472                    # UDP, 1 to 65535, default 8472
-//! mtu = 1450                     # inside pods, bytes, 576 to 65535 (1280 with ipv6); default: the underlay's less headers
+//! mtu = 1450                     # bytes inside pods, 576 (ipv6: 1280) to 65535; default: see the model
 //!
 //! [[node]]
 //! name = "worker-1"
@@ -38,8 +39,8 @@ use weft_switch::types::{Mtu, Vni};
 /// Reads and checks the file, as the node named `local_node` sees it.
 ///
 /// # Errors
-/// The file can't be read, or anything in it is wrong: then all mistakes are listed, each with its line, and nothing of
-/// the file is used.
+/// The file can't be read, or anything in it is wrong: then all mistakes are listed, each with its line, and
+/// nothing of the file is used.
 pub fn load(path: &Path, local_node: &str) -> Result<Model, SourceError> {
     Ok(parse(path, settings::read(path)?, local_node)?)
 }
@@ -157,7 +158,8 @@ fn read_pod(section: Section<'_>) -> (WrittenPod, Places) {
             Attachment::Dpdk { devargs }
         }
         None => {
-            // The kind is reported already; what belongs to any kind is not to be called unknown on top of it.
+            // The kind is reported already; what belongs to any kind is not to be called unknown on top of
+            // it.
             section.ask_nothing_of(&["netns", "ifname", "socket", "mode", "devargs"]);
             Attachment::Dpdk { devargs: String::new() }
         }

@@ -1,5 +1,5 @@
-//! Where the desired state comes from. A source is level-triggered: whatever happened, it derives the whole [`Model`] anew and
-//! sends it; one that is wrong is sent as an error, and the receiver keeps what it has.
+//! Where the desired state comes from. A source is level-triggered: whatever happened, it derives the whole
+//! [`Model`] anew and sends it; one that is wrong is sent as an error, and the receiver keeps what it has.
 
 pub mod file;
 pub mod watch;
@@ -35,8 +35,8 @@ pub enum Source {
 }
 
 impl Source {
-    /// Sends the model, or why there is none, at once and after each change, until nobody receives any more. `reload` asks for it without
-    /// a change (SIGHUP). Models that are sent may equal the last one.
+    /// Sends the model, or why there is none, at once and after each change, until nobody receives any more.
+    /// `reload` asks for it without a change (SIGHUP). Models that are sent may equal the last one.
     pub async fn run(
         self,
         local_node: String,

@@ -1,7 +1,7 @@
-//! Says when a file may have changed. inotify on the folder wakes us (editors replace files by renaming, Kubernetes
-//! swaps a link beside it), a look every few seconds makes up for events that got lost or never come (a link's target
-//! in another folder, a folder that was replaced, no inotify to be had). Either way the file's identity decides: events that
-//! leave it as it was, such as reading it, are no change.
+//! Says when a file may have changed. inotify on the folder wakes us (editors replace files by renaming,
+//! Kubernetes swaps a link beside it), a look every few seconds makes up for events that got lost or never
+//! come (a link's target in another folder, a folder that was replaced, no inotify to be had). Either way the
+//! file's identity decides: events that leave it as it was, such as reading it, are no change.
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use std::os::unix::fs::MetadataExt;
@@ -39,7 +39,8 @@ struct Folder {
 }
 
 impl Watch {
-    /// Begins to watch. What happens to the file from now on is told, so make this first and read the file then.
+    /// Begins to watch. What happens to the file from now on is told, so make this first and read the file
+    /// then.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self::with_look(path.into(), LOOK)
     }
@@ -52,8 +53,9 @@ impl Watch {
         watch
     }
 
-    /// Returns when the file is another than at the last return (or than when this was made), after it has been quiet for
-    /// about 50 ms. Several changes may be told as one. Nothing is lost if the future is dropped.
+    /// Returns when the file is another than at the last return (or than when this was made), after it has
+    /// been quiet for about 50 ms. Several changes may be told as one. Nothing is lost if the future is
+    /// dropped.
     pub async fn changed(&mut self) {
         loop {
             if identity(&self.path) != self.told {

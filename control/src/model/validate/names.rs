@@ -1,5 +1,5 @@
-//! What may stand in names and paths, for the model and for weftd's own configuration. The errors are reasons only; who
-//! asks knows the remedy.
+//! What may stand in names and paths, for the model and for weftd's own configuration. The errors are reasons
+//! only; who asks knows the remedy.
 
 use std::path::{Component, Path};
 

@@ -120,7 +120,9 @@ fn check_mac(
     if !mac.is_unicast() {
         let what = if mac == MacAddr::ZERO { "the zero address" } else { "a group address" };
         add("mac", None, format!("{mac} is {what}, no station can have it"), own);
-    } else if let Some(first) = before {
+    } else if let Some(first) =
+        before.filter(|first| pod.mac.is_some() || model.pods[*first].name != pod.name)
+    {
         // Two that are derived clash once in 2^46 pairs, and then the way out is to set one.
         let made = if pod.mac.is_none() { ", derived from the name," } else { "" };
         let reason = format!("{mac}{made} is that of pod {:?} on the same node", model.pods[first].name);

@@ -66,7 +66,8 @@ async fn what_leaves_the_file_as_it_was_is_not_told() {
     told(&mut watch, "the edit").await;
 }
 
-/// inotify sees nothing of these: a folder that comes late, one that is replaced, and a link's target elsewhere.
+/// inotify sees nothing of these: a folder that comes late, one that is replaced, and a link's target
+/// elsewhere.
 #[tokio::test]
 async fn the_look_now_and_then_finds_what_events_do_not() {
     let top = tempfile::tempdir().unwrap();
