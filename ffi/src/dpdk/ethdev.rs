@@ -513,6 +513,9 @@ fn device_name(devargs: &str) -> Result<(String, CString), EthError> {
         return Err(wrong());
     }
     let name = CStr::from_bytes_until_nul(&name).map_err(|_| wrong())?.to_str().map_err(|_| wrong())?;
+    if name.is_empty() {
+        return Err(wrong());
+    }
     Ok((name.to_owned(), c_devargs))
 }
 
