@@ -15,7 +15,7 @@ pub const MAX_SEGMENTS: usize = 64;
 /// One packet, owned: a chain of segments, which is freed when this is dropped.
 ///
 /// Invariant: the chain has exactly as many segments as its head says; the data of each lies within its buffer; the
-/// packet's length is the sum of theirs; nobody else refers to any of it. [`Self::adopt`] checks what comes from
+/// packet's length is the sum of theirs; nobody else refers to any of it. `Mbuf::adopt` checks what comes from
 /// drivers, everything else keeps it. A driver's wrong length can thus not lead out of a buffer.
 #[repr(transparent)]
 pub struct Mbuf(NonNull<sys::rte_mbuf>);

@@ -2,7 +2,7 @@
 //! behind a UNIX socket. DPDK's vhost library is used directly; `net_vhost` hides offloads and reconnects.
 //!
 //! Three threads meet here. Control registers and closes a port. The library's own thread talks with the guests and
-//! reports what comes and goes ([`state`]). A worker moves packets ([`queue`]). What they share is in [`state`], and no
+//! reports what comes and goes (`state`). A worker moves packets (`queue`). What they share is in `state`, and no
 //! lock of it is on the packets' way.
 //!
 //! No checksum and no segmentation is offered to guests: every frame is complete in both directions.
