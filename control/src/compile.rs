@@ -125,7 +125,7 @@ pub fn compile(model: &Model, facts: &Facts, generation: Generation) -> Snapshot
         generation,
         vxlan_port: model.network.port,
         source_ports: facts.source_ports,
-        peers: Peers { accept_unknown: facts.accept_unknown, ..Peers::default() },
+        peers: Peers::new(facts.accept_unknown),
         ..Snapshot::default()
     };
     networks(&mut tables, model);

@@ -32,7 +32,7 @@ use crate::ports::{open_tap, open_uplink};
 use crate::source::SourceError;
 
 pub use requests::Client;
-pub use start::{StartError, start};
+pub use start::{StartError, Started, start};
 
 /// How often what could not be opened is tried again.
 const RETRY: Duration = Duration::from_secs(2);

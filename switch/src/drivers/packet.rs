@@ -4,7 +4,7 @@
 use std::os::fd::{AsFd, BorrowedFd};
 
 use weft_ffi::dpdk::Mbuf;
-use weft_ffi::kernel::VNET_HDR_LEN;
+use weft_ffi::kernel::{VNET_HDR_LEN, VnetHdr};
 use weft_ffi::kernel::packet::{LinkState, PacketTx, RxRing};
 
 use super::NativePool;
@@ -56,19 +56,26 @@ impl TxQueue<NativePool> for PacketSocketTx {
         TxCaps { partial_checksum: true, ..TxCaps::NONE }
     }
     fn tx(&mut self, burst: &mut Burst<Mbuf>) {
-        let mut refused: Burst<usize> = Burst::new();
-        let frames = burst.iter().map(|frame| {
+        let mut headers: Burst<VnetHdr> = Burst::new();
+        let mut untold: Burst<Mbuf> = Burst::new();
+        let mut frames: Burst<Mbuf> = Burst::new();
+        for frame in burst.drain(..) {
             let mut header = [0; VNET_HDR_LEN];
-            virtio::emit(frame.offload(), frame, &mut header);
-            (header, frame.pieces())
-        });
-        let report = self.0.send_batch(frames, |index, _| refused.extend([index])).unwrap_or_default();
+            // A frame that cannot be told to the kernel is left, as one that the kernel refuses.
+            if virtio::emit(frame.offload(), &frame, &mut header).is_ok() {
+                headers.push(header);
+                frames.push(frame);
+            } else {
+                untold.push(frame);
+            }
+        }
+        let mut refused: Burst<usize> = Burst::new();
+        let batch = headers.iter().copied().zip(frames.iter().map(Mbuf::pieces));
+        let report = self.0.send_batch(batch, |index, _| refused.extend([index])).unwrap_or_default();
         let done = report.sent + report.failed;
-        let mut index = 0;
-        burst.retain(|_| {
-            let left = index >= done || refused.contains(&index);
-            index += 1;
-            left
-        });
+        burst.extend(frames.into_iter().enumerate().filter_map(|(index, frame)| {
+            (index >= done || refused.contains(&index)).then_some(frame)
+        }));
+        burst.extend(untold);
     }
 }

@@ -1,6 +1,6 @@
 //! TAP: an ordinary pod's interface, and the host port. A virtio-net header carries checksum and GSO state both ways.
 
-use std::io::{self, IoSliceMut};
+use std::io::{self, ErrorKind, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
@@ -92,10 +92,11 @@ impl TxQueue<NativePool> for TapTx {
         for frame in burst.drain(..) {
             let taken = open && {
                 let mut header = [0; VNET_HDR_LEN];
-                virtio::emit(frame.offload(), &frame, &mut header);
                 let mut pieces = ArrayVec::new();
-                frame.io_slices(&mut pieces);
-                let sent = self.0.send(&header, &pieces);
+                let whole = frame.io_slices(&mut pieces);
+                let told = virtio::emit(frame.offload(), &frame, &mut header).is_ok();
+                // A frame that cannot be told to the kernel is left, as one that the kernel refuses.
+                let sent = if whole && told { self.0.send(&header, &pieces) } else { Err(ErrorKind::InvalidData.into()) };
                 // Full: so will it be for the others. An error is this frame's alone.
                 open = !matches!(sent, Ok(false));
                 matches!(sent, Ok(true))

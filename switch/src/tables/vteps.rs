@@ -119,11 +119,15 @@ pub struct LocalVtep {
 #[derive(Debug, Default)]
 pub struct Peers {
     known: Map<(Ipv6Addr, u32), ()>,
-    /// Take packets from unknown senders too: for underlays that translate addresses.
-    pub accept_unknown: bool,
+    accept_unknown: bool,
 }
 
 impl Peers {
+    /// Nobody yet; with `accept_unknown` everybody, for underlays that translate addresses.
+    pub fn new(accept_unknown: bool) -> Self {
+        Self { accept_unknown, ..Self::default() }
+    }
+
     /// Takes packets from `address` in network `vni` from now on.
     pub fn insert(&mut self, address: IpAddr, vni: Vni) {
         self.known.insert((mapped(address), vni.get()), ());
