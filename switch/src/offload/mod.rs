@@ -2,6 +2,25 @@
 //!
 //! A frame enters with a known state (from a TAP's or guest's virtio-net header, or a NIC). Every way out either takes
 //! the state as it is or gets the frame finished: its checksum filled in, its payload cut into frames.
+//!
+//! | file | |
+//! |---|---|
+//! | [`virtio`] | the state from and to a virtio-net header |
+//! | [`finish`] | what every way out calls: pass on, fill in or cut |
+//! | [`checksum`] | fills in and checks transport checksums over chains |
+//! | [`segment`] | cuts GSO frames |
+//!
+//! A checksum's place is data from a guest. It is checked once, in [`virtio::parse`], against the frame as it was
+//! then; everything later checks only that it stays within the packet.
+
+pub mod checksum;
+pub mod finish;
+mod layout;
+pub mod segment;
+mod sum;
+#[cfg(test)]
+mod tests;
+pub mod virtio;
 
 /// What is known of, or still to be done about, the packet's transport checksum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -52,4 +71,71 @@ pub struct Offload {
     pub checksum: Checksum,
     /// Set if the packet stands for several.
     pub gso: Option<Gso>,
+}
+
+/// In a packed state, bits 0 and 1: which kind of [`Checksum`]; 2 and 3: which kind of [`Gso`], 0 for none; 4: ECN.
+const VERIFIED: u64 = 1;
+const PARTIAL: u64 = 2;
+const TCP4: u64 = 1;
+const TCP6: u64 = 2;
+const UDP: u64 = 3;
+/// And from these bits on 16 each.
+const START: u32 = 16;
+const OFFSET: u32 = 32;
+const SIZE: u32 = 48;
+
+impl Offload {
+    /// As a number, for a field of the mbuf. The default is 0. A [`Gso`] of size 0, which there must not be, is lost.
+    pub fn pack(self) -> u64 {
+        let checksum = match self.checksum {
+            Checksum::Unverified => 0,
+            Checksum::Verified => VERIFIED,
+            Checksum::Partial { start, offset } => {
+                PARTIAL | u64::from(start) << START | u64::from(offset) << OFFSET
+            }
+        };
+        let gso = self.gso.map_or(0, |gso| {
+            let kind = match gso.kind {
+                GsoKind::Tcp4 => TCP4,
+                GsoKind::Tcp6 => TCP6,
+                GsoKind::Udp => UDP,
+            };
+            kind << 2 | u64::from(gso.ecn) << 4 | u64::from(gso.size) << SIZE
+        });
+        checksum | gso
+    }
+
+    /// The state that [`Self::pack`] made a number of. What is no such number gives the default of the part that is wrong.
+    pub fn unpack(packed: u64) -> Self {
+        let word = |at: u32| (packed >> at) as u16;
+        let checksum = match packed & 3 {
+            VERIFIED => Checksum::Verified,
+            PARTIAL => Checksum::Partial { start: word(START), offset: word(OFFSET) },
+            _ => Checksum::Unverified,
+        };
+        let kind = match packed >> 2 & 3 {
+            TCP4 => Some(GsoKind::Tcp4),
+            TCP6 => Some(GsoKind::Tcp6),
+            UDP => Some(GsoKind::Udp),
+            _ => None,
+        };
+        let gso = kind.map(|kind| Gso { kind, size: word(SIZE), ecn: packed >> 4 & 1 != 0 });
+        Self { checksum, gso: gso.filter(|gso| gso.size > 0) }
+    }
+
+    /// The state after the frame grew by `delta` bytes in front, or shrank where `delta` is negative: the place of
+    /// a partial checksum moves. `Verified` becomes `Unverified`, because it spoke of the outermost packet, which is
+    /// another now. `None` when the place would be cut off, or is beyond what the state holds: it belonged to what
+    /// was removed.
+    pub fn shift(self, delta: isize) -> Option<Self> {
+        let checksum = match self.checksum {
+            Checksum::Partial { start, offset } => {
+                let start = isize::try_from(start).ok()?.checked_add(delta)?;
+                Checksum::Partial { start: u16::try_from(start).ok()?, offset }
+            }
+            Checksum::Verified if delta != 0 => Checksum::Unverified,
+            other => other,
+        };
+        Some(Self { checksum, gso: self.gso })
+    }
 }

@@ -1,0 +1,43 @@
+//! What every way out calls: a frame leaves as it is where the far side takes its state, and finished where not.
+
+use super::segment::{Unfinished, segment};
+use super::{Checksum, GsoKind, checksum};
+use crate::packet::{BufPool, PacketBuf};
+use crate::port::TxCaps;
+
+/// True when a port with these `caps` takes the frame as it is.
+pub fn takes(caps: TxCaps, buf: &impl PacketBuf) -> bool {
+    let offload = buf.offload();
+    let partial = matches!(offload.checksum, Checksum::Partial { .. });
+    match offload.gso.map(|gso| gso.kind) {
+        None => !partial || caps.partial_checksum,
+        // A GSO frame with its checksum filled in is nothing that a virtio-net header can say.
+        Some(_) if !partial || !caps.partial_checksum => false,
+        Some(GsoKind::Tcp4) => caps.gso_tcp4,
+        Some(GsoKind::Tcp6) => caps.gso_tcp6,
+        Some(GsoKind::Udp) => caps.gso_udp,
+    }
+}
+
+/// Gives `out` what is to be sent for `buf` to a port with these `caps`, in order, and returns how many frames that are:
+/// the frame itself, untouched or with its checksum filled in, or its segments.
+///
+/// A GSO frame has to be finished before it is put into a tunnel; a checksum may be filled in after as well.
+///
+/// # Errors
+/// The reason why the frame, or the rest of it, is dropped, and how many were given out before.
+pub fn finish<P: BufPool>(
+    pool: &mut P,
+    mut buf: P::Buf,
+    caps: TxCaps,
+    mut out: impl FnMut(P::Buf),
+) -> Result<usize, Unfinished> {
+    if !takes(caps, &buf) {
+        if buf.offload().gso.is_some() {
+            return segment(pool, buf, out);
+        }
+        checksum::complete(&mut buf).map_err(Unfinished::before_all)?;
+    }
+    out(buf);
+    Ok(1)
+}

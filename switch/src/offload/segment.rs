@@ -1,0 +1,243 @@
+//! Cuts a GSO frame into finished frames, as a NIC with TSO and USO would.
+//!
+//! Per frame it costs one copy of the payload and its sum; the headers are put together on the stack.
+
+use thiserror::Error;
+
+use super::layout::{self, IPV6, Layout, TCP, UDP};
+use super::sum::{Sum, sum_of};
+use super::{Checksum, Gso, GsoKind, Offload};
+use crate::drop_reason::DropReason;
+use crate::packet::{BufPool, PacketBuf};
+
+/// Headers longer than this are not cut: Ethernet, 802.1Q, the longest IPv4 and TCP headers, or IPv6 with a good deal of
+/// extension headers.
+const MAX_HEADERS: usize = 256;
+
+/// A frame becomes at most this many: 64 KiB in payloads of 64 bytes. Without a bound a guest could have 65,000 frames
+/// made by sending one.
+pub const MAX_SEGMENTS: usize = 1024;
+
+const FIN: u8 = 0x01;
+const SYN: u8 = 0x02;
+const RST: u8 = 0x04;
+const PSH: u8 = 0x08;
+const CWR: u8 = 0x80;
+
+/// A frame that was given up, wholly or in part.
+#[derive(Debug, Error, Clone, Copy, PartialEq, Eq)]
+#[error("{} after {given} frames", reason.name())]
+pub struct Unfinished {
+    /// Why.
+    pub reason: DropReason,
+    /// Frames that were given out before; they stay sent.
+    pub given: usize,
+}
+
+impl Unfinished {
+    /// Nothing was given out.
+    pub(super) fn before_all(reason: DropReason) -> Self {
+        Self { reason, given: 0 }
+    }
+}
+
+/// Gives `out` the frames that `buf` stands for, finished and in order, and returns how many. Where they are is found
+/// from the frame: Ethernet, at most one 802.1Q tag, IPv4 with or without options or IPv6 with or without extension headers,
+/// TCP or UDP. A frame of one segment's payload is finished where it is.
+///
+/// IPv4's identification counts up; TCP's FIN and PSH are on the last frame only and CWR on the first only. A UDP
+/// checksum of 0 over IPv4 that was the sender's choice stays 0.
+///
+/// # Errors
+/// [`DropReason::GsoMalformed`] when the headers contradict the state, or it would be more than [`MAX_SEGMENTS`].
+/// A tunnel packet is such a contradiction: segment first, then encapsulate. [`DropReason::TxNoBuffer`] when the
+/// pool runs dry.
+pub fn segment<P: BufPool>(
+    pool: &mut P,
+    mut buf: P::Buf,
+    mut out: impl FnMut(P::Buf),
+) -> Result<usize, Unfinished> {
+    let mut cut = Cut::of(&buf).ok_or(Unfinished::before_all(DropReason::GsoMalformed))?;
+    let count = cut.count();
+    if count == 1 {
+        let payload = sum_of(&buf, cut.headers_len, cut.payload);
+        if !buf.write_at(0, cut.headers_for(0, payload)) {
+            return Err(Unfinished::before_all(DropReason::GsoMalformed));
+        }
+        buf.set_offload(Offload::default());
+        out(buf);
+        return Ok(1);
+    }
+    for index in 0..count {
+        let no_buffer = Unfinished { reason: DropReason::TxNoBuffer, given: index };
+        let (from, len) = cut.payload_of(index);
+        let mut frame = pool.alloc(cut.headers_len + len).ok_or(no_buffer)?;
+        copy(&buf, from, &mut frame, cut.headers_len);
+        let payload = sum_of(&frame, cut.headers_len, len);
+        if !frame.write_at(0, cut.headers_for(index, payload)) {
+            return Err(no_buffer);
+        }
+        frame.set_offload(Offload::default());
+        out(frame);
+    }
+    Ok(count)
+}
+
+/// Fills `to` from `at` to its end with what `from` has from `offset` on.
+fn copy(from: &impl PacketBuf, offset: usize, to: &mut impl PacketBuf, at: usize) {
+    let len = to.len();
+    if to.head().len() == len {
+        from.read_at(offset, &mut to.head_mut()[at..]);
+        return;
+    }
+    // Into a chain, through a piece of stack.
+    let mut piece = [0; 1024];
+    let mut done = 0;
+    while at + done < len {
+        let want = (len - at - done).min(piece.len());
+        let got = from.read_at(offset + done, &mut piece[..want]);
+        if got == 0 || !to.write_at(at + done, &piece[..got]) {
+            break;
+        }
+        done += got;
+    }
+}
+
+/// A frame that can be cut, and how.
+struct Cut {
+    /// The original's headers; `headers_for` writes into them what differs from frame to frame.
+    headers: [u8; MAX_HEADERS],
+    headers_len: usize,
+    layout: Layout,
+    gso: Gso,
+    /// Bytes of payload in all.
+    payload: usize,
+    /// The checksum is to be 0: a UDP sender's choice.
+    no_checksum: bool,
+    /// Fields as they are in the original.
+    ident: u16,
+    seq: u32,
+    flags: u8,
+}
+
+impl Cut {
+    /// `None` when the headers contradict the state.
+    fn of(buf: &impl PacketBuf) -> Option<Self> {
+        let offload = buf.offload();
+        let gso = offload.gso.filter(|gso| gso.size > 0)?;
+        let layout = layout::find(buf).filter(|layout| !layout.fragment)?;
+        let (protocol, field) = match gso.kind {
+            GsoKind::Tcp4 | GsoKind::Tcp6 => (TCP, 16),
+            GsoKind::Udp => (UDP, 6),
+        };
+        let version_fits = gso.kind == GsoKind::Udp || layout.v6 == (gso.kind == GsoKind::Tcp6);
+        if layout.protocol != protocol || !version_fits {
+            return None;
+        }
+        if let Checksum::Partial { start, offset } = offload.checksum {
+            // Else the state speaks of another packet, such as the one in a tunnel.
+            if usize::from(start) != layout.l4 || offset != field {
+                return None;
+            }
+        }
+
+        let mut headers = [0; MAX_HEADERS];
+        let available = buf.read_at(0, &mut headers);
+        let l4 = headers[..available].get(layout.l4..)?;
+        let transport = if protocol == UDP { 8 } else { usize::from(*l4.get(12)? >> 4) * 4 };
+        if (protocol == TCP && transport < 20) || transport > l4.len() {
+            return None;
+        }
+        let headers_len = layout.l4 + transport;
+        let payload = buf.len() - headers_len;
+
+        let word = |at: usize| u16::from_be_bytes([headers[at], headers[at + 1]]);
+        let length =
+            if layout.v6 { usize::from(word(layout.l3 + 4)) + IPV6 } else { word(layout.l3 + 2).into() };
+        if length != buf.len() - layout.l3 {
+            return None;
+        }
+        let (mut seq, mut flags, mut no_checksum) = (0, 0, false);
+        if protocol == TCP {
+            seq = u32::from(word(layout.l4 + 4)) << 16 | u32::from(word(layout.l4 + 6));
+            flags = headers[layout.l4 + 13];
+            if flags & (SYN | RST) != 0 {
+                return None;
+            }
+        } else {
+            let partial = matches!(offload.checksum, Checksum::Partial { .. });
+            no_checksum = !partial && !layout.v6 && word(layout.l4 + 6) == 0;
+        }
+        let ident = word(layout.l3 + 4);
+        let cut = Self { headers, headers_len, layout, gso, payload, no_checksum, ident, seq, flags };
+        (cut.count() <= MAX_SEGMENTS).then_some(cut)
+    }
+
+    /// How many frames it becomes.
+    fn count(&self) -> usize {
+        self.payload.div_ceil(self.gso.size.into()).max(1)
+    }
+
+    /// Where the payload of frame `index` is in the original, and how long.
+    fn payload_of(&self, index: usize) -> (usize, usize) {
+        let done = index * usize::from(self.gso.size);
+        (self.headers_len + done, (self.payload - done).min(self.gso.size.into()))
+    }
+
+    /// The headers of frame `index`, whose payload sums up to `payload`.
+    fn headers_for(&mut self, index: usize, payload: Sum) -> &[u8] {
+        let Layout { l3, v6, l3_end, l4, protocol, .. } = self.layout;
+        let last = index + 1 == self.count();
+        let (from, len) = self.payload_of(index);
+        let after_l3 = self.headers_len - l3 + len;
+        let transport_len = self.headers_len - l4 + len;
+        let done = from - self.headers_len;
+        let headers = &mut self.headers[..self.headers_len];
+        let mut put = |at: usize, bytes: &[u8]| headers[at..at + bytes.len()].copy_from_slice(bytes);
+
+        // The lengths fit: the original's did, and these are not longer.
+        if v6 {
+            put(l3 + 4, &((after_l3 - IPV6) as u16).to_be_bytes());
+        } else {
+            put(l3 + 2, &(after_l3 as u16).to_be_bytes());
+            put(l3 + 4, &self.ident.wrapping_add(index as u16).to_be_bytes());
+            put(l3 + 10, &[0, 0]);
+        }
+        let field = if protocol == TCP {
+            put(l4 + 4, &self.seq.wrapping_add(done as u32).to_be_bytes());
+            let mut flags = self.flags;
+            if !last {
+                flags &= !(FIN | PSH);
+            }
+            if index > 0 {
+                flags &= !CWR;
+            }
+            put(l4 + 13, &[flags]);
+            l4 + 16
+        } else {
+            put(l4 + 4, &(transport_len as u16).to_be_bytes());
+            l4 + 6
+        };
+        put(field, &[0, 0]);
+
+        if !v6 {
+            let mut sum = Sum::default();
+            sum.add(&headers[l3..l3_end]);
+            headers[l3 + 10..l3 + 12].copy_from_slice(&sum.checksum().to_be_bytes());
+        }
+        if !self.no_checksum {
+            let mut sum = Sum::default();
+            sum.add(if v6 { &headers[l3 + 8..l3 + IPV6] } else { &headers[l3 + 12..l3 + 20] });
+            sum.add_u16(protocol.into());
+            sum.add_u16(transport_len as u16);
+            sum.add(&headers[l4..]);
+            sum.add_sum(payload);
+            let checksum = match sum.checksum() {
+                0 if protocol == UDP => 0xffff,
+                other => other,
+            };
+            headers[field..field + 2].copy_from_slice(&checksum.to_be_bytes());
+        }
+        headers
+    }
+}

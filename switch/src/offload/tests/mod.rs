@@ -1,0 +1,6 @@
+//! From outside: frames are built by etherparse and checked by etherparse and smoltcp, which know nothing of this code.
+
+mod finishing;
+mod frames;
+mod hostile;
+mod state;
