@@ -19,7 +19,7 @@ pub fn takes(caps: TxCaps, buf: &impl PacketBuf) -> bool {
     }
 }
 
-/// Gives `out` what is to be sent for `buf` to a port with these `caps`, in order, and returns how many frames that are:
+/// Gives `out` (with the pool, for what it has to make in turn) what is to be sent for `buf` to a port with these `caps`, in order, and returns how many frames that are:
 /// the frame itself, untouched or with its checksum filled in, or its segments.
 ///
 /// A GSO frame has to be finished before it is put into a tunnel; a checksum may be filled in after as well.
@@ -30,7 +30,7 @@ pub fn finish<P: BufPool>(
     pool: &mut P,
     mut buf: P::Buf,
     caps: TxCaps,
-    mut out: impl FnMut(P::Buf),
+    mut out: impl FnMut(&mut P, P::Buf),
 ) -> Result<usize, Unfinished> {
     if !takes(caps, &buf) {
         if buf.offload().gso.is_some() {
@@ -38,6 +38,6 @@ pub fn finish<P: BufPool>(
         }
         checksum::complete(&mut buf).map_err(Unfinished::before_all)?;
     }
-    out(buf);
+    out(pool, buf);
     Ok(1)
 }

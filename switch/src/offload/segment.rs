@@ -55,7 +55,7 @@ impl Unfinished {
 pub fn segment<P: BufPool>(
     pool: &mut P,
     mut buf: P::Buf,
-    mut out: impl FnMut(P::Buf),
+    mut out: impl FnMut(&mut P, P::Buf),
 ) -> Result<usize, Unfinished> {
     let mut cut = Cut::of(&buf).ok_or(Unfinished::before_all(DropReason::GsoMalformed))?;
     let count = cut.count();
@@ -65,7 +65,7 @@ pub fn segment<P: BufPool>(
             return Err(Unfinished::before_all(DropReason::GsoMalformed));
         }
         buf.set_offload(Offload::default());
-        out(buf);
+        out(pool, buf);
         return Ok(1);
     }
     for index in 0..count {
@@ -78,7 +78,7 @@ pub fn segment<P: BufPool>(
             return Err(no_buffer);
         }
         frame.set_offload(Offload::default());
-        out(frame);
+        out(pool, frame);
     }
     Ok(count)
 }

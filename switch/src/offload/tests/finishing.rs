@@ -15,7 +15,7 @@ const KINDS: [(GsoKind, bool); 4] =
 
 fn cut(pool: &mut HeapPool, frame: HeapBuf) -> (Result<usize, Unfinished>, Vec<HeapBuf>) {
     let mut frames = Vec::new();
-    let outcome = segment(pool, frame, |frame| frames.push(frame));
+    let outcome = segment(pool, frame, |_, frame| frames.push(frame));
     (outcome, frames)
 }
 
@@ -253,7 +253,7 @@ fn a_way_out_gets_what_it_takes() {
                 frame.set_offload(state);
                 let (same, as_it_is) = (frame.clone(), takes(caps, &frame));
                 let mut sent = Vec::new();
-                let outcome = finish(&mut HeapPool::default(), frame, caps, |frame| sent.push(frame));
+                let outcome = finish(&mut HeapPool::default(), frame, caps, |_, frame| sent.push(frame));
                 assert_eq!((outcome, sent.len()), (Ok(frames), frames), "{caps:?} {state:?}");
                 assert!(sent.iter().all(|frame| takes(caps, frame)));
                 if as_it_is {

@@ -21,7 +21,7 @@ fn try_everything(header: &[u8], mut frame: HeapBuf, pool: usize) {
     for caps in [TxCaps::NONE, TxCaps::ALL] {
         let mut given = 0;
         let mut pool = HeapPool { segment: 2048, left: pool };
-        let outcome = finish(&mut pool, frame.clone(), caps, |frame| {
+        let outcome = finish(&mut pool, frame.clone(), caps, |_, frame| {
             given += 1;
             if caps == TxCaps::NONE {
                 assert!(matches!(frame.offload(), Offload { gso: None, .. }));
