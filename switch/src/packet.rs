@@ -126,14 +126,16 @@ impl PacketBuf for HeapBuf {
         fits
     }
     fn truncate(&mut self, mut len: usize) {
-        let mut keep = 0;
-        for (room, start) in &mut self.segments {
+        let mut keep = 1;
+        for (index, (room, start)) in self.segments.iter_mut().enumerate() {
             let here = (room.len() - *start).min(len);
             room.truncate(*start + here);
             len -= here;
-            keep += usize::from(here > 0);
+            if here > 0 {
+                keep = index + 1;
+            }
         }
-        self.segments.truncate(keep.max(1));
+        self.segments.truncate(keep);
     }
     fn pull_up(&mut self, count: usize) -> bool {
         if self.len() < count {
