@@ -151,9 +151,11 @@ fn add_route(tables: &mut Snapshot, to: &IpNet, next_hop: NextHop) {
 }
 
 fn own_node(tables: &mut Snapshot, model: &Model, facts: &Facts, own: &Node) {
-    // The kernel's interfaces are MTU-checked by the kernel; these two numbers only have to be legal.
     let underlay = mtu(facts.uplink.mtu);
-    let pods = mtu(pod_mtu(model, facts.uplink.mtu));
+    // What a port takes may be more than the MTU that the pod was told: a peer whose IPv4 tunnel carries 20 bytes more
+    // than the IPv6 one may use them, and neither a TAP nor a guest minds.
+    let largest = facts.uplink.mtu.saturating_sub(OVERHEAD_V4);
+    let pods = mtu(pod_mtu(model, facts.uplink.mtu).max(largest));
     tables.ports.insert(facts.uplink.port, Port { role: Role::Uplink, mtu: underlay, place: Place::Each });
 
     let mut gateways =

@@ -124,7 +124,7 @@ impl Dataplane {
     /// system.
     pub fn start(settings: &config::Dataplane, file_prefix: &str) -> Result<Self, StartError> {
         let cores = cores(settings)?;
-        let buffers = (settings.memory as usize / Mempool::bytes_for(1, DATA_ROOM).max(1)).max(1024) as u32;
+        let buffers = buffers_in(settings.memory as usize);
         let eal = Eal::start(&EalConfig {
             memory: Mempool::bytes_for(buffers, DATA_ROOM),
             file_prefix: Some(file_prefix.to_owned()),
@@ -390,6 +390,13 @@ fn cores(settings: &config::Dataplane) -> Result<Vec<usize>, StartError> {
         return Ok(Vec::new());
     }
     Ok(there[skip..].to_vec())
+}
+
+/// How many packet buffers fit so many bytes. A pool has a cost of its own, so it is asked for a large one.
+fn buffers_in(bytes: usize) -> u32 {
+    const MANY: u32 = 1 << 16;
+    let each = Mempool::bytes_for(MANY, DATA_ROOM).div_ceil(MANY as usize).max(1);
+    u32::try_from(bytes / each).unwrap_or(u32::MAX)
 }
 
 /// What DPDK's files of the weftd with this state directory are called: the same after a restart, another for a

@@ -136,7 +136,7 @@ pub fn open_uplink(interface: &str, vxlan_port: u16, workers: usize) -> Result<V
         .into_iter()
         .map(|ring| {
             let tx = PacketTx::open(name, TxOptions::default())?;
-            Ok((Rx::Packet(PacketSocketRx(ring)), Tx::Packet(PacketSocketTx(tx))))
+            Ok((Rx::Packet(PacketSocketRx::new(ring)), Tx::Packet(PacketSocketTx(tx))))
         })
         .collect()
 }

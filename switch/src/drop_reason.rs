@@ -39,6 +39,8 @@ drop_reasons! {
     RxBadOffload = "rx_bad_offload",
     /// The frame is longer than the switch carries, or the interface cut it off.
     RxTooLong = "rx_too_long",
+    /// The interface's queue was full before the worker came: give it more workers, or less to do.
+    RxMissed = "rx_missed",
     /// The buffer that a device or guest handed over contradicts itself.
     RxMalformed = "rx_malformed",
     /// The port is not (or no longer) in the tables.

@@ -188,7 +188,7 @@ pub fn parse_tunnel<B: PacketBuf>(packet: &B, tables: &Snapshot) -> Result<(Pars
         return Err(DropReason::OuterFragment);
     }
     let (udp_at, end) = (usize::from(udp_at), ETHERNET_LEN + end as usize);
-    let udp = UdpView::new_checked(&head[udp_at..]).map_err(|_| DropReason::OuterUdpMalformed)?;
+    let udp = UdpView::new_header_checked(&head[udp_at..]).map_err(|_| DropReason::OuterUdpMalformed)?;
     if udp.dst_port() != tables.vxlan_port {
         return Err(DropReason::NotTunnel);
     }

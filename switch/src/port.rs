@@ -50,6 +50,8 @@ pub struct RxLoss {
     pub too_long: u32,
     /// The buffer that a device or guest handed over contradicts itself.
     pub malformed: u32,
+    /// The queue in front of the switch was full: the worker came too late.
+    pub missed: u32,
 }
 
 /// The receiving side of a port.

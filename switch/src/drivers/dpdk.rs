@@ -9,6 +9,9 @@ use crate::offload::Offload;
 use crate::packet::PacketBuf;
 use crate::port::{Burst, RxLoss, RxQueue, TxCaps, TxQueue};
 
+/// How often a burst is offered to a guest that takes it in parts.
+const GUEST_TRIES: usize = 8;
+
 impl PacketBuf for Mbuf {
     #[inline]
     fn head(&self) -> &[u8] {
@@ -100,6 +103,11 @@ impl TxQueue<NativePool> for VhostTx {
     }
     #[inline]
     fn tx(&mut self, burst: &mut Burst<Mbuf>) {
-        VhostTx::tx(self, burst);
+        // A guest that takes some is at work and may take more in a moment; one that takes none is not waited for.
+        for _ in 0..GUEST_TRIES {
+            if VhostTx::tx(self, burst) == 0 || burst.is_empty() {
+                break;
+            }
+        }
     }
 }

@@ -86,7 +86,8 @@ impl RxQueue<NativePool> for Rx {
     fn arm(&mut self) -> bool {
         match self {
             Self::Vhost(queue) => RxQueue::arm(queue),
-            Self::Tap(_) | Self::Eth(_) | Self::Packet(_) => true,
+            Self::Packet(queue) => queue.arm(),
+            Self::Tap(_) | Self::Eth(_) => true,
         }
     }
     fn disarm(&mut self) {

@@ -12,8 +12,24 @@ use crate::offload::virtio;
 use crate::packet::{BufPool, MAX_PACKET, PacketBuf};
 use crate::port::{Burst, RxLoss, RxQueue, TxCaps, TxQueue};
 
+/// Polls between two questions how many frames the kernel had no room for: each is a system call.
+const ASK_EVERY: u32 = 4096;
+
 /// Receives what comes in by the interface and passes the socket's filter.
-pub struct PacketSocketRx(pub RxRing);
+pub struct PacketSocketRx {
+    ring: RxRing,
+    /// Polls since the kernel was asked.
+    polls: u32,
+    /// Nothing has come in since the kernel was asked.
+    settled: bool,
+}
+
+impl PacketSocketRx {
+    /// Receives from this ring.
+    pub fn new(ring: RxRing) -> Self {
+        Self { ring, polls: 0, settled: true }
+    }
+}
 
 /// Sends through the interface.
 pub struct PacketSocketTx(pub PacketTx);
@@ -22,7 +38,8 @@ impl RxQueue<NativePool> for PacketSocketRx {
     fn rx(&mut self, pool: &mut NativePool, burst: &mut Burst<Mbuf>) -> RxLoss {
         let mut loss = RxLoss::default();
         while !burst.is_full() {
-            let Some(frame) = self.0.next_frame() else { break };
+            let Some(frame) = self.ring.next_frame() else { break };
+            self.settled = false;
             let bytes = frame.bytes();
             if frame.is_truncated() || bytes.len() > MAX_PACKET {
                 loss.too_long += 1;
@@ -41,13 +58,25 @@ impl RxQueue<NativePool> for PacketSocketRx {
                 Err(_) => loss.bad_offload += 1,
             }
         }
+        self.polls += 1;
+        if self.polls >= ASK_EVERY {
+            (self.polls, self.settled) = (0, true);
+            loss.missed = self.ring.stats().map_or(0, |stats| u32::try_from(stats.dropped).unwrap_or(u32::MAX));
+        }
         loss
     }
     fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.0.as_fd())
+        Some(self.ring.as_fd())
+    }
+    fn arm(&mut self) -> bool {
+        // The last poll before sleep asks, so that no loss stays untold.
+        if !self.settled {
+            self.polls = ASK_EVERY;
+        }
+        self.settled
     }
     fn recover(&mut self) -> bool {
-        matches!(self.0.link_state(), Ok(LinkState::Up | LinkState::Down))
+        matches!(self.ring.link_state(), Ok(LinkState::Up | LinkState::Down))
     }
 }
 

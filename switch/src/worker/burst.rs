@@ -82,6 +82,7 @@ fn count_loss<P: Platform>(loss: RxLoss, outbox: &Outbox<P>) -> usize {
         (loss.bad_offload, DropReason::RxBadOffload),
         (loss.too_long, DropReason::RxTooLong),
         (loss.malformed, DropReason::RxMalformed),
+        (loss.missed, DropReason::RxMissed),
     ] {
         outbox.drop(reason, count as usize);
         lost += count as usize;
