@@ -79,7 +79,10 @@ impl<P: BufPool> Applier<'_, P> {
         match reply {
             Reply::Arp(mac) => hairpin::arp(packet, parsed, mac),
             Reply::Neighbour { mac, router } => hairpin::neighbour(self.pool, packet, parsed, mac, router),
-            Reply::Echo4 | Reply::Echo6 => hairpin::echo(packet, parsed),
+            Reply::Echo4 | Reply::Echo6 => {
+                trim_to_ip(packet, parsed);
+                hairpin::echo(packet, parsed)
+            }
         }
     }
 

@@ -12,6 +12,7 @@ use crate::offload::{Gso, GsoKind};
 use crate::parse::{Ip, L3, Outer, Parsed};
 use crate::tables::{Neighbour, NextHop, PodGuard, Port, Prefix, Role, Routes, Snapshot};
 use crate::types::{MacAddr, PortId};
+use crate::wire::ethernet::ETHERNET_LEN;
 use crate::wire::ip::IpProtocol;
 
 /// What is to be done with a packet.
@@ -96,6 +97,7 @@ trait Family: Prefix {
     fn allowed(self, guard: &PodGuard, protocol: IpProtocol) -> bool;
     fn last(last: &mut LastHits) -> &mut Option<(Self, Target)>;
     const ECHO: (IpProtocol, u8, Reply);
+    const UNSPECIFIED: Self;
 }
 
 impl Family for Ipv4Addr {
@@ -124,6 +126,7 @@ impl Family for Ipv4Addr {
         &mut last.v4
     }
     const ECHO: (IpProtocol, u8, Reply) = (IpProtocol::ICMP, 8, Reply::Echo4);
+    const UNSPECIFIED: Self = Self::UNSPECIFIED;
 }
 
 impl Family for Ipv6Addr {
@@ -155,6 +158,7 @@ impl Family for Ipv6Addr {
         &mut last.v6
     }
     const ECHO: (IpProtocol, u8, Reply) = (IpProtocol::ICMPV6, 128, Reply::Echo6);
+    const UNSPECIFIED: Self = Self::UNSPECIFIED;
 }
 
 /// What is to be done with a frame from a pod or the host.
@@ -274,10 +278,11 @@ fn bridge(
     if to == from.id {
         return Action::Drop(DropReason::SamePort);
     }
-    let len = match parsed.l3 {
-        L3::V4(ip) => packet_len(head, parsed, &ip, gso),
-        L3::V6(ip) => packet_len(head, parsed, &ip, gso),
-        _ => 0,
+    // The frame goes on as it is, so it counts with what follows the IP packet in it.
+    let len = match (gso, parsed.l3) {
+        (Some(_), L3::V4(ip)) => packet_len(head, parsed, &ip, gso),
+        (Some(_), L3::V6(ip)) => packet_len(head, parsed, &ip, gso),
+        _ => (parsed.len as usize).saturating_sub(ETHERNET_LEN),
     };
     match tables.ports.get(to) {
         Some(port) if len > port.mtu.get() => Action::Drop(DropReason::MtuExceeded),
@@ -300,10 +305,12 @@ fn route<A: Family>(
     if ip.protocol == echo_protocol
         && matches!(from.port.role, Role::Pod(_))
         && !ip.fragment
+        && ip.src != A::UNSPECIFIED
         && head.get(usize::from(ip.l4)) == Some(&echo_type)
         && ip.dst.is_gateway(tables)
     {
-        return Action::Hairpin(echo_reply);
+        let fits = packet_len(head, parsed, ip, gso) <= from.port.mtu.get();
+        return if fits { Action::Hairpin(echo_reply) } else { Action::Drop(DropReason::MtuExceeded) };
     }
     if !ip.dst.is_routable() || !ip.src.is_routable() {
         return Action::Drop(DropReason::NotRoutable);

@@ -27,8 +27,9 @@ pub struct PortCounters {
     pub tx_drops: Counter,
 }
 
-/// What one worker counts.
+/// What one worker counts. Two lines of its own at both ends: processors fetch lines in pairs.
 #[derive(Debug)]
+#[repr(align(128))]
 pub struct WorkerCounters {
     ports: Box<[PortCounters]>,
     drops: [Counter; DropReason::COUNT],

@@ -4,13 +4,14 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
+use crossbeam_channel::{Receiver, bounded};
 use weft_sync::snapshot::{Publisher, cell};
 
 use crate::packet::HeapPool;
 use crate::port::MemPort;
 use crate::tables::Snapshot;
 use crate::types::{Generation, PortId};
-use crate::worker::{Command, Handle, Parts, Platform, Sleeper, Wake, Worker, make};
+use crate::worker::{Command, Handle, Parts, Platform, Queues, Sleeper, Wake, Worker, make};
 
 /// Ports in memory.
 #[derive(Debug)]
@@ -75,14 +76,28 @@ impl MemSwitch {
         handle.send(Command::AddRx(id, port.clone()));
     }
 
+    /// Takes a port's queues back from a worker, which does so at the next [`Self::step`].
+    pub fn detach(&self, worker: usize, id: PortId) -> Receiver<Queues<Memory>> {
+        let (done, queues) = bounded(1);
+        self.workers[worker].1.send(Command::Remove(id, done));
+        queues
+    }
+
+    /// True when every worker has passed a burst boundary since the last [`Self::publish`].
+    pub fn passed(&self) -> bool {
+        self.publisher.passed(self.publisher.publication())
+    }
+
     /// One round of every worker, in their order; how many packets that moved.
     pub fn step(&mut self) -> usize {
-        let mut moved = 0;
-        for (worker, _) in &mut self.workers {
-            worker.obey(&mut NoSleep);
-            moved += worker.round();
-        }
-        moved
+        (0..self.workers.len()).map(|worker| self.step_worker(worker)).sum()
+    }
+
+    /// One round of one worker, as if the others were slow; how many packets that moved.
+    pub fn step_worker(&mut self, worker: usize) -> usize {
+        let (worker, _) = &mut self.workers[worker];
+        worker.obey(&mut NoSleep);
+        worker.round()
     }
 
     /// The workers' handles, for their counters.

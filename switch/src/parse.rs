@@ -75,6 +75,8 @@ pub struct Outer {
 pub struct Parsed {
     /// Where the (inner) Ethernet header begins: 0 for frames that are no tunnel packets.
     pub l2: u16,
+    /// Bytes from there to the end of the frame, padding included.
+    pub len: u32,
     /// Destination MAC address.
     pub dst: MacAddr,
     /// Source MAC address.
@@ -108,7 +110,7 @@ pub fn parse(head: &[u8], len: usize, l2: usize) -> Result<Parsed, DropReason> {
         EtherType::VLAN | EtherType::QINQ => L3::Vlan,
         _ => L3::Other,
     };
-    Ok(Parsed { l2: l2 as u16, dst, src, l3 })
+    Ok(Parsed { l2: l2 as u16, len: len.saturating_sub(l2) as u32, dst, src, l3 })
 }
 
 #[inline]

@@ -3,7 +3,8 @@
 mod world;
 
 use weft_switch::drop_reason::DropReason;
-use weft_switch::packet::HeapBuf;
+use weft_switch::offload::{Checksum, Offload};
+use weft_switch::packet::{HeapBuf, PacketBuf};
 use weft_switch::port::{MemPort, TxCaps};
 
 use world::{GATEWAY, HOST_MAC, Node, POD_MAC, Underlay, ipv4_frame, ipv6_frame};
@@ -208,4 +209,57 @@ fn headers_in_many_segments_are_read_all_the_same() {
     node.switch.step();
     let expected = ipv4_frame(GATEWAY[0], OTHER_MAC, POD, OTHER, 8, &[7; 600]);
     assert_eq!(other.take()[0].to_vec(), expected);
+}
+
+/// A neighbour advertisement that lies, behind an options header, cut so that only the options are in the first segment.
+#[test]
+fn neighbour_discovery_is_seen_behind_the_first_segment() {
+    let (mut node, other) = node();
+    let mut frame = [&OTHER_MAC[..], &POD_MAC[0], &[0x86, 0xdd, 0x60, 0, 0, 0, 1, 32, 60, 255]].concat();
+    let own: std::net::Ipv6Addr = "fd00:10:244::5".parse().unwrap();
+    let peer: std::net::Ipv6Addr = "fd00:10:244::6".parse().unwrap();
+    frame.extend([own.octets(), peer.octets()].concat());
+    frame.extend([58, 31, 1, 4].iter().chain(&[0; 252]));
+    let (options, gateway) = (frame.len(), "fd00:10:244::1".parse::<std::net::Ipv6Addr>().unwrap());
+    frame.extend([136, 0, 0, 0, 0x20, 0, 0, 0].iter().chain(&gateway.octets()).chain(&[2, 1]).chain(&POD_MAC[0]));
+    let before = node.all_drops();
+    for cut in [options, options + 8, frame.len()] {
+        node.pod.inject(HeapBuf::from_segments(&[&frame[..cut], &frame[cut..]]));
+        node.switch.step();
+        assert!(other.take().is_empty(), "cut at {cut}");
+    }
+    assert_eq!(node.all_drops(), before + 3);
+    node.assert_balanced();
+}
+
+#[test]
+fn an_echo_whose_sum_is_not_filled_in_is_answered_with_a_right_one() {
+    let (mut node, _) = node();
+    let mut frame = ipv4_frame(POD_MAC[0], GATEWAY[0], POD, [10, 244, 0, 1], 64, &[8, 0, 0, 0, 0, 1, 0, 1, 9, 9]);
+    frame[23] = 1;
+    world::fill_outer_checksum(&mut frame);
+    let mut request = HeapBuf::from_bytes(&frame);
+    request.set_offload(Offload { checksum: Checksum::Partial { start: 34, offset: 2 }, gso: None });
+    node.pod.inject(request);
+    node.switch.step();
+    let answer = node.pod.take().remove(0).to_vec();
+    assert_eq!(answer[34], 0, "an echo reply");
+    assert_eq!(weft_switch::wire::checksum::Sum::new().add(&answer[34..]).fold(), 0xffff);
+}
+
+#[test]
+fn what_is_bridged_is_no_longer_than_the_link_with_all_that_it_carries() {
+    let (mut node, other) = node();
+    let pod = node.pod.clone();
+    let ip = ipv4_frame(POD_MAC[0], OTHER_MAC, POD, OTHER, 64, b"short");
+    let mpls = [&OTHER_MAC[..], &POD_MAC[0], &[0x88, 0x47]].concat();
+    for mut frame in [ip, mpls] {
+        frame.resize(14 + 1450, 0);
+        step(&mut node, &pod, &frame);
+        assert_eq!(other.take().len(), 1);
+        frame.push(0);
+        step(&mut node, &pod, &frame);
+        assert!(other.take().is_empty());
+    }
+    assert_eq!(node.drops(DropReason::MtuExceeded), 2);
 }

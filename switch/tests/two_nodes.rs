@@ -270,3 +270,21 @@ fn a_port_of_another_worker_is_reached_through_its_ring() {
     assert_eq!(node.handed_over(), 100);
     node.assert_balanced();
 }
+
+/// A frame of a jumbo underlay, or one that the kernel has put together, is a chain.
+#[test]
+fn a_tunnel_packet_may_be_longer_than_its_first_segment() {
+    let mut world = World::new(Underlay::V4, TxCaps::NONE);
+    let inner =
+        ipv4_frame([2, 0xf, 0, 0, 0, 0], [2, 0xf, 0, 0, 0, 1], [10, 244, 0, 5], [10, 244, 1, 7], 63, &[7; 1200]);
+    let mut frame = world.encapsulated_by_kernel(&inner);
+    for checksum in [true, false] {
+        if !checksum {
+            frame[40..42].fill(0);
+        }
+        world.b.uplink.inject(HeapBuf::from_segments(&[&frame[..300], &frame[300..]]));
+        world.b.switch.step();
+        assert_eq!(world.b.pod.take().remove(0).to_vec()[34..], inner[34..], "with a checksum: {checksum}");
+    }
+    world.assert_balanced();
+}

@@ -15,7 +15,7 @@ pub(super) fn decap<B: PacketBuf>(packet: &mut B, parsed: &Parsed, outer: &Outer
     let cut = usize::from(parsed.l2);
     let offload = packet.offload();
     if offload != Offload::default() {
-        packet.set_offload(inner_offload(offload, cut)?);
+        packet.set_offload(inner_offload(offload, cut, parsed)?);
     }
     if !packet.trim_front(cut) {
         return Err(DropReason::VxlanMalformed);
@@ -37,15 +37,21 @@ pub(super) fn decap<B: PacketBuf>(packet: &mut B, parsed: &Parsed, outer: &Outer
     Ok(())
 }
 
-/// A partial checksum is the inner packet's if it begins behind the cut; if it was the outer UDP header's, the inner
-/// packet is complete, and nobody has checked it.
-fn inner_offload(offload: Offload, cut: usize) -> Result<Offload, DropReason> {
+/// A partial checksum is the inner packet's if it begins behind the inner headers; if it was the outer UDP header's, the
+/// inner packet is complete, and nobody has checked it. In between it would be written over what has been checked.
+fn inner_offload(offload: Offload, cut: usize, parsed: &Parsed) -> Result<Offload, DropReason> {
+    let l4 = match parsed.l3 {
+        L3::V4(ip) => usize::from(ip.l4),
+        L3::V6(ip) => usize::from(ip.l4),
+        _ => return Err(DropReason::InnerNotIp),
+    };
     let checksum = match offload.checksum {
-        Checksum::Partial { start, offset } => match usize::from(start).checked_sub(cut) {
-            Some(start) => Checksum::Partial { start: start as u16, offset },
-            None if offload.gso.is_some() => return Err(DropReason::GsoMalformed),
-            None => Checksum::Unverified,
-        },
+        Checksum::Partial { start, offset } if usize::from(start) >= l4 => {
+            Checksum::Partial { start: start - cut as u16, offset }
+        }
+        Checksum::Partial { start, .. } if usize::from(start) >= cut => return Err(DropReason::ChecksumPlace),
+        Checksum::Partial { .. } if offload.gso.is_some() => return Err(DropReason::GsoMalformed),
+        Checksum::Partial { .. } => Checksum::Unverified,
         Checksum::Verified | Checksum::Unverified => Checksum::Unverified,
     };
     Ok(Offload { checksum, gso: offload.gso })

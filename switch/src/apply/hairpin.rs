@@ -1,6 +1,7 @@
 //! Answers made from the question, sent back the way it came.
 
 use crate::drop_reason::DropReason;
+use crate::offload::{Checksum, Offload};
 use crate::packet::{BufPool, PacketBuf};
 use crate::parse::{L3, Parsed};
 use crate::types::MacAddr;
@@ -12,8 +13,14 @@ use crate::wire::ipv4::Ipv4View;
 use crate::wire::ipv6::{self, Ipv6Header, Ipv6View};
 use crate::wire::ndp::{NeighbourAdvert, NeighbourSolicitView};
 
+/// Bytes of the shortest frame on a wire, without its checksum (IEEE 802.3): an ARP message and padding.
+const SHORTEST_FRAME: usize = 60;
+
 /// Makes the request an answer: the address asked for is at `mac` (RFC 826).
 pub(super) fn arp<B: PacketBuf>(packet: &mut B, parsed: &Parsed, mac: MacAddr) -> Result<(), DropReason> {
+    // Nothing in ARP is to be filled in, whatever the sender says.
+    packet.set_offload(Offload::default());
+    packet.truncate(SHORTEST_FRAME);
     let head = packet.head_mut();
     let mut message = ArpView::new_checked(&mut head[ETHERNET_LEN..]).map_err(|_| DropReason::ArpMalformed)?;
     let (asker_mac, asker_ip, target) = (message.sender_mac(), message.sender_ip(), message.target_ip());
@@ -35,6 +42,7 @@ fn turn_round(head: &mut [u8], parsed: &Parsed, from: MacAddr) -> Result<(), Dro
 /// Makes an echo request an echo reply (RFC 792, RFC 4443 section 4.2). The checksum moves by the type alone: swapping
 /// the addresses does not change the pseudo-header's sum.
 pub(super) fn echo<B: PacketBuf>(packet: &mut B, parsed: &Parsed) -> Result<(), DropReason> {
+    let partial = matches!(packet.offload().checksum, Checksum::Partial { .. });
     let head = packet.head_mut();
     turn_round(head, parsed, parsed.dst)?;
     let (l4, request, reply) = match parsed.l3 {
@@ -61,7 +69,10 @@ pub(super) fn echo<B: PacketBuf>(packet: &mut B, parsed: &Parsed) -> Result<(), 
     let (old, code) = (u16::from_be_bytes([icmp[2], icmp[3]]), icmp[1]);
     let sum = checksum::update16(old, u16::from_be_bytes([request, code]), u16::from_be_bytes([reply, code]));
     icmp[0] = reply;
-    icmp[2..4].copy_from_slice(&sum.to_be_bytes());
+    // A sum that is not filled in yet will be over the reply.
+    if !partial {
+        icmp[2..4].copy_from_slice(&sum.to_be_bytes());
+    }
     Ok(())
 }
 

@@ -41,12 +41,13 @@ pub(super) fn arp(tables: &Snapshot, guard: Option<&PodGuard>, head: &[u8], pars
     }
 }
 
-/// True for the messages of neighbour discovery.
+/// True for the messages of neighbour discovery, and for those whose type cannot be seen: [`nd`] drops them, where
+/// another port's receiver would find it behind the first segment.
 #[inline]
 pub(super) fn is_nd(ip: &Ip<Ipv6Addr>, head: &[u8]) -> bool {
     ip.protocol == IpProtocol::ICMPV6
         && !ip.fragment
-        && matches!(head.get(usize::from(ip.l4)), Some(ROUTER_SOLICITATION..=REDIRECT))
+        && matches!(head.get(usize::from(ip.l4)), Some(ROUTER_SOLICITATION..=REDIRECT) | None)
 }
 
 /// What is to be done with a neighbour discovery message.

@@ -5,6 +5,7 @@ use super::sum::sum_of;
 use super::{Checksum, Offload};
 use crate::drop_reason::DropReason;
 use crate::packet::PacketBuf;
+use crate::wire::checksum::udp_never_zero;
 
 /// Fills in a [`Checksum::Partial`] and sets the state to [`Checksum::Unverified`]; leaves every other state as it is.
 /// A result of 0 is written as 0xffff, which means the same to a sum and is what UDP demands (RFC 768); the kernel
@@ -23,10 +24,7 @@ pub fn complete(buf: &mut impl PacketBuf) -> Result<(), DropReason> {
     if place + 2 > buf.len() {
         return Err(DropReason::ChecksumPlace);
     }
-    let checksum = match sum_of(buf, start, buf.len() - start).checksum() {
-        0 => 0xffff,
-        other => other,
-    };
+    let checksum = udp_never_zero(sum_of(buf, start, buf.len() - start).checksum());
     if !buf.write_at(place, &checksum.to_be_bytes()) {
         return Err(DropReason::ChecksumPlace);
     }
@@ -61,14 +59,8 @@ fn sums_up(buf: &impl PacketBuf, ip: usize, udp: usize) -> Option<bool> {
     let mut sum = sum_of(buf, udp, length.into());
     if length % 2 == 1 {
         // The last word is filled up with a zero byte.
-        sum.add(&[0]);
+        sum = sum.add(&[0]);
     }
-    if v6 {
-        sum.add(&bytes_at::<32>(buf, ip + 8)?);
-    } else {
-        sum.add(&bytes_at::<8>(buf, ip + 12)?);
-    }
-    sum.add_u16(UDP.into());
-    sum.add_u16(length);
-    Some(sum.checksum() == 0)
+    sum = if v6 { sum.add(&bytes_at::<32>(buf, ip + 8)?) } else { sum.add(&bytes_at::<8>(buf, ip + 12)?) };
+    Some(sum.add_u16(UDP.into()).add_u16(length).fold() == 0xffff)
 }

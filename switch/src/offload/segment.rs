@@ -5,10 +5,11 @@
 use thiserror::Error;
 
 use super::layout::{self, IPV6, Layout, TCP, UDP};
-use super::sum::{Sum, sum_of};
+use super::sum::sum_of;
 use super::{Checksum, Gso, GsoKind, Offload};
 use crate::drop_reason::DropReason;
 use crate::packet::{BufPool, PacketBuf};
+use crate::wire::checksum::{Sum, udp_never_zero};
 
 /// Headers longer than this are not cut: Ethernet, 802.1Q, the longest IPv4 and TCP headers, or IPv6 with a good deal of
 /// extension headers.
@@ -221,21 +222,14 @@ impl Cut {
         put(field, &[0, 0]);
 
         if !v6 {
-            let mut sum = Sum::default();
-            sum.add(&headers[l3..l3_end]);
-            headers[l3 + 10..l3 + 12].copy_from_slice(&sum.checksum().to_be_bytes());
+            let checksum = Sum::new().add(&headers[l3..l3_end]).checksum();
+            headers[l3 + 10..l3 + 12].copy_from_slice(&checksum.to_be_bytes());
         }
         if !self.no_checksum {
-            let mut sum = Sum::default();
-            sum.add(if v6 { &headers[l3 + 8..l3 + IPV6] } else { &headers[l3 + 12..l3 + 20] });
-            sum.add_u16(protocol.into());
-            sum.add_u16(transport_len as u16);
-            sum.add(&headers[l4..]);
-            sum.add_sum(payload);
-            let checksum = match sum.checksum() {
-                0 if protocol == UDP => 0xffff,
-                other => other,
-            };
+            let addresses = if v6 { &headers[l3 + 8..l3 + IPV6] } else { &headers[l3 + 12..l3 + 20] };
+            let pseudo = Sum::new().add(addresses).add_u16(protocol.into()).add_u16(transport_len as u16);
+            let sum = pseudo.add(&headers[l4..]).add_sum(payload).checksum();
+            let checksum = if protocol == UDP { udp_never_zero(sum) } else { sum };
             headers[field..field + 2].copy_from_slice(&checksum.to_be_bytes());
         }
         headers

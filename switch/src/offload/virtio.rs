@@ -62,7 +62,8 @@ pub enum VirtioError {
 }
 
 /// The state of `frame` by the header that came with it. Trusts neither: the checksum's field must lie in the frame,
-/// and behind its IP header. Else a pod could have the checksum written over an address after that was checked.
+/// and behind its IP header with all extension headers. Else a pod could have the checksum written over an address, or over
+/// the protocol that an extension header announces, after those were checked.
 /// For the same reason it may not be in an ICMPv6 message, which carries addresses (neighbour discovery) and which
 /// everybody sends with its checksum.
 ///
@@ -105,7 +106,7 @@ pub fn parse(header: &[u8], frame: &impl PacketBuf) -> Result<Offload, VirtioErr
 fn place_is_behind_ip(frame: &impl PacketBuf, start: usize, offset: usize) -> bool {
     start + offset + 2 <= frame.len()
         && layout::find(frame).is_some_and(|found| {
-            start >= found.l3_end && !(found.v6 && found.protocol == ICMPV6) && !found.fragment
+            start >= found.l4 && !(found.v6 && found.protocol == ICMPV6) && !found.fragment
         })
 }
 

@@ -4,7 +4,7 @@ use arrayvec::ArrayVec;
 use weft_sync::prefetch::prefetch_bytes;
 
 use super::outbox::Outbox;
-use super::{Buf, Platform, Worker};
+use super::{Buf, HANDOVER, Platform, Worker};
 use crate::apply::{Applier, Outcome};
 use crate::classify::{Action, Ingress, LastHits, classify, classify_tunnel};
 use crate::drop_reason::DropReason;
@@ -23,7 +23,7 @@ struct Read {
 }
 
 /// Stands in for what could not be parsed; its action is a drop.
-const UNREAD: Parsed = Parsed { l2: 0, dst: MacAddr::ZERO, src: MacAddr::ZERO, l3: L3::Other };
+const UNREAD: Parsed = Parsed { l2: 0, len: 0, dst: MacAddr::ZERO, src: MacAddr::ZERO, l3: L3::Other };
 
 impl<P: Platform> Worker<P> {
     /// Takes one burst from the receive queue of this index; how many frames it had.
@@ -68,6 +68,17 @@ impl<P: Platform> Worker<P> {
             outbox.flush(pool);
         }
         taken
+    }
+
+    /// Sends all that the other workers had handed over when this was called. The port that is then taken away, and
+    /// whichever has its number next, gets nothing out of the rings that was meant for another.
+    pub(super) fn empty_inboxes(&mut self) {
+        // One round more than a full ring is bursts: the first can be short, as far as the consumer knew before.
+        for _ in 0..=HANDOVER / BURST {
+            if self.take_in() == 0 {
+                break;
+            }
+        }
     }
 }
 

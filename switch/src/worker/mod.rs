@@ -9,6 +9,7 @@ mod run;
 
 use std::sync::Arc;
 
+use arrayvec::ArrayVec;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use weft_sync::ring::{Consumer, Producer, ring};
 use weft_sync::sleep::SleepFlag;
@@ -16,7 +17,7 @@ use weft_sync::snapshot::Reader;
 
 use crate::counters::WorkerCounters;
 use crate::packet::BufPool;
-use crate::port::{Burst, RxQueue, TxQueue};
+use crate::port::{BURST, Burst, RxQueue, TxQueue};
 use crate::tables::Snapshot;
 use crate::types::PortId;
 use outbox::Outbox;
@@ -137,7 +138,7 @@ pub fn make<P: Platform>(parts: Vec<Parts<P>>) -> Vec<(Worker<P>, Handle<P>)> {
             row.push((from != to).then(|| {
                 let (producer, consumer) = ring(HANDOVER);
                 inboxes[to].push(consumer);
-                Road { ring: producer, sleeping: flags[to].clone(), waker: wakers[to].clone(), pushed: false }
+                Road { ring: producer, sleeping: flags[to].clone(), waker: wakers[to].clone(), staged: ArrayVec::new() }
             }));
         }
         roads.push(row);
@@ -172,8 +173,8 @@ struct Road<P: Platform> {
     ring: Producer<(PortId, Buf<P>)>,
     sleeping: Arc<SleepFlag>,
     waker: P::Waker,
-    /// Something was pushed in this burst.
-    pushed: bool,
+    /// What goes into the ring with the burst.
+    staged: ArrayVec<(PortId, Buf<P>), BURST>,
 }
 
 impl<P: Platform> Worker<P> {
@@ -188,6 +189,7 @@ impl<P: Platform> Worker<P> {
                 }
                 Command::AddTx(port, queue) => self.outbox.add(port, queue),
                 Command::Remove(port, done) => {
+                    self.empty_inboxes();
                     let rx = self.rx.iter().position(|slot| slot.port == port).map(|at| self.rx.remove(at).queue);
                     if let Some(fd) = rx.as_ref().and_then(|queue| queue.wait_fd()) {
                         sleeper.remove(fd);
@@ -201,8 +203,10 @@ impl<P: Platform> Worker<P> {
         true
     }
 
-    /// Polls every active receive queue and every ring once; how many packets that brought.
+    /// Polls every active receive queue and every ring once; how many packets that brought. Each round is a burst
+    /// boundary, with or without packets: who waits for it is not held up by a worker that has nothing to do.
     pub fn round(&mut self) -> usize {
+        self.snapshot.load();
         let mut work = 0;
         for index in 0..self.rx.len() {
             if self.rx[index].active {

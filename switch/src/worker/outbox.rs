@@ -61,13 +61,9 @@ impl<P: Platform> Outbox<P> {
         let Some(road) = self.roads.get_mut(usize::from(worker)).and_then(Option::as_mut) else {
             return self.drop(DropReason::TxPortGone, 1);
         };
-        road.pushed = true;
-        match road.ring.push((to, packet)) {
-            Ok(()) => self.counters.handed_over.add(1),
-            Err(_) => {
-                self.drop(DropReason::HandoverFull, 1);
-                self.counters.port(to).tx_drops.add(1);
-            }
+        road.staged.push((to, packet));
+        if road.staged.is_full() {
+            hand_over(road, &self.counters);
         }
     }
 
@@ -75,6 +71,7 @@ impl<P: Platform> Outbox<P> {
     #[inline]
     pub(super) fn stage(&mut self, pool: &mut P::Pool, to: PortId, packet: Buf<P>) {
         let Some(slot) = &mut self.slots[to.index()] else {
+            self.counters.port(to).tx_drops.add(1);
             return self.drop(DropReason::TxPortGone, 1);
         };
         if slot.staged.is_empty() {
@@ -96,10 +93,24 @@ impl<P: Platform> Outbox<P> {
             }
         }
         for road in self.roads.iter_mut().flatten() {
-            if std::mem::take(&mut road.pushed) && road.sleeping.must_wake() {
-                road.waker.wake();
+            if !road.staged.is_empty() {
+                hand_over(road, &self.counters);
             }
         }
+    }
+}
+
+/// Puts what is staged into the ring at once, and drops what has no room there.
+fn hand_over<P: Platform>(road: &mut Road<P>, counters: &WorkerCounters) {
+    let fits = road.ring.room(road.staged.len()).min(road.staged.len());
+    let pushed = road.ring.push_from(&mut road.staged.drain(..fits));
+    counters.handed_over.add(pushed as u64);
+    for (to, _) in road.staged.drain(..) {
+        counters.drops(DropReason::HandoverFull).add(1);
+        counters.port(to).tx_drops.add(1);
+    }
+    if road.sleeping.must_wake() {
+        road.waker.wake();
     }
 }
 

@@ -16,8 +16,8 @@ use weft_switch::types::{MacAddr, Mtu, PortId, Vni};
 pub const POD_MAC: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 5], [2, 0, 0, 0, 1, 7]];
 pub const GATEWAY: [[u8; 6]; 2] = [[0xa, 0x58, 10, 244, 0, 1], [0xa, 0x58, 10, 244, 1, 1]];
 pub const HOST_MAC: [[u8; 6]; 2] = [[0xa, 0x59, 10, 244, 0, 1], [0xa, 0x59, 10, 244, 1, 1]];
-const VTEP_MAC: [[u8; 6]; 2] = [[2, 0xf, 0, 0, 0, 0], [2, 0xf, 0, 0, 0, 1]];
-const UPLINK_MAC: [[u8; 6]; 2] = [[2, 0, 0, 0, 0xa, 0], [2, 0, 0, 0, 0xb, 0]];
+pub const VTEP_MAC: [[u8; 6]; 2] = [[2, 0xf, 0, 0, 0, 0], [2, 0xf, 0, 0, 0, 1]];
+pub const UPLINK_MAC: [[u8; 6]; 2] = [[2, 0, 0, 0, 0xa, 0], [2, 0, 0, 0, 0xb, 0]];
 const POD: [[u8; 4]; 2] = [[10, 244, 0, 5], [10, 244, 1, 7]];
 
 /// Port numbers on each node.

@@ -134,6 +134,12 @@ fn a_checksum_is_not_written_over_an_address() {
     assert!(parse(&header(1, 0, 0, 57, 0), &ipv6.frame()).is_err());
     assert!(parse(&header(1, 0, 0, 58, 16), &ipv6.frame()).is_ok());
 
+    let options = Recipe { extra: 1, ..Recipe::new(GsoKind::Tcp6, true, 100, 1400) }.frame();
+    for start in 0..62 {
+        assert!(parse(&header(1, 0, 0, start, 0), &options).is_err(), "{start}: an extension header says what follows");
+    }
+    assert!(parse(&header(1, 0, 0, 62, 16), &options).is_ok());
+
     let (mut bytes, _) = ipv6.bytes();
     bytes[18 + 6] = 58;
     assert!(parse(&header(1, 0, 0, 58, 16), &HeapBuf::from_bytes(&bytes)).is_err(), "neighbour discovery");
