@@ -97,8 +97,9 @@ pub fn tunnel_address(node: &Node, subnet: &IpNet) -> Option<IpAddr> {
 /// Every underlay address that this node must be able to reach.
 pub fn peer_addresses(model: &Model, node: &str) -> Vec<IpAddr> {
     let peers = model.nodes.iter().filter(|peer| peer.name != node);
-    let mut addresses: Vec<_> =
-        peers.flat_map(|peer| peer.subnets.iter().filter_map(|subnet| tunnel_address(peer, subnet))).collect();
+    let mut addresses: Vec<_> = peers
+        .flat_map(|peer| peer.subnets.iter().filter_map(|subnet| tunnel_address(peer, subnet)))
+        .collect();
     addresses.sort_unstable();
     addresses.dedup();
     addresses

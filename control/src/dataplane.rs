@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 use tracing::{info, warn};
-use weft_ffi::dpdk::{DATA_ROOM, Eal, EalConfig, EalError, EthPort, MemoryKind, Mempool, PoolError, VhostPort};
+use weft_ffi::dpdk::{
+    DATA_ROOM, Eal, EalConfig, EalError, EthPort, MemoryKind, Mempool, PoolError, VhostPort,
+};
 use weft_ffi::kernel::clock::{tsc, tsc_hz};
 use weft_switch::counters::WorkerCounters;
 use weft_switch::drivers::{EpollSleeper, Native, NativePool, Rx, Tsc, Tx, delete_tap};
@@ -151,12 +153,22 @@ impl Dataplane {
             },
             beat: Duration::from_micros(settings.poll_beat_us.into()),
         };
-        let mut dataplane =
-            Self { eal, pool, buffers: buffers as usize, publisher, workers: Vec::new(), ports: BTreeMap::new(), next_port: 0 };
-        for (index, ((worker, handle), sleeper)) in make::<Native>(parts).into_iter().zip(sleepers).enumerate() {
+        let mut dataplane = Self {
+            eal,
+            pool,
+            buffers: buffers as usize,
+            publisher,
+            workers: Vec::new(),
+            ports: BTreeMap::new(),
+            next_port: 0,
+        };
+        for (index, ((worker, handle), sleeper)) in
+            make::<Native>(parts).into_iter().zip(sleepers).enumerate()
+        {
             let (core, eal) = (cores.get(index).copied(), dataplane.eal.clone());
             let body = move || {
-                let pinned = core.is_none_or(|id| core_affinity::set_for_current(core_affinity::CoreId { id }));
+                let pinned =
+                    core.is_none_or(|id| core_affinity::set_for_current(core_affinity::CoreId { id }));
                 if !pinned {
                     warn!("worker {index} could not be pinned to core {core:?}");
                 }
@@ -262,7 +274,9 @@ impl Dataplane {
         let deadline = Instant::now() + PATIENCE;
         while !self.publisher.passed(publication) {
             if Instant::now() > deadline {
-                warn!("port {id}: a worker does not pass a burst boundary; its queues are taken away all the same");
+                warn!(
+                    "port {id}: a worker does not pass a burst boundary; its queues are taken away all the same"
+                );
                 break;
             }
             tokio::time::sleep(Duration::from_micros(200)).await;
@@ -291,7 +305,8 @@ impl Dataplane {
         }
         let record = self.ports.remove(&id);
         // Closing may block, on a guest or on the kernel.
-        let closed = tokio::task::spawn_blocking(move || close(queues, record.map(|r| r.device), delete)).await;
+        let closed =
+            tokio::task::spawn_blocking(move || close(queues, record.map(|r| r.device), delete)).await;
         match closed {
             Ok(Ok(())) => {}
             Ok(Err(error)) => warn!("port {id}: {error}"),
@@ -402,8 +417,9 @@ fn buffers_in(bytes: usize) -> u32 {
 /// What DPDK's files of the weftd with this state directory are called: the same after a restart, another for a
 /// second weftd.
 pub fn file_prefix(state_dir: &Path) -> String {
-    let hash = state_dir.as_os_str().as_encoded_bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    });
+    let hash =
+        state_dir.as_os_str().as_encoded_bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+        });
     format!("weft-{hash:016x}")
 }

@@ -93,7 +93,12 @@ pub async fn open_pod(
         Attachment::Dpdk { devargs } => {
             let (eal, pool, args) = (dataplane.eal().clone(), dataplane.pool().clone(), devargs.clone());
             let port = tokio::task::spawn_blocking(move || {
-                EthPort::attach(&eal, &args, &pool, &EthConfig { mtu: mtu.get() as u16, ..EthConfig::default() })
+                EthPort::attach(
+                    &eal,
+                    &args,
+                    &pool,
+                    &EthConfig { mtu: mtu.get() as u16, ..EthConfig::default() },
+                )
             });
             let mut port = port.await??;
             let (mut rx, mut tx) = port.split();

@@ -127,7 +127,7 @@ class WeftNode(Node):
 
     def start(self, _nodes):
         (self.dir / "weftd.toml").write_text(
-            f'[node]\nname = "{self.name}"\n\n[dataplane]\nworkers = 1\nmemory = "48MiB"\n\n'
+            f'[node]\nname = "{self.name}"\n\n[dataplane]\nworkers = 1\ncores = [{self.index % os.cpu_count()}]\nmemory = "48MiB"\n\n'
             f'[uplink]\ninterface = "u0"\n\n[source]\npath = "{self.run.dir}/cluster.toml"\n\n'
             f'[control]\nsocket = "{self.socket}"\n\n[state]\ndir = "{self.dir}/state"\n'
         )

@@ -90,7 +90,9 @@ impl Daemon {
         let opened = open_pod(&self.dataplane, &pod.attachment, pod.mac_or_derived(), tap_mtu(mtu)).await;
         let opened = opened.map_err(|error| error.to_string())?;
         let id = match configure(model, &self.node, &pod, mtu).await {
-            Ok(()) => self.dataplane.new_port().ok_or("the switch has no free port number; remove a pod".to_owned()),
+            Ok(()) => {
+                self.dataplane.new_port().ok_or("the switch has no free port number; remove a pod".to_owned())
+            }
             Err(error) => Err(error),
         };
         let id = match id {

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use weft_api::{
-    Drop, Drops, Mac, Memory, Network, Origin, Peer, PodPort as ApiPort, PodState, Pods, PortStats, Source, State,
-    Stats, Status, Total, Uplink, WorkerStats,
+    Drop, Drops, Mac, Memory, Network, Origin, Peer, PodPort as ApiPort, PodState, Pods, PortStats, Source,
+    State, Stats, Status, Total, Uplink, WorkerStats,
 };
 use weft_ffi::dpdk::MemoryKind;
 use weft_switch::drop_reason::DropReason;
@@ -64,7 +64,12 @@ impl Daemon {
             },
             workers: self.dataplane.workers().len(),
             host_port: self.host.as_ref().map(|(_, wanted)| wanted.name.clone()),
-            peers: model.nodes.iter().filter(|node| node.name != self.node).map(|node| self.peer(node)).collect(),
+            peers: model
+                .nodes
+                .iter()
+                .filter(|node| node.name != self.node)
+                .map(|node| self.peer(node))
+                .collect(),
             pods: self.pods.len(),
         }
     }
@@ -73,8 +78,7 @@ impl Daemon {
         let mut ends: Vec<IpAddr> =
             node.subnets.iter().filter_map(|subnet| tunnel_address(node, subnet)).collect();
         ends.dedup();
-        let resolved =
-            |end: &IpAddr| self.ways.get(end).is_some_and(|way| way.next_hop_mac.is_some());
+        let resolved = |end: &IpAddr| self.ways.get(end).is_some_and(|way| way.next_hop_mac.is_some());
         Peer {
             name: node.name.clone(),
             subnets: node.subnets.clone(),
@@ -127,9 +131,16 @@ impl Daemon {
     fn port_stats(&self) -> Vec<PortStats> {
         let uplink = self.uplink.as_ref().map(|u| (u.id, self.mirror.uplink().name, "uplink"));
         let host = self.host.as_ref().map(|(port, wanted)| (port.id, wanted.name.clone(), "host"));
-        let pods =
-            self.pods.values().map(|open| (open.port.id, open.pod.name.clone(), pods::kind(&open.pod.attachment)));
-        uplink.into_iter().chain(host).chain(pods).map(|(id, name, kind)| self.one_port(id, name, kind)).collect()
+        let pods = self
+            .pods
+            .values()
+            .map(|open| (open.port.id, open.pod.name.clone(), pods::kind(&open.pod.attachment)));
+        uplink
+            .into_iter()
+            .chain(host)
+            .chain(pods)
+            .map(|(id, name, kind)| self.one_port(id, name, kind))
+            .collect()
     }
 
     fn one_port(&self, id: PortId, name: String, kind: &str) -> PortStats {
@@ -172,7 +183,8 @@ impl Daemon {
 fn worker_stats(id: usize, side: &WorkerSide) -> WorkerStats {
     let counters = side.counters();
     let packets = counters.rx.get();
-    let cycles_per_packet = if packets == 0 { 0.0 } else { counters.busy_cycles.get() as f64 / packets as f64 };
+    let cycles_per_packet =
+        if packets == 0 { 0.0 } else { counters.busy_cycles.get() as f64 / packets as f64 };
     WorkerStats {
         id: id as u16,
         core: side.core,
@@ -211,5 +223,6 @@ fn unix_seconds(time: SystemTime) -> u64 {
 fn resident_bytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    line.and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse::<u64>().ok()).map_or(0, |kib| kib * 1024)
+    line.and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse::<u64>().ok())
+        .map_or(0, |kib| kib * 1024)
 }

@@ -97,7 +97,10 @@ impl Daemon {
 
     fn show(&self, name: &str) -> Result<weft_api::Pod, ApiError> {
         self.list_pods().pods.into_iter().find(|pod| pod.name == name).ok_or_else(|| {
-            ApiError::new(ErrorCode::NotFound, format!("there is no pod {name} on this node; see `weft pod list`"))
+            ApiError::new(
+                ErrorCode::NotFound,
+                format!("there is no pod {name} on this node; see `weft pod list`"),
+            )
         })
     }
 

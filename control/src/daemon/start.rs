@@ -121,7 +121,7 @@ pub async fn start(config: Config, reload: Arc<Notify>) -> Result<Started, Start
 async fn load(path: PathBuf, node: String) -> Result<crate::model::Model, StartError> {
     let shown = path.display().to_string();
     let loaded = tokio::task::spawn_blocking(move || file::load(&path, &node)).await;
-    Ok(loaded.unwrap_or_else(|_| Err(SourceError::Interrupted(shown)))?)
+    Ok(loaded.unwrap_or(Err(SourceError::Interrupted(shown)))?)
 }
 
 impl Daemon {

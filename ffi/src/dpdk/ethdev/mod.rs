@@ -126,9 +126,8 @@ impl EthPort {
                 let rx = (0..config.rx_queues)
                     .map(|queue| EthRx { device: Arc::clone(&device), queue, malformed: 0 })
                     .collect();
-                let tx = (0..config.tx_queues)
-                    .map(|queue| EthTx { device: Arc::clone(&device), queue })
-                    .collect();
+                let tx =
+                    (0..config.tx_queues).map(|queue| EthTx { device: Arc::clone(&device), queue }).collect();
                 Ok(Self { eal: eal.clone(), device: Some(device), queues: Some((rx, tx)) })
             }
             (0, None) => Err(EthError::Probe { name, reason: "it is no network device".to_owned() }),
