@@ -182,7 +182,6 @@ impl Sink {
     }
 }
 
-
 /// The platform.
 #[derive(Debug)]
 pub enum Fixed {}

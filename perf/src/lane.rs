@@ -7,12 +7,12 @@ use weft_switch::tables::{
     Encap, Gateway, LocalVtep, Neighbour, NextHop, Outer, Place, PodGuard, Port, Role, Snapshot, Vtep,
 };
 use weft_switch::types::{MacAddr, Mtu, PortId, TypeError, Vni};
+use weft_switch::wire::WireError;
 use weft_switch::wire::ethernet::{EtherType, EthernetHeader};
 use weft_switch::wire::ip::IpProtocol;
 use weft_switch::wire::ipv4::Ipv4Header;
 use weft_switch::wire::udp::UdpHeader;
 use weft_switch::wire::vxlan::{VXLAN_PORT_LINUX, VxlanHeader};
-use weft_switch::wire::WireError;
 use weft_switch::worker::{Command, Handle, Parts, Worker, make};
 use weft_sync::snapshot::{Publisher, cell};
 
@@ -163,7 +163,15 @@ fn frame(way: Way, flow: u16, len: usize) -> Result<Vec<u8>, LaneError> {
     let mut payload = vec![0; VxlanHeader::LEN];
     VxlanHeader { vni: Vni::new(1)? }.emit(&mut payload)?;
     payload.extend(inner);
-    udp_frame(uplink_mac(far), uplink_mac(0), node_ip(far), node_ip(0), 32768 + flow, VXLAN_PORT_LINUX, &payload)
+    udp_frame(
+        uplink_mac(far),
+        uplink_mac(0),
+        node_ip(far),
+        node_ip(0),
+        32768 + flow,
+        VXLAN_PORT_LINUX,
+        &payload,
+    )
 }
 
 fn udp_frame(
@@ -210,7 +218,8 @@ impl Lane {
     /// A lane of so many flows with frames of `len` bytes, as [`frames`] makes them.
     pub fn new(way: Way, flows: u16, len: usize) -> Result<Self, LaneError> {
         let (publisher, readers) = cell(Box::new(tables()?), 1);
-        let parts = readers.into_iter().map(|snapshot| Parts { snapshot, pool: FixedPool::new(8), waker: NoWake });
+        let parts =
+            readers.into_iter().map(|snapshot| Parts { snapshot, pool: FixedPool::new(8), waker: NoWake });
         let mut workers = make(parts.collect());
         let (mut worker, handle) = workers.remove(0);
         let (from, to) = match way {

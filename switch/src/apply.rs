@@ -61,7 +61,9 @@ impl<P: BufPool> Applier<'_, P> {
             }
             Action::Bridge(to) => Ok(to),
             Action::Hairpin(reply) => self.reply(&mut packet, parsed, reply).map(|()| self.from),
-            Action::Deliver { to, hop } => self.deliver(&mut packet, parsed, outer, to, hop).map(|()| to.port),
+            Action::Deliver { to, hop } => {
+                self.deliver(&mut packet, parsed, outer, to, hop).map(|()| to.port)
+            }
             Action::Encap { vtep, hop } => {
                 return match self.tables.vteps.get(vtep as usize) {
                     Some(vtep) => self.tunnel(packet, parsed, vtep, hop, out),
@@ -133,13 +135,7 @@ impl<P: BufPool> Applier<'_, P> {
 
     /// The outer checksum cannot be known, and the outer header not be repeated, before the inner packet is finished.
     #[cold]
-    fn tunnel_unfinished(
-        &mut self,
-        packet: P::Buf,
-        parsed: &Parsed,
-        vtep: &Vtep,
-        out: &mut impl Outcome<P>,
-    ) {
+    fn tunnel_unfinished(&mut self, packet: P::Buf, parsed: &Parsed, vtep: &Vtep, out: &mut impl Outcome<P>) {
         let (ports, ident) = (self.tables.source_ports, &mut *self.ident);
         let finished = finish(self.pool, packet, TxCaps::NONE, |pool, mut piece| {
             match encap::encap(&mut piece, parsed, vtep, ports, ident) {

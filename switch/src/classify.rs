@@ -233,7 +233,9 @@ pub fn classify_tunnel(
 #[inline]
 fn resolve<A: Family>(tables: &Snapshot, dst: A) -> Target {
     match A::routes(tables).lookup(dst) {
-        Some(NextHop::Local) => dst.neighbour(tables).map_or(Target::Nowhere(DropReason::NoPod), Target::Neighbour),
+        Some(NextHop::Local) => {
+            dst.neighbour(tables).map_or(Target::Nowhere(DropReason::NoPod), Target::Neighbour)
+        }
         Some(NextHop::Vtep(vtep)) => Target::Vtep(vtep),
         Some(NextHop::Unreachable) => Target::Nowhere(DropReason::NoRoute),
         Some(NextHop::Host) | None => Target::Host,

@@ -54,11 +54,8 @@ impl MemSwitch {
     /// A switch with so many workers and no port.
     pub fn new(workers: usize) -> Self {
         let (publisher, readers) = cell(Box::<Snapshot>::default(), workers);
-        let parts = readers.into_iter().map(|snapshot| Parts {
-            snapshot,
-            pool: HeapPool::default(),
-            waker: NoWake,
-        });
+        let parts =
+            readers.into_iter().map(|snapshot| Parts { snapshot, pool: HeapPool::default(), waker: NoWake });
         Self { publisher, workers: make(parts.collect()) }
     }
 

@@ -139,7 +139,11 @@ impl Mtu {
 
     /// Checks the range.
     pub const fn new(value: u32) -> Result<Self, TypeError> {
-        if value >= 576 && value <= 65535 { Ok(Self(value as u16)) } else { Err(TypeError::Mtu(value as u64)) }
+        if value >= 576 && value <= 65535 {
+            Ok(Self(value as u16))
+        } else {
+            Err(TypeError::Mtu(value as u64))
+        }
     }
     /// In bytes.
     #[inline]
@@ -160,7 +164,9 @@ mod tests {
     fn mac_text_both_ways() {
         let mac: MacAddr = "02:00:5e:10:FF:01".parse().unwrap();
         assert_eq!(mac.to_string(), "02:00:5e:10:ff:01");
-        for wrong in ["", "02:00:5e:10:ff", "02:00:5e:10:ff:01:02", "2:0:5e:10:ff:1", "02:00:5e:10:ff:+1", "x"] {
+        for wrong in
+            ["", "02:00:5e:10:ff", "02:00:5e:10:ff:01:02", "2:0:5e:10:ff:1", "02:00:5e:10:ff:+1", "x"]
+        {
             assert_eq!(wrong.parse::<MacAddr>(), Err(TypeError::Mac(wrong.to_owned())));
         }
     }

@@ -47,11 +47,16 @@ fn v6(text: &str) -> [u8; 16] {
 fn good_frames(from: From) -> Vec<Vec<u8>> {
     match from {
         From::Pod => pod_frames(POD_MAC[0], OWN[0], own6(0).octets(), (OTHER_MAC, OWN[1], own6(1).octets())),
-        From::Other => pod_frames(OTHER_MAC, OWN[1], own6(1).octets(), (POD_MAC[0], OWN[0], own6(0).octets())),
+        From::Other => {
+            pod_frames(OTHER_MAC, OWN[1], own6(1).octets(), (POD_MAC[0], OWN[0], own6(0).octets()))
+        }
         From::Host => ip_frames(HOST_MAC[0], GATEWAY[0], [10, 244, 0, 1], v6("fd00:10:244::1")),
         From::Uplink => {
             let inner = ip_frames(INNER.0, INNER.1, FAR, v6("fd00:10:244:1::5"));
-            inner.iter().flat_map(|inner| [Underlay::V4, Underlay::V6].map(|under| tunnelled(under, inner))).collect()
+            inner
+                .iter()
+                .flat_map(|inner| [Underlay::V4, Underlay::V6].map(|under| tunnelled(under, inner)))
+                .collect()
         }
     }
 }
@@ -62,18 +67,25 @@ fn pod_frames(mac: [u8; 6], ip: [u8; 4], ip6: [u8; 16], (peer, peer_ip, peer_ip6
     let mut frames = ip_frames(mac, GATEWAY[0], ip, ip6);
     frames.extend(ip_frames(mac, peer, ip, ip6));
     for (op, target) in [(1, [10, 244, 0, 1]), (1, peer_ip), (1, ip), (2, peer_ip)] {
-        let mut frame = [&[0xff; 6][..], &mac, &[8, 6, 0, 1, 8, 0, 6, 4, 0, op], &mac, &ip, &[0; 6], &target].concat();
+        let mut frame =
+            [&[0xff; 6][..], &mac, &[8, 6, 0, 1, 8, 0, 6, 4, 0, op], &mac, &ip, &[0; 6], &target].concat();
         frame.resize(60, 0);
         frames.push(frame);
     }
-    for (kind, target) in [(135, v6("fd00:10:244::1")), (135, peer_ip6), (136, ip6), (133, [0; 16]), (134, [0; 16])] {
+    for (kind, target) in
+        [(135, v6("fd00:10:244::1")), (135, peer_ip6), (136, ip6), (133, [0; 16]), (134, [0; 16])]
+    {
         let body = [&target[..], &[1, 1], &mac].concat();
         for to in [peer, [0x33, 0x33, 0xff, 0, 0, 1]] {
-            let packet = PacketBuilder::ethernet2(mac, to).ipv6(ip6, peer_ip6, 255).icmpv6_raw(kind, 0, [0; 4]);
+            let packet =
+                PacketBuilder::ethernet2(mac, to).ipv6(ip6, peer_ip6, 255).icmpv6_raw(kind, 0, [0; 4]);
             frames.push(written(|frame| packet.write(frame, &body).unwrap()));
         }
     }
-    let tag = PacketBuilder::ethernet2(mac, peer).single_vlan(etherparse::VlanId::ZERO).ipv4(ip, peer_ip, 9).udp(1, 2);
+    let tag = PacketBuilder::ethernet2(mac, peer)
+        .single_vlan(etherparse::VlanId::ZERO)
+        .ipv4(ip, peer_ip, 9)
+        .udp(1, 2);
     frames.push(written(|frame| tag.write(frame, b"tagged").unwrap()));
     frames.push([&peer[..], &mac, &[0x88, 0x47], &[7; 90]].concat());
     frames
@@ -162,18 +174,32 @@ fn any_state() -> impl Strategy<Value = State> {
     let flags = select(vec![1u8, 1, 1, 2, 0, 0xff]);
     let gso = select(vec![0u8, 0, 1, 4, 5, 0x81, 0x84, 3, 9]);
     let place = prop::option::weighted(0.3, (0u16..150, 0u16..20));
-    (flags, gso, prop_oneof![8u16..1500, any::<u16>()], place)
-        .prop_map(|(flags, gso, size, place)| State { flags, gso, size, place })
+    (flags, gso, prop_oneof![8u16..1500, any::<u16>()], place).prop_map(|(flags, gso, size, place)| State {
+        flags,
+        gso,
+        size,
+        place,
+    })
 }
 
 fn any_harm() -> impl Strategy<Value = Harm> {
-    let byte = (prop_oneof![0usize..60, 0usize..160], prop_oneof![any::<u8>(), select(vec![0u8, 1, 58, 60, 135, 0xff])]);
+    let byte = (
+        prop_oneof![0usize..60, 0usize..160],
+        prop_oneof![any::<u8>(), select(vec![0u8, 1, 58, 60, 135, 0xff])],
+    );
     let harm = (any::<Index>(), vec(byte, 0..4), prop::option::weighted(0.2, any::<Index>()));
     let size = prop_oneof![4 => Just(0usize), 1 => 1usize..40, 1 => Just(3000usize)];
     let segments = vec(prop_oneof![0usize..90, 0usize..600], 0..5);
     (harm, size, any::<bool>(), any::<bool>(), segments, prop::option::of(any_state())).prop_map(
         |((which, bytes, cut), behind, checksum, no_outer_checksum, segments, state)| Harm {
-            which, bytes, cut, behind, checksum, no_outer_checksum, segments, state,
+            which,
+            bytes,
+            cut,
+            behind,
+            checksum,
+            no_outer_checksum,
+            segments,
+            state,
         },
     )
 }
@@ -254,7 +280,11 @@ impl Room {
                 assert!(takes(caps, &frame), "{:?} to {to:?}", frame.offload());
                 let bytes = frame.to_vec();
                 let mtu = 1514 - if to == From::Uplink { 0 } else { self.overhead() };
-                assert!(to == From::Host || frame.offload().gso.is_some() || bytes.len() <= mtu, "{}", bytes.len());
+                assert!(
+                    to == From::Host || frame.offload().gso.is_some() || bytes.len() <= mtu,
+                    "{}",
+                    bytes.len()
+                );
                 let seen = look_at(&bytes);
                 match to {
                     From::Uplink => self.assert_tunnelled(from, &bytes),
@@ -361,7 +391,8 @@ fn look_at(bytes: &[u8]) -> Seen {
             assert_eq!(words.sum::<u32>() % 0xffff, 0, "the header's checksum");
             assert!(usize::from(ip.total_len()) <= payload.len());
             let (src, dst) = (ip.source_addr(), ip.destination_addr());
-            let routable = [src, dst].iter().all(|a| !a.is_loopback() && !a.is_multicast() && !a.is_unspecified());
+            let routable =
+                [src, dst].iter().all(|a| !a.is_loopback() && !a.is_multicast() && !a.is_unspecified());
             Some(SeenIp { src: src.into(), dst: dst.into(), protocol: ip.protocol().0, nd: None, routable })
         }
         0x86dd => {
@@ -369,10 +400,13 @@ fn look_at(bytes: &[u8]) -> Seen {
             assert!(40 + usize::from(ip.payload_length()) <= payload.len());
             let (src, dst) = (ip.source_addr(), ip.destination_addr());
             let after = &payload[40..40 + usize::from(ip.payload_length())];
-            let (extensions, protocol, rest, _) = Ipv6ExtensionsSlice::from_slice_lax(ip.next_header(), after);
+            let (extensions, protocol, rest, _) =
+                Ipv6ExtensionsSlice::from_slice_lax(ip.next_header(), after);
             let whole = protocol.0 == 58 && !extensions.is_fragmenting_payload();
             let nd = rest.first().copied().filter(|_| whole);
-            let routable = [src, dst].iter().all(|a| !a.is_loopback() && !a.is_multicast() && !a.is_unicast_link_local());
+            let routable = [src, dst]
+                .iter()
+                .all(|a| !a.is_loopback() && !a.is_multicast() && !a.is_unicast_link_local());
             Some(SeenIp { src: src.into(), dst: dst.into(), protocol: protocol.0, nd, routable })
         }
         _ => None,

@@ -64,17 +64,15 @@ fn the_host_is_no_hop_in_either_direction() {
     let (mut node, _) = node();
     let (pod, host) = (node.pod.clone(), node.host.clone());
     step(&mut node, &pod, &ipv4_frame(POD_MAC[0], GATEWAY[0], POD, [192, 0, 2, 9], 64, b"out"));
-    assert_eq!(
-        host.take()[0].to_vec(),
-        ipv4_frame(GATEWAY[0], HOST_MAC[0], POD, [192, 0, 2, 9], 64, b"out")
-    );
+    assert_eq!(host.take()[0].to_vec(), ipv4_frame(GATEWAY[0], HOST_MAC[0], POD, [192, 0, 2, 9], 64, b"out"));
     step(&mut node, &host, &ipv4_frame(HOST_MAC[0], GATEWAY[0], [10, 244, 0, 1], POD, 64, b"in"));
-    assert_eq!(
-        pod.take()[0].to_vec(),
-        ipv4_frame(GATEWAY[0], POD_MAC[0], [10, 244, 0, 1], POD, 64, b"in")
-    );
+    assert_eq!(pod.take()[0].to_vec(), ipv4_frame(GATEWAY[0], POD_MAC[0], [10, 244, 0, 1], POD, 64, b"in"));
     // From the host to another node's pod: from the .0 address, and the kernel has counted its hop.
-    step(&mut node, &host, &ipv4_frame(HOST_MAC[0], GATEWAY[0], [10, 244, 0, 0], [10, 244, 1, 7], 64, b"far"));
+    step(
+        &mut node,
+        &host,
+        &ipv4_frame(HOST_MAC[0], GATEWAY[0], [10, 244, 0, 0], [10, 244, 1, 7], 64, b"far"),
+    );
     let wire = node.uplink.take()[0].to_vec();
     assert_eq!(wire[50 + 14 + 8], 64);
     node.assert_balanced();
@@ -114,8 +112,8 @@ fn arp_that_is_no_question_for_others_is_not_answered() {
     let (mut node, _) = node();
     let pod = node.pod.clone();
     let silent = [
-        arp(1, POD_MAC[0], [0; 4], POD),        // a probe for its own address (RFC 5227)
-        arp(1, POD_MAC[0], POD, POD),           // an announcement
+        arp(1, POD_MAC[0], [0; 4], POD), // a probe for its own address (RFC 5227)
+        arp(1, POD_MAC[0], POD, POD),    // an announcement
         arp(2, POD_MAC[0], POD, [10, 244, 0, 1]), // an answer
     ];
     for (count, frame) in silent.iter().enumerate() {
@@ -221,7 +219,9 @@ fn neighbour_discovery_is_seen_behind_the_first_segment() {
     frame.extend([own.octets(), peer.octets()].concat());
     frame.extend([58, 31, 1, 4].iter().chain(&[0; 252]));
     let (options, gateway) = (frame.len(), "fd00:10:244::1".parse::<std::net::Ipv6Addr>().unwrap());
-    frame.extend([136, 0, 0, 0, 0x20, 0, 0, 0].iter().chain(&gateway.octets()).chain(&[2, 1]).chain(&POD_MAC[0]));
+    frame.extend(
+        [136, 0, 0, 0, 0x20, 0, 0, 0].iter().chain(&gateway.octets()).chain(&[2, 1]).chain(&POD_MAC[0]),
+    );
     let before = node.all_drops();
     for cut in [options, options + 8, frame.len()] {
         node.pod.inject(HeapBuf::from_segments(&[&frame[..cut], &frame[cut..]]));
@@ -235,7 +235,8 @@ fn neighbour_discovery_is_seen_behind_the_first_segment() {
 #[test]
 fn an_echo_whose_sum_is_not_filled_in_is_answered_with_a_right_one() {
     let (mut node, _) = node();
-    let mut frame = ipv4_frame(POD_MAC[0], GATEWAY[0], POD, [10, 244, 0, 1], 64, &[8, 0, 0, 0, 0, 1, 0, 1, 9, 9]);
+    let mut frame =
+        ipv4_frame(POD_MAC[0], GATEWAY[0], POD, [10, 244, 0, 1], 64, &[8, 0, 0, 0, 0, 1, 0, 1, 9, 9]);
     frame[23] = 1;
     world::fill_outer_checksum(&mut frame);
     let mut request = HeapBuf::from_bytes(&frame);

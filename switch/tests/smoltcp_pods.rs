@@ -117,21 +117,20 @@ fn run_until(world: &mut World, pods: &mut [&mut Pod], mut done: impl FnMut(&mut
 
 #[test]
 fn a_stream_crosses_the_tunnel_unharmed() {
-    for (underlay, v6) in [(Underlay::V4, false), (Underlay::V4, true), (Underlay::V6, false), (Underlay::V6, true)] {
+    for (underlay, v6) in
+        [(Underlay::V4, false), (Underlay::V4, true), (Underlay::V6, false), (Underlay::V6, true)]
+    {
         let mut world = World::new(underlay, TxCaps::NONE);
         let mut client = Pod::new(0, &world.a.pod);
         let mut server = Pod::new(1, &world.b.pod);
         let (from, to) = (client.tcp(), server.tcp());
         server.sockets.get_mut::<tcp::Socket>(to).listen(80).unwrap();
-        let address = if v6 {
-            IpAddress::v6(0xfd00, 0x10, 0x244, 1, 0, 0, 0, 5)
-        } else {
-            IpAddress::v4(10, 244, 1, 7)
-        };
+        let address =
+            if v6 { IpAddress::v6(0xfd00, 0x10, 0x244, 1, 0, 0, 0, 5) } else { IpAddress::v4(10, 244, 1, 7) };
         let context = client.interface.context();
         client.sockets.get_mut::<tcp::Socket>(from).connect(context, (address, 80), 4000).unwrap();
 
-        let data: Vec<u8> = (0..200_000u32).map(|i| (i * 7 >> 3) as u8).collect();
+        let data: Vec<u8> = (0..200_000u32).map(|i| ((i * 7) >> 3) as u8).collect();
         let (mut sent, mut got) = (0, Vec::new());
         run_until(&mut world, &mut [&mut client, &mut server], |pods| {
             let sender = pods[0].sockets.get_mut::<tcp::Socket>(from);

@@ -72,7 +72,8 @@ fn over_ipv6_the_outer_checksum_is_valid() {
     world.a.pod.inject(HeapBuf::from_bytes(&inner));
     let wire = world.carry().remove(0);
     let packet = SlicedPacket::from_ethernet(&wire).unwrap();
-    let (Some(etherparse::NetSlice::Ipv6(ip)), Some(TransportSlice::Udp(udp))) = (&packet.net, &packet.transport)
+    let (Some(etherparse::NetSlice::Ipv6(ip)), Some(TransportSlice::Udp(udp))) =
+        (&packet.net, &packet.transport)
     else {
         panic!("no UDP over IPv6")
     };
@@ -120,7 +121,10 @@ fn a_gso_frame_from_a_kernel_vtep_is_cut_for_a_guest_and_kept_for_a_tap() {
         let arrived = world.b.pod.take();
         assert_eq!(arrived.len(), frames);
         if frames == 1 {
-            assert_eq!(arrived[0].offload(), Offload { checksum: Checksum::Partial { start: 34, offset: 16 }, gso });
+            assert_eq!(
+                arrived[0].offload(),
+                Offload { checksum: Checksum::Partial { start: 34, offset: 16 }, gso }
+            );
             assert_eq!(arrived[0].to_vec()[54..], payload);
         } else {
             let mut got = Vec::new();
@@ -170,7 +174,14 @@ fn each_wrong_tunnel_packet_has_its_own_reason() {
     ];
     for (number, (spoil, reason)) in cases.iter().enumerate() {
         let mut world = World::new(Underlay::V4, TxCaps::NONE);
-        let inner = ipv4_frame([2, 0xf, 0, 0, 0, 0], [2, 0xf, 0, 0, 0, 1], [10, 244, 0, 5], [10, 244, 1, 7], 63, b"x");
+        let inner = ipv4_frame(
+            [2, 0xf, 0, 0, 0, 0],
+            [2, 0xf, 0, 0, 0, 1],
+            [10, 244, 0, 5],
+            [10, 244, 1, 7],
+            63,
+            b"x",
+        );
         let mut frame = world.encapsulated_by_kernel(&inner);
         world.b.uplink.inject(HeapBuf::from_bytes(&frame));
         world.b.switch.step();
@@ -195,7 +206,8 @@ fn each_wrong_tunnel_packet_has_its_own_reason() {
 #[test]
 fn a_tunnel_packet_cut_anywhere_is_dropped_once() {
     let mut world = World::new(Underlay::V4, TxCaps::NONE);
-    let inner = ipv4_frame([2, 0xf, 0, 0, 0, 0], [2, 0xf, 0, 0, 0, 1], [10, 244, 0, 5], [10, 244, 1, 7], 63, b"x");
+    let inner =
+        ipv4_frame([2, 0xf, 0, 0, 0, 0], [2, 0xf, 0, 0, 0, 1], [10, 244, 0, 5], [10, 244, 1, 7], 63, b"x");
     let frame = world.encapsulated_by_kernel(&inner);
     for len in 0..frame.len() {
         world.b.uplink.inject(HeapBuf::from_bytes(&frame[..len]));
@@ -211,8 +223,14 @@ fn congestion_marks_are_carried_over() {
     // (outer, inner) -> inner as it arrives (RFC 6040).
     for (outer, inner, arrives) in [(3u8, 2u8, 3u8), (3, 1, 3), (3, 3, 3), (0, 2, 2), (2, 2, 2), (0, 0, 0)] {
         let mut world = World::new(Underlay::V4, TxCaps::NONE);
-        let mut packet =
-            ipv4_frame([2, 0xf, 0, 0, 0, 0], [2, 0xf, 0, 0, 0, 1], [10, 244, 0, 5], [10, 244, 1, 7], 63, b"x");
+        let mut packet = ipv4_frame(
+            [2, 0xf, 0, 0, 0, 0],
+            [2, 0xf, 0, 0, 0, 1],
+            [10, 244, 0, 5],
+            [10, 244, 1, 7],
+            63,
+            b"x",
+        );
         packet[15] = inner;
         world::fill_ipv4_checksum(&mut packet[14..34]);
         let mut frame = world.encapsulated_by_kernel(&packet);
@@ -261,7 +279,8 @@ fn a_port_of_another_worker_is_reached_through_its_ring() {
     let other = MemPort::default();
     node.add_pod(1, [10, 244, 1, 8], [2, 0, 0, 0, 1, 8], &other);
     for number in 0..100u8 {
-        let frame = ipv4_frame(POD_MAC[1], [2, 0, 0, 0, 1, 8], [10, 244, 1, 7], [10, 244, 1, 8], 64, &[number]);
+        let frame =
+            ipv4_frame(POD_MAC[1], [2, 0, 0, 0, 1, 8], [10, 244, 1, 7], [10, 244, 1, 8], 64, &[number]);
         node.pod.inject(HeapBuf::from_bytes(&frame));
     }
     while node.switch.step() > 0 {}
@@ -275,8 +294,14 @@ fn a_port_of_another_worker_is_reached_through_its_ring() {
 #[test]
 fn a_tunnel_packet_may_be_longer_than_its_first_segment() {
     let mut world = World::new(Underlay::V4, TxCaps::NONE);
-    let inner =
-        ipv4_frame([2, 0xf, 0, 0, 0, 0], [2, 0xf, 0, 0, 0, 1], [10, 244, 0, 5], [10, 244, 1, 7], 63, &[7; 1200]);
+    let inner = ipv4_frame(
+        [2, 0xf, 0, 0, 0, 0],
+        [2, 0xf, 0, 0, 0, 1],
+        [10, 244, 0, 5],
+        [10, 244, 1, 7],
+        63,
+        &[7; 1200],
+    );
     let mut frame = world.encapsulated_by_kernel(&inner);
     for checksum in [true, false] {
         if !checksum {

@@ -49,7 +49,9 @@ fn inner_offload(offload: Offload, cut: usize, parsed: &Parsed) -> Result<Offloa
         Checksum::Partial { start, offset } if usize::from(start) >= l4 => {
             Checksum::Partial { start: start - cut as u16, offset }
         }
-        Checksum::Partial { start, .. } if usize::from(start) >= cut => return Err(DropReason::ChecksumPlace),
+        Checksum::Partial { start, .. } if usize::from(start) >= cut => {
+            return Err(DropReason::ChecksumPlace);
+        }
         Checksum::Partial { .. } if offload.gso.is_some() => return Err(DropReason::GsoMalformed),
         Checksum::Partial { .. } => Checksum::Unverified,
         Checksum::Verified | Checksum::Unverified => Checksum::Unverified,

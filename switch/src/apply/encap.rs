@@ -26,7 +26,9 @@ pub(super) fn encap<B: PacketBuf>(
 ) -> Result<(), DropReason> {
     let Some(encap) = &vtep.encap else { return Err(DropReason::VtepUnresolved) };
     let (ecn, ethertype, hash) = match parsed.l3 {
-        L3::V4(ip) => (ip.ecn, [0x08, 0x00], flow_hash(ip.src.to_bits(), ip.dst.to_bits(), ip.ports, ip.protocol.0)),
+        L3::V4(ip) => {
+            (ip.ecn, [0x08, 0x00], flow_hash(ip.src.to_bits(), ip.dst.to_bits(), ip.ports, ip.protocol.0))
+        }
         L3::V6(ip) => {
             let (src, dst) = (fold(ip.src.to_bits()), fold(ip.dst.to_bits()));
             (ip.ecn, [0x86, 0xdd], flow_hash(src, dst, ip.ports, ip.protocol.0))
@@ -83,6 +85,7 @@ fn fold(address: u128) -> u32 {
 fn flow_hash(src: u32, dst: u32, ports: u32, protocol: u8) -> u32 {
     const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
     let addresses = (u64::from(src) << 32 | u64::from(dst)).wrapping_mul(ODD);
-    let all = (addresses ^ (addresses >> 29) ^ (u64::from(ports) << 8 | u64::from(protocol))).wrapping_mul(ODD);
+    let all =
+        (addresses ^ (addresses >> 29) ^ (u64::from(ports) << 8 | u64::from(protocol))).wrapping_mul(ODD);
     (all >> 32) as u32
 }

@@ -22,7 +22,8 @@ pub(super) fn arp<B: PacketBuf>(packet: &mut B, parsed: &Parsed, mac: MacAddr) -
     packet.set_offload(Offload::default());
     packet.truncate(SHORTEST_FRAME);
     let head = packet.head_mut();
-    let mut message = ArpView::new_checked(&mut head[ETHERNET_LEN..]).map_err(|_| DropReason::ArpMalformed)?;
+    let mut message =
+        ArpView::new_checked(&mut head[ETHERNET_LEN..]).map_err(|_| DropReason::ArpMalformed)?;
     let (asker_mac, asker_ip, target) = (message.sender_mac(), message.sender_ip(), message.target_ip());
     message.set_op(arp::REPLY);
     message.set_sender_mac(mac);
@@ -92,8 +93,7 @@ pub(super) fn neighbour<P: BufPool>(
     let solicited = !ip.src.is_unspecified();
     let (to_mac, to) =
         if solicited { (parsed.src, ip.src) } else { (MacAddr([0x33, 0x33, 0, 0, 0, 1]), ALL_NODES) };
-    let advert =
-        NeighbourAdvert { router, solicited, override_: true, target, target_mac: Some(mac) };
+    let advert = NeighbourAdvert { router, solicited, override_: true, target, target_mac: Some(mac) };
 
     let len = advert.len();
     let mut answer = pool.alloc(ETHERNET_LEN + ipv6::IPV6_LEN + len).ok_or(DropReason::TxNoBuffer)?;

@@ -10,8 +10,8 @@ use crate::drop_reason::DropReason;
 use crate::parse::{Ip, Parsed};
 use crate::tables::{PodGuard, Snapshot};
 use crate::types::MacAddr;
-use crate::wire::checksum::Sum;
 use crate::wire::arp::{self, ArpView};
+use crate::wire::checksum::Sum;
 use crate::wire::ip::IpProtocol;
 use crate::wire::ndp::{NeighbourAdvertView, NeighbourSolicitView};
 

@@ -4,8 +4,8 @@
 use std::os::fd::{AsFd, BorrowedFd};
 
 use weft_ffi::dpdk::Mbuf;
-use weft_ffi::kernel::{VNET_HDR_LEN, VnetHdr};
 use weft_ffi::kernel::packet::{LinkState, PacketTx, RxRing};
+use weft_ffi::kernel::{VNET_HDR_LEN, VnetHdr};
 
 use super::NativePool;
 use crate::offload::virtio;
@@ -73,9 +73,12 @@ impl TxQueue<NativePool> for PacketSocketTx {
         let batch = headers.iter().copied().zip(frames.iter().map(Mbuf::pieces));
         let report = self.0.send_batch(batch, |index, _| refused.extend([index])).unwrap_or_default();
         let done = report.sent + report.failed;
-        burst.extend(frames.into_iter().enumerate().filter_map(|(index, frame)| {
-            (index >= done || refused.contains(&index)).then_some(frame)
-        }));
+        burst.extend(
+            frames
+                .into_iter()
+                .enumerate()
+                .filter_map(|(index, frame)| (index >= done || refused.contains(&index)).then_some(frame)),
+        );
         burst.extend(untold);
     }
 }

@@ -96,7 +96,11 @@ impl TxQueue<NativePool> for TapTx {
                 let whole = frame.io_slices(&mut pieces);
                 let told = virtio::emit(frame.offload(), &frame, &mut header).is_ok();
                 // A frame that cannot be told to the kernel is left, as one that the kernel refuses.
-                let sent = if whole && told { self.0.send(&header, &pieces) } else { Err(ErrorKind::InvalidData.into()) };
+                let sent = if whole && told {
+                    self.0.send(&header, &pieces)
+                } else {
+                    Err(ErrorKind::InvalidData.into())
+                };
                 // Full: so will it be for the others. An error is this frame's alone.
                 open = !matches!(sent, Ok(false));
                 matches!(sent, Ok(true))

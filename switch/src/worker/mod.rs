@@ -138,7 +138,12 @@ pub fn make<P: Platform>(parts: Vec<Parts<P>>) -> Vec<(Worker<P>, Handle<P>)> {
             row.push((from != to).then(|| {
                 let (producer, consumer) = ring(HANDOVER);
                 inboxes[to].push(consumer);
-                Road { ring: producer, sleeping: flags[to].clone(), waker: wakers[to].clone(), staged: ArrayVec::new() }
+                Road {
+                    ring: producer,
+                    sleeping: flags[to].clone(),
+                    waker: wakers[to].clone(),
+                    staged: ArrayVec::new(),
+                }
             }));
         }
         roads.push(row);
@@ -190,7 +195,8 @@ impl<P: Platform> Worker<P> {
                 Command::AddTx(port, queue) => self.outbox.add(port, queue),
                 Command::Remove(port, done) => {
                     self.empty_inboxes();
-                    let rx = self.rx.iter().position(|slot| slot.port == port).map(|at| self.rx.remove(at).queue);
+                    let rx =
+                        self.rx.iter().position(|slot| slot.port == port).map(|at| self.rx.remove(at).queue);
                     if let Some(fd) = rx.as_ref().and_then(|queue| queue.wait_fd()) {
                         sleeper.remove(fd);
                     }

@@ -9,7 +9,8 @@ use weft_switch::memory::MemSwitch;
 use weft_switch::packet::HeapBuf;
 use weft_switch::port::{MemPort, TxCaps};
 use weft_switch::tables::{
-    Encap, Gateway, LocalVtep, Neighbour, NextHop, Outer, Place, PodGuard, Port, Role, Snapshot, SourcePorts, Vtep,
+    Encap, Gateway, LocalVtep, Neighbour, NextHop, Outer, Place, PodGuard, Port, Role, Snapshot, SourcePorts,
+    Vtep,
 };
 use weft_switch::types::{MacAddr, Mtu, PortId, Vni};
 
@@ -84,7 +85,8 @@ impl Node {
         let vni = Vni::new(1).unwrap();
         let mtu = Mtu::new(1500 - self.underlay.overhead()).unwrap();
         let place = Place::Worker(0);
-        let mut tables = Snapshot { vxlan_port: 8472, source_ports: SourcePorts::default(), ..Snapshot::default() };
+        let mut tables =
+            Snapshot { vxlan_port: 8472, source_ports: SourcePorts::default(), ..Snapshot::default() };
         let uplink = PortId::new(UPLINK).unwrap();
         let host = PortId::new(HOST).unwrap();
         tables.ports.insert(uplink, Port { role: Role::Uplink, mtu: Mtu::new(1500).unwrap(), place });
@@ -204,7 +206,14 @@ impl World {
 }
 
 /// An IPv4 packet of an unassigned protocol, so that nothing but IP is looked at.
-pub fn ipv4_frame(src: [u8; 6], dst: [u8; 6], from: [u8; 4], to: [u8; 4], ttl: u8, payload: &[u8]) -> Vec<u8> {
+pub fn ipv4_frame(
+    src: [u8; 6],
+    dst: [u8; 6],
+    from: [u8; 4],
+    to: [u8; 4],
+    ttl: u8,
+    payload: &[u8],
+) -> Vec<u8> {
     let mut frame = Vec::new();
     let builder = PacketBuilder::ethernet2(src, dst).ipv4(from, to, ttl);
     builder.write(&mut frame, etherparse::IpNumber(253), payload).unwrap();

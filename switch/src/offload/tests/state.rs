@@ -136,7 +136,10 @@ fn a_checksum_is_not_written_over_an_address() {
 
     let options = Recipe { extra: 1, ..Recipe::new(GsoKind::Tcp6, true, 100, 1400) }.frame();
     for start in 0..62 {
-        assert!(parse(&header(1, 0, 0, start, 0), &options).is_err(), "{start}: an extension header says what follows");
+        assert!(
+            parse(&header(1, 0, 0, start, 0), &options).is_err(),
+            "{start}: an extension header says what follows"
+        );
     }
     assert!(parse(&header(1, 0, 0, 62, 16), &options).is_ok());
 
