@@ -1,6 +1,7 @@
 //! What a packet costs, without devices: from rx to tx, and the stages that are worth a look of their own.
 //!
 //! "platform" is the share of the source and the sink: to be taken off the ways through the switch.
+#![allow(missing_docs, reason = "criterion_group! makes a public function")]
 
 use std::hint::black_box;
 use std::net::Ipv4Addr;
