@@ -3,23 +3,19 @@
 //!
 //! All tables are built once and only read after that, so they need no lock and no atomic.
 
+mod hash;
 mod ports;
 mod routes;
 mod vteps;
 
-use std::hash::BuildHasherDefault;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use rustc_hash::FxHasher;
-
+pub use hash::{KeyHasher, Map};
 pub use ports::{Place, PodGuard, Port, Ports, Role};
 pub use routes::{NextHop, Prefix, Routes};
 pub use vteps::{Encap, LocalVtep, Outer, Peers, SourcePorts, Vtep};
 
 use crate::types::{Generation, MacAddr, PortId};
-
-/// A map whose keys the operator chooses, never a sender of packets: a fast hash does.
-pub(crate) type Map<K, V> = hashbrown::HashMap<K, V, BuildHasherDefault<FxHasher>>;
 
 /// Where a pod of this node is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
