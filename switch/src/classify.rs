@@ -91,8 +91,10 @@ trait Family: Prefix {
     fn routes(tables: &Snapshot) -> &Routes<Self>;
     fn neighbour(self, tables: &Snapshot) -> Option<Neighbour>;
     fn is_gateway(self, tables: &Snapshot) -> bool;
-    /// A unicast address that routers forward (RFC 1812, section 5.3.7; RFC 4291, section 2.5).
-    fn is_routable(self) -> bool;
+    /// A unicast address that routers forward from (RFC 1812, section 5.3.7; RFC 4291, section 2.5).
+    fn is_source(self) -> bool;
+    /// A unicast address that routers forward to.
+    fn is_destination(self) -> bool;
     /// What a pod may send from.
     fn allowed(self, guard: &PodGuard, protocol: IpProtocol) -> bool;
     fn last(last: &mut LastHits) -> &mut Option<(Self, Target)>;
@@ -113,9 +115,15 @@ impl Family for Ipv4Addr {
         tables.gateway.v4.contains(&self)
     }
     #[inline]
-    fn is_routable(self) -> bool {
+    fn is_source(self) -> bool {
         let [first, second, ..] = self.octets();
-        first != 0 && first != 127 && first < 224 && !(first == 169 && second == 254)
+        self.is_destination() && !(first == 169 && second == 254)
+    }
+    /// Link-local ones too, as Linux does: nodes serve name resolution and metadata to their pods there.
+    #[inline]
+    fn is_destination(self) -> bool {
+        let [first, ..] = self.octets();
+        first != 0 && first != 127 && first < 224
     }
     #[inline]
     fn allowed(self, guard: &PodGuard, _: IpProtocol) -> bool {
@@ -142,7 +150,11 @@ impl Family for Ipv6Addr {
         tables.gateway.v6.contains(&self)
     }
     #[inline]
-    fn is_routable(self) -> bool {
+    fn is_source(self) -> bool {
+        self.is_destination()
+    }
+    #[inline]
+    fn is_destination(self) -> bool {
         !self.is_unspecified() && !self.is_loopback() && !self.is_multicast() && !self.is_unicast_link_local()
     }
     /// Its own addresses; link-local ones, which do not leave the segment; and none at all before it has one, for
@@ -314,7 +326,7 @@ fn route<A: Family>(
         let fits = packet_len(head, parsed, ip, gso) <= from.port.mtu.get();
         return if fits { Action::Hairpin(echo_reply) } else { Action::Drop(DropReason::MtuExceeded) };
     }
-    if !ip.dst.is_routable() || !ip.src.is_routable() {
+    if !ip.dst.is_destination() || !ip.src.is_source() {
         return Action::Drop(DropReason::NotRoutable);
     }
     let target = match *A::last(last) {

@@ -54,16 +54,26 @@ pub struct RxLoss {
     pub missed: u32,
 }
 
+/// What became of a queue that was to be armed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Armed {
+    /// Its descriptor will tell.
+    Waits,
+    /// Something has come in already: the worker must not sleep.
+    Busy,
+    /// Its far side cannot tell: it must be polled.
+    Mute,
+}
+
 /// The receiving side of a port.
 pub trait RxQueue<P: BufPool> {
     /// Appends what has come in, as far as `burst` has room, and reports what it had to give up since last time.
     fn rx(&mut self, pool: &mut P, burst: &mut Burst<P::Buf>) -> RxLoss;
     /// Readable when there is something to receive, once armed. `None` for a queue that must be polled.
     fn wait_fd(&self) -> Option<BorrowedFd<'_>>;
-    /// Asks the far side to make [`Self::wait_fd`] readable from now on. False when something has come in already,
-    /// so that the worker must not sleep.
-    fn arm(&mut self) -> bool {
-        true
+    /// Asks the far side to make [`Self::wait_fd`] readable from now on.
+    fn arm(&mut self) -> Armed {
+        Armed::Waits
     }
     /// The worker is awake again and polls; clears the descriptor.
     fn disarm(&mut self) {}

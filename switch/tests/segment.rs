@@ -79,12 +79,12 @@ fn the_host_is_no_hop_in_either_direction() {
 }
 
 #[test]
-fn the_zero_and_the_gateway_address_are_the_hosts() {
+fn the_zero_the_gateway_and_link_local_addresses_are_the_hosts() {
     let (mut node, _) = node();
     let (pod, host) = (node.pod.clone(), node.host.clone());
-    for last in [0, 1] {
-        step(&mut node, &pod, &ipv4_frame(POD_MAC[0], GATEWAY[0], POD, [10, 244, 0, last], 64, b"node"));
-        assert_eq!(host.take().len(), 1, "10.244.0.{last}");
+    for to in [[10, 244, 0, 0], [10, 244, 0, 1], [169, 254, 169, 254]] {
+        step(&mut node, &pod, &ipv4_frame(POD_MAC[0], GATEWAY[0], POD, to, 64, b"node"));
+        assert_eq!(host.take().len(), 1, "{to:?}");
     }
 }
 

@@ -7,7 +7,7 @@ use weft_ffi::dpdk::{EthRx, EthTx, Mbuf, VhostRx, VhostTx};
 use super::NativePool;
 use crate::offload::Offload;
 use crate::packet::PacketBuf;
-use crate::port::{Burst, RxLoss, RxQueue, TxCaps, TxQueue};
+use crate::port::{Armed, Burst, RxLoss, RxQueue, TxCaps, TxQueue};
 
 /// How often a burst is offered to a guest that takes it in parts.
 const GUEST_TRIES: usize = 8;
@@ -89,8 +89,14 @@ impl RxQueue<NativePool> for VhostRx {
     fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
         Some(VhostRx::wait_fd(self))
     }
-    fn arm(&mut self) -> bool {
-        VhostRx::arm(self)
+    fn arm(&mut self) -> Armed {
+        if !self.can_tell() {
+            Armed::Mute
+        } else if VhostRx::arm(self) {
+            Armed::Waits
+        } else {
+            Armed::Busy
+        }
     }
     fn disarm(&mut self) {
         VhostRx::disarm(self);

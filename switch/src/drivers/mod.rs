@@ -15,7 +15,7 @@ pub use sleep::{EpollSleeper, Tsc, WorkerWaker};
 pub use tap::{TapRx, TapTx, delete_tap, tap_queues};
 
 use crate::packet::BufPool;
-use crate::port::{Burst, RxLoss, RxQueue, TxCaps, TxQueue};
+use crate::port::{Armed, Burst, RxLoss, RxQueue, TxCaps, TxQueue};
 use crate::worker::Platform;
 
 /// The daemon's platform.
@@ -83,11 +83,11 @@ impl RxQueue<NativePool> for Rx {
             Self::Packet(queue) => queue.wait_fd(),
         }
     }
-    fn arm(&mut self) -> bool {
+    fn arm(&mut self) -> Armed {
         match self {
             Self::Vhost(queue) => RxQueue::arm(queue),
             Self::Packet(queue) => queue.arm(),
-            Self::Tap(_) | Self::Eth(_) => true,
+            Self::Tap(_) | Self::Eth(_) => Armed::Waits,
         }
     }
     fn disarm(&mut self) {

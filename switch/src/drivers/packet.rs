@@ -10,7 +10,7 @@ use weft_ffi::kernel::{VNET_HDR_LEN, VnetHdr};
 use super::NativePool;
 use crate::offload::virtio;
 use crate::packet::{BufPool, MAX_PACKET, PacketBuf};
-use crate::port::{Burst, RxLoss, RxQueue, TxCaps, TxQueue};
+use crate::port::{Armed, Burst, RxLoss, RxQueue, TxCaps, TxQueue};
 
 /// Polls between two questions how many frames the kernel had no room for: each is a system call.
 const ASK_EVERY: u32 = 4096;
@@ -69,12 +69,12 @@ impl RxQueue<NativePool> for PacketSocketRx {
     fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
         Some(self.ring.as_fd())
     }
-    fn arm(&mut self) -> bool {
+    fn arm(&mut self) -> Armed {
         // The last poll before sleep asks, so that no loss stays untold.
         if !self.settled {
             self.polls = ASK_EVERY;
         }
-        self.settled
+        if self.settled { Armed::Waits } else { Armed::Busy }
     }
     fn recover(&mut self) -> bool {
         matches!(self.ring.link_state(), Ok(LinkState::Up | LinkState::Down))

@@ -6,6 +6,7 @@ use crate::packet::{BufPool, PacketBuf};
 use crate::port::TxCaps;
 
 /// True when a port with these `caps` takes the frame as it is.
+#[inline]
 pub fn takes(caps: TxCaps, buf: &impl PacketBuf) -> bool {
     let offload = buf.offload();
     let partial = matches!(offload.checksum, Checksum::Partial { .. });

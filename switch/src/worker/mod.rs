@@ -70,7 +70,9 @@ pub struct Queues<P: Platform> {
 struct RxSlot<P: Platform> {
     port: PortId,
     queue: P::Rx,
-    /// The worker can sleep on its descriptor.
+    /// It has a descriptor, which is with the sleeper.
+    told: bool,
+    /// The worker can sleep: the descriptor will tell of frames.
     waits: bool,
     /// Polled in every round; otherwise it is armed and its descriptor says when it has something.
     active: bool,
@@ -82,11 +84,18 @@ struct RxSlot<P: Platform> {
 #[derive(Clone)]
 pub struct Handle<P: Platform> {
     commands: Sender<Command<P>>,
+    broken: Receiver<PortId>,
     waker: P::Waker,
     counters: Arc<WorkerCounters>,
 }
 
 impl<P: Platform> Handle<P> {
+    /// A port whose receive queue has failed for good since the last call, such as one whose device was deleted. The
+    /// worker leaves it alone; it is to be removed.
+    pub fn take_broken(&self) -> Option<PortId> {
+        self.broken.try_recv().ok()
+    }
+
     /// Gives a command. It is carried out at the worker's next round; false when the worker has ended.
     pub fn send(&self, command: Command<P>) -> bool {
         let sent = self.commands.send(command).is_ok();
@@ -105,6 +114,7 @@ pub struct Worker<P: Platform> {
     snapshot: Reader<Snapshot>,
     pool: P::Pool,
     commands: Receiver<Command<P>>,
+    broken: Sender<PortId>,
     rx: Vec<RxSlot<P>>,
     outbox: Outbox<P>,
     inboxes: Vec<Consumer<(PortId, Buf<P>)>>,
@@ -154,11 +164,14 @@ pub fn make<P: Platform>(parts: Vec<Parts<P>>) -> Vec<(Worker<P>, Handle<P>)> {
     {
         let (commands, receiver) = unbounded();
         let counters = Arc::new(WorkerCounters::default());
-        let handle = Handle { commands, waker: part.waker, counters: counters.clone() };
+        let (broken, broken_ports) = unbounded();
+        let handle =
+            Handle { commands, broken: broken_ports, waker: part.waker, counters: counters.clone() };
         let worker = Worker {
             snapshot: part.snapshot,
             pool: part.pool,
             commands: receiver,
+            broken,
             rx: Vec::new(),
             outbox: Outbox::new(index as u16, roads, counters.clone()),
             inboxes,
@@ -189,8 +202,8 @@ impl<P: Platform> Worker<P> {
             match command {
                 Command::AddRx(port, queue) => {
                     // One that cannot be waited for is polled, as those without a descriptor are.
-                    let waits = queue.wait_fd().is_some_and(|fd| sleeper.add(fd, port).is_ok());
-                    self.rx.push(RxSlot { port, queue, waits, active: true, empty: 0 });
+                    let told = queue.wait_fd().is_some_and(|fd| sleeper.add(fd, port).is_ok());
+                    self.rx.push(RxSlot { port, queue, told, waits: told, active: true, empty: 0 });
                 }
                 Command::AddTx(port, queue) => self.outbox.add(port, queue),
                 Command::Remove(port, done) => {

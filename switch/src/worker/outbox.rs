@@ -5,8 +5,7 @@ use std::sync::Arc;
 use super::{Buf, Platform, Road, Wake};
 use crate::counters::WorkerCounters;
 use crate::drop_reason::DropReason;
-use crate::offload::finish::finish;
-use crate::offload::{Checksum, Offload};
+use crate::offload::finish::{finish, takes};
 use crate::packet::PacketBuf;
 use crate::port::{Burst, TxCaps, TxQueue};
 use crate::tables::{Place, Snapshot};
@@ -116,17 +115,13 @@ fn hand_over<P: Platform>(road: &mut Road<P>, counters: &WorkerCounters) {
 
 fn flush<P: Platform>(slot: &mut TxSlot<P>, pool: &mut P::Pool, to: PortId, counters: &WorkerCounters) {
     let caps = slot.queue.caps();
-    if caps == TxCaps::ALL || slot.staged.iter().all(|packet| is_finished(packet.offload())) {
+    if slot.staged.iter().all(|packet| takes(caps, packet)) {
         transmit(&mut slot.queue, &mut slot.staged, to, counters);
     } else {
         finish_and_transmit(slot, caps, pool, to, counters);
     }
 }
 
-#[inline]
-fn is_finished(offload: Offload) -> bool {
-    offload.gso.is_none() && !matches!(offload.checksum, Checksum::Partial { .. })
-}
 
 /// Some frames are not what the far side takes: finishes these in software, in order with the others.
 #[cold]

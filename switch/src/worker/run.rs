@@ -12,13 +12,16 @@ use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use super::{Platform, Worker};
-use crate::port::RxQueue;
+use crate::port::{Armed, RxQueue};
 use crate::types::PortId;
 
 /// Rounds without a frame after which a queue is armed.
 const EMPTY_ROUNDS: u8 = 8;
 /// While there is work, the descriptors of armed queues are looked at once in so many rounds.
 const LOOK_EVERY: u32 = 8;
+
+/// The same for a worker that never sleeps and has nothing to do.
+const LOOK_SELDOM: u32 = 1024;
 
 /// Waits for descriptors: epoll in the daemon.
 pub trait Sleeper {
@@ -63,16 +66,26 @@ impl<P: Platform> Worker<P> {
                 self.counters.busy_cycles.add(now.wrapping_sub(before));
                 last_work = now;
                 before = now;
-                self.rest_empty_queues();
+                if idle.spin.is_some() {
+                    self.rest_empty_queues();
+                }
                 if rounds % LOOK_EVERY == 0 {
                     self.look(&mut sleeper, Some(Duration::ZERO));
                 }
                 continue;
             }
             before = now;
+            let Some(spin) = idle.spin else {
+                // Never sleeps, so nothing is armed; only errors are looked for, now and then.
+                if rounds % LOOK_SELDOM == 0 {
+                    self.look(&mut sleeper, Some(Duration::ZERO));
+                }
+                std::hint::spin_loop();
+                continue;
+            };
             self.rest_empty_queues();
             self.look(&mut sleeper, Some(Duration::ZERO));
-            if idle.spin.is_none_or(|spin| now.wrapping_sub(last_work) < spin) {
+            if now.wrapping_sub(last_work) < spin {
                 std::hint::spin_loop();
                 continue;
             }
@@ -90,7 +103,7 @@ impl<P: Platform> Worker<P> {
         sleeper.wait(timeout, |port, error| {
             let Some(slot) = rx.iter_mut().find(|slot| slot.port == port) else { return };
             if error && !slot.queue.recover() {
-                slot.active = false;
+                (slot.active, slot.told) = (false, false);
                 broken = Some(port);
             } else if !slot.active {
                 slot.queue.disarm();
@@ -98,19 +111,23 @@ impl<P: Platform> Worker<P> {
                 slot.empty = 0;
             }
         });
-        // One at a time is enough: the others are reported again.
-        let broken = rx.iter().find(|slot| Some(slot.port) == broken);
-        if let Some(fd) = broken.and_then(|slot| slot.queue.wait_fd()) {
+        // One at a time is enough: errors are reported until the descriptor is removed.
+        let Some(slot) = rx.iter().find(|slot| Some(slot.port) == broken) else { return };
+        if let Some(fd) = slot.queue.wait_fd() {
             sleeper.remove(fd);
         }
+        // Nobody hears it only when the control side has gone.
+        let _ = self.broken.send(slot.port);
     }
 
     /// Arms the queues that have brought nothing for a while.
     fn rest_empty_queues(&mut self) {
         for slot in &mut self.rx {
-            if slot.active && slot.empty >= EMPTY_ROUNDS && slot.waits {
+            if slot.active && slot.empty >= EMPTY_ROUNDS && slot.told {
                 slot.empty = 0;
-                slot.active = !slot.queue.arm();
+                let armed = slot.queue.arm();
+                slot.active = armed != Armed::Waits;
+                slot.waits = armed != Armed::Mute;
             }
         }
     }

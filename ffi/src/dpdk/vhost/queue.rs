@@ -80,6 +80,12 @@ impl VhostRx {
         self.port.pair(self.pair).wait.fd()
     }
 
+    /// Whether [`Self::wait_fd`] will tell when the guest sends. Not of a guest that gave no descriptor to kick: it must be
+    /// polled. Takes a lock that is held for moments while a guest comes or goes.
+    pub fn can_tell(&self) -> bool {
+        self.port.device().is_none() || self.port.pair(self.pair).wait.hears()
+    }
+
     /// Asks the guest to make [`Self::wait_fd`] readable from now on. False when packets are waiting already: don't
     /// sleep. Without a guest there is nothing to ask.
     pub fn arm(&mut self) -> bool {

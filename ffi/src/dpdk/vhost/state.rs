@@ -199,6 +199,11 @@ impl Wait {
         unsafe { libc::write(self.came.as_raw_fd(), (&raw const one).cast(), size_of::<u64>()) };
     }
 
+    /// Whether a guest's kick would be seen.
+    pub(super) fn hears(&self) -> bool {
+        self.kick.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).is_some()
+    }
+
     /// From now on a kick at `fd` (and no other) makes [`Self::fd`] readable.
     fn watch(&self, fd: Option<OwnedFd>) {
         let mut kick = self.kick.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -214,7 +219,7 @@ impl Wait {
             };
         }
         if let Some(fd) = fd {
-            // A guest may hand over whatever it likes; what can't be slept on leaves the port to its worker's timer.
+            // A guest may hand over whatever it likes; where it can't be slept on, the port has to be polled.
             match add(&self.epoll, fd.as_fd()) {
                 Ok(()) => *kick = Some(fd),
                 Err(error) => tracing::warn!("a guest's kick descriptor can't be waited for: {error}"),
