@@ -35,8 +35,8 @@ pub struct Way {
 /// The interface that the tunnels run over.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Uplink {
-    /// Its port.
-    pub port: PortId,
+    /// Its port; `None` while the interface is gone.
+    pub port: Option<PortId>,
     /// Its MAC address.
     pub mac: MacAddr,
     /// Its MTU in bytes.
@@ -157,7 +157,9 @@ fn own_node(tables: &mut Snapshot, model: &Model, facts: &Facts, own: &Node) {
     // than the IPv6 one may use them, and neither a TAP nor a guest minds.
     let largest = facts.uplink.mtu.saturating_sub(OVERHEAD_V4);
     let pods = mtu(pod_mtu(model, facts.uplink.mtu).max(largest));
-    tables.ports.insert(facts.uplink.port, Port { role: Role::Uplink, mtu: underlay, place: Place::Each });
+    if let Some(port) = facts.uplink.port {
+        tables.ports.insert(port, Port { role: Role::Uplink, mtu: underlay, place: Place::Each });
+    }
 
     let mut gateways =
         Gateway { mac: gateway_mac(own), v4: vec![NEXT_HOP_V4], v6: vec![NEXT_HOP_V6], host: None };
@@ -209,11 +211,14 @@ fn far_node(tables: &mut Snapshot, model: &Model, facts: &Facts, own: &Node, pee
     published.into_iter().flatten().for_each(|address| tables.peers.insert(address, model.network.vni));
     let mut ends: Vec<(IpAddr, u32)> = Vec::new();
     for subnet in &peer.subnets {
-        let Some(address) = tunnel_address(peer, subnet) else { continue };
+        let (Some(address), Some(uplink)) = (tunnel_address(peer, subnet), facts.uplink.port) else {
+            add_route(tables, subnet, NextHop::Unreachable);
+            continue;
+        };
         let known = ends.iter().find(|(end, _)| *end == address).map(|(_, index)| *index);
         let index = known.unwrap_or_else(|| {
             let index = tables.vteps.len() as u32;
-            tables.vteps.push(far_vtep(model, facts, own, peer, address));
+            tables.vteps.push(far_vtep(model, facts, own, peer, address, uplink));
             ends.push((address, index));
             index
         });
@@ -221,7 +226,7 @@ fn far_node(tables: &mut Snapshot, model: &Model, facts: &Facts, own: &Node, pee
     }
 }
 
-fn far_vtep(model: &Model, facts: &Facts, own: &Node, peer: &Node, address: IpAddr) -> Vtep {
+fn far_vtep(model: &Model, facts: &Facts, own: &Node, peer: &Node, address: IpAddr, uplink: PortId) -> Vtep {
     let overhead = if address.is_ipv4() { OVERHEAD_V4 } else { OVERHEAD_V6 };
     let way = facts.ways.get(&address);
     let underlay = way.and_then(|way| way.mtu).map_or(facts.uplink.mtu, |mtu| mtu.min(facts.uplink.mtu));
@@ -239,12 +244,7 @@ fn far_vtep(model: &Model, facts: &Facts, own: &Node, peer: &Node, address: IpAd
         };
         Encap::new(&outer, model.network.vni, own_vtep_mac(own, facts, address), far_mac?)
     });
-    Vtep {
-        encap,
-        uplink: facts.uplink.port,
-        mtu: mtu(underlay.saturating_sub(overhead)),
-        checksum: facts.outer_checksum,
-    }
+    Vtep { encap, uplink, mtu: mtu(underlay.saturating_sub(overhead)), checksum: facts.outer_checksum }
 }
 
 /// A link's MTU as the tables hold it: one out of range counts as the nearest in range.

@@ -66,7 +66,7 @@ pub struct Dataplane {
     /// costs CPU time when there is little traffic; it saves the wake-up, a few microseconds, for packets
     /// that come that close behind others. Without meaning when `idle` is `poll`.
     pub spin_us: u32,
-    /// How often ports without a file descriptor (vhost-user, most DPDK devices) are polled while the worker
+    /// How often ports without a file descriptor (DPDK devices, and guests that cannot notify) are polled while the worker
     /// sleeps, in microseconds, 10 to 100000. Default 500. It is the most that a first packet from them
     /// waits; less costs CPU time while idle. Without meaning when `idle` is `poll`.
     pub poll_beat_us: u32,

@@ -6,29 +6,31 @@
 //! receive, close what is no longer wanted. So no packet meets a port that is half there, and none is lost by a change
 //! that does not concern it.
 
+mod host;
 mod pods;
 mod report;
 mod requests;
 mod start;
+mod uplink;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
 use weft_api::ApiError;
 use weft_ffi::kernel::udp_claim::UdpClaim;
-use weft_node::{Device as StoredDevice, HostPort, Lock, Mirror, State, configure_host_port};
+use weft_node::{Device as StoredDevice, Lock, Mirror, State, StoredPod};
 use weft_switch::drivers::Rx;
-use weft_switch::tables::{Place, SourcePorts};
+use weft_switch::tables::SourcePorts;
 use weft_switch::types::{MacAddr, Mtu, PortId};
 
-use crate::compile::{self, Facts, OpenPort, Way, compile, gateway_mac, peer_addresses, pod_mtu};
+use crate::compile::{self, Facts, OpenPort, Way, compile, peer_addresses};
 use crate::config::{Config, OuterChecksum};
 use crate::dataplane::Dataplane;
-use crate::model::{Model, Pod, gateway};
-use crate::ports::{open_tap, open_uplink};
+use crate::model::{Model, Pod};
 use crate::source::SourceError;
 
 pub use requests::Client;
@@ -36,21 +38,19 @@ pub use start::{StartError, Started, start};
 
 /// How often what could not be opened is tried again.
 const RETRY: Duration = Duration::from_secs(2);
-/// Over how long the workers' busy share is taken.
+/// Over how long the workers' busy share is taken, and how soon a port that broke is noticed.
 const SAMPLE: Duration = Duration::from_secs(1);
+/// How often the kernel's side of the host port is looked after, unasked.
+const HOST_CHECK: Duration = Duration::from_secs(10);
 
 /// A pod's port that is open.
 struct PodPort {
     pod: Pod,
     port: OpenPort,
-    /// The MTU that it was opened for, in bytes.
+    /// The MTU that the interface inside was given, in bytes.
     mtu: u32,
-}
-
-struct UplinkPort {
-    id: PortId,
-    index: u32,
-    vxlan_port: u16,
+    /// The MTU of the underlay when it was opened: what the port has room for.
+    room: u32,
 }
 
 /// How the source fares.
@@ -73,14 +73,20 @@ pub struct Daemon {
     vtep_mac: MacAddr,
     /// What the source said last that was right.
     model: Model,
+    /// What it said after that, if that did not go with the pods that were added.
+    pending: Option<Model>,
     source: SourceState,
     /// Pods that were added through the API; they outlive a restart.
     added: BTreeMap<String, Pod>,
+    /// Pods from before a restart that do not go with the model, as they are stored, and why not.
+    unfit: Vec<(StoredPod, String)>,
+    /// The TAPs in pods that weft has made and not deleted.
+    devices: BTreeSet<(Option<PathBuf>, String)>,
     pods: BTreeMap<String, PodPort>,
     /// Pods whose port could not be opened, and why.
     failed: BTreeMap<String, String>,
-    uplink: Option<UplinkPort>,
-    host: Option<(OpenPort, HostPort)>,
+    uplink: Option<uplink::UplinkPort>,
+    host: Option<host::HostSide>,
     /// What is wrong beside that.
     problems: Vec<String>,
     ways: HashMap<IpAddr, Way>,
@@ -110,6 +116,7 @@ impl Daemon {
     pub async fn run(mut self, mut inputs: Inputs, stop: impl Future<Output = ()>) {
         let mut retry = tokio::time::interval(RETRY);
         let mut sample = tokio::time::interval(SAMPLE);
+        let mut host_check = tokio::time::interval(HOST_CHECK);
         retry.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         sample.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         tokio::pin!(stop);
@@ -120,7 +127,8 @@ impl Daemon {
                 Ok(()) = inputs.underlay.changed() => self.reconcile().await,
                 Some(request) = inputs.requests.recv() => self.answer(request).await,
                 _ = retry.tick(), if self.has_problems() => self.reconcile().await,
-                _ = sample.tick() => self.dataplane.sample(),
+                _ = sample.tick() => self.look_after().await,
+                _ = host_check.tick() => self.check_host_port().await,
             }
         }
         info!("ending: pods keep their devices, a new weftd takes them up");
@@ -131,15 +139,22 @@ impl Daemon {
 
     async fn take_model(&mut self, update: Result<Model, SourceError>) {
         match update {
-            Ok(model) if model == self.model => self.source.error = None,
-            Ok(model) => match self.with_added(&model) {
-                Ok(_) => {
+            Ok(model) if model == self.model => {
+                self.pending = None;
+                self.source.error = None;
+            }
+            Ok(model) => match self.check_with_added(&model) {
+                Ok(()) => {
                     self.model = model;
+                    self.pending = None;
                     self.source = SourceState { loaded: Some(SystemTime::now()), error: None };
                     self.reconcile().await;
                     info!("new configuration is in force, generation {}", self.dataplane.generation().0);
                 }
-                Err(error) => self.refuse(error),
+                Err(error) => {
+                    self.pending = Some(model);
+                    self.refuse(format!("it does not go with the pods that were added by hand: {error}"));
+                }
             },
             Err(error) => self.refuse(error.to_string()),
         }
@@ -154,6 +169,32 @@ impl Daemon {
         !self.failed.is_empty() || !self.problems.is_empty()
     }
 
+    /// Once a second: how busy the workers are, and whether a port has broken.
+    async fn look_after(&mut self) {
+        self.dataplane.sample();
+        let broken = self.dataplane.take_broken();
+        if broken.is_empty() {
+            return;
+        }
+        for id in &broken {
+            if let Some(name) =
+                self.pods.values().find(|open| open.port.id == *id).map(|open| open.pod.name.clone())
+            {
+                warn!("pod {name}: its port is gone from the kernel");
+                self.pods.remove(&name);
+                self.failed.insert(name, "its interface was deleted from outside".to_owned());
+            }
+            self.host.take_if(|host| host.port.id == *id);
+            self.uplink.take_if(|uplink| uplink.id == *id);
+        }
+        let model = self.desired();
+        self.publish(&model);
+        for id in broken {
+            self.dataplane.remove(id, false).await;
+        }
+        self.reconcile().await;
+    }
+
     /// The whole desired state: what the source says, and the pods that were added through the API.
     fn desired(&self) -> Model {
         let mut model = self.model.clone();
@@ -161,12 +202,11 @@ impl Daemon {
         model
     }
 
-    /// A source's model together with the pods that were added, if they go together.
-    fn with_added(&self, model: &Model) -> Result<Model, String> {
+    /// Whether a source's model goes together with the pods that were added.
+    fn check_with_added(&self, model: &Model) -> Result<(), String> {
         let mut all = model.clone();
         all.pods.extend(self.added.values().cloned());
-        pods::check(&all, &self.node)?;
-        Ok(all)
+        pods::check(&all, &self.node)
     }
 
     /// Brings the dataplane and the kernel into line with the desired state.
@@ -174,22 +214,24 @@ impl Daemon {
         let model = self.desired();
         self.problems.clear();
         self.open_uplink_port(&model).await;
+        self.open_host_port(&model).await;
         self.close_changed(&model).await;
         let unwanted = self.take_unwanted(&model);
+        self.record_devices(&model);
         self.open_missing(&model).await;
-        self.open_host_port(&model).await;
         self.look_up_ways(&model).await;
         self.publish(&model);
         for id in unwanted {
             self.dataplane.remove(id, true).await;
         }
+        self.delete_orphans(&model).await;
         self.save();
     }
 
     /// Compiles and publishes.
     fn publish(&mut self, model: &Model) {
         let uplink = self.mirror.uplink();
-        let Some(port) = self.uplink.as_ref().map(|uplink| uplink.id) else { return };
+        let port = self.uplink.as_ref().map(|uplink| uplink.id);
         let facts = Facts {
             node: self.node.clone(),
             vtep_mac: self.vtep_mac,
@@ -199,7 +241,7 @@ impl Daemon {
                 mtu: uplink.mtu,
                 addresses: uplink.addresses.iter().map(|net| net.addr()).collect(),
             },
-            host: self.host.as_ref().map(|(port, wanted)| (*port, MacAddr(wanted.mac))),
+            host: self.host.as_ref().map(|host| (host.port, host.mac)),
             ports: self.pods.iter().map(|(name, open)| (name.clone(), open.port)).collect(),
             ways: self.ways.clone(),
             source_ports: weft_node::local_port_range()
@@ -234,105 +276,14 @@ impl Daemon {
         }
     }
 
-    /// Opens the uplink's sockets; opens them anew when the interface is another one than before.
-    async fn open_uplink_port(&mut self, model: &Model) {
-        let uplink = self.mirror.uplink();
-        let same = |open: &UplinkPort| open.index == uplink.index && open.vxlan_port == model.network.port;
-        if self.uplink.as_ref().is_some_and(same) {
-            return;
-        }
-        if self.claim.as_ref().is_none_or(|claim| claim.port() != model.network.port) {
-            self.claim = None;
-            match UdpClaim::bind(model.network.port) {
-                Ok(claim) => self.claim = Some(claim),
-                Err(error) => self.problems.push(error.to_string()),
-            }
-        }
-        match open_uplink(&uplink.name, model.network.port, self.dataplane.workers().len()) {
-            Err(error) => self.problems.push(error.to_string()),
-            Ok(queues) => {
-                let Some(id) = self.dataplane.new_port() else { return };
-                if let Some(old) = self.uplink.replace(UplinkPort {
-                    id,
-                    index: uplink.index,
-                    vxlan_port: model.network.port,
-                }) {
-                    self.publish(model);
-                    self.dataplane.remove(old.id, false).await;
-                }
-                for (worker, (rx, tx)) in queues.into_iter().enumerate() {
-                    self.dataplane.attach_tx(worker, id, tx);
-                    self.fresh.push((worker, id, rx));
-                }
-                info!("uplink {}: MTU {}, VXLAN port {}", uplink.name, uplink.mtu, model.network.port);
-            }
-        }
-    }
-
-    /// Opens the host port and brings its addresses and routes into line.
-    async fn open_host_port(&mut self, model: &Model) {
-        let Some(own) = model.node(&self.node) else { return };
-        let mtu = pod_mtu(model, self.mirror.uplink().mtu);
-        let networks = [model.network.ipv4.map(ipnet::IpNet::V4), model.network.ipv6.map(ipnet::IpNet::V6)];
-        let wanted = HostPort {
-            name: self.config.host_port.name.clone(),
-            mac: host_mac(gateway_mac(own)).0,
-            mtu,
-            zero_addresses: own.subnets.iter().map(|subnet| subnet.network()).collect(),
-            gateway_addresses: own.subnets.iter().filter_map(gateway).collect(),
-            local_subnets: own.subnets.clone(),
-            networks: networks.into_iter().flatten().collect(),
-            gateway_mac: gateway_mac(own).0,
-        };
-        if self.host.as_ref().is_some_and(|(_, configured)| *configured == wanted) {
-            return;
-        }
-        // A port takes frames of the size that it was opened for.
-        if let Some((port, _)) = self.host.take_if(|(_, configured)| configured.mtu != wanted.mtu) {
-            self.publish(model);
-            self.dataplane.remove(port.id, false).await;
-        }
-        let problem = match &self.host {
-            Some(_) => None,
-            None => self.make_host_port(&wanted).await.err(),
-        };
-        if let Some(problem) = problem {
-            self.problems.push(problem);
-            return;
-        }
-        match configure_host_port(wanted.clone()).await {
-            Ok(()) => {
-                if let Some((_, configured)) = &mut self.host {
-                    *configured = wanted;
-                }
-            }
-            Err(error) => self.problems.push(format!("host port: {error}")),
-        }
-    }
-
-    async fn make_host_port(&mut self, wanted: &HostPort) -> Result<(), String> {
-        let opened = open_tap(None, &wanted.name, MacAddr(wanted.mac), tap_mtu(wanted.mtu)).await;
-        let opened = opened.map_err(|e| format!("host port: {e}"))?;
-        let id = self.dataplane.new_port().ok_or("host port: the switch has no free port number")?;
-        self.dataplane.attach_tx(0, id, opened.tx);
-        self.fresh.push((0, id, opened.rx));
-        let unconfigured = HostPort { networks: Vec::new(), zero_addresses: Vec::new(), ..wanted.clone() };
-        self.host = Some((OpenPort { id, place: Place::Worker(0) }, unconfigured));
-        Ok(())
-    }
-
     /// Writes down what a later weftd, or `weft node purge`, must know.
     fn save(&mut self) {
-        let taps = self.pods.values().filter_map(|open| match &open.pod.attachment {
-            crate::model::Attachment::Tap { netns, ifname } => {
-                Some(StoredDevice { netns: Some(netns.clone()), name: ifname.clone() })
-            }
-            _ => None,
-        });
+        let unfit = self.unfit.iter().map(|(stored, _)| stored.clone());
+        let devices = self.devices.iter().cloned();
         let state = State {
             vtep_mac: Some(self.vtep_mac.to_string()),
-            pods: self.added.values().map(pods::store).collect(),
-            devices: taps.collect(),
+            pods: self.added.values().map(pods::store).chain(unfit).collect(),
+            devices: devices.map(|(netns, name)| StoredDevice { netns, name }).collect(),
         };
         if state == self.state {
             return;
@@ -342,13 +293,6 @@ impl Daemon {
             Err(error) => self.problems.push(format!("state: {error}")),
         }
     }
-}
-
-/// The MAC address of the host's side of the host port, made from the gateway's.
-fn host_mac(gateway: MacAddr) -> MacAddr {
-    let [_, _, tail @ ..] = gateway.0;
-    let [a, b, c, d] = tail;
-    MacAddr([0x0a, 0x59, a, b, c, d])
 }
 
 /// A TAP's MTU as the switch's types hold it.

@@ -303,6 +303,11 @@ impl Dataplane {
                 }
             }
         }
+        if queues.len() < self.workers.len() {
+            // The number stays taken for ever: a worker may still have queues of it.
+            warn!("port {id}: a worker does not give its queues back");
+            return;
+        }
         let record = self.ports.remove(&id);
         // Closing may block, on a guest or on the kernel.
         let closed =
@@ -324,6 +329,11 @@ impl Dataplane {
             side.sample = Sample { at: now, busy, share: share.min(1.0) };
         }
         self.publisher.reclaim();
+    }
+
+    /// The ports that have broken since the last call.
+    pub fn take_broken(&self) -> Vec<PortId> {
+        self.workers.iter().flat_map(|side| std::iter::from_fn(|| side.handle.take_broken())).collect()
     }
 
     /// What a port has counted since it was made.

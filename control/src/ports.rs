@@ -49,7 +49,7 @@ pub struct Opened {
     /// To be closed after them.
     pub device: Device,
     /// The kernel's device did not exist before.
-    created: bool,
+    pub created: bool,
 }
 
 impl Opened {

@@ -127,11 +127,15 @@ class WeftNode(Node):
 
     def start(self, _nodes):
         (self.dir / "weftd.toml").write_text(
-            f'[node]\nname = "{self.name}"\n\n[dataplane]\nworkers = 1\ncores = [{self.index % os.cpu_count()}]\nmemory = "48MiB"\n\n'
+            f'[node]\nname = "{self.name}"\n\n[dataplane]\n{self.threads()}\nmemory = "48MiB"\n\n'
             f'[uplink]\ninterface = "u0"\n\n[source]\npath = "{self.run.dir}/cluster.toml"\n\n'
             f'[control]\nsocket = "{self.socket}"\n\n[state]\ndir = "{self.dir}/state"\n'
         )
         self.launch()
+
+    def threads(self):
+        """One worker on the first node and two on the others, so that both ways are walked."""
+        return "workers = 1\ncores = [0]" if self.index == 0 else "workers = 2"
 
     def launch(self):
         """Starts weftd and waits for its word that it is ready."""

@@ -26,7 +26,7 @@ pub use client::{Client, ClientError};
 pub use error::{ApiError, ErrorCode};
 pub use mac::{Mac, MacError};
 pub use pod::{Origin, Pod, PodPort, PodSpec, PodState, Pods, SpecError, VhostMode};
-pub use stats::{Drop, Drops, PortDrops, PortStats, Stats, Total, WorkerStats};
+pub use stats::{Drop, Drops, PortStats, Stats, Total, WorkerStats};
 pub use status::{Memory, Network, Peer, Source, State, Status, Uplink};
 
 use serde::{Deserialize, Serialize};

@@ -95,9 +95,6 @@ impl Total {
 pub struct Drops {
     /// Of the whole switch. Without `?all=true` only the reasons that happened.
     pub total: Vec<Drop>,
-    /// By port that the frame came in by, only the reasons that happened; empty when the daemon does not count so.
-    #[serde(default)]
-    pub ports: Vec<PortDrops>,
 }
 
 /// How often one reason happened.
@@ -109,15 +106,4 @@ pub struct Drop {
     pub count: u64,
     /// What it means, in a sentence.
     pub explain: String,
-}
-
-/// Drops of one port.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PortDrops {
-    /// The port's number.
-    pub id: u16,
-    /// The pod's name, or the interface.
-    pub name: String,
-    /// Its reasons.
-    pub drops: Vec<Drop>,
 }

@@ -239,25 +239,14 @@ impl Show for Stats {
 
 impl Show for Drops {
     fn show(&self) -> String {
-        if self.total.is_empty() && self.ports.is_empty() {
+        if self.total.is_empty() {
             return "no drops\n".to_owned();
         }
         let mut total = Table::new(&["REASON", ">COUNT", "MEANING"]);
         for drop in &self.total {
             total.row(vec![drop.reason.clone(), drop.count.to_string(), drop.explain.clone()]);
         }
-        let mut out = total.render();
-        if !self.ports.is_empty() {
-            let mut ports = Table::new(&[">PORT", "NAME", "REASON", ">COUNT"]);
-            for port in &self.ports {
-                for drop in &port.drops {
-                    let name = port.name.clone();
-                    ports.row(vec![port.id.to_string(), name, drop.reason.clone(), drop.count.to_string()]);
-                }
-            }
-            out += &format!("\n{}", ports.render());
-        }
-        out
+        total.render()
     }
 }
 

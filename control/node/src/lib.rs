@@ -26,7 +26,7 @@ pub use lock::Lock;
 pub use mirror::Mirror;
 pub use netns::inside;
 pub use pod::{PodInterface, configure_pod, pod_interface_exists};
-pub use purge::{Purged, purge};
+pub use purge::{Purged, delete_tap, purge};
 pub use route::WEFT_PROTOCOL;
 pub use state::{Device, State, StoredAttachment, StoredPod};
 pub use underlay::{Path, PathError, Uplink, default_uplink, uplink};

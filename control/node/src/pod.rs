@@ -22,6 +22,8 @@ pub struct PodInterface {
     pub mtu: u32,
     /// The pod's addresses, each with the prefix length of the node's subnet.
     pub addresses: Vec<IpNet>,
+    /// Addresses that it had before and is not to have any more.
+    pub outdated: Vec<IpNet>,
     /// The gateways of the default routes, at most one per family.
     pub gateways: Vec<IpAddr>,
 }
@@ -68,6 +70,10 @@ async fn configure(handle: Handle, wanted: PodInterface) -> Result<(), Error> {
         if !present.iter().any(|address| address.net == *net) {
             kernel.add_address(&link, *net).await?;
         }
+    }
+    // After the new ones are there, so that the kernel never finds itself without.
+    for address in present.iter().filter(|address| wanted.outdated.contains(&address.net)) {
+        kernel.delete_address(&link, address).await?;
     }
     for link in [kernel.link("lo").await?, link.clone()] {
         if !link.admin_up {

@@ -33,13 +33,7 @@ pub async fn purge(state_dir: &Path, host_port: &str) -> Result<Purged, Error> {
         state.devices.push(port);
     }
     for device in state.devices {
-        let name = device.name.clone();
-        let deleted = match &device.netns {
-            None => delete(Kernel::open()?.into_handle(), name).await?,
-            Some(path) if !path.exists() => false,
-            Some(path) => inside(path, move |handle| delete(handle, name)).await?,
-        };
-        if deleted {
+        if delete_tap(device.netns.as_deref(), &device.name).await? {
             purged.devices.push(match &device.netns {
                 None => device.name,
                 Some(path) => format!("{} in {}", device.name, path.display()),
@@ -51,7 +45,17 @@ pub async fn purge(state_dir: &Path, host_port: &str) -> Result<Purged, Error> {
     Ok(purged)
 }
 
-/// Deletes a TAP; false if there is none of that name.
+/// Deletes a TAP in the network namespace `netns` (none: the current one); false if the namespace or the TAP is gone already.
+/// A device of that name that is no TAP is an error.
+pub async fn delete_tap(netns: Option<&Path>, name: &str) -> Result<bool, Error> {
+    let name = name.to_owned();
+    match netns {
+        None => delete(Kernel::open()?.into_handle(), name).await,
+        Some(path) if !path.exists() => Ok(false),
+        Some(path) => inside(path, move |handle| delete(handle, name)).await,
+    }
+}
+
 async fn delete(handle: Handle, name: String) -> Result<bool, Error> {
     let kernel = Kernel(handle);
     let link = match kernel.link(&name).await {

@@ -119,7 +119,7 @@ impl Backend for Invented {
             |reason: &str, count| DropCount { reason: reason.to_owned(), count, explain: String::new() };
         let mut total = vec![drop("fdb_miss", 2), drop("no_route", 0)];
         total.retain(|drop| all || drop.count > 0);
-        Ok(Drops { total, ports: Vec::new() })
+        Ok(Drops { total })
     }
 }
 

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
@@ -12,6 +13,9 @@ use tracing_subscriber::EnvFilter;
 use weft_control::api::serve;
 use weft_control::config::{Config, DEFAULT_PATH};
 use weft_control::daemon::{Started, start};
+
+/// How long ending may take after a signal.
+const END_WITHIN: Duration = Duration::from_millis(800);
 
 /// A virtual switch for Kubernetes nodes with high packet rates.
 ///
@@ -54,6 +58,20 @@ async fn run(config: Config) -> ExitCode {
         return fail("cannot install the signal handlers");
     };
     let reload = Arc::new(Notify::new());
+    let (stop, stopped) = oneshot::channel::<()>();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        // Whatever the daemon is at (it may still be starting): it ends in time. What the kernel holds stays as it is.
+        std::thread::spawn(|| {
+            std::thread::sleep(END_WITHIN);
+            say("something did not end in time; ending all the same");
+            std::process::exit(0);
+        });
+        drop(stop);
+    });
     let Started { daemon, inputs, client, listener, socket } = match start(config, reload.clone()).await {
         Ok(started) => started,
         Err(error) => return fail(&error.to_string()),
@@ -68,23 +86,21 @@ async fn run(config: Config) -> ExitCode {
         // The sender's end is dropped with the daemon.
         let _ = ended.await;
     }));
-    eprintln!("weftd: ready");
-    let stop = async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    };
-    daemon.run(inputs, stop).await;
+    say("ready");
+    daemon.run(inputs, async { drop(stopped.await) }).await;
     drop(end);
     // Requests that are under way find the daemon gone; the server gives them a moment to hear it.
-    let _ = tokio::time::timeout(std::time::Duration::from_millis(300), server).await;
+    let _ = tokio::time::timeout(Duration::from_millis(300), server).await;
     drop(socket);
     ExitCode::SUCCESS
 }
 
-fn fail(message: &str) -> ExitCode {
+fn say(message: &str) {
     // Standard error is all there is to tell; where it is closed, the exit code remains.
     let _ = writeln!(std::io::stderr(), "weftd: {message}");
+}
+
+fn fail(message: &str) -> ExitCode {
+    say(message);
     ExitCode::FAILURE
 }

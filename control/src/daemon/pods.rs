@@ -1,11 +1,12 @@
 //! Pods: which ports are opened and closed for them, and how they are remembered.
 
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 use serde_json::{Map, Value};
 use tracing::{info, warn};
-use weft_node::{PodInterface, StoredAttachment, StoredPod, configure_pod};
+use weft_node::{PodInterface, StoredAttachment, StoredPod, configure_pod, delete_tap};
 use weft_switch::tables::Place;
 
 use super::{Daemon, PodPort, tap_mtu};
@@ -22,25 +23,52 @@ pub(super) fn check(model: &Model, node: &str) -> Result<(), String> {
 }
 
 impl Daemon {
-    /// Closes the ports of pods whose attachment or MTU is another one now, so that they can be opened anew.
+    /// Closes the ports that have to be opened anew: of pods whose attachment is another one now, of devices that another
+    /// pod is to have, and TAPs that have not enough room for the underlay's MTU.
     pub(super) async fn close_changed(&mut self, model: &Model) {
-        let mtu = pod_mtu(model, self.mirror.uplink().mtu);
+        let room = self.mirror.uplink().mtu;
+        let wanted = |open: &PodPort| {
+            model.pods_of(&self.node).find(|pod| pod.attachment == open.pod.attachment).map(|pod| &pod.name)
+        };
         let mut changed = Vec::new();
-        for pod in model.pods_of(&self.node) {
-            let other = |open: &PodPort| open.pod.attachment != pod.attachment || open.mtu != mtu;
-            if self.pods.get(&pod.name).is_some_and(other)
-                && let Some(open) = self.pods.remove(&pod.name)
-            {
-                // The device itself goes only if it is not the one that the pod is to have.
-                changed.push((open.port.id, open.pod.attachment != pod.attachment));
+        for (name, open) in &self.pods {
+            let heir = wanted(open);
+            let moved = heir.is_some_and(|heir| heir != name);
+            let replaced = heir.is_none() && model.pods_of(&self.node).any(|pod| pod.name == *name);
+            let small = open.room != room && matches!(open.pod.attachment, Attachment::Tap { .. });
+            if moved || replaced || small {
+                // The device itself goes only if no pod is to have it.
+                changed.push((name.clone(), open.port.id, heir.is_none()));
             }
         }
         if changed.is_empty() {
             return;
         }
+        changed.iter().for_each(|(name, ..)| drop(self.pods.remove(name)));
         self.publish(model);
-        for (id, delete) in changed {
+        for (_, id, delete) in changed {
             self.dataplane.remove(id, delete).await;
+        }
+    }
+
+    /// Writes down, before anything is made, which devices will be: a weftd that is killed half-way leaves none unknown.
+    pub(super) fn record_devices(&mut self, model: &Model) {
+        self.devices.extend(model.pods_of(&self.node).filter_map(device));
+        self.save();
+    }
+
+    /// Deletes the devices that no pod is to have any more, such as those of pods that were removed while weftd was
+    /// down, and forgets those that are deleted already.
+    pub(super) async fn delete_orphans(&mut self, model: &Model) {
+        let mut wanted: BTreeSet<_> = model.pods_of(&self.node).filter_map(device).collect();
+        let unfit = self.unfit.iter().filter_map(|(stored, _)| restore(stored, &self.node).ok());
+        wanted.extend(unfit.filter_map(|pod| device(&pod)));
+        let orphans: Vec<_> = self.devices.difference(&wanted).cloned().collect();
+        for (netns, name) in orphans {
+            match delete_tap(netns.as_deref(), &name).await {
+                Ok(_) => drop(self.devices.remove(&(netns, name))),
+                Err(error) => self.problems.push(format!("a device that no pod has any more stays: {error}")),
+            }
         }
     }
 
@@ -59,20 +87,21 @@ impl Daemon {
 
     /// Opens the ports of pods that have none, and brings the interfaces inside the others into line.
     pub(super) async fn open_missing(&mut self, model: &Model) {
-        let mtu = pod_mtu(model, self.mirror.uplink().mtu);
+        let room = self.mirror.uplink().mtu;
+        let mtu = pod_mtu(model, room);
         let pods: Vec<Pod> = model.pods_of(&self.node).cloned().collect();
         for pod in pods {
             let name = pod.name.clone();
             let done = match self.pods.get_mut(&name) {
-                Some(open) if open.pod == pod => Ok(()),
+                Some(open) if open.pod == pod && open.mtu == mtu => Ok(()),
                 Some(open) => {
-                    let outcome = configure(model, &self.node, &pod, mtu).await;
+                    let outcome = configure(model, &self.node, &pod, &open.pod.addresses, mtu).await;
                     if outcome.is_ok() {
-                        open.pod = pod;
+                        (open.pod, open.mtu) = (pod, mtu);
                     }
                     outcome
                 }
-                None => self.open_one(model, pod, mtu).await,
+                None => self.open_one(model, pod, mtu, room).await,
             };
             match done {
                 Ok(()) => drop(self.failed.remove(&name)),
@@ -86,10 +115,10 @@ impl Daemon {
         }
     }
 
-    async fn open_one(&mut self, model: &Model, pod: Pod, mtu: u32) -> Result<(), String> {
-        let opened = open_pod(&self.dataplane, &pod.attachment, pod.mac_or_derived(), tap_mtu(mtu)).await;
+    async fn open_one(&mut self, model: &Model, pod: Pod, mtu: u32, room: u32) -> Result<(), String> {
+        let opened = open_pod(&self.dataplane, &pod.attachment, pod.mac_or_derived(), tap_mtu(room)).await;
         let opened = opened.map_err(|error| error.to_string())?;
-        let id = match configure(model, &self.node, &pod, mtu).await {
+        let id = match configure(model, &self.node, &pod, &[], mtu).await {
             Ok(()) => {
                 self.dataplane.new_port().ok_or("the switch has no free port number; remove a pod".to_owned())
             }
@@ -108,13 +137,21 @@ impl Daemon {
         self.fresh.push((worker, id, opened.rx));
         info!("pod {}: port {id} ({})", pod.name, kind(&pod.attachment));
         let port = OpenPort { id, place: Place::Worker(worker as u16) };
-        self.pods.insert(pod.name.clone(), PodPort { pod, port, mtu });
+        self.pods.insert(pod.name.clone(), PodPort { pod, port, mtu, room });
         Ok(())
     }
 }
 
-/// Configures the interface inside an ordinary pod; the others configure themselves.
-async fn configure(model: &Model, node: &str, pod: &Pod, mtu: u32) -> Result<(), String> {
+/// The TAP of a pod that has one.
+fn device(pod: &Pod) -> Option<(Option<PathBuf>, String)> {
+    match &pod.attachment {
+        Attachment::Tap { netns, ifname } => Some((Some(netns.clone()), ifname.clone())),
+        Attachment::VhostUser { .. } | Attachment::Dpdk { .. } => None,
+    }
+}
+
+/// Configures the interface inside an ordinary pod, which had the addresses `before`; the others configure themselves.
+async fn configure(model: &Model, node: &str, pod: &Pod, before: &[IpNet], mtu: u32) -> Result<(), String> {
     let Attachment::Tap { netns, ifname } = &pod.attachment else { return Ok(()) };
     let own = model.node(node);
     let subnets = pod.addresses.iter().filter_map(|net| own.and_then(|own| own.subnet_of(net.addr())));
@@ -127,6 +164,7 @@ async fn configure(model: &Model, node: &str, pod: &Pod, mtu: u32) -> Result<(),
         mac: pod.mac_or_derived().0,
         mtu,
         addresses: pod.addresses.clone(),
+        outdated: before.iter().filter(|net| !pod.addresses.contains(net)).copied().collect(),
         gateways,
     };
     let netns: &Path = netns;

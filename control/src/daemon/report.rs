@@ -23,6 +23,7 @@ impl Daemon {
         let model = &self.model;
         let mut problems = self.problems.clone();
         problems.extend(self.failed.iter().map(|(name, error)| format!("pod {name}: {error}")));
+        problems.extend(self.unfit.iter().map(|(_, why)| why.clone()));
         problems.extend(self.source.error.iter().map(|error| format!("source: {error}")));
         if !uplink.up {
             problems.push(format!("uplink {} is down", uplink.name));
@@ -63,7 +64,7 @@ impl Daemon {
                 pod_mtu: pod_mtu(model, uplink.mtu),
             },
             workers: self.dataplane.workers().len(),
-            host_port: self.host.as_ref().map(|(_, wanted)| wanted.name.clone()),
+            host_port: self.host.as_ref().map(|_| self.config.host_port.name.clone()),
             peers: model
                 .nodes
                 .iter()
@@ -130,7 +131,7 @@ impl Daemon {
 
     fn port_stats(&self) -> Vec<PortStats> {
         let uplink = self.uplink.as_ref().map(|u| (u.id, self.mirror.uplink().name, "uplink"));
-        let host = self.host.as_ref().map(|(port, wanted)| (port.id, wanted.name.clone(), "host"));
+        let host = self.host.as_ref().map(|host| (host.port.id, self.config.host_port.name.clone(), "host"));
         let pods = self
             .pods
             .values()
@@ -176,7 +177,7 @@ impl Daemon {
             count: self.dataplane.drops(*reason),
             explain: reason.explain().to_owned(),
         });
-        Drops { total: reasons.filter(|drop| all || drop.count > 0).collect(), ports: Vec::new() }
+        Drops { total: reasons.filter(|drop| all || drop.count > 0).collect() }
     }
 }
 

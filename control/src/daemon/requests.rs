@@ -92,6 +92,10 @@ impl Daemon {
             return Err(ApiError::new(ErrorCode::Conflict, text));
         }
         self.reconcile().await;
+        // What was refused because of this pod may be right now.
+        if let Some(model) = self.pending.take() {
+            self.take_model(Ok(model)).await;
+        }
         Ok(shown)
     }
 

@@ -98,6 +98,9 @@ pub async fn start(config: Config, reload: Arc<Notify>) -> Result<Started, Start
         mirror,
         vtep_mac,
         model,
+        pending: None,
+        unfit: Vec::new(),
+        devices: state.devices.iter().map(|device| (device.netns.clone(), device.name.clone())).collect(),
         source: SourceState { loaded: Some(SystemTime::now()), error: None },
         pods: BTreeMap::new(),
         failed: BTreeMap::new(),
@@ -108,13 +111,17 @@ pub async fn start(config: Config, reload: Arc<Notify>) -> Result<Started, Start
         fresh: Vec::new(),
         state: State::default(),
     };
+    // What the daemon cannot be without comes first: if it fails, no pod has been touched.
+    let model = daemon.model.clone();
+    daemon.open_uplink_port(&model).await;
+    if daemon.uplink.is_some() {
+        daemon.open_host_port(&model).await;
+    }
+    if !daemon.problems.is_empty() {
+        return Err(daemon.give_up().await);
+    }
     daemon.restore(&state);
     daemon.reconcile().await;
-    if daemon.uplink.is_none() || daemon.host.is_none() {
-        let problems = daemon.problems.join("; ");
-        daemon.dataplane.stop();
-        return Err(StartError::Port(problems));
-    }
     Ok(Started { daemon, inputs: Inputs { updates: incoming, underlay, requests }, client, listener, socket })
 }
 
@@ -125,18 +132,34 @@ async fn load(path: PathBuf, node: String) -> Result<crate::model::Model, StartE
 }
 
 impl Daemon {
-    /// Takes the pods that were added before the restart back in, those that still go with the source's model.
+    /// Takes the pods that were added before the restart back in, those that still go with the source's model. The others
+    /// are kept as they are.
     fn restore(&mut self, state: &State) {
         for stored in &state.pods {
             let pod: Result<Pod, String> = pods::restore(stored, &self.node);
             let fits = pod.and_then(|pod| {
                 self.added.insert(pod.name.clone(), pod.clone());
-                self.with_added(&self.model).map(drop).inspect_err(|_| drop(self.added.remove(&pod.name)))
+                self.check_with_added(&self.model).inspect_err(|_| drop(self.added.remove(&pod.name)))
             });
             if let Err(error) = fits {
-                warn!("pod {} was added before and is not taken back in: {error}", stored.name);
+                let why = format!("pod {} was added before and does not fit any more: {error}", stored.name);
+                warn!("{why}");
+                self.unfit.push((stored.clone(), why));
             }
         }
+    }
+
+    /// Takes back what was made so far.
+    async fn give_up(mut self) -> StartError {
+        let problems = self.problems.join("; ");
+        if let Some(host) = self.host.take() {
+            let model = self.model.clone();
+            self.publish(&model);
+            self.dataplane.remove(host.port.id, host.created).await;
+        }
+        self.fresh.clear();
+        self.dataplane.stop();
+        StartError::Port(problems)
     }
 }
 

@@ -165,8 +165,7 @@ pub fn make<P: Platform>(parts: Vec<Parts<P>>) -> Vec<(Worker<P>, Handle<P>)> {
         let (commands, receiver) = unbounded();
         let counters = Arc::new(WorkerCounters::default());
         let (broken, broken_ports) = unbounded();
-        let handle =
-            Handle { commands, broken: broken_ports, waker: part.waker, counters: counters.clone() };
+        let handle = Handle { commands, broken: broken_ports, waker: part.waker, counters: counters.clone() };
         let worker = Worker {
             snapshot: part.snapshot,
             pool: part.pool,

@@ -122,7 +122,6 @@ fn flush<P: Platform>(slot: &mut TxSlot<P>, pool: &mut P::Pool, to: PortId, coun
     }
 }
 
-
 /// Some frames are not what the far side takes: finishes these in software, in order with the others.
 #[cold]
 fn finish_and_transmit<P: Platform>(

@@ -7,8 +7,8 @@ use std::process::Stdio;
 use daemon::{Answers, Daemon, command, weft};
 use serde_json::{Value, json};
 use weft_api::{
-    ApiError, Drop, Drops, Index, Memory, Network, Origin, Peer, Pod, PodPort, PodState, Pods, PortDrops,
-    PortStats, Source, State, Stats, Status, Total, Uplink, WorkerStats,
+    ApiError, Drop, Drops, Index, Memory, Network, Origin, Peer, Pod, PodPort, PodState, Pods, PortStats,
+    Source, State, Stats, Status, Total, Uplink, WorkerStats,
 };
 
 fn status() -> Status {
@@ -108,14 +108,11 @@ fn stats() -> Stats {
 
 fn drops() -> Drops {
     let fdb_miss = Drop { reason: "fdb_miss".into(), count: 7, explain: "No port has the address.".into() };
-    Drops {
-        total: vec![fdb_miss.clone()],
-        ports: vec![PortDrops { id: 3, name: "web".into(), drops: vec![fdb_miss] }],
-    }
+    Drops { total: vec![fdb_miss] }
 }
 
 fn daemon() -> Daemon {
-    let (none, everything) = (Drops { total: vec![], ports: vec![] }, drops());
+    let (none, everything) = (Drops { total: vec![] }, drops());
     Daemon::start(
         Answers::default()
             .with("GET /v1", 200, &Index { version: "0.9.0".into(), resources: vec![] })
@@ -186,9 +183,6 @@ balance: rx 1000 + originated 7 = tx 993 + consumed 5 + drops 7 + in flight 2
             "\
 REASON    COUNT  MEANING
 fdb_miss      7  No port has the address.
-
-PORT  NAME  REASON    COUNT
-   3  web   fdb_miss      7
 ",
         ),
         (&["version"], concat!("weft   ", env!("CARGO_PKG_VERSION"), "\nweftd  0.9.0\n")),

@@ -6,6 +6,7 @@ use weft_node::{Error, PodInterface, configure_pod, pod_interface_exists};
 
 fn wanted() -> PodInterface {
     PodInterface {
+        outdated: Vec::new(),
         ifname: "eth0".to_owned(),
         mac: [0x02, 0, 0, 0, 0, 0x07],
         mtu: 1450,
