@@ -9,6 +9,7 @@
 mod pods;
 mod report;
 mod requests;
+mod rights;
 mod start;
 
 use std::collections::{BTreeMap, HashMap};
@@ -45,6 +46,8 @@ struct PodPort {
     port: OpenPort,
     /// The MTU that it was opened for, in bytes.
     mtu: u32,
+    /// The network namespace that its interface was made in.
+    netns: Option<pods::NetnsId>,
 }
 
 struct UplinkPort {
@@ -120,7 +123,13 @@ impl Daemon {
                 Ok(()) = inputs.underlay.changed() => self.reconcile().await,
                 Some(request) = inputs.requests.recv() => self.answer(request).await,
                 _ = retry.tick(), if self.has_problems() => self.reconcile().await,
-                _ = sample.tick() => self.dataplane.sample(),
+                _ = sample.tick() => {
+                    self.dataplane.sample();
+                    // The kernel does not tell, and weft's own descriptor keeps what is left of the namespace alive.
+                    if self.pods.values().any(PodPort::has_lost_netns) {
+                        self.reconcile().await;
+                    }
+                }
             }
         }
         info!("ending: pods keep their devices, a new weftd takes them up");

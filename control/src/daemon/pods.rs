@@ -1,5 +1,7 @@
 //! Pods: which ports are opened and closed for them, and how they are remembered.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use ipnet::IpNet;
@@ -21,13 +23,32 @@ pub(super) fn check(model: &Model, node: &str) -> Result<(), String> {
     })
 }
 
+/// What tells one network namespace from another: its device and inode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct NetnsId(u64, u64);
+
+/// The network namespace that an ordinary pod is in at this time.
+fn netns_of(attachment: &Attachment) -> Option<NetnsId> {
+    let Attachment::Tap { netns, .. } = attachment else { return None };
+    fs::metadata(netns).ok().map(|there| NetnsId(there.dev(), there.ino()))
+}
+
+impl PodPort {
+    /// The namespace of its interface is gone, or another one has its place.
+    pub(super) fn has_lost_netns(&self) -> bool {
+        self.netns != netns_of(&self.pod.attachment)
+    }
+}
+
 impl Daemon {
-    /// Closes the ports of pods whose attachment or MTU is another one now, so that they can be opened anew.
+    /// Closes the ports of pods whose attachment, MTU or namespace is another one now, so that they can be opened anew.
     pub(super) async fn close_changed(&mut self, model: &Model) {
         let mtu = pod_mtu(model, self.mirror.uplink().mtu);
         let mut changed = Vec::new();
         for pod in model.pods_of(&self.node) {
-            let other = |open: &PodPort| open.pod.attachment != pod.attachment || open.mtu != mtu;
+            let other = |open: &PodPort| {
+                open.pod.attachment != pod.attachment || open.mtu != mtu || open.has_lost_netns()
+            };
             if self.pods.get(&pod.name).is_some_and(other)
                 && let Some(open) = self.pods.remove(&pod.name)
             {
@@ -87,6 +108,8 @@ impl Daemon {
     }
 
     async fn open_one(&mut self, model: &Model, pod: Pod, mtu: u32) -> Result<(), String> {
+        // Looked at before: if another takes its place meanwhile, the next look finds out.
+        let netns = netns_of(&pod.attachment);
         let opened = open_pod(&self.dataplane, &pod.attachment, pod.mac_or_derived(), tap_mtu(mtu)).await;
         let opened = opened.map_err(|error| error.to_string())?;
         let id = match configure(model, &self.node, &pod, mtu).await {
@@ -108,7 +131,7 @@ impl Daemon {
         self.fresh.push((worker, id, opened.rx));
         info!("pod {}: port {id} ({})", pod.name, kind(&pod.attachment));
         let port = OpenPort { id, place: Place::Worker(worker as u16) };
-        self.pods.insert(pod.name.clone(), PodPort { pod, port, mtu });
+        self.pods.insert(pod.name.clone(), PodPort { pod, port, mtu, netns });
         Ok(())
     }
 }

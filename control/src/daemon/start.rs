@@ -13,7 +13,7 @@ use weft_ffi::kernel::udp_claim::{ClaimError, UdpClaim};
 use weft_node::{Lock, Mirror, State};
 use weft_switch::types::MacAddr;
 
-use super::{Client, Daemon, Inputs, SourceState, pods};
+use super::{Client, Daemon, Inputs, SourceState, pods, rights};
 use crate::api::{BindError, SocketFile, bind};
 use crate::config::{Config, SourceConfig};
 use crate::dataplane::{self, Dataplane, file_prefix};
@@ -32,6 +32,9 @@ pub enum StartError {
     /// The desired state.
     #[error(transparent)]
     Source(#[from] SourceError),
+    /// Capabilities.
+    #[error("weftd lacks {}: start it as root, or give it these capabilities", .0.join(", "))]
+    Rights(Vec<&'static str>),
     /// The state directory or the kernel's side of the node.
     #[error(transparent)]
     Node(#[from] weft_node::Error),
@@ -69,6 +72,10 @@ pub async fn start(config: Config, reload: Arc<Notify>) -> Result<Started, Start
     let node = config.node_name().map_err(StartError::Name)?;
     let SourceConfig::File { path } = config.source.clone();
     let model = load(path.clone(), node.clone()).await?;
+    let missing = rights::missing();
+    if !missing.is_empty() {
+        return Err(StartError::Rights(missing));
+    }
     let lock = Lock::take(&config.state.dir)?;
     let (state, warning) = State::load(&config.state.dir)?;
     if let Some(warning) = warning {
@@ -109,12 +116,11 @@ pub async fn start(config: Config, reload: Arc<Notify>) -> Result<Started, Start
         state: State::default(),
     };
     daemon.restore(&state);
-    daemon.reconcile().await;
-    if daemon.uplink.is_none() || daemon.host.is_none() {
-        let problems = daemon.problems.join("; ");
+    if let Err(problem) = daemon.open_own_ports().await {
         daemon.dataplane.stop();
-        return Err(StartError::Port(problems));
+        return Err(StartError::Port(problem));
     }
+    daemon.reconcile().await;
     Ok(Started { daemon, inputs: Inputs { updates: incoming, underlay, requests }, client, listener, socket })
 }
 
@@ -125,6 +131,20 @@ async fn load(path: PathBuf, node: String) -> Result<crate::model::Model, StartE
 }
 
 impl Daemon {
+    /// Opens the two ports that the daemon cannot be without, before any pod gets a device. The error is the first
+    /// thing that went wrong.
+    async fn open_own_ports(&mut self) -> Result<(), String> {
+        let model = self.desired();
+        self.open_uplink_port(&model).await;
+        if self.uplink.is_some() {
+            self.open_host_port(&model).await;
+        }
+        match self.uplink.is_some() && self.host.is_some() {
+            true => Ok(()),
+            false => Err(self.problems.join("; ")),
+        }
+    }
+
     /// Takes the pods that were added before the restart back in, those that still go with the source's model.
     fn restore(&mut self, state: &State) {
         for stored in &state.pods {
