@@ -10,6 +10,7 @@ mod host;
 mod pods;
 mod report;
 mod requests;
+mod rights;
 mod start;
 mod uplink;
 
@@ -51,6 +52,8 @@ struct PodPort {
     mtu: u32,
     /// The MTU of the underlay when it was opened: what the port has room for.
     room: u32,
+    /// The network namespace that its interface was made in.
+    netns: Option<pods::NetnsId>,
 }
 
 /// How the source fares.
@@ -173,7 +176,12 @@ impl Daemon {
     async fn look_after(&mut self) {
         self.dataplane.sample();
         let broken = self.dataplane.take_broken();
+        // The kernel does not tell of these: weft's own descriptor keeps what is left of the namespace alive.
+        let lost = self.pods.values().any(PodPort::has_lost_netns);
         if broken.is_empty() {
+            if lost {
+                self.reconcile().await;
+            }
             return;
         }
         for id in &broken {

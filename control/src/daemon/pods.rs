@@ -1,6 +1,8 @@
 //! Pods: which ports are opened and closed for them, and how they are remembered.
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
@@ -22,9 +24,26 @@ pub(super) fn check(model: &Model, node: &str) -> Result<(), String> {
     })
 }
 
+/// What tells one network namespace from another: its device and inode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct NetnsId(u64, u64);
+
+/// The network namespace that an ordinary pod is in at this time.
+fn netns_of(attachment: &Attachment) -> Option<NetnsId> {
+    let Attachment::Tap { netns, .. } = attachment else { return None };
+    fs::metadata(netns).ok().map(|there| NetnsId(there.dev(), there.ino()))
+}
+
+impl PodPort {
+    /// The namespace of its interface is gone, or another one has its place.
+    pub(super) fn has_lost_netns(&self) -> bool {
+        self.netns != netns_of(&self.pod.attachment)
+    }
+}
+
 impl Daemon {
     /// Closes the ports that have to be opened anew: of pods whose attachment is another one now, of devices that another
-    /// pod is to have, and TAPs that have not enough room for the underlay's MTU.
+    /// pod is to have, of pods with another namespace, and TAPs that have not enough room for the underlay's MTU.
     pub(super) async fn close_changed(&mut self, model: &Model) {
         let room = self.mirror.uplink().mtu;
         let wanted = |open: &PodPort| {
@@ -36,9 +55,10 @@ impl Daemon {
             let moved = heir.is_some_and(|heir| heir != name);
             let replaced = heir.is_none() && model.pods_of(&self.node).any(|pod| pod.name == *name);
             let small = open.room != room && matches!(open.pod.attachment, Attachment::Tap { .. });
-            if moved || replaced || small {
-                // The device itself goes only if no pod is to have it.
-                changed.push((name.clone(), open.port.id, heir.is_none()));
+            let lost = open.has_lost_netns();
+            if moved || replaced || small || lost {
+                // The device itself goes only if no pod is to have it. One in a lost namespace is nobody's.
+                changed.push((name.clone(), open.port.id, heir.is_none() || lost));
             }
         }
         if changed.is_empty() {
@@ -116,6 +136,8 @@ impl Daemon {
     }
 
     async fn open_one(&mut self, model: &Model, pod: Pod, mtu: u32, room: u32) -> Result<(), String> {
+        // Looked at before: if another takes its place meanwhile, the next look finds out.
+        let netns = netns_of(&pod.attachment);
         let opened = open_pod(&self.dataplane, &pod.attachment, pod.mac_or_derived(), tap_mtu(room)).await;
         let opened = opened.map_err(|error| error.to_string())?;
         let id = match configure(model, &self.node, &pod, &[], mtu).await {
@@ -137,7 +159,7 @@ impl Daemon {
         self.fresh.push((worker, id, opened.rx));
         info!("pod {}: port {id} ({})", pod.name, kind(&pod.attachment));
         let port = OpenPort { id, place: Place::Worker(worker as u16) };
-        self.pods.insert(pod.name.clone(), PodPort { pod, port, mtu, room });
+        self.pods.insert(pod.name.clone(), PodPort { pod, port, mtu, room, netns });
         Ok(())
     }
 }

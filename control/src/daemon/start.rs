@@ -13,7 +13,7 @@ use weft_ffi::kernel::udp_claim::{ClaimError, UdpClaim};
 use weft_node::{Lock, Mirror, State};
 use weft_switch::types::MacAddr;
 
-use super::{Client, Daemon, Inputs, SourceState, pods};
+use super::{Client, Daemon, Inputs, SourceState, pods, rights};
 use crate::api::{BindError, SocketFile, bind};
 use crate::config::{Config, SourceConfig};
 use crate::dataplane::{self, Dataplane, file_prefix};
@@ -32,6 +32,9 @@ pub enum StartError {
     /// The desired state.
     #[error(transparent)]
     Source(#[from] SourceError),
+    /// Capabilities.
+    #[error("weftd lacks {}: start it as root, or give it these capabilities", .0.join(", "))]
+    Rights(Vec<&'static str>),
     /// The state directory or the kernel's side of the node.
     #[error(transparent)]
     Node(#[from] weft_node::Error),
@@ -69,6 +72,10 @@ pub async fn start(config: Config, reload: Arc<Notify>) -> Result<Started, Start
     let node = config.node_name().map_err(StartError::Name)?;
     let SourceConfig::File { path } = config.source.clone();
     let model = load(path.clone(), node.clone()).await?;
+    let missing = rights::missing();
+    if !missing.is_empty() {
+        return Err(StartError::Rights(missing));
+    }
     let lock = Lock::take(&config.state.dir)?;
     let (state, warning) = State::load(&config.state.dir)?;
     if let Some(warning) = warning {

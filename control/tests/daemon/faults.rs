@@ -1,0 +1,115 @@
+//! What disappears under a running weftd: it lives on, says so, takes no CPU for it, and goes on when it is back.
+
+use weft_api::{PodState, State};
+
+use crate::lab::{Lab, Namespace, Weftd, tap_pod, tap_spec, wait_for};
+
+/// Alive, and as idle as before.
+fn assert_calm(weftd: &mut Weftd) {
+    weftd.assert_alive();
+    let busy = weftd.busy();
+    assert!(busy < 0.1, "weftd takes {busy:.2} of a core while nothing goes on");
+    println!("{busy:.2} of a core");
+}
+
+#[test]
+fn the_uplink_vanishes_and_comes_back() {
+    let lab = Lab::new();
+    let (web, db) = (Namespace::new("web"), Namespace::new("db"));
+    lab.write_cluster(&(tap_pod("web", 2, &web) + &tap_pod("db", 3, &db)));
+    let mut weftd = lab.start();
+    lab.peer_resolved();
+    // b's kernel answers by its own stack: an address of its subnet is all it needs behind a VTEP.
+    let far = || {
+        let [near, own] = crate::lab::VTEP_MACS;
+        lab.peer.ip(&format!(
+            "link add flannel.1 address {own} mtu 1450 type vxlan id 1 local 172.16.0.2 dev up0 dstport 8472 nolearning"
+        ));
+        lab.peer.ip("addr add 10.244.1.0/32 dev flannel.1");
+        lab.peer.ip("link set flannel.1 up");
+        lab.peer.ip(&format!("neigh add 10.244.0.0 lladdr {near} dev flannel.1 nud permanent"));
+        lab.peer.ip("route add 10.244.0.0/24 via 10.244.0.0 dev flannel.1 onlink");
+        lab.peer.must(&format!("bridge fdb append {near} dev flannel.1 dst 172.16.0.1 self permanent"));
+    };
+    far();
+    assert!(web.pings("10.244.1.0"));
+
+    lab.node.ip("link set up0 down");
+    let status =
+        wait_for("a word about the uplink", || Some(lab.status()).filter(|s| s.state == State::Degraded));
+    assert!(status.problems.iter().any(|problem| problem.contains("up0")), "{:?}", status.problems);
+    assert_calm(&mut weftd);
+    lab.node.ip("link set up0 up");
+    // The kernel drops an interface's IPv6 addresses when it goes down.
+    lab.node.ip("addr add fd00:172:16::1/64 dev up0 nodad");
+    wait_for("traffic over the uplink that is up again", || web.reaches("10.244.1.0").then_some(()));
+
+    lab.node.ip("link del up0");
+    let status =
+        wait_for("a word about the uplink", || Some(lab.status()).filter(|s| s.state == State::Degraded));
+    assert!(status.problems.iter().any(|problem| problem.contains("up0")), "{:?}", status.problems);
+    assert_calm(&mut weftd);
+    assert!(web.pings("10.244.0.3"), "other pods' traffic");
+    assert!(lab.node.pings("10.244.0.3"), "the node's traffic");
+
+    lab.plug_in();
+    // flannel.1 went with the interface that it ran over.
+    if !lab.peer.has_interface("flannel.1") {
+        far();
+    }
+    wait_for("traffic over the new uplink", || web.reaches("10.244.1.0").then_some(()));
+    let status = wait_for("all to be well", || Some(lab.status()).filter(|s| s.state == State::Ready));
+    assert_eq!(status.problems, Vec::<String>::new());
+    assert!(web.pings("10.244.1.0"));
+    assert_calm(&mut weftd);
+    lab.counters_balance();
+}
+
+#[test]
+fn a_pods_namespace_is_deleted_and_comes_back() {
+    let lab = Lab::new();
+    let (web, db, gone) = (Namespace::new("web"), Namespace::new("db"), Namespace::new("gone"));
+    lab.write_cluster(&(tap_pod("web", 2, &web) + &tap_pod("db", 3, &db)));
+    let mut weftd = lab.start();
+    lab.add(&tap_spec("gone", 4, &gone.path())).unwrap();
+    assert!(web.pings("10.244.0.4"));
+
+    let stream = web.background("ping -n -q -i 0.01 -c 150 -W 2 10.244.0.3");
+    gone.delete();
+    let status =
+        wait_for("a word about the pod", || Some(lab.status()).filter(|s| s.state == State::Degraded));
+    let named =
+        |problem: &String| problem.contains("pod gone") && problem.contains(gone.path().to_str().unwrap());
+    assert!(status.problems.iter().any(named), "{:?}", status.problems);
+    let pod = |name: &str| lab.pods().pods.into_iter().find(|pod| pod.name == name).expect("the pod");
+    assert_eq!(pod("gone").state, PodState::Failed);
+    assert_eq!((pod("web").state, pod("db").state), (PodState::Up, PodState::Up));
+    let said = stream.finish();
+    assert!(said.contains("150 received, 0% packet loss"), "{said}");
+    assert_calm(&mut weftd);
+
+    gone.make();
+    wait_for("the pod to be there again", || (pod("gone").state == PodState::Up).then_some(()));
+    assert!(gone.pings("10.244.0.2") && web.pings("10.244.0.4"));
+    lab.delete("gone").unwrap();
+    assert_eq!(gone.interfaces(), Vec::<String>::new());
+    lab.counters_balance();
+}
+
+#[test]
+fn a_pods_interface_is_deleted_and_the_pod_can_be_removed() {
+    let lab = Lab::new();
+    let (web, gone) = (Namespace::new("web"), Namespace::new("gone"));
+    lab.write_cluster(&tap_pod("web", 2, &web));
+    let mut weftd = lab.start();
+    lab.add(&tap_spec("gone", 4, &gone.path())).unwrap();
+    assert!(web.pings("10.244.0.4"));
+    gone.ip("link del eth0");
+    assert!(!web.reaches("10.244.0.4"));
+    assert_calm(&mut weftd);
+    assert!(web.pings("10.244.0.1"));
+    lab.delete("gone").unwrap();
+    lab.add(&tap_spec("gone", 4, &gone.path())).unwrap();
+    assert!(web.pings("10.244.0.4"));
+    lab.counters_balance();
+}

@@ -1,0 +1,184 @@
+//! Network namespaces that vanish with the test, and the kernel's tools in them.
+
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use nix::sched::{CloneFlags, setns};
+use serde_json::Value;
+
+/// A network namespace.
+pub(crate) struct Namespace {
+    name: String,
+}
+
+impl Namespace {
+    pub(crate) fn new(role: &str) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let namespace = Self { name: format!("weft-t-{}-{number}-{role}", std::process::id()) };
+        namespace.make();
+        namespace
+    }
+
+    /// Makes it, with a loopback interface that is up.
+    pub(crate) fn make(&self) {
+        run(&["netns", "add", &self.name]);
+        self.ip("link set lo up");
+    }
+
+    /// Deletes it; what is in it goes once nobody holds it any more.
+    pub(crate) fn delete(&self) {
+        run(&["netns", "del", &self.name]);
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        PathBuf::from("/run/netns").join(&self.name)
+    }
+
+    /// A command to be run in here.
+    pub(crate) fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.name]).arg(program);
+        command
+    }
+
+    /// Runs a command in here to its end.
+    pub(crate) fn exec(&self, words: &str) -> Output {
+        let mut words = words.split_whitespace();
+        let mut command = self.command(words.next().expect("a program"));
+        command.args(words).output().expect("iproute2 is installed")
+    }
+
+    /// The same; it must have success.
+    pub(crate) fn must(&self, words: &str) -> String {
+        let output = self.exec(words);
+        let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let (out, err) = (said(&output.stdout), said(&output.stderr));
+        assert!(output.status.success(), "{words} failed in {}: {out}{err}", self.name);
+        out
+    }
+
+    /// Starts a command in here that ends with the returned value at the latest.
+    pub(crate) fn background(&self, words: &str) -> Background {
+        let mut words = words.split_whitespace();
+        let mut command = self.command(words.next().expect("a program"));
+        let child = command.args(words).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
+        Background(Some(child.expect("iproute2 is installed")))
+    }
+
+    /// Runs `ip` with these words, in here.
+    pub(crate) fn ip(&self, words: &str) -> String {
+        let mut all = vec!["-n", self.name.as_str()];
+        all.extend(words.split_whitespace());
+        run(&all)
+    }
+
+    /// The same with JSON as the answer.
+    pub(crate) fn json(&self, words: &str) -> Vec<Value> {
+        let text = self.ip(&format!("-j {words}"));
+        if text.trim().is_empty() {
+            return Vec::new();
+        }
+        serde_json::from_str(&text).expect("ip -j prints a list")
+    }
+
+    /// The names of the interfaces but for `lo`.
+    pub(crate) fn interfaces(&self) -> Vec<String> {
+        let names = self
+            .json("link show")
+            .into_iter()
+            .map(|link| link["ifname"].as_str().expect("a name").to_owned());
+        names.filter(|name| name != "lo").collect()
+    }
+
+    pub(crate) fn has_interface(&self, name: &str) -> bool {
+        self.interfaces().iter().any(|there| there == name)
+    }
+
+    /// What must stay as it is while weftd is away: number, MAC address, global addresses.
+    pub(crate) fn identity(&self, interface: &str) -> (u64, String, Vec<String>) {
+        let link = self.json(&format!("addr show dev {interface}")).remove(0);
+        let addresses = link["addr_info"].as_array().expect("addresses").iter();
+        let global = addresses.filter(|address| address["scope"] == "global");
+        let mut global: Vec<_> =
+            global.map(|address| format!("{}/{}", address["local"], address["prefixlen"])).collect();
+        global.sort();
+        (link["ifindex"].as_u64().expect("a number"), link["address"].to_string(), global)
+    }
+
+    /// True if every one of five echo requests is answered.
+    pub(crate) fn pings(&self, address: &str) -> bool {
+        let output = self.exec(&format!("ping -n -q -c 5 -i 0.02 -W 2 {address}"));
+        output.status.success() && String::from_utf8_lossy(&output.stdout).contains(" 0% packet loss")
+    }
+
+    /// True if an echo request is answered within a second.
+    pub(crate) fn reaches(&self, address: &str) -> bool {
+        self.exec(&format!("ping -n -q -c 1 -W 1 {address}")).status.success()
+    }
+
+    /// Runs `work` on a thread that is in here.
+    pub(crate) fn enter<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> std::thread::JoinHandle<T> {
+        let file = std::fs::File::open(self.path()).expect("the namespace is there");
+        std::thread::spawn(move || {
+            setns(file, CloneFlags::CLONE_NEWNET).expect("the namespace can be entered (root is needed)");
+            work()
+        })
+    }
+
+    /// A counter of `/proc/net/snmp`, such as `Udp`, `InErrors`.
+    pub(crate) fn snmp(&self, protocol: &str, counter: &str) -> u64 {
+        let read = || std::fs::read_to_string("/proc/thread-self/net/snmp").expect("the kernel's counters");
+        let text = self.enter(read).join().expect("a reader");
+        let prefix = format!("{protocol}:");
+        let mut lines = text.lines().filter_map(|line| line.strip_prefix(&prefix)).map(str::split_whitespace);
+        let (names, values) = (lines.next().expect("names"), lines.next().expect("values"));
+        let value = names.zip(values).find(|(name, _)| *name == counter).expect("a counter of this name").1;
+        value.parse().expect("a number")
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        // It fails where the test has deleted it already.
+        let _ = Command::new("ip").args(["netns", "del", &self.name]).stderr(Stdio::null()).status();
+    }
+}
+
+/// A command that runs beside the test.
+pub(crate) struct Background(Option<Child>);
+
+impl Background {
+    /// Waits for its end; what it printed.
+    pub(crate) fn finish(mut self) -> String {
+        let child = self.0.take().expect("it is finished once");
+        let output = child.wait_with_output().expect("its end");
+        assert_eq!(output.status.signal(), None, "it was killed");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.0.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn run(words: &[&str]) -> String {
+    let output = Command::new("ip").args(words).output().expect("iproute2 is installed");
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "ip {} failed (root is needed): {complaint}", words.join(" "));
+    String::from_utf8(output.stdout).expect("ip prints text")
+}

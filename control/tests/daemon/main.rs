@@ -1,0 +1,12 @@
+//! weftd from outside: the real program in network namespaces of its own, with the kernel's tools and stack as judges.
+//!
+//! Needs root, `/dev/net/tun`, iproute2, ping and setpriv; without them the tests fail.
+
+mod faults;
+mod lab;
+mod lifecycle;
+mod ports;
+mod refusals;
+mod requests;
+mod source;
+mod tunnel;

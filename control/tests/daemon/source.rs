@@ -1,0 +1,73 @@
+//! A cluster file that changes while weftd runs.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+
+use nix::sys::signal::Signal;
+use weft_api::{PodState, State};
+
+use crate::lab::{Lab, Namespace, nodes, tap_pod, wait_for};
+
+#[test]
+fn an_edit_takes_effect_and_a_wrong_one_changes_nothing() {
+    let lab = Lab::new();
+    let (web, db) = (Namespace::new("web"), Namespace::new("db"));
+    lab.write_cluster(&tap_pod("web", 2, &web));
+    let _weftd = lab.start();
+
+    let before = lab.received("web");
+    let stream = web.background("ping -n -q -i 0.01 -c 150 -W 2 10.244.0.1");
+    wait_for("the stream to run", || (lab.received("web") > before + 5).then_some(()));
+    lab.write_cluster(&(tap_pod("web", 2, &web) + &tap_pod("db", 3, &db)));
+    wait_for("the new pod", || {
+        lab.pods().pods.iter().any(|p| p.name == "db" && p.state == PodState::Up).then_some(())
+    });
+    assert!(db.pings("10.244.0.2"));
+
+    let (generation, pods) = (lab.status().generation, lab.pods());
+    let wrong = tap_pod("db", 3, &db).replace("10.244.0.3", "10.244.0.2");
+    let line =
+        nodes(&[0, 1]).lines().count() + tap_pod("web", 2, &web).lines().count() + wrong.lines().count();
+    lab.write_cluster(&(tap_pod("web", 2, &web) + &wrong));
+    let error = wait_for("the refusal", || lab.status().source.last_error);
+    assert!(error.contains(&format!("cluster.toml:{line}:")) && error.contains("10.244.0.2"), "{error}");
+    let status = lab.status();
+    assert_eq!((status.generation, status.state), (generation, State::Degraded));
+    assert!(status.problems.iter().any(|problem| problem.contains("10.244.0.2")), "{:?}", status.problems);
+    assert_eq!(lab.pods(), pods);
+    assert!(db.pings("10.244.0.2"));
+    let said = stream.finish();
+    assert!(said.contains("150 received, 0% packet loss"), "{said}");
+
+    lab.write_cluster(&tap_pod("db", 3, &db));
+    wait_for("the first pod to be gone", || (lab.pods().pods.len() == 1).then_some(()));
+    let status = wait_for("a status without a problem", || {
+        Some(lab.status()).filter(|status| status.state == State::Ready)
+    });
+    assert_eq!(status.source.last_error, None);
+    assert_eq!(web.interfaces(), Vec::<String>::new());
+    assert!(db.pings("10.244.0.1"));
+    lab.counters_balance();
+}
+
+#[test]
+fn sighup_has_the_file_read_again() {
+    let lab = Lab::new();
+    let (web, db) = (Namespace::new("web"), Namespace::new("db"));
+    lab.write_cluster(&tap_pod("web", 2, &web));
+    // Behind a link, changes are not seen at once: the link's folder has none.
+    let folder = lab.path("elsewhere");
+    fs::create_dir(&folder).unwrap();
+    fs::rename(lab.path("cluster.toml"), folder.join("cluster.toml")).unwrap();
+    symlink(folder.join("cluster.toml"), lab.path("cluster.toml")).unwrap();
+    let weftd = lab.start();
+
+    let text = fs::read_to_string(folder.join("cluster.toml")).unwrap() + &tap_pod("db", 3, &db);
+    fs::write(folder.join("cluster.toml"), text).unwrap();
+    weftd.signal(Signal::SIGHUP);
+    wait_for("the new pod", || {
+        lab.pods().pods.iter().any(|p| p.name == "db" && p.state == PodState::Up).then_some(())
+    });
+    assert!(weftd.said().contains("is read again on demand"));
+    assert!(db.pings("10.244.0.2"));
+}
