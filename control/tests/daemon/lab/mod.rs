@@ -181,6 +181,12 @@ impl Lab {
         self.stats().ports.iter().find(|there| there.name == port).map_or(0, |port| port.rx_packets)
     }
 
+    /// Waits until traffic from a port has been seen from now on.
+    pub(crate) fn flows_from(&self, port: &str) {
+        let before = self.received(port);
+        wait_for("the stream to flow", || (self.received(port) >= before + 10).then_some(()));
+    }
+
     /// Waits until no frame is on its way, so that the counters must add up.
     pub(crate) fn counters_balance(&self) {
         wait_for("rx + originated = tx + consumed + drops", || {

@@ -1,11 +1,14 @@
 //! Network namespaces that vanish with the test, and the kernel's tools in them.
 
-use std::os::unix::process::ExitStatusExt;
+use std::fs::File;
+use std::io::{Read, Seek};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::sched::{CloneFlags, setns};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 /// A network namespace.
@@ -64,12 +67,13 @@ impl Namespace {
         out
     }
 
-    /// Starts a command in here that ends with the returned value at the latest.
-    pub(crate) fn background(&self, words: &str) -> Background {
-        let mut words = words.split_whitespace();
-        let mut command = self.command(words.next().expect("a program"));
-        let child = command.args(words).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
-        Background(Some(child.expect("iproute2 is installed")))
+    /// Starts a stream of echo requests, one each 10 ms.
+    pub(crate) fn stream(&self, address: &str) -> Stream {
+        let said = tempfile::tempfile().expect("a temporary file");
+        let mut ping = self.command("ping");
+        ping.args(["-n", "-i", "0.01", "-W", "2", address]).stderr(Stdio::null());
+        ping.stdout(said.try_clone().expect("a second descriptor"));
+        Stream { ping: ping.spawn().expect("iproute2 is installed"), said }
     }
 
     /// Runs `ip` with these words, in here.
@@ -128,7 +132,7 @@ impl Namespace {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> std::thread::JoinHandle<T> {
-        let file = std::fs::File::open(self.path()).expect("the namespace is there");
+        let file = File::open(self.path()).expect("the namespace is there");
         std::thread::spawn(move || {
             setns(file, CloneFlags::CLONE_NEWNET).expect("the namespace can be entered (root is needed)");
             work()
@@ -154,25 +158,36 @@ impl Drop for Namespace {
     }
 }
 
-/// A command that runs beside the test.
-pub(crate) struct Background(Option<Child>);
+/// Echo requests that are sent until they are no longer needed.
+pub(crate) struct Stream {
+    ping: Child,
+    said: File,
+}
 
-impl Background {
-    /// Waits for its end; what it printed.
-    pub(crate) fn finish(mut self) -> String {
-        let child = self.0.take().expect("it is finished once");
-        let output = child.wait_with_output().expect("its end");
-        assert_eq!(output.status.signal(), None, "it was killed");
-        String::from_utf8_lossy(&output.stdout).into_owned()
+impl Stream {
+    /// Ends it. Each request but for the very last, whose answer may be on its way, must have been answered, once and in
+    /// order.
+    pub(crate) fn assert_unbroken(mut self) {
+        kill(Pid::from_raw(self.ping.id() as i32), Signal::SIGINT).expect("it can be signalled");
+        self.ping.wait().expect("its end");
+        let mut said = String::new();
+        self.said.rewind().and_then(|()| self.said.read_to_string(&mut said)).expect("what it said");
+        let number = |line: &str| line.split("icmp_seq=").nth(1)?.split(' ').next()?.parse::<usize>().ok();
+        let answered: Vec<_> = said.lines().filter_map(number).collect();
+        let sent =
+            said.lines().find_map(|line| line.split_once(" packets transmitted")?.0.parse::<usize>().ok());
+        assert!(answered.iter().copied().eq(1..=answered.len()), "an answer is missing:\n{said}");
+        assert!(
+            sent.is_some_and(|sent| sent <= answered.len() + 1),
+            "answers are missing at the end:\n{said}"
+        );
     }
 }
 
-impl Drop for Background {
+impl Drop for Stream {
     fn drop(&mut self) {
-        if let Some(mut child) = self.0.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        let _ = self.ping.kill();
+        let _ = self.ping.wait();
     }
 }
 
