@@ -16,7 +16,6 @@ mod uplink;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -84,7 +83,7 @@ pub struct Daemon {
     /// Pods from before a restart that do not go with the model, as they are stored, and why not.
     unfit: Vec<(StoredPod, String)>,
     /// The TAPs in pods that weft has made and not deleted.
-    devices: BTreeSet<(Option<PathBuf>, String)>,
+    devices: BTreeSet<pods::Device>,
     pods: BTreeMap<String, PodPort>,
     /// Pods whose port could not be opened, and why.
     failed: BTreeMap<String, String>,
@@ -225,7 +224,6 @@ impl Daemon {
         self.open_host_port(&model).await;
         self.close_changed(&model).await;
         let unwanted = self.take_unwanted(&model);
-        self.record_devices(&model);
         self.open_missing(&model).await;
         self.look_up_ways(&model).await;
         self.publish(&model);

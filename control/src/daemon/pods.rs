@@ -72,9 +72,13 @@ impl Daemon {
     }
 
     /// Writes down, before anything is made, which devices will be: a weftd that is killed half-way leaves none unknown.
-    pub(super) fn record_devices(&mut self, model: &Model) {
-        self.devices.extend(model.pods_of(&self.node).filter_map(device));
+    /// Which of them are new.
+    fn record_devices(&mut self, model: &Model) -> BTreeSet<Device> {
+        let wanted: BTreeSet<_> = model.pods_of(&self.node).filter_map(device).collect();
+        let new: BTreeSet<_> = wanted.difference(&self.devices).cloned().collect();
+        self.devices.extend(new.iter().cloned());
         self.save();
+        new
     }
 
     /// Deletes the devices that no pod is to have any more, such as those of pods that were removed while weftd was
@@ -107,11 +111,12 @@ impl Daemon {
 
     /// Opens the ports of pods that have none, and brings the interfaces inside the others into line.
     pub(super) async fn open_missing(&mut self, model: &Model) {
+        let new = self.record_devices(model);
         let room = self.mirror.uplink().mtu;
         let mtu = pod_mtu(model, room);
         let pods: Vec<Pod> = model.pods_of(&self.node).cloned().collect();
         for pod in pods {
-            let name = pod.name.clone();
+            let (name, refused) = (pod.name.clone(), device(&pod));
             let done = match self.pods.get_mut(&name) {
                 Some(open) if open.pod == pod && open.mtu == mtu => Ok(()),
                 Some(open) => {
@@ -126,6 +131,10 @@ impl Daemon {
             match done {
                 Ok(()) => drop(self.failed.remove(&name)),
                 Err(error) => {
+                    // What was not made now is not weft's, and never to be deleted.
+                    if let Some(device) = refused.filter(|device| new.contains(device)) {
+                        self.devices.remove(&device);
+                    }
                     if self.failed.get(&name) != Some(&error) {
                         warn!("pod {name}: {error}");
                     }
@@ -164,8 +173,11 @@ impl Daemon {
     }
 }
 
+/// A TAP: its network namespace and its name there.
+pub(super) type Device = (Option<PathBuf>, String);
+
 /// The TAP of a pod that has one.
-fn device(pod: &Pod) -> Option<(Option<PathBuf>, String)> {
+fn device(pod: &Pod) -> Option<Device> {
     match &pod.attachment {
         Attachment::Tap { netns, ifname } => Some((Some(netns.clone()), ifname.clone())),
         Attachment::VhostUser { .. } | Attachment::Dpdk { .. } => None,
