@@ -90,7 +90,8 @@ impl Daemon {
         let orphans: Vec<_> = self.devices.difference(&wanted).cloned().collect();
         for (netns, name) in orphans {
             match delete_tap(netns.as_deref(), &name).await {
-                Ok(_) => drop(self.devices.remove(&(netns, name))),
+                // What is no TAP was never weft's: the pod was refused because of it.
+                Ok(_) | Err(weft_node::Error::NotTap { .. }) => drop(self.devices.remove(&(netns, name))),
                 Err(error) => self.problems.push(format!("a device that no pod has any more stays: {error}")),
             }
         }
