@@ -41,7 +41,7 @@ const RETRY: Duration = Duration::from_secs(2);
 /// Over how long the workers' busy share is taken, and how soon a port that broke is noticed.
 const SAMPLE: Duration = Duration::from_secs(1);
 /// How often the kernel's side of the host port is looked after, unasked.
-const HOST_CHECK: Duration = Duration::from_secs(10);
+const HOST_CHECK: Duration = Duration::from_secs(5);
 
 /// A pod's port that is open.
 struct PodPort {

@@ -57,8 +57,8 @@ impl Daemon {
             let small = open.room != room && matches!(open.pod.attachment, Attachment::Tap { .. });
             let lost = open.has_lost_netns();
             if moved || replaced || small || lost {
-                // The device itself goes only if no pod is to have it. One in a lost namespace is nobody's.
-                changed.push((name.clone(), open.port.id, heir.is_none() || lost));
+                // The device itself goes only if no pod is to have it. One in a lost namespace goes with that.
+                changed.push((name.clone(), open.port.id, heir.is_none()));
             }
         }
         if changed.is_empty() {

@@ -114,3 +114,23 @@ fn a_pods_interface_is_deleted_and_the_pod_can_be_removed() {
     assert!(web.pings("10.244.0.4"));
     lab.counters_balance();
 }
+
+#[test]
+fn a_pods_interface_is_deleted_and_made_again() {
+    let lab = Lab::new();
+    let (web, db) = (Namespace::new("web"), Namespace::new("db"));
+    lab.write_cluster(&(tap_pod("web", 2, &web) + &tap_pod("db", 3, &db)));
+    let _weftd = lab.start();
+    assert!(db.pings("10.244.0.2"));
+    web.ip("link del eth0");
+    wait_for("the interface to be back", || db.reaches("10.244.0.2").then_some(()));
+    let (_, _, addresses) = web.identity("eth0");
+    assert!(addresses.len() == 2 && addresses[0].contains("10.244.0.2"), "{addresses:?}");
+
+    lab.node.ip("link del weft0");
+    wait_for("the host port to be back", || lab.node.reaches("10.244.0.2").then_some(()));
+    lab.node.ip("addr flush dev weft0");
+    wait_for("the host port's addresses to be back", || lab.node.reaches("10.244.0.2").then_some(()));
+    wait_for("all to be well", || Some(lab.status()).filter(|status| status.state == State::Ready));
+    lab.counters_balance();
+}

@@ -70,3 +70,52 @@ fn sighup_has_the_file_read_again() {
     assert!(weftd.said().contains("is read again on demand"));
     assert!(db.pings("10.244.0.2"));
 }
+
+#[test]
+fn a_pod_that_gets_another_address_has_only_that() {
+    let lab = Lab::new();
+    let (web, db) = (Namespace::new("web"), Namespace::new("db"));
+    lab.write_cluster(&(tap_pod("web", 2, &web) + &tap_pod("db", 3, &db)));
+    let _weftd = lab.start();
+    let stream = db.stream("10.244.0.1");
+    lab.flows_from("db");
+
+    lab.write_cluster(&(tap_pod("web", 5, &web) + &tap_pod("db", 3, &db)));
+    wait_for("the new address", || db.reaches("10.244.0.5").then_some(()));
+    let (_, _, addresses) = web.identity("eth0");
+    assert!(addresses.len() == 2 && addresses[0].contains("10.244.0.5"), "{addresses:?}");
+    assert!(web.pings("10.244.0.3") && web.pings("fd00:10:244::3"), "it sends from the new ones");
+    stream.assert_unbroken();
+    lab.counters_balance();
+}
+
+#[test]
+fn a_pod_with_another_name_keeps_its_interface() {
+    let lab = Lab::new();
+    let (web, db) = (Namespace::new("web"), Namespace::new("db"));
+    lab.write_cluster(&(tap_pod("web", 2, &web) + &tap_pod("db", 3, &db)));
+    let _weftd = lab.start();
+    let (index, ..) = web.identity("eth0");
+
+    lab.write_cluster(&(tap_pod("www", 2, &web) + &tap_pod("db", 3, &db)));
+    wait_for("the new name", || {
+        lab.pods().pods.iter().any(|p| p.name == "www" && p.state == PodState::Up).then_some(())
+    });
+    wait_for("its traffic", || db.reaches("10.244.0.2").then_some(()));
+    assert_eq!(web.identity("eth0").0, index);
+    assert_eq!(lab.status().problems, Vec::<String>::new());
+}
+
+#[test]
+fn a_pod_that_is_removed_while_weftd_is_down_leaves_nothing() {
+    let lab = Lab::new();
+    let (web, db) = (Namespace::new("web"), Namespace::new("db"));
+    lab.write_cluster(&(tap_pod("web", 2, &web) + &tap_pod("db", 3, &db)));
+    lab.start().crash();
+    assert!(web.has_interface("eth0"));
+
+    lab.write_cluster(&tap_pod("db", 3, &db));
+    let _weftd = lab.start();
+    assert!(!web.has_interface("eth0"));
+    assert!(db.pings("10.244.0.1"));
+}
