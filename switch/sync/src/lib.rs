@@ -14,7 +14,7 @@
 //! `tests/loom.rs` has a model of each protocol. loom runs it through the interleavings and the memory orders that
 //! the C11 model allows (within a bound of preemptions that each model states), and tracks every access to what the
 //! protocol protects: a read that does not *happen before* the drop is found even where no test would crash.
-//! Run them by `RUSTFLAGS="--cfg loom" cargo test -p weft-sync --release`.
+//! Run them by `RUSTFLAGS="--cfg loom" cargo test -p weft-sync --test loom --release`.
 //! `tests/stress.rs` runs the same protocols on real threads; it and the unit tests are clean under miri
 //! (`cargo +nightly miri test -p weft-sync`).
 //!
