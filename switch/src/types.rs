@@ -94,6 +94,11 @@ impl Vni {
     pub const fn new(value: u32) -> Result<Self, TypeError> {
         if value < 1 << 24 { Ok(Self(value)) } else { Err(TypeError::Vni(value as u64)) }
     }
+    /// As a VXLAN header carries it: three bytes always are one.
+    #[inline]
+    pub const fn from_be_bytes([a, b, c]: [u8; 3]) -> Self {
+        Self(u32::from_be_bytes([0, a, b, c]))
+    }
     /// The number.
     #[inline]
     pub const fn get(self) -> u32 {

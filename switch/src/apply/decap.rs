@@ -45,16 +45,14 @@ fn inner_offload(offload: Offload, cut: usize, parsed: &Parsed) -> Result<Offloa
         L3::V6(ip) => usize::from(ip.l4),
         _ => return Err(DropReason::InnerNotIp),
     };
-    let checksum = match offload.checksum {
-        Checksum::Partial { start, offset } if usize::from(start) >= l4 => {
-            Checksum::Partial { start: start - cut as u16, offset }
-        }
-        Checksum::Partial { start, .. } if usize::from(start) >= cut => {
+    if let Checksum::Partial { start, .. } = offload.checksum {
+        if (cut..l4).contains(&usize::from(start)) {
             return Err(DropReason::ChecksumPlace);
         }
-        Checksum::Partial { .. } if offload.gso.is_some() => return Err(DropReason::GsoMalformed),
-        Checksum::Partial { .. } => Checksum::Unverified,
-        Checksum::Verified | Checksum::Unverified => Checksum::Unverified,
-    };
-    Ok(Offload { checksum, gso: offload.gso })
+    }
+    match offload.shift(-(cut as isize)) {
+        Some(inner) => Ok(inner),
+        None if offload.gso.is_some() => Err(DropReason::GsoMalformed),
+        None => Ok(Offload::default()),
+    }
 }

@@ -72,9 +72,8 @@ impl<T: AsRef<[u8]>> VxlanView<T> {
     /// Which overlay network.
     #[inline]
     pub fn vni(&self) -> Vni {
-        // 24 bits always are a VNI; the compiler sees it too and drops the other case.
-        Vni::new(be32(self.bytes.as_ref(), SECOND_WORD) >> 8)
-            .unwrap_or_else(|_| unreachable!("24 bits are a VNI"))
+        let [a, b, c, _] = be32(self.bytes.as_ref(), SECOND_WORD).to_be_bytes();
+        Vni::from_be_bytes([a, b, c])
     }
 
     /// True when the flags are exactly [`FLAG_VNI`] and every reserved bit is zero, as Linux demands.
