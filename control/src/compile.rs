@@ -162,7 +162,7 @@ fn own_node(tables: &mut Snapshot, model: &Model, facts: &Facts, own: &Node) {
     }
 
     let mut gateways =
-        Gateway { mac: gateway_mac(own), v4: vec![NEXT_HOP_V4], v6: vec![NEXT_HOP_V6], host: None };
+        Gateway { mac: gateway_mac(own), v4: vec![NEXT_HOP_V4], v6: vec![NEXT_HOP_V6], ..Gateway::default() };
     for subnet in &own.subnets {
         add_route(tables, subnet, NextHop::Local);
         // The subnet's first two addresses are the host's: the one it sends from to other nodes, and the gateway's.
@@ -174,10 +174,17 @@ fn own_node(tables: &mut Snapshot, model: &Model, facts: &Facts, own: &Node) {
                 IpAddr::V6(address) => gateways.v6.push(address),
             }
         }
+        let len = subnet.prefix_len();
+        match (zero, gateway(subnet)) {
+            (IpAddr::V4(net), Some(IpAddr::V4(own))) => gateways.subnets4.push((net, len, own)),
+            (IpAddr::V6(net), Some(IpAddr::V6(own))) => gateways.subnets6.push((net, len, own)),
+            _ => {}
+        }
     }
     if let Some((port, mac)) = facts.host {
         gateways.host = Some(Neighbour { mac, port: port.id });
         tables.ports.insert(port.id, Port { role: Role::Host, mtu: pods, place: port.place });
+        tables.segment.push(port.id);
     }
     tables.gateway = gateways;
 
@@ -187,6 +194,7 @@ fn own_node(tables: &mut Snapshot, model: &Model, facts: &Facts, own: &Node) {
         let guard = PodGuard::new(pod.mac_or_derived(), &addresses);
         tables.ports.insert(port.id, Port { role: Role::Pod(guard), mtu: pods, place: port.place });
         tables.add_pod(port.id, pod.mac_or_derived(), &addresses);
+        tables.segment.push(port.id);
     }
 
     let published = [own.public_ip.map(IpAddr::V4), own.public_ipv6.map(IpAddr::V6)];

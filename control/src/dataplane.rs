@@ -152,6 +152,7 @@ impl Dataplane {
                 config::Idle::Adaptive => Some(tsc_hz() / 1_000_000 * u64::from(settings.spin_us)),
             },
             beat: Duration::from_micros(settings.poll_beat_us.into()),
+            cycles_per_ms: tsc_hz() / 1000,
         };
         let mut dataplane = Self {
             eal,

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use weft_switch::memory::{NoSleep, NoWake};
 use weft_switch::tables::{
-    Encap, Gateway, LocalVtep, Neighbour, NextHop, Outer, Place, PodGuard, Port, Role, Snapshot, Vtep,
+    Encap, Gateway, LocalVtep, NextHop, Outer, Place, PodGuard, Port, Role, Snapshot, Vtep,
 };
 use weft_switch::types::{MacAddr, Mtu, PortId, TypeError, Vni};
 use weft_switch::wire::WireError;
@@ -116,7 +116,7 @@ pub fn tables() -> Result<Snapshot, LaneError> {
         mac: gateway_mac(),
         v4: vec![Ipv4Addr::new(10, 244, 0, 1)],
         v6: Vec::new(),
-        host: None::<Neighbour>,
+        ..Gateway::default()
     };
     for number in 0..PODS {
         let port = if number == 0 { pod } else { others };

@@ -6,7 +6,10 @@ mod encap;
 mod hairpin;
 
 use crate::classify::{Action, Reply};
+use crate::counters::WorkerCounters;
 use crate::drop_reason::DropReason;
+use crate::event::Events;
+use crate::limits::Buckets;
 use crate::offload::Checksum;
 use crate::offload::finish::finish;
 use crate::packet::{BufPool, PacketBuf};
@@ -36,10 +39,18 @@ pub struct Applier<'a, P: BufPool> {
     pub tables: &'a Snapshot,
     /// Where further packets come from.
     pub pool: &'a mut P,
-    /// The identification of the next outer IPv4 header.
+    /// The identification of the last IPv4 header that was made.
     pub ident: &'a mut u16,
     /// Where the burst came in.
     pub from: PortId,
+    /// The time of the burst in milliseconds.
+    pub now: u64,
+    /// What the port has left of what is limited.
+    pub buckets: &'a mut Buckets,
+    /// For what is counted beside the packets' ends.
+    pub counters: &'a WorkerCounters,
+    /// The way to the control side.
+    pub events: &'a Events,
 }
 
 impl<P: BufPool> Applier<'_, P> {

@@ -91,7 +91,7 @@ pub fn classify(
 ) -> Action {
     let guard = match &from.port.role {
         Role::Pod(guard) => Some(guard),
-        Role::Host | Role::Uplink => None,
+        Role::Trusted | Role::Host | Role::Uplink => None,
     };
     if guard.is_some_and(|guard| guard.mac != parsed.src) {
         return Action::Drop(DropReason::SpoofedMac);

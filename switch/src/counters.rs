@@ -49,6 +49,20 @@ pub struct WorkerCounters {
     pub busy_cycles: Counter,
     /// How often it went to sleep.
     pub sleeps: Counter,
+    /// ICMP errors that were made.
+    pub icmp_sent: Counter,
+    /// ICMP errors that were not made because too many were.
+    pub icmp_limited: Counter,
+    /// MAC addresses that were learned.
+    pub learned: Counter,
+    /// Learned MAC addresses that moved to another port.
+    pub moved: Counter,
+    /// Moves that were not made because too many were.
+    pub moves_limited: Counter,
+    /// MAC addresses that were not learned because the port, or the table, had its fill.
+    pub learn_limited: Counter,
+    /// Events that were lost because the control side did not take them in time.
+    pub events_lost: Counter,
 }
 
 impl Default for WorkerCounters {
@@ -64,6 +78,13 @@ impl Default for WorkerCounters {
             handed_over: Counter::default(),
             busy_cycles: Counter::default(),
             sleeps: Counter::default(),
+            icmp_sent: Counter::default(),
+            icmp_limited: Counter::default(),
+            learned: Counter::default(),
+            moved: Counter::default(),
+            moves_limited: Counter::default(),
+            learn_limited: Counter::default(),
+            events_lost: Counter::default(),
         }
     }
 }

@@ -11,6 +11,8 @@ pub mod counters;
 #[cfg(feature = "drivers")]
 pub mod drivers;
 pub mod drop_reason;
+pub mod event;
+pub mod limits;
 pub mod memory;
 pub mod offload;
 pub mod packet;

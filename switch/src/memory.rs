@@ -85,6 +85,11 @@ impl MemSwitch {
         self.publisher.passed(self.publisher.publication())
     }
 
+    /// Sets every worker's time, in milliseconds.
+    pub fn set_time(&mut self, now: u64) {
+        self.workers.iter_mut().for_each(|(worker, _)| worker.set_time(now));
+    }
+
     /// One round of every worker, in their order; how many packets that moved.
     pub fn step(&mut self) -> usize {
         (0..self.workers.len()).map(|worker| self.step_worker(worker)).sum()

@@ -113,7 +113,10 @@ fn resolve<A: Family>(tables: &Snapshot, dst: A) -> Target {
             dst.neighbour(tables).map_or(Target::Nowhere(DropReason::NoPod), Target::Neighbour)
         }
         Some(NextHop::Vtep(vtep)) => Target::Vtep(vtep),
-        Some(NextHop::Unreachable) => Target::Nowhere(DropReason::NoRoute),
+        Some(NextHop::Unreachable | NextHop::Prohibit | NextHop::Blackhole) => {
+            Target::Nowhere(DropReason::NoRoute)
+        }
+        Some(NextHop::Hop(_) | NextHop::Group(_)) => Target::Nowhere(DropReason::NoRoute),
         Some(NextHop::Host) | None => Target::Host,
     }
 }
@@ -142,7 +145,7 @@ pub(super) fn route<A: Family>(
 ) -> Action {
     let (echo_protocol, echo_type, echo_reply) = A::ECHO;
     if ip.protocol == echo_protocol
-        && matches!(from.port.role, Role::Pod(_))
+        && matches!(from.port.role, Role::Pod(_) | Role::Trusted)
         && !ip.fragment
         && ip.src != A::UNSPECIFIED
         && head.get(usize::from(ip.l4)) == Some(&echo_type)

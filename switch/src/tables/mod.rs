@@ -15,6 +15,7 @@ pub use ports::{Place, PodGuard, Port, Ports, Role};
 pub use routes::{NextHop, Prefix, Routes};
 pub use vteps::{Encap, LocalVtep, Outer, Peers, SourcePorts, Vtep};
 
+use crate::limits::Limits;
 use crate::types::{Generation, MacAddr, PortId};
 
 /// Where a pod of this node is.
@@ -36,6 +37,10 @@ pub struct Gateway {
     pub v4: Vec<Ipv4Addr>,
     /// As `v4`.
     pub v6: Vec<Ipv6Addr>,
+    /// The node's IPv4 subnets, and the gateway's address in each: what the router itself says comes from there.
+    pub subnets4: Vec<(Ipv4Addr, u8, Ipv4Addr)>,
+    /// As `subnets4`.
+    pub subnets6: Vec<(Ipv6Addr, u8, Ipv6Addr)>,
     /// Where packets for the host go, once there is a host port.
     pub host: Option<Neighbour>,
 }
@@ -59,6 +64,20 @@ pub struct Snapshot {
     pub routes4: Routes<Ipv4Addr>,
     /// As `routes4`.
     pub routes6: Routes<Ipv6Addr>,
+    /// Pods of this node that routes lead through; routes name them by index.
+    pub hops: Vec<Neighbour>,
+    /// Next hops that cost the same; routes name them by index. None is a group, and none of them is empty.
+    pub groups: Vec<Box<[NextHop]>>,
+    /// The ports of the segment: where broadcasts go. Pods and the host.
+    pub segment: Vec<PortId>,
+    /// Those of them that are trusted: where an unknown station may be.
+    pub trusted: Vec<PortId>,
+    /// How many MAC addresses are learned behind one port at most.
+    pub learn_limit: u32,
+    /// Seconds after which a learned MAC address that sends nothing is forgotten (IEEE 802.1Q: 10 to 1,000,000).
+    pub ageing: u32,
+    /// What is limited, and how.
+    pub limits: Limits,
     /// The far ends of the tunnels; routes name them by index.
     pub vteps: Vec<Vtep>,
     /// This node's ends of the tunnels.

@@ -39,6 +39,8 @@ impl PodGuard {
 pub enum Role {
     /// A pod: bridged, routed, and held to its own addresses.
     Pod(PodGuard),
+    /// A pod that may send from any MAC and IP address: what it sends from is learned.
+    Trusted,
     /// The node's own stack: routed; what it sends has been routed by the kernel already.
     Host,
     /// The underlay: only the tunnel's packets are taken.

@@ -17,8 +17,17 @@ pub enum NextHop {
     Host,
     /// Through the tunnel, to the VTEP of this index.
     Vtep(u32),
-    /// Nowhere: part of the pod network, but of no node.
+    /// To the neighbour of this index in [`crate::tables::Snapshot::hops`]: a pod of this node that routes on.
+    Hop(u32),
+    /// To one of the next hops of the group of this index in [`crate::tables::Snapshot::groups`], chosen by flow: they
+    /// cost the same.
+    Group(u32),
+    /// Nowhere, and the sender is told that the host is unreachable: part of the pod network, but of no node.
     Unreachable,
+    /// Nowhere, and the sender is told that it is forbidden.
+    Prohibit,
+    /// Nowhere, and nobody is told.
+    Blackhole,
 }
 
 /// An address that has prefixes.

@@ -28,7 +28,7 @@ const UNREAD: Parsed = Parsed { l2: 0, len: 0, dst: MacAddr::ZERO, src: MacAddr:
 impl<P: Platform> Worker<P> {
     /// Takes one burst from the receive queue of this index; how many frames it had.
     pub(super) fn poll(&mut self, index: usize) -> usize {
-        let Self { snapshot, pool, rx, outbox, counters, frames, ident, .. } = self;
+        let Self { snapshot, pool, rx, outbox, counters, frames, ident, now, events, .. } = self;
         let slot = &mut rx[index];
         let loss = slot.queue.rx(pool, frames);
         let lost = count_loss(loss, outbox);
@@ -47,7 +47,8 @@ impl<P: Platform> Worker<P> {
 
         let tables = snapshot.load();
         let reads = read_burst(tables, from, frames);
-        let mut applier = Applier { tables, pool, ident, from };
+        let mut applier =
+            Applier { tables, pool, ident, from, now: *now, buckets: &mut slot.buckets, counters, events };
         let mut ends = Ends { tables, outbox, dropped: lost as u64, consumed: 0, originated: 0 };
         apply_burst(&mut applier, frames, &reads, &mut ends);
         port_counters.rx_drops.add(ends.dropped);

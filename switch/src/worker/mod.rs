@@ -16,6 +16,8 @@ use weft_sync::sleep::SleepFlag;
 use weft_sync::snapshot::Reader;
 
 use crate::counters::WorkerCounters;
+use crate::event::Events;
+use crate::limits::Buckets;
 use crate::packet::BufPool;
 use crate::port::{BURST, Burst, RxQueue, TxQueue};
 use crate::tables::Snapshot;
@@ -78,6 +80,8 @@ struct RxSlot<P: Platform> {
     active: bool,
     /// Rounds without a frame.
     empty: u8,
+    /// What this port has left of what is limited.
+    buckets: Buckets,
 }
 
 /// The worker's end of what it shares with the control side and the other workers.
@@ -87,9 +91,15 @@ pub struct Handle<P: Platform> {
     broken: Receiver<PortId>,
     waker: P::Waker,
     counters: Arc<WorkerCounters>,
+    events: Events,
 }
 
 impl<P: Platform> Handle<P> {
+    /// What the worker has to tell.
+    pub fn events(&self) -> &Events {
+        &self.events
+    }
+
     /// A port whose receive queue has failed for good since the last call, such as one whose device was deleted. The
     /// worker leaves it alone; it is to be removed.
     pub fn take_broken(&self) -> Option<PortId> {
@@ -121,8 +131,11 @@ pub struct Worker<P: Platform> {
     sleeping: Arc<SleepFlag>,
     counters: Arc<WorkerCounters>,
     frames: Burst<Buf<P>>,
-    /// The identification of the last outer IPv4 header that this worker sent.
+    /// The identification of the last IPv4 header that this worker made.
     ident: u16,
+    /// In milliseconds, as of the round.
+    now: u64,
+    events: Events,
 }
 
 /// What a worker is made of.
@@ -165,7 +178,14 @@ pub fn make<P: Platform>(parts: Vec<Parts<P>>) -> Vec<(Worker<P>, Handle<P>)> {
         let (commands, receiver) = unbounded();
         let counters = Arc::new(WorkerCounters::default());
         let (broken, broken_ports) = unbounded();
-        let handle = Handle { commands, broken: broken_ports, waker: part.waker, counters: counters.clone() };
+        let events = Events::default();
+        let handle = Handle {
+            commands,
+            broken: broken_ports,
+            waker: part.waker,
+            counters: counters.clone(),
+            events: events.clone(),
+        };
         let worker = Worker {
             snapshot: part.snapshot,
             pool: part.pool,
@@ -179,6 +199,8 @@ pub fn make<P: Platform>(parts: Vec<Parts<P>>) -> Vec<(Worker<P>, Handle<P>)> {
             frames: Burst::new(),
             // Workers begin far apart: the identification is to differ between packets of one source and destination.
             ident: (index as u16).wrapping_mul(0x3fd7),
+            now: 0,
+            events,
         };
         workers.push((worker, handle));
     }
@@ -202,7 +224,15 @@ impl<P: Platform> Worker<P> {
                 Command::AddRx(port, queue) => {
                     // One that cannot be waited for is polled, as those without a descriptor are.
                     let told = queue.wait_fd().is_some_and(|fd| sleeper.add(fd, port).is_ok());
-                    self.rx.push(RxSlot { port, queue, told, waits: told, active: true, empty: 0 });
+                    self.rx.push(RxSlot {
+                        port,
+                        queue,
+                        told,
+                        waits: told,
+                        active: true,
+                        empty: 0,
+                        buckets: Buckets::default(),
+                    });
                 }
                 Command::AddTx(port, queue) => self.outbox.add(port, queue),
                 Command::Remove(port, done) => {
@@ -219,6 +249,11 @@ impl<P: Platform> Worker<P> {
             }
         }
         true
+    }
+
+    /// Sets the time, in milliseconds since some point in the past. [`Self::run`] does so in every round.
+    pub fn set_time(&mut self, now: u64) {
+        self.now = now;
     }
 
     /// Polls every active receive queue and every ring once; how many packets that brought. Each round is a burst

@@ -47,6 +47,8 @@ pub struct Idle {
     pub spin: Option<u64>,
     /// How often queues without a descriptor are polled during sleep.
     pub beat: Duration,
+    /// How fast the clock counts: what time limits and ageing go by.
+    pub cycles_per_ms: u64,
 }
 
 impl<P: Platform> Worker<P> {
@@ -59,6 +61,8 @@ impl<P: Platform> Worker<P> {
             if !self.commands.is_empty() && !self.obey(&mut sleeper) {
                 return;
             }
+            // As of the last look at the clock, which is a round ago at most.
+            self.now = before / idle.cycles_per_ms.max(1);
             let work = self.round();
             let now = clock.cycles();
             rounds = rounds.wrapping_add(1);

@@ -91,10 +91,17 @@ impl Node {
         let host = PortId::new(HOST).unwrap();
         tables.ports.insert(uplink, Port { role: Role::Uplink, mtu: Mtu::new(1500).unwrap(), place });
         tables.ports.insert(host, Port { role: Role::Host, mtu, place });
+        tables.segment.push(host);
         tables.gateway = Gateway {
             mac: MacAddr(GATEWAY[own]),
             v4: vec![[10, 244, own as u8, 1].into()],
             v6: vec![format!("fd00:10:244:{own}::1").parse().unwrap()],
+            subnets4: vec![([10, 244, own as u8, 0].into(), 24, [10, 244, own as u8, 1].into())],
+            subnets6: vec![(
+                format!("fd00:10:244:{own}::").parse().unwrap(),
+                64,
+                format!("fd00:10:244:{own}::1").parse().unwrap(),
+            )],
             host: Some(Neighbour { mac: MacAddr(HOST_MAC[own]), port: host }),
         };
         for (index, (address, mac, worker)) in self.pods.iter().enumerate() {
@@ -105,6 +112,7 @@ impl Node {
             let place = Place::Worker(*worker as u16);
             tables.ports.insert(id, Port { role: Role::Pod(guard), mtu, place });
             tables.add_pod(id, MacAddr(*mac), &addresses);
+            tables.segment.push(id);
         }
         tables.routes4.insert([10, 244, 0, 0].into(), 16, NextHop::Unreachable);
         tables.routes4.insert([10, 244, own as u8, 0].into(), 24, NextHop::Local);
