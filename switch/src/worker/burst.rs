@@ -4,6 +4,7 @@ use arrayvec::ArrayVec;
 use weft_sync::prefetch::prefetch_bytes;
 
 use super::outbox::Outbox;
+use super::sample::sample;
 use super::{Buf, HANDOVER, Platform, Worker};
 use crate::apply::{Applier, Outcome};
 use crate::classify::{Action, Ingress, LastHits, classify, classify_tunnel};
@@ -16,10 +17,10 @@ use crate::types::{MacAddr, PortId};
 
 /// What the stages before apply have found out about a frame.
 #[derive(Clone, Copy)]
-struct Read {
-    parsed: Parsed,
+pub(super) struct Read {
+    pub(super) parsed: Parsed,
     outer: Option<Outer>,
-    action: Action,
+    pub(super) action: Action,
 }
 
 /// Stands in for what could not be parsed; its action is a drop.
@@ -28,7 +29,20 @@ const UNREAD: Parsed = Parsed { l2: 0, len: 0, dst: MacAddr::ZERO, src: MacAddr:
 impl<P: Platform> Worker<P> {
     /// Takes one burst from the receive queue of this index; how many frames it had.
     pub(super) fn poll(&mut self, index: usize) -> usize {
-        let Self { snapshot, pool, rx, outbox, counters, frames, ident, now, events, .. } = self;
+        let Self {
+            snapshot,
+            pool,
+            rx,
+            outbox,
+            counters,
+            frames,
+            ident,
+            now,
+            events,
+            sampling,
+            until_sample,
+            ..
+        } = self;
         let slot = &mut rx[index];
         let loss = slot.queue.rx(pool, frames);
         let lost = count_loss(loss, outbox);
@@ -47,6 +61,10 @@ impl<P: Platform> Worker<P> {
 
         let tables = snapshot.load();
         let reads = read_burst(tables, from, frames);
+        let one_in = sampling.one_in();
+        if one_in > 0 {
+            sample(one_in, until_sample, from, &reads, events, counters);
+        }
         let mut applier =
             Applier { tables, pool, ident, from, now: *now, buckets: &mut slot.buckets, counters, events };
         let mut ends = Ends { tables, outbox, dropped: lost as u64, consumed: 0, originated: 0 };

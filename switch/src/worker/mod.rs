@@ -6,6 +6,7 @@
 mod burst;
 mod outbox;
 mod run;
+mod sample;
 
 use std::sync::Arc;
 
@@ -24,6 +25,7 @@ use crate::tables::Snapshot;
 use crate::types::PortId;
 use outbox::Outbox;
 pub use run::{Clock, Idle, Sleeper};
+use sample::Sampling;
 
 /// Packets that wait in the ring from one worker to another at most.
 const HANDOVER: usize = 1024;
@@ -92,9 +94,15 @@ pub struct Handle<P: Platform> {
     waker: P::Waker,
     counters: Arc<WorkerCounters>,
     events: Events,
+    sampling: Arc<Sampling>,
 }
 
 impl<P: Platform> Handle<P> {
+    /// Has the worker tell of one packet in so many ([`crate::event::Event::Flow`]); of none at 0.
+    pub fn sample_flows(&self, one_in: u32) {
+        self.sampling.set(one_in);
+    }
+
     /// What the worker has to tell.
     pub fn events(&self) -> &Events {
         &self.events
@@ -136,6 +144,9 @@ pub struct Worker<P: Platform> {
     /// In milliseconds, as of the round.
     now: u64,
     events: Events,
+    sampling: Arc<Sampling>,
+    /// Packets until the next sample.
+    until_sample: u32,
 }
 
 /// What a worker is made of.
@@ -178,13 +189,14 @@ pub fn make<P: Platform>(parts: Vec<Parts<P>>) -> Vec<(Worker<P>, Handle<P>)> {
         let (commands, receiver) = unbounded();
         let counters = Arc::new(WorkerCounters::default());
         let (broken, broken_ports) = unbounded();
-        let events = Events::default();
+        let (events, sampling) = (Events::default(), Arc::new(Sampling::default()));
         let handle = Handle {
             commands,
             broken: broken_ports,
             waker: part.waker,
             counters: counters.clone(),
             events: events.clone(),
+            sampling: sampling.clone(),
         };
         let worker = Worker {
             snapshot: part.snapshot,
@@ -201,6 +213,8 @@ pub fn make<P: Platform>(parts: Vec<Parts<P>>) -> Vec<(Worker<P>, Handle<P>)> {
             ident: (index as u16).wrapping_mul(0x3fd7),
             now: 0,
             events,
+            sampling,
+            until_sample: 0,
         };
         workers.push((worker, handle));
     }
