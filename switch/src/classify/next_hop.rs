@@ -79,8 +79,8 @@ pub(super) fn member<A: Family>(tables: &Snapshot, from: &Ingress<'_>, group: u3
 
 /// The way back to who sent the packet: what the switch itself has to say about it goes there. `None` where there is none.
 ///
-/// A pod's is the port it came by. The host's too, whatever the source: what its kernel sends for others it may
-/// have translated, and only it knows back. What came out of the tunnel is answered into the tunnel and
+/// A pod's is the port it came by. What came from the host goes to the host, whatever the source: what its kernel sends for
+/// others it may have translated, and only it knows back. What came out of the tunnel is answered into the tunnel and
 /// nowhere else, so that no peer can have the switch speak to a pod by inventing its address. Behind a trusted
 /// port may be many: theirs is where the tables say, and the port itself where they don't know.
 pub(crate) fn way_back(tables: &Snapshot, from: PortId, parsed: &Parsed) -> Option<Way> {
@@ -92,7 +92,8 @@ pub(crate) fn way_back(tables: &Snapshot, from: PortId, parsed: &Parsed) -> Opti
         _ => None,
     };
     match port.role {
-        Role::Pod(_) | Role::Host => Some(behind),
+        Role::Pod(_) => Some(behind),
+        Role::Host => tables.gateway.host.map(Way::Neighbour),
         Role::Trusted => Some(known().unwrap_or(behind)),
         Role::Uplink => known().filter(|way| matches!(way, Way::Vtep(_))),
     }
