@@ -1,6 +1,6 @@
 //! Tells a sender that its packet was not forwarded: ICMP errors (RFC 792, RFC 1812 section 4.3; RFC 4443).
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::{Applier, Outcome, encap, set_macs};
 use crate::classify::{IcmpError, Way, way_back};
