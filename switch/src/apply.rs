@@ -3,7 +3,10 @@
 
 mod decap;
 mod encap;
+mod fragment;
 mod hairpin;
+mod icmp_error;
+mod path_mtu;
 
 use crate::classify::{Action, Reply};
 use crate::counters::WorkerCounters;
@@ -16,7 +19,7 @@ use crate::packet::{BufPool, PacketBuf};
 use crate::parse::{L3, Outer, Parsed};
 use crate::port::TxCaps;
 use crate::tables::{Neighbour, Snapshot, Vtep};
-use crate::types::PortId;
+use crate::types::{MacAddr, PortId};
 use crate::wire::ethernet::{ETHERNET_LEN, EthernetView};
 use crate::wire::ipv4::Ipv4View;
 use crate::wire::ipv6::Ipv6View;
@@ -66,6 +69,10 @@ impl<P: BufPool> Applier<'_, P> {
     ) {
         let done = match action {
             Action::Drop(reason) => Err(reason),
+            Action::Reject { reason, error } => {
+                return self.reject(&packet, parsed, (reason, error), out);
+            }
+            Action::PathMtu => return self.path_mtu(&packet, out),
             Action::Consume => {
                 out.consume();
                 return;
@@ -80,6 +87,9 @@ impl<P: BufPool> Applier<'_, P> {
                     Some(vtep) => self.tunnel(packet, parsed, vtep, hop, out),
                     None => out.drop(DropReason::VtepUnresolved),
                 };
+            }
+            Action::Fragment { way, hop, mtu } => {
+                return self.fragment(packet, parsed, outer, (way, hop, mtu), out);
             }
         };
         match done {
@@ -113,11 +123,8 @@ impl<P: BufPool> Applier<'_, P> {
         if let Some(outer) = outer {
             decap::decap(packet, parsed, outer)?;
         }
-        let head = packet.head_mut();
-        let mut eth = EthernetView::new_checked(&mut head[..]).map_err(|_| DropReason::EthMalformed)?;
-        eth.set_dst(to.mac);
-        eth.set_src(self.tables.gateway.mac);
-        if hop { decrement(&mut head[ETHERNET_LEN..], parsed) } else { Ok(()) }
+        set_macs(packet, to.mac, self.tables.gateway.mac)?;
+        if hop { decrement(&mut packet.head_mut()[ETHERNET_LEN..], parsed) } else { Ok(()) }
     }
 
     #[inline]
@@ -163,6 +170,14 @@ impl<P: BufPool> Applier<'_, P> {
         };
         out.originate(ends.saturating_sub(1));
     }
+}
+
+#[inline]
+fn set_macs<B: PacketBuf>(packet: &mut B, dst: MacAddr, src: MacAddr) -> Result<(), DropReason> {
+    let mut eth = EthernetView::new_checked(packet.head_mut()).map_err(|_| DropReason::EthMalformed)?;
+    eth.set_dst(dst);
+    eth.set_src(src);
+    Ok(())
 }
 
 /// Cuts off what follows the IP packet: Ethernet padding, or what a tunnel packet's outer lengths left over.

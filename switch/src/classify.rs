@@ -5,6 +5,7 @@
 
 mod bridge;
 mod neighbour;
+mod next_hop;
 mod route;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -13,17 +14,28 @@ use crate::drop_reason::DropReason;
 use crate::offload::Gso;
 use crate::parse::{L3, Outer, Parsed};
 use crate::tables::{Neighbour, Port, Role, Snapshot};
-use crate::types::{MacAddr, PortId};
+use crate::types::{MacAddr, Mtu, PortId};
 use bridge::bridge;
-use route::{Family, Target, route};
+use next_hop::Target;
+pub(crate) use next_hop::{way_back, way_to};
+use route::{Family, route};
 
 /// What is to be done with a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     /// Nothing, for this reason.
     Drop(DropReason),
+    /// Nothing, for this reason, and the sender is told.
+    Reject {
+        /// What it is counted under.
+        reason: DropReason,
+        /// What the sender is told.
+        error: IcmpError,
+    },
     /// Nothing: it was for weft itself, and has been read.
     Consume,
+    /// Nothing: a router of the underlay says that a tunnel packet was too big. To be told on.
+    PathMtu,
     /// Send the frame as it is to this port.
     Bridge(PortId),
     /// Make it the answer and send it back.
@@ -41,6 +53,42 @@ pub enum Action {
         vtep: u32,
         /// As in `Deliver`.
         hop: bool,
+    },
+    /// Cut the IPv4 packet into fragments and send each.
+    Fragment {
+        /// Where they go.
+        way: Way,
+        /// As in `Deliver`.
+        hop: bool,
+        /// What the way out carries.
+        mtu: Mtu,
+    },
+}
+
+/// A way that an IP packet leaves by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// To a neighbour.
+    Neighbour(Neighbour),
+    /// Through the tunnel to the VTEP of this index.
+    Vtep(u32),
+}
+
+/// What the sender of a packet is told that was not forwarded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IcmpError {
+    /// Time Exceeded: TTL or hop limit used up on the way.
+    TimeExceeded,
+    /// Destination Unreachable: no route.
+    NoRoute,
+    /// Destination Unreachable: the route is there, the host is not.
+    HostUnreachable,
+    /// Destination Unreachable: forbidden.
+    Prohibited,
+    /// Fragmentation Needed or Packet Too Big.
+    TooBig {
+        /// What the way out carries, in bytes of IP packet.
+        mtu: u16,
     },
 }
 

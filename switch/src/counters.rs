@@ -2,7 +2,7 @@
 //! read them at any time.
 //!
 //! At rest, summed over the workers: rx + originated = tx + consumed + Σ drops. `originated` are the frames that the
-//! switch makes itself: the second and further pieces of a GSO frame that is cut in software.
+//! switch makes itself: the second and further pieces of a frame that is cut in software, and ICMP errors.
 
 use weft_sync::counter::Counter;
 
@@ -49,6 +49,8 @@ pub struct WorkerCounters {
     pub busy_cycles: Counter,
     /// How often it went to sleep.
     pub sleeps: Counter,
+    /// Fragments that the switch has cut IPv4 packets into.
+    pub fragments: Counter,
     /// ICMP errors that were made.
     pub icmp_sent: Counter,
     /// ICMP errors that were not made because too many were.
@@ -78,6 +80,7 @@ impl Default for WorkerCounters {
             handed_over: Counter::default(),
             busy_cycles: Counter::default(),
             sleeps: Counter::default(),
+            fragments: Counter::default(),
             icmp_sent: Counter::default(),
             icmp_limited: Counter::default(),
             learned: Counter::default(),

@@ -84,8 +84,14 @@ drop_reasons! {
     // ---- router
     /// The TTL or hop limit is used up.
     TtlExceeded = "ttl_exceeded",
-    /// No route to the destination: an address of the pod network that no node has, or no host port yet.
+    /// No way to the destination: there is no host port yet, or the route's next hop is gone.
     NoRoute = "no_route",
+    /// The route says unreachable: an address of the pod network that no node has, or one set by the operator.
+    RouteUnreachable = "route_unreachable",
+    /// The route says that it is forbidden.
+    RouteProhibited = "route_prohibited",
+    /// The route leads into a black hole: dropped, and nobody is told.
+    RouteBlackhole = "route_blackhole",
     /// The destination's subnet is this node's, but no pod has the address.
     NoPod = "no_pod",
     /// To be routed, but neither IPv4 nor IPv6.
@@ -94,6 +100,12 @@ drop_reasons! {
     NotRoutable = "not_routable",
     /// The packet is larger than the way out carries.
     MtuExceeded = "mtu_exceeded",
+    /// An IPv4 option by which the sender says which way the packet is to take: not followed (RFC 7126).
+    SourceRouted = "source_routed",
+    /// The lengths of the IPv4 options contradict each other or the header.
+    Ipv4Options = "ipv4_options",
+    /// A fragment that would have to be cut further, and ends past the 65,535 bytes that IPv4 allows.
+    FragmentOverflow = "fragment_overflow",
     // ---- encap
     /// The kernel does not know the MAC address of the way to the peer (yet).
     VtepUnresolved = "vtep_unresolved",

@@ -12,6 +12,7 @@ pub mod counters;
 pub mod drivers;
 pub mod drop_reason;
 pub mod event;
+mod flow_hash;
 pub mod limits;
 pub mod memory;
 pub mod offload;

@@ -169,7 +169,7 @@ fn what_leads_nowhere_has_its_reason() {
         (ipv4_frame(POD_MAC[0], [2, 9, 9, 9, 9, 9], POD, OTHER, 64, b""), DropReason::FdbMiss),
         (ipv4_frame(POD_MAC[0], POD_MAC[0], POD, POD, 64, b""), DropReason::SamePort),
         (ipv4_frame(POD_MAC[0], [0xff; 6], POD, [255; 4], 64, b""), DropReason::NotForwarded),
-        (ipv4_frame(POD_MAC[0], GATEWAY[0], POD, [10, 244, 77, 1], 64, b""), DropReason::NoRoute),
+        (ipv4_frame(POD_MAC[0], GATEWAY[0], POD, [10, 244, 77, 1], 64, b""), DropReason::RouteUnreachable),
         (ipv4_frame(POD_MAC[0], GATEWAY[0], POD, [10, 244, 0, 77], 64, b""), DropReason::NoPod),
         (ipv4_frame(POD_MAC[0], GATEWAY[0], POD, [224, 0, 0, 1], 64, b""), DropReason::NotRoutable),
         (ipv4_frame(POD_MAC[0], GATEWAY[0], POD, [127, 0, 0, 1], 64, b""), DropReason::NotRoutable),

@@ -5,6 +5,7 @@
 
 use crate::classify::ECN_CE;
 use crate::drop_reason::DropReason;
+use crate::flow_hash;
 use crate::offload::{Checksum, Offload};
 use crate::packet::PacketBuf;
 use crate::parse::{L3, Parsed};
@@ -26,13 +27,8 @@ pub(super) fn encap<B: PacketBuf>(
 ) -> Result<(), DropReason> {
     let Some(encap) = &vtep.encap else { return Err(DropReason::VtepUnresolved) };
     let (ecn, ethertype, hash) = match parsed.l3 {
-        L3::V4(ip) => {
-            (ip.ecn, [0x08, 0x00], flow_hash(ip.src.to_bits(), ip.dst.to_bits(), ip.ports, ip.protocol.0))
-        }
-        L3::V6(ip) => {
-            let (src, dst) = (fold(ip.src.to_bits()), fold(ip.dst.to_bits()));
-            (ip.ecn, [0x86, 0xdd], flow_hash(src, dst, ip.ports, ip.protocol.0))
-        }
+        L3::V4(ip) => (ip.ecn, [0x08, 0x00], flow_hash::v4(&ip)),
+        L3::V6(ip) => (ip.ecn, [0x86, 0xdd], flow_hash::v6(&ip)),
         _ => return Err(DropReason::NotIp),
     };
     // Congestion that the inner header tells of is not told again by the outer one (RFC 3168, section 9.1.1).
@@ -73,19 +69,4 @@ pub(super) fn encap<B: PacketBuf>(
         packet.set_offload(Offload::default());
     }
     Ok(())
-}
-
-fn fold(address: u128) -> u32 {
-    let half = (address >> 64) as u64 ^ address as u64;
-    (half >> 32) as u32 ^ half as u32
-}
-
-/// The same for all packets of a flow, spread over 32 bits: two rounds of multiply and fold.
-#[inline]
-fn flow_hash(src: u32, dst: u32, ports: u32, protocol: u8) -> u32 {
-    const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
-    let addresses = (u64::from(src) << 32 | u64::from(dst)).wrapping_mul(ODD);
-    let all =
-        (addresses ^ (addresses >> 29) ^ (u64::from(ports) << 8 | u64::from(protocol))).wrapping_mul(ODD);
-    (all >> 32) as u32
 }

@@ -85,7 +85,7 @@ pub fn segment<P: BufPool>(
 }
 
 /// Fills `to` from `at` to its end with what `from` has from `offset` on.
-fn copy(from: &impl PacketBuf, offset: usize, to: &mut impl PacketBuf, at: usize) {
+pub(crate) fn copy(from: &impl PacketBuf, offset: usize, to: &mut impl PacketBuf, at: usize) {
     let len = to.len();
     if to.head().len() == len {
         from.read_at(offset, &mut to.head_mut()[at..]);

@@ -10,7 +10,7 @@ use crate::apply::{Applier, Outcome};
 use crate::classify::{Action, Ingress, LastHits, classify, classify_tunnel};
 use crate::drop_reason::DropReason;
 use crate::packet::PacketBuf;
-use crate::parse::{HEADERS, L3, Outer, Parsed, parse, parse_tunnel};
+use crate::parse::{HEADERS, L3, Outer, Parsed, parse, parse_tunnel, too_big};
 use crate::port::{BURST, Burst, RxLoss, RxQueue};
 use crate::tables::{Role, Snapshot};
 use crate::types::{MacAddr, PortId};
@@ -164,7 +164,17 @@ fn read_tunnel<B: PacketBuf>(tables: &Snapshot, last: &mut LastHits, from: &Ingr
             let action = classify_tunnel(tables, last, from, frame.head(), &parsed, &outer, gso);
             Read { parsed, outer: Some(outer), action }
         }
+        Err(DropReason::NotTunnel) => Read { parsed: UNREAD, outer: None, action: not_tunnel(tables, frame) },
         Err(reason) => Read { parsed: UNREAD, outer: None, action: Action::Drop(reason) },
+    }
+}
+
+/// No tunnel packet, but what a router says about one may be.
+#[cold]
+fn not_tunnel<B: PacketBuf>(tables: &Snapshot, frame: &B) -> Action {
+    match too_big(frame, tables) {
+        Some(_) => Action::PathMtu,
+        None => Action::Drop(DropReason::NotTunnel),
     }
 }
 
