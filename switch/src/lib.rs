@@ -18,6 +18,7 @@ pub mod offload;
 pub mod packet;
 pub mod parse;
 pub mod port;
+pub mod stations;
 pub mod tables;
 pub mod types;
 pub mod wire;

@@ -15,6 +15,8 @@ pub(super) enum Target {
     Neighbour(Neighbour),
     Host,
     Vtep(u32),
+    /// In the node's own subnet; who has it is to be asked.
+    Unknown,
     Nowhere(DropReason),
 }
 
@@ -110,7 +112,9 @@ impl Family for Ipv6Addr {
 fn resolve<A: Family>(tables: &Snapshot, dst: A) -> Target {
     match A::routes(tables).lookup(dst) {
         Some(NextHop::Local) => {
-            dst.neighbour(tables).map_or(Target::Nowhere(DropReason::NoPod), Target::Neighbour)
+            let nobody =
+                if tables.trusted.is_empty() { Target::Nowhere(DropReason::NoPod) } else { Target::Unknown };
+            dst.neighbour(tables).map_or(nobody, Target::Neighbour)
         }
         Some(NextHop::Vtep(vtep)) => Target::Vtep(vtep),
         Some(NextHop::Unreachable | NextHop::Prohibit | NextHop::Blackhole) => {
@@ -168,6 +172,7 @@ pub(super) fn route<A: Family>(
     // What comes from the host has been routed by its kernel; what goes to the host will be.
     let hop = !matches!(from.port.role, Role::Host);
     let (action, mtu) = match target {
+        Target::Unknown => return Action::Solicit,
         Target::Nowhere(reason) => return Action::Drop(reason),
         Target::Neighbour(to) => (Action::Deliver { to, hop }, tables.ports.get(to.port).map(|p| p.mtu)),
         Target::Host => match tables.gateway.host {

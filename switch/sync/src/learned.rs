@@ -245,8 +245,7 @@ impl LearnTable {
     #[inline]
     fn places(&self, number: u64) -> impl Iterator<Item = Place> + use<> {
         let [first, second] = self.buckets_of(number);
-        (0..2 * WAYS)
-            .map(move |at| Place { bucket: if at < WAYS { first } else { second }, way: at % WAYS })
+        (0..2 * WAYS).map(move |at| Place { bucket: if at < WAYS { first } else { second }, way: at % WAYS })
     }
 
     #[inline]
