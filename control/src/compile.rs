@@ -75,6 +75,10 @@ pub struct Facts {
     pub outer_checksum: bool,
     /// Take tunnel packets from unknown senders.
     pub accept_unknown: bool,
+    /// Stations that were learned behind trusted ports.
+    pub learned: Vec<(IpAddr, MacAddr, PortId)>,
+    /// What the ways to peers carry, in bytes of outer IP packet, where that is known to be less than the uplink does.
+    pub path_mtus: HashMap<IpAddr, u32>,
 }
 
 /// The MTU inside pods, in bytes: the configured one, or what the underlay leaves after the outer headers.
@@ -135,7 +139,18 @@ pub fn compile(model: &Model, facts: &Facts, generation: Generation) -> Snapshot
         let peers = model.nodes.iter().filter(|peer| peer.name != facts.node);
         peers.for_each(|peer| far_node(&mut tables, model, facts, own, peer));
     }
+    learned(&mut tables, facts);
     tables
+}
+
+/// Stations behind ports that are trusted. Configured neighbours go before them.
+fn learned(tables: &mut Snapshot, facts: &Facts) {
+    for (address, mac, port) in &facts.learned {
+        let trusted = tables.ports.get(*port).is_some_and(|port| matches!(port.role, Role::Trusted));
+        if trusted && tables.in_subnet(*address) && !tables.gateway.has(*address) {
+            tables.add_learned(*address, Neighbour { mac: *mac, port: *port });
+        }
+    }
 }
 
 /// A pod address that no node has leads nowhere, rather than to the host and back.
@@ -238,6 +253,7 @@ fn far_vtep(model: &Model, facts: &Facts, own: &Node, peer: &Node, address: IpAd
     let overhead = if address.is_ipv4() { OVERHEAD_V4 } else { OVERHEAD_V6 };
     let way = facts.ways.get(&address);
     let underlay = way.and_then(|way| way.mtu).map_or(facts.uplink.mtu, |mtu| mtu.min(facts.uplink.mtu));
+    let underlay = facts.path_mtus.get(&address).map_or(underlay, |path| underlay.min(*path));
     let far_mac = if address.is_ipv4() { peer.vtep_mac } else { peer.vtep_mac_over_v6() };
     let encap = way.and_then(|way| {
         let published =

@@ -7,6 +7,7 @@
 //! that does not concern it.
 
 mod host;
+mod learned;
 mod pods;
 mod report;
 mod requests;
@@ -33,6 +34,7 @@ use crate::dataplane::Dataplane;
 use crate::model::{Model, Pod};
 use crate::source::SourceError;
 
+pub use learned::{Claim, Conflict, FlowTotals, Flows, LearnedNeighbour};
 pub use requests::Client;
 pub use start::{StartError, Started, start};
 
@@ -40,6 +42,8 @@ pub use start::{StartError, Started, start};
 const RETRY: Duration = Duration::from_secs(2);
 /// Over how long the workers' busy share is taken, and how soon a port that broke is noticed.
 const SAMPLE: Duration = Duration::from_secs(1);
+/// How often the workers are asked for what they have to tell: how soon a station that has spoken is known.
+const EVENTS: Duration = Duration::from_millis(100);
 /// How often the kernel's side of the host port is looked after, unasked.
 const HOST_CHECK: Duration = Duration::from_secs(5);
 
@@ -92,6 +96,7 @@ pub struct Daemon {
     /// What is wrong beside that.
     problems: Vec<String>,
     ways: HashMap<IpAddr, Way>,
+    learned: learned::Learned,
     /// Receive queues, with worker and port, that wait until a snapshot names their port.
     fresh: Vec<(usize, PortId, Rx)>,
 }
@@ -119,8 +124,10 @@ impl Daemon {
         let mut retry = tokio::time::interval(RETRY);
         let mut sample = tokio::time::interval(SAMPLE);
         let mut host_check = tokio::time::interval(HOST_CHECK);
+        let mut events = tokio::time::interval(EVENTS);
         retry.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         sample.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        events.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         tokio::pin!(stop);
         loop {
             tokio::select! {
@@ -130,6 +137,7 @@ impl Daemon {
                 Some(request) = inputs.requests.recv() => self.answer(request).await,
                 _ = retry.tick(), if self.has_problems() => self.reconcile().await,
                 _ = sample.tick() => self.look_after().await,
+                _ = events.tick() => self.take_events(),
                 _ = host_check.tick() => self.check_host_port().await,
             }
         }
@@ -174,6 +182,7 @@ impl Daemon {
     /// Once a second: how busy the workers are, and whether a port has broken.
     async fn look_after(&mut self) {
         self.dataplane.sample();
+        self.forget_old();
         let broken = self.dataplane.take_broken();
         // The kernel does not tell of these: weft's own descriptor keeps what is left of the namespace alive.
         let lost = self.pods.values().any(PodPort::has_lost_netns);
@@ -238,6 +247,9 @@ impl Daemon {
     fn publish(&mut self, model: &Model) {
         let uplink = self.mirror.uplink();
         let port = self.uplink.as_ref().map(|uplink| uplink.id);
+        let (pods, host) = (&self.pods, &self.host);
+        let ports = || pods.values().map(|open| open.port.id).chain(host.as_ref().map(|host| host.port.id));
+        self.learned.keep_ports(|id| ports().any(|open| open == id));
         let facts = Facts {
             node: self.node.clone(),
             vtep_mac: self.vtep_mac,
@@ -254,6 +266,8 @@ impl Daemon {
                 .map_or_else(|_| SourcePorts::default(), |(low, high)| SourcePorts::new(low, high)),
             outer_checksum: self.config.uplink.outer_checksum == OuterChecksum::Valid,
             accept_unknown: !self.config.uplink.known_vteps_only,
+            learned: self.learned.neighbours(),
+            path_mtus: self.learned.path_mtus(),
         };
         self.dataplane.publish(|generation| compile(model, &facts, generation));
         for (worker, id, queue) in self.fresh.drain(..) {

@@ -3,16 +3,18 @@
 
 mod decap;
 mod encap;
+mod flood;
 mod fragment;
 mod hairpin;
 mod icmp_error;
 mod path_mtu;
+mod solicit;
 
-use crate::classify::{Action, Reply};
+use crate::classify::{Action, News, Reply, neighbour};
 use crate::counters::WorkerCounters;
 use crate::drop_reason::DropReason;
 use crate::event::Events;
-use crate::limits::Buckets;
+use crate::limits::{Buckets, NEWS};
 use crate::offload::Checksum;
 use crate::offload::finish::finish;
 use crate::packet::{BufPool, PacketBuf};
@@ -73,6 +75,12 @@ impl<P: BufPool> Applier<'_, P> {
                 return self.reject(&packet, parsed, (reason, error), out);
             }
             Action::PathMtu => return self.path_mtu(&packet, out),
+            Action::Flood(scope) => return self.flood(packet, parsed, scope, out),
+            Action::Solicit => return self.solicit(parsed, out),
+            Action::Tell { news, then } => {
+                self.tell(&packet, parsed, news);
+                return self.apply(packet, parsed, outer, then.into(), out);
+            }
             Action::Consume => {
                 out.consume();
                 return;
@@ -95,6 +103,17 @@ impl<P: BufPool> Applier<'_, P> {
         match done {
             Ok(to) => out.send(self.pool, to, packet),
             Err(reason) => out.drop(reason),
+        }
+    }
+
+    /// Has the control side hear of a claimed address, unless it hears too much already.
+    #[cold]
+    fn tell(&mut self, packet: &P::Buf, parsed: &Parsed, news: News) {
+        let Some(event) = neighbour::event(packet.head(), parsed, self.from, news) else { return };
+        if !self.buckets.news.take(NEWS, self.now) {
+            self.counters.events_limited.add(1);
+        } else if !self.events.tell(event) {
+            self.counters.events_lost.add(1);
         }
     }
 

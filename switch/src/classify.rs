@@ -3,8 +3,9 @@
 //!
 //! The order of the questions is written once, in [`classify`].
 
-mod bridge;
-mod neighbour;
+pub(crate) mod bridge;
+mod guard;
+pub mod neighbour;
 mod next_hop;
 mod route;
 
@@ -13,12 +14,13 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use crate::drop_reason::DropReason;
 use crate::offload::Gso;
 use crate::parse::{L3, Outer, Parsed};
+use crate::stations::Stations;
 use crate::tables::{Neighbour, Port, Role, Snapshot};
 use crate::types::{MacAddr, Mtu, PortId};
 use bridge::bridge;
 use next_hop::Target;
 pub(crate) use next_hop::{way_back, way_to};
-use route::{Family, route};
+use route::route;
 
 /// What is to be done with a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +40,8 @@ pub enum Action {
     PathMtu,
     /// Send the frame as it is to this port.
     Bridge(PortId),
+    /// Send the frame as it is to several ports.
+    Flood(Scope),
     /// Make it the answer and send it back.
     Hairpin(Reply),
     /// Send the IP packet to a neighbour.
@@ -62,6 +66,15 @@ pub enum Action {
         hop: bool,
         /// What the way out carries.
         mtu: Mtu,
+    },
+    /// Ask the stations behind the trusted ports which of them has the destination; the packet itself is dropped.
+    Solicit,
+    /// Tell the control side what an ARP or neighbour discovery message claims; then as with the action of the same name.
+    Tell {
+        /// What is told.
+        news: News,
+        /// What is done with the message.
+        then: Then,
     },
 }
 
@@ -92,6 +105,64 @@ pub enum IcmpError {
     },
 }
 
+/// What is to be done with an ARP or neighbour discovery message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    /// [`Action::Drop`].
+    Drop(DropReason),
+    /// [`Action::Consume`].
+    Consume,
+    /// [`Action::Bridge`].
+    Bridge(PortId),
+    /// [`Action::Flood`].
+    Flood(Scope),
+    /// [`Action::Hairpin`].
+    Hairpin(Reply),
+}
+
+impl From<Then> for Action {
+    fn from(then: Then) -> Self {
+        match then {
+            Then::Drop(reason) => Self::Drop(reason),
+            Then::Consume => Self::Consume,
+            Then::Bridge(to) => Self::Bridge(to),
+            Then::Flood(scope) => Self::Flood(scope),
+            Then::Hairpin(reply) => Self::Hairpin(reply),
+        }
+    }
+}
+
+/// What the control side is told of an ARP or neighbour discovery message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum News {
+    /// Where a station behind a trusted port is: new, or elsewhere than before.
+    Neighbour,
+    /// Its sender says that it has an address that is another's.
+    Claimed,
+    /// Its sender would like to have an address that is another's.
+    Probed,
+}
+
+/// How far a frame is flooded: never to where it came from, nor to the uplink.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// To every port of the segment.
+    Segment,
+    /// To the trusted ports, behind which unknown stations may be.
+    Trusted,
+    /// To the trusted ports and the host, which may keep the address of an untrusted pod in a cache. Other pods ask weft.
+    Announce,
+}
+
+impl Scope {
+    /// The ports that it means.
+    pub fn ports(self, tables: &Snapshot) -> impl Iterator<Item = PortId> + use<'_> {
+        let ports = if self == Self::Segment { &tables.segment } else { &tables.trusted };
+        let host = tables.gateway.host.filter(|_| self == Self::Announce).map(|host| host.port);
+        ports.iter().copied().chain(host)
+    }
+}
+
 /// An answer that is made from the question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reply {
@@ -114,6 +185,7 @@ pub enum Reply {
 /// all that the answer depends on, and made anew for every burst, so never stale.
 #[derive(Debug, Default)]
 pub struct LastHits {
+    source: Option<MacAddr>,
     fdb: Option<(MacAddr, Option<PortId>)>,
     v4: Option<(Ipv4Addr, Target)>,
     v6: Option<(Ipv6Addr, Target)>,
@@ -125,6 +197,10 @@ pub struct Ingress<'a> {
     pub id: PortId,
     /// What the tables say of it.
     pub port: &'a Port,
+    /// What was learned until then.
+    pub stations: &'a Stations,
+    /// And when: in seconds, as the stations are kept.
+    pub now: u32,
 }
 
 /// What is to be done with a frame from a pod or the host.
@@ -137,33 +213,34 @@ pub fn classify(
     parsed: &Parsed,
     gso: Option<Gso>,
 ) -> Action {
-    let guard = match &from.port.role {
-        Role::Pod(guard) => Some(guard),
-        Role::Trusted | Role::Host | Role::Uplink => None,
+    let refused = match &from.port.role {
+        Role::Pod(guard) if guard.mac != parsed.src => Some(DropReason::SpoofedMac),
+        Role::Pod(guard) => guard::refuse(guard, head, parsed),
+        Role::Trusted => bridge::refuse_source(tables, last, from, parsed.src),
+        Role::Host | Role::Uplink => None,
     };
-    if guard.is_some_and(|guard| guard.mac != parsed.src) {
-        return Action::Drop(DropReason::SpoofedMac);
+    if let Some(reason) = refused {
+        return Action::Drop(reason);
+    }
+    if parsed.dst.is_reserved() {
+        return Action::Drop(DropReason::ReservedAddress);
     }
     match parsed.l3 {
-        L3::Arp => return neighbour::arp(tables, guard, head, parsed),
-        L3::Vlan => return Action::Drop(DropReason::VlanTagged),
-        L3::V4(ip) if guard.is_some_and(|guard| !ip.src.allowed(guard, ip.protocol)) => {
-            return Action::Drop(DropReason::SpoofedIp);
+        L3::Arp => return neighbour::arp(tables, last, from, head, parsed),
+        L3::V6(ip) if neighbour::is_nd(&ip, head) => {
+            return neighbour::nd(tables, last, from, head, parsed, &ip);
         }
-        L3::V6(ip) if guard.is_some_and(|guard| !ip.src.allowed(guard, ip.protocol)) => {
-            return Action::Drop(DropReason::SpoofedIp);
-        }
-        L3::V6(ip) if neighbour::is_nd(&ip, head) => return neighbour::nd(tables, guard, head, parsed, &ip),
         _ => {}
     }
     if parsed.dst == tables.gateway.mac {
         match parsed.l3 {
+            _ if parsed.tags > 0 => Action::Drop(DropReason::VlanTagged),
             L3::V4(ip) => route(tables, last, from, head, parsed, &ip, gso),
             L3::V6(ip) => route(tables, last, from, head, parsed, &ip, gso),
             _ => Action::Drop(DropReason::NotIp),
         }
     } else if parsed.dst.is_multicast() {
-        Action::Drop(DropReason::NotForwarded)
+        Action::Flood(Scope::Segment)
     } else {
         bridge(tables, last, from, head, parsed, gso)
     }

@@ -2,7 +2,8 @@
 //! read them at any time.
 //!
 //! At rest, summed over the workers: rx + originated = tx + consumed + Σ drops. `originated` are the frames that the
-//! switch makes itself: the second and further pieces of a frame that is cut in software, and ICMP errors.
+//! switch makes itself: the second and further pieces of a frame that is cut in software, the second and further copies of
+//! a frame that is flooded (those too that a port has no room for), ICMP errors, and questions for neighbours.
 
 use weft_sync::counter::Counter;
 
@@ -63,6 +64,8 @@ pub struct WorkerCounters {
     pub moves_limited: Counter,
     /// MAC addresses that were not learned because the port, or the table, had its fill.
     pub learn_limited: Counter,
+    /// Events about claimed addresses that were not told because too many were.
+    pub events_limited: Counter,
     /// Events that were lost because the control side did not take them in time.
     pub events_lost: Counter,
 }
@@ -87,6 +90,7 @@ impl Default for WorkerCounters {
             moved: Counter::default(),
             moves_limited: Counter::default(),
             learn_limited: Counter::default(),
+            events_limited: Counter::default(),
             events_lost: Counter::default(),
         }
     }

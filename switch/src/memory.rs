@@ -9,6 +9,7 @@ use weft_sync::snapshot::{Publisher, cell};
 
 use crate::packet::HeapPool;
 use crate::port::MemPort;
+use crate::stations::Stations;
 use crate::tables::Snapshot;
 use crate::types::{Generation, PortId};
 use crate::worker::{Command, Handle, Parts, Platform, Queues, Sleeper, Wake, Worker, make};
@@ -100,6 +101,11 @@ impl MemSwitch {
         let (worker, _) = &mut self.workers[worker];
         worker.obey(&mut NoSleep);
         worker.round()
+    }
+
+    /// What the workers have learned.
+    pub fn learned(&self) -> Option<&Stations> {
+        self.handles().next().map(Handle::learned)
     }
 
     /// The workers' handles, for their counters.

@@ -43,7 +43,7 @@ fn a_sample_says_what_the_packet_was_and_what_became_of_it() {
     };
     let lost = FlowSample {
         dst: [10, 244, 9, 9].into(),
-        verdict: Verdict::Dropped(DropReason::NoRoute.index() as u8),
+        verdict: Verdict::Dropped(DropReason::RouteUnreachable.index() as u8),
         ..sent
     };
     assert_eq!(samples(&world.a), [sent, lost]);

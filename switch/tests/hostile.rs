@@ -82,11 +82,16 @@ fn pod_frames(mac: [u8; 6], ip: [u8; 4], ip6: [u8; 16], (peer, peer_ip, peer_ip6
             frames.push(written(|frame| packet.write(frame, &body).unwrap()));
         }
     }
-    let tag = PacketBuilder::ethernet2(mac, peer)
-        .single_vlan(etherparse::VlanId::ZERO)
-        .ipv4(ip, peer_ip, 9)
-        .udp(1, 2);
-    frames.push(written(|frame| tag.write(frame, b"tagged").unwrap()));
+    for to in [peer, [0xff; 6]] {
+        let tag = PacketBuilder::ethernet2(mac, to)
+            .single_vlan(etherparse::VlanId::ZERO)
+            .ipv4(ip, peer_ip, 9)
+            .udp(1, 2);
+        frames.push(written(|frame| tag.write(frame, b"tagged").unwrap()));
+    }
+    // Each of them in two VLANs as well.
+    let tagged: Vec<_> = frames.iter().rev().take(20).map(|frame| behind_tags(frame)).collect();
+    frames.extend(tagged);
     frames.push([&peer[..], &mac, &[0x88, 0x47], &[7; 90]].concat());
     frames
 }
@@ -118,6 +123,13 @@ fn written(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let mut frame = Vec::new();
     write(&mut frame);
     frame
+}
+
+/// The frame with a service and a customer tag.
+fn behind_tags(frame: &[u8]) -> Vec<u8> {
+    let tags =
+        if frame[12..14] == [0x81, 0] { &[0x88, 0xa8, 0, 9][..] } else { &[0x88, 0xa8, 0, 9, 0x81, 0, 0, 5] };
+    [&frame[..12], tags, &frame[12..]].concat()
 }
 
 /// The IPv6 frame with a destination options header of so many units of 8 bytes in front of its payload.
@@ -279,6 +291,7 @@ impl Room {
             for frame in self.port(to).take() {
                 assert!(takes(caps, &frame), "{:?} to {to:?}", frame.offload());
                 let bytes = frame.to_vec();
+                let (tags, bytes) = without_tags(&bytes);
                 let mtu = 1514 - if to == From::Uplink { 0 } else { self.overhead() };
                 assert!(
                     to == From::Host || frame.offload().gso.is_some() || bytes.len() <= mtu,
@@ -289,7 +302,7 @@ impl Room {
                 match to {
                     From::Uplink => self.assert_tunnelled(from, &bytes),
                     _ if from == to => assert_eq!(seen.dst, mac_of(from), "an answer, or a packet to itself"),
-                    _ => assert_own(from, to, &seen),
+                    _ => assert_own(from, to, &seen, tags > 0, &bytes),
                 }
             }
         }
@@ -334,17 +347,41 @@ fn mac_of(from: From) -> [u8; 6] {
     }
 }
 
-/// What a port gets that did not send it.
-fn assert_own(from: From, to: From, seen: &Seen) {
-    assert!(!matches!(seen.ethertype, 0x0806 | 0x8100 | 0x88a8), "{:#x}", seen.ethertype);
-    assert_eq!(seen.dst, mac_of(to));
-    assert!(seen.src == GATEWAY[0] || seen.src == mac_of(from), "{:x?}", seen.src);
+/// The frame without its 802.1Q tags, and how many those were: two at most.
+fn without_tags(bytes: &[u8]) -> (usize, Vec<u8>) {
+    let mut untagged = bytes.to_vec();
+    let mut tags = 0;
+    while matches!(untagged.get(12..14), Some([0x81, 0] | [0x88, 0xa8])) {
+        untagged.drain(12..16);
+        tags += 1;
+    }
+    assert!(tags <= 2);
+    (tags, untagged)
+}
+
+/// What a port gets that did not send it: a frame for its own station, or one for a group.
+fn assert_own(from: From, to: From, seen: &Seen, tagged: bool, bytes: &[u8]) {
+    let group = seen.dst[0] & 1 != 0;
+    assert!(group || seen.dst == mac_of(to), "{:x?}", seen.dst);
+    assert!(seen.dst[..5] != [1, 0x80, 0xc2, 0, 0] || seen.dst[5] > 15, "{:x?}", seen.dst);
+    let pod = matches!(from, From::Pod | From::Other);
+    let routed = seen.src == GATEWAY[0];
+    assert!(routed || !pod || seen.src == mac_of(from), "{:x?}", seen.src);
+    assert!(from != From::Uplink || routed, "not routed, from the tunnel");
+    assert!(!(tagged && pod && routed), "routed with a tag");
+    if seen.ethertype == 0x0806 && pod {
+        assert_eq!(bytes[22..28], mac_of(from), "the sender");
+        let own = OWN[usize::from(from == From::Other)];
+        assert!(bytes[28..32] == own || bytes[28..32] == [0; 4], "{:?}", &bytes[28..32]);
+        assert!(tagged || !group || to == From::Host, "pods are not told of each other");
+    }
     if let Some(ip) = &seen.ip {
         assert_source(from, ip.src);
-        assert!(!matches!(ip.nd, Some(133..=137)) || seen.src == GATEWAY[0], "neighbour discovery");
-        assert!(seen.src != GATEWAY[0] || ip.routable, "{ip:?}");
+        assert!(!pod || !matches!(ip.nd, Some(134 | 137)), "a router's message");
+        assert!(!pod || tagged || !group || to == From::Host || !matches!(ip.nd, Some(133..=137)));
+        assert!(!routed || from == From::Host || ip.routable, "{ip:?}");
     } else {
-        assert!(seen.src != GATEWAY[0], "routed, but not IP");
+        assert!(!routed || from == From::Host, "routed, but not IP");
     }
 }
 

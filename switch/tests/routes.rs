@@ -211,7 +211,7 @@ fn an_unresolved_next_hop_is_passed_over_and_the_other_flows_stay() {
             change(tables);
         });
         let pod = node.pod.clone();
-        (0..300)
+        (1000..1300)
             .map(|port| {
                 inject(&mut node, &pod, &udp(BEHIND, port));
                 let ways = ways(&node, &other);

@@ -13,6 +13,7 @@ use weft_ffi::kernel::udp_claim::{ClaimError, UdpClaim};
 use weft_node::{Lock, Mirror, State};
 use weft_switch::types::MacAddr;
 
+use super::learned::Learned;
 use super::{Client, Daemon, Inputs, SourceState, pods, rights};
 use crate::api::{BindError, SocketFile, bind};
 use crate::config::{Config, SourceConfig};
@@ -115,6 +116,7 @@ pub async fn start(config: Config, reload: Arc<Notify>) -> Result<Started, Start
         host: None,
         problems: Vec::new(),
         ways: HashMap::new(),
+        learned: Learned::default(),
         fresh: Vec::new(),
         state: State::default(),
     };

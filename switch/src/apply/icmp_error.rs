@@ -54,14 +54,14 @@ impl<P: BufPool> Applier<'_, P> {
         let quote = Quote { at, len: (len as usize).min(packet.len().saturating_sub(at)) };
         if may_be_told(self.tables, packet.head(), parsed) {
             if let Some(way) = way_back(self.tables, self.from, parsed) {
-                self.tell(packet, parsed, quote, error, way, out);
+                self.tell_sender(packet, parsed, quote, error, way, out);
             }
         }
         out.drop(reason);
     }
 
     /// Sends an error about `quote` on its `way`, unless there were too many. Without a free buffer it is not made.
-    pub(super) fn tell(
+    pub(super) fn tell_sender(
         &mut self,
         packet: &P::Buf,
         parsed: &Parsed,

@@ -29,7 +29,7 @@ impl<P: BufPool> Applier<'_, P> {
         }
         let Some((inner, quote, way)) = inner(self.tables, packet.head(), &told) else { return };
         let mtu = told.mtu.saturating_sub(told.overhead).max(LEAST_V4);
-        self.tell(packet, &inner, quote, IcmpError::TooBig { mtu }, way, out);
+        self.tell_sender(packet, &inner, quote, IcmpError::TooBig { mtu }, way, out);
     }
 }
 

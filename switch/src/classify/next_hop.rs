@@ -19,6 +19,8 @@ pub(crate) enum Target {
     Vtep(u32),
     /// To one of the group's next hops: which one is chosen for each packet.
     Group(u32),
+    /// In the node's own subnet; who has it is to be asked.
+    Unknown,
     Nowhere(DropReason),
 }
 
@@ -34,7 +36,11 @@ pub(super) fn resolve<A: Family>(tables: &Snapshot, dst: A) -> Target {
 #[inline]
 fn target<A: Family>(tables: &Snapshot, dst: A, next_hop: NextHop) -> Target {
     match next_hop {
-        NextHop::Local => dst.neighbour(tables).map_or(Target::Nowhere(DropReason::NoPod), Target::Neighbour),
+        NextHop::Local => {
+            let nobody =
+                if tables.trusted.is_empty() { Target::Nowhere(DropReason::NoPod) } else { Target::Unknown };
+            dst.neighbour(tables).map_or(nobody, Target::Neighbour)
+        }
         NextHop::Vtep(vtep) => Target::Vtep(vtep),
         NextHop::Host => Target::Host,
         NextHop::Hop(hop) => {
@@ -66,7 +72,7 @@ pub(super) fn member<A: Family>(tables: &Snapshot, from: &Ingress<'_>, group: u3
             !matches!(from.port.role, Role::Uplink)
                 && tables.vteps.get(*vtep as usize).is_some_and(|vtep| vtep.encap.is_some())
         }
-        Target::Group(_) | Target::Nowhere(_) => false,
+        Target::Group(_) | Target::Unknown | Target::Nowhere(_) => false,
     };
     let chosen = members.get(choose(hash, members.len())).map(target);
     if let Some(target) = chosen.filter(usable) {
@@ -109,7 +115,7 @@ pub(crate) fn way_to<A: Family>(tables: &Snapshot, address: A) -> Option<Way> {
             let resolved = tables.vteps.get(vtep as usize)?.encap.is_some();
             resolved.then_some(Way::Vtep(vtep))
         }
-        Target::Group(_) | Target::Nowhere(_) => None,
+        Target::Group(_) | Target::Unknown | Target::Nowhere(_) => None,
     };
     match resolve(tables, address) {
         Target::Group(group) => {

@@ -227,6 +227,7 @@ pub(super) fn route<A: Family>(
     // What comes from the host has been routed by its kernel; what goes to the host will be.
     let hop = !matches!(from.port.role, Role::Host);
     let (way, mtu) = match target {
+        Target::Unknown => return Action::Solicit,
         Target::Nowhere(reason) => return nowhere(reason),
         Target::Neighbour(to) => (Way::Neighbour(to), tables.ports.get(to.port).map(|port| port.mtu)),
         // It has sent the packet here to be routed: given back, it would send it again.

@@ -4,6 +4,7 @@
 //! commands, sleep and accounting. [`make`] makes the workers of a switch with the rings between them.
 
 mod burst;
+mod learn;
 mod outbox;
 mod run;
 mod sample;
@@ -21,6 +22,7 @@ use crate::event::Events;
 use crate::limits::Buckets;
 use crate::packet::BufPool;
 use crate::port::{BURST, Burst, RxQueue, TxQueue};
+use crate::stations::Stations;
 use crate::tables::Snapshot;
 use crate::types::PortId;
 use outbox::Outbox;
@@ -95,9 +97,15 @@ pub struct Handle<P: Platform> {
     counters: Arc<WorkerCounters>,
     events: Events,
     sampling: Arc<Sampling>,
+    stations: Stations,
 }
 
 impl<P: Platform> Handle<P> {
+    /// What the workers have learned: one table for all of them.
+    pub fn learned(&self) -> &Stations {
+        &self.stations
+    }
+
     /// Has the worker tell of one packet in so many ([`crate::event::Event::Flow`]); of none at 0.
     pub fn sample_flows(&self, one_in: u32) {
         self.sampling.set(one_in);
@@ -144,6 +152,7 @@ pub struct Worker<P: Platform> {
     /// In milliseconds, as of the round.
     now: u64,
     events: Events,
+    stations: Stations,
     sampling: Arc<Sampling>,
     /// Packets until the next sample.
     until_sample: u32,
@@ -162,6 +171,7 @@ pub struct Parts<P: Platform> {
 /// Makes the workers of a switch, with a ring from each to each other.
 pub fn make<P: Platform>(parts: Vec<Parts<P>>) -> Vec<(Worker<P>, Handle<P>)> {
     let count = parts.len();
+    let stations = Stations::default();
     let flags: Vec<_> = (0..count).map(|_| Arc::new(SleepFlag::new())).collect();
     let wakers: Vec<_> = parts.iter().map(|part| part.waker.clone()).collect();
     let mut inboxes: Vec<Vec<_>> = (0..count).map(|_| Vec::new()).collect();
@@ -197,6 +207,7 @@ pub fn make<P: Platform>(parts: Vec<Parts<P>>) -> Vec<(Worker<P>, Handle<P>)> {
             counters: counters.clone(),
             events: events.clone(),
             sampling: sampling.clone(),
+            stations: stations.clone(),
         };
         let worker = Worker {
             snapshot: part.snapshot,
@@ -213,6 +224,7 @@ pub fn make<P: Platform>(parts: Vec<Parts<P>>) -> Vec<(Worker<P>, Handle<P>)> {
             ident: (index as u16).wrapping_mul(0x3fd7),
             now: 0,
             events,
+            stations: stations.clone(),
             sampling,
             until_sample: 0,
         };

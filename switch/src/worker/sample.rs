@@ -3,8 +3,9 @@
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::classify::Action;
+use crate::classify::{Action, Way};
 use crate::counters::WorkerCounters;
+use crate::drop_reason::DropReason;
 use crate::event::{Event, Events, FlowSample, Verdict};
 use crate::parse::{Ip, L3};
 use crate::types::PortId;
@@ -61,13 +62,22 @@ fn flow<A: Copy + Into<IpAddr>>(port: PortId, ip: &Ip<A>, action: Action) -> Flo
         protocol: ip.protocol.0,
         ports: ((ip.ports >> 16) as u16, ip.ports as u16),
         bytes: ip.len,
-        verdict: match action {
-            Action::Drop(reason) => Verdict::Dropped(reason.index() as u8),
-            Action::Consume => Verdict::Consumed,
-            Action::Bridge(to) => Verdict::Port(to),
-            Action::Hairpin(_) => Verdict::Answered,
-            Action::Deliver { to, .. } => Verdict::Port(to.port),
-            Action::Encap { vtep, .. } => Verdict::Tunnel(vtep),
-        },
+        verdict: verdict(action),
+    }
+}
+
+fn verdict(action: Action) -> Verdict {
+    match action {
+        Action::Drop(reason) | Action::Reject { reason, .. } => Verdict::Dropped(reason.index() as u8),
+        Action::Solicit => Verdict::Dropped(DropReason::NeighbourPending.index() as u8),
+        Action::Tell { then, .. } => verdict(then.into()),
+        Action::Consume | Action::PathMtu => Verdict::Consumed,
+        Action::Bridge(to) => Verdict::Port(to),
+        Action::Flood(_) => Verdict::Flooded,
+        Action::Hairpin(_) => Verdict::Answered,
+        Action::Deliver { to, .. } | Action::Fragment { way: Way::Neighbour(to), .. } => {
+            Verdict::Port(to.port)
+        }
+        Action::Encap { vtep, .. } | Action::Fragment { way: Way::Vtep(vtep), .. } => Verdict::Tunnel(vtep),
     }
 }
