@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use weft_ffi::kernel::VNET_HDR_LEN;
 use weft_ffi::kernel::packet::{PacketTx, RxOptions, RxRing, TxOptions};
 
-use super::frames::{Mac, mac, tagged};
+use super::frames::{Mac, mac, sum, tagged};
 use super::{Namespace, PATIENCE};
 
 /// A frame that came in.
@@ -19,6 +19,22 @@ pub(crate) struct Frame {
     pub(crate) partial: Option<(u16, u16)>,
     /// It stands for several, each of so many payload bytes.
     pub(crate) gso: Option<u16>,
+}
+
+impl Frame {
+    /// The bytes with the checksum filled in.
+    pub(crate) fn finished(&self) -> Vec<u8> {
+        let mut bytes = self.bytes.clone();
+        if let Some((start, offset)) = self.partial {
+            let (start, at) = (usize::from(start), usize::from(start + offset));
+            let checksum = match !sum(&[&bytes[start..]]) {
+                0 => 0xffff,
+                other => other,
+            };
+            bytes[at..at + 2].copy_from_slice(&checksum.to_be_bytes());
+        }
+        bytes
+    }
 }
 
 /// An interface in a namespace, beside the kernel there: both see what comes in.
