@@ -268,6 +268,10 @@ fn packet_len<A>(head: &[u8], parsed: &Parsed, ip: &Ip<A>, gso: Option<Gso>) -> 
 
 /// ECN field: the packet does not take part (RFC 3168).
 pub const ECN_NOT_ECT: u8 = 0;
+/// ECN field: takes part, one of two codes (RFC 3168).
+pub const ECN_ECT_1: u8 = 1;
+/// ECN field: takes part, the ordinary code (RFC 3168).
+pub const ECN_ECT_0: u8 = 2;
 /// ECN field: congestion experienced (RFC 3168).
 pub const ECN_CE: u8 = 3;
 
