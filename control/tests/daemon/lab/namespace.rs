@@ -34,6 +34,7 @@ impl Namespace {
                 chain output {
                     type filter hook output priority 0
                     ip6 saddr :: drop
+                    meta l4proto igmp drop
                     icmpv6 type { nd-router-solicit, mld-listener-report, mld-listener-done, mld2-listener-report } drop
                 }
             }",

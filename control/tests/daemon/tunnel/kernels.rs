@@ -8,7 +8,7 @@ use crate::lab::{Lab, Namespace, nodes, tap_pod, wait_for};
 #[test]
 fn pods_behind_a_kernel_vtep_are_reached_both_ways() {
     let lab = Lab::new();
-    let (web, far) = (Namespace::new("web"), kernel_node(&lab));
+    let (web, far) = (Namespace::new("web"), kernel_node(&lab, 1450));
     lab.write_cluster(&tap_pod("web", 2, &web));
     let _weftd = lab.start();
     lab.peer_resolved();
@@ -47,7 +47,7 @@ fn pods_behind_a_kernel_vtep_are_reached_both_ways() {
 #[test]
 fn who_is_not_in_the_cluster_file_is_not_listened_to() {
     let lab = Lab::new();
-    let (web, far) = (Namespace::new("web"), kernel_node(&lab));
+    let (web, far) = (Namespace::new("web"), kernel_node(&lab, 1450));
     lab.replace_cluster(&(nodes(&[0]) + &tap_pod("web", 2, &web)));
     let _weftd = lab.start();
     assert!(!far.reaches("10.244.0.2"));

@@ -14,9 +14,16 @@
 //!
 //! [`Pair`] is what most of them stand on.
 
+mod congestion;
+mod follows;
+mod fragments;
 mod kernels;
+mod mtu;
 mod pair;
+mod refuses;
 mod sends;
+mod takes;
+mod underlay6;
 
 use std::hash::{DefaultHasher, Hasher};
 use std::io::{Read, Write};
@@ -27,13 +34,13 @@ use crate::lab::{Lab, Namespace, VTEP_MACS};
 
 pub(crate) use pair::{Inside, Pair, Setup, To};
 
-/// b as flannel and the bridge plugin leave a node, with a pod.
-fn kernel_node(lab: &Lab) -> Namespace {
+/// b as flannel and the bridge plugin leave a node, with a pod. The underlay has 50 bytes more than `mtu`.
+fn kernel_node(lab: &Lab, mtu: u32) -> Namespace {
     let (b, pod) = (&lab.peer, Namespace::new("far"));
     b.must("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1");
     let [near, own] = VTEP_MACS;
     b.ip(&format!(
-        "link add flannel.1 address {own} mtu 1450 type vxlan id 1 local 172.16.0.2 dev up0 dstport 8472 nolearning"
+        "link add flannel.1 address {own} mtu {mtu} type vxlan id 1 local 172.16.0.2 dev up0 dstport 8472 nolearning"
     ));
     b.ip("addr add 10.244.1.0/32 dev flannel.1");
     b.ip("addr add fd00:10:244:1::/128 dev flannel.1");
@@ -43,11 +50,11 @@ fn kernel_node(lab: &Lab) -> Namespace {
         b.ip(&format!("route add {subnet} via {via} dev flannel.1 onlink"));
     }
     b.must(&format!("bridge fdb append {near} dev flannel.1 dst 172.16.0.1 self permanent"));
-    b.ip("link add cni0 mtu 1450 type bridge forward_delay 0");
+    b.ip(&format!("link add cni0 mtu {mtu} type bridge forward_delay 0"));
     b.ip("addr add 10.244.1.1/24 dev cni0");
     b.ip("addr add fd00:10:244:1::1/64 dev cni0 nodad");
     b.ip("link set cni0 up");
-    b.ip(&format!("link add pod mtu 1450 type veth peer name eth0 mtu 1450 netns {}", pod.name()));
+    b.ip(&format!("link add pod mtu {mtu} type veth peer name eth0 mtu {mtu} netns {}", pod.name()));
     b.ip("link set pod master cni0 up");
     pod.ip("addr add 10.244.1.2/24 dev eth0");
     pod.ip("addr add fd00:10:244:1::2/64 dev eth0 nodad");

@@ -206,6 +206,29 @@ impl Pair {
         }
     }
 
+    /// The pod at one end sends a packet to that of the other. Every byte of it on the wire is looked at, and every byte
+    /// where it arrives, a hop further at each of the two VTEPs. Returns the outer headers that it had.
+    pub(crate) fn travels(
+        &mut self,
+        to: To,
+        ip: &Ip,
+        protocol: u8,
+        payload: &[u8],
+        checksum: Checksum,
+    ) -> Tunnel {
+        self.pod_sends(to, ip, protocol, payload);
+        let frame = self.captured(to).finished();
+        let one_hop = Ip { ttl: ip.ttl - 1, ..ip.clone() };
+        let inner = self.inner(to, &one_hop, protocol, payload);
+        let mut tunnel = as_chosen(&Tunnel { checksum, ..self.tunnel(to) }, &frame);
+        // RFC 3168, section 9.1.1: what the sender of the outer packet says of congestion begins anew.
+        tunnel.ip.tos = if ip.tos & 3 == 3 { 2 } else { ip.tos & 3 };
+        assert_bytes("on the wire", &frame, &tunnel.with(&inner));
+        let arrived = self.delivered(to, &one_hop, protocol, payload);
+        self.pod(to).receive_bytes("packet out of the tunnel", &arrived);
+        tunnel
+    }
+
     /// A tunnel packet with this inner packet is sent to the node, and its pod gets that packet byte by byte.
     pub(crate) fn assert_taken(&mut self, to: To, tunnel: &Tunnel, ip: &Ip, payload: &[u8]) {
         let segment = udp(ip, (1000, 2000), Checksum::Valid, payload);

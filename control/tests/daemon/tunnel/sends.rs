@@ -7,22 +7,9 @@ use super::{Inside, Pair, Setup, To};
 use crate::lab::Lab;
 use crate::lab::frames::{Checksum, Ip, TCP, Tunnel, UDP, arp, echo, ethernet, icmp, mac, tcp, udp};
 
-/// web sends a packet to far. Returns the outer headers that it had, after a look at every byte of it on the wire and
-/// where it arrives.
+/// web sends a packet to far. Returns the outer headers that it had.
 fn carried(pair: &mut Pair, ip: &Ip, protocol: u8, payload: &[u8], checksum: Checksum) -> Tunnel {
-    pair.pod_sends(To::Kernel, ip, protocol, payload);
-    let frame = pair.captured(To::Kernel).finished();
-    let one_hop = Ip { ttl: ip.ttl - 1, ..ip.clone() };
-    let inner = pair.inner(To::Kernel, &one_hop, protocol, payload);
-    // RFC 3168, section 9.1.1: what the sender of the outer packet says of congestion begins anew.
-    let ecn = if ip.tos & 3 == 3 { 2 } else { ip.tos & 3 };
-    let mut tunnel = pair.tunnel(To::Kernel);
-    tunnel.ip.tos = ecn;
-    let tunnel = as_chosen(&Tunnel { checksum, ..tunnel }, &frame);
-    assert_bytes("on the wire", &frame, &tunnel.with(&inner));
-    let arrived = pair.delivered(To::Kernel, &one_hop, protocol, payload);
-    pair.far.receive_bytes("packet out of the kernel's tunnel", &arrived);
-    tunnel
+    pair.travels(To::Kernel, ip, protocol, payload, checksum)
 }
 
 fn datagram(ip: &Ip, ports: (u16, u16)) -> Vec<u8> {
