@@ -274,5 +274,9 @@ pub fn classify_tunnel(
 
 /// ECN field: the packet does not take part (RFC 3168).
 pub const ECN_NOT_ECT: u8 = 0;
+/// ECN field: takes part, one of two codes (RFC 3168).
+pub const ECN_ECT_1: u8 = 1;
+/// ECN field: takes part, the ordinary code (RFC 3168).
+pub const ECN_ECT_0: u8 = 2;
 /// ECN field: congestion experienced (RFC 3168).
 pub const ECN_CE: u8 = 3;

@@ -150,7 +150,11 @@ drop_reasons! {
     // ---- decap
     /// A frame from the underlay that is no VXLAN packet to this node.
     NotTunnel = "not_tunnel",
-    /// The outer IP packet is a fragment.
+    /// The outer IP header is cut off, or its lengths contradict each other or the frame.
+    OuterIpMalformed = "outer_ip_malformed",
+    /// The outer IPv4 header's checksum is wrong.
+    OuterIpChecksum = "outer_ip_checksum",
+    /// The outer IP packet is in fragments: the underlay carries less than its MTU says. One for each packet.
     OuterFragment = "outer_fragment",
     /// The outer UDP header is cut off or its length is wrong.
     OuterUdpMalformed = "outer_udp_malformed",
@@ -158,12 +162,18 @@ drop_reasons! {
     OuterUdpChecksum = "outer_udp_checksum",
     /// The sender is no known VTEP.
     VtepUnknown = "vtep_unknown",
-    /// The VXLAN header is cut off or the frame in it is.
+    /// The VXLAN header is cut off.
     VxlanMalformed = "vxlan_malformed",
     /// The VXLAN header's flags are not 0x08 or a reserved bit is set.
     VxlanReserved = "vxlan_reserved",
     /// No network has this VNI.
     VniUnknown = "vni_unknown",
+    /// The inner Ethernet header is cut off, or its source is a group address.
+    InnerEthMalformed = "inner_eth_malformed",
+    /// The inner IP header is cut off, or its lengths contradict each other or the inner frame.
+    InnerIpMalformed = "inner_ip_malformed",
+    /// The inner IPv4 header's checksum is wrong.
+    InnerIpChecksum = "inner_ip_checksum",
     /// The inner frame is not addressed to this node's VTEP.
     InnerMacWrong = "inner_mac_wrong",
     /// The inner frame has this node's own VTEP as its source.

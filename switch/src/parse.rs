@@ -205,7 +205,7 @@ fn parse_v6(head: &[u8], len: usize, at: usize) -> Result<Ip<Ipv6Addr>, DropReas
 /// inner frame. The order of the checks is Linux' own (vxlan_rcv), with the sender checked besides.
 pub fn parse_tunnel<B: PacketBuf>(packet: &B, tables: &Snapshot) -> Result<(Parsed, Outer), DropReason> {
     let head = packet.head();
-    let outer = parse(head, packet.len(), 0)?;
+    let outer = parse(head, packet.len(), 0).map_err(of_the_outer_headers)?;
     let (src, dst, protocol, fragment, ecn, udp_at, end) = match outer.l3 {
         _ if outer.tags > 0 => return Err(DropReason::NotTunnel),
         L3::V4(ip) => (ip.src.into(), ip.dst.into(), ip.protocol, ip.fragment, ip.ecn, ip.l4, ip.len),
@@ -216,7 +216,7 @@ pub fn parse_tunnel<B: PacketBuf>(packet: &B, tables: &Snapshot) -> Result<(Pars
         return Err(DropReason::NotTunnel);
     }
     if fragment {
-        return Err(DropReason::OuterFragment);
+        return Err(of_a_piece(head, udp_at, tables.vxlan_port));
     }
     let (udp_at, end) = (usize::from(udp_at), ETHERNET_LEN + end as usize);
     let udp = UdpView::new_header_checked(&head[udp_at..]).map_err(|_| DropReason::OuterUdpMalformed)?;
@@ -247,10 +247,8 @@ pub fn parse_tunnel<B: PacketBuf>(packet: &B, tables: &Snapshot) -> Result<(Pars
         return Err(DropReason::VtepUnknown);
     }
     let inner_at = vxlan_at + VXLAN_LEN;
-    if udp_len < 8 + VXLAN_LEN + ETHERNET_LEN {
-        return Err(DropReason::VxlanMalformed);
-    }
-    let inner = parse(&head[..head.len().min(udp_at + udp_len)], udp_at + udp_len, inner_at)?;
+    let inner = parse(&head[..head.len().min(udp_at + udp_len)], udp_at + udp_len, inner_at);
+    let inner = inner.map_err(of_the_inner_headers)?;
     if inner.tags > 0 {
         return Err(DropReason::InnerTagged);
     }
@@ -264,4 +262,43 @@ pub fn parse_tunnel<B: PacketBuf>(packet: &B, tables: &Snapshot) -> Result<(Pars
         return Err(DropReason::InnerNotIp);
     }
     Ok((inner, Outer { src, vni, ecn }))
+}
+
+/// Why a piece of an outer packet is dropped. Only the first one has the port, so it speaks for all.
+#[cold]
+fn of_a_piece(head: &[u8], udp_at: u16, vxlan_port: u16) -> DropReason {
+    let ip = &head[ETHERNET_LEN..];
+    let offset = match (Ipv4View::new_header_checked(ip), Ipv6View::new_header_checked(ip)) {
+        (Ok(v4), _) => v4.fragment_offset(),
+        (_, Ok(v6)) => ipv6::transport(&ip[ipv6::IPV6_LEN..], v6.next_header())
+            .map_or(0, |transport| transport.fragment.map_or(0, |fragment| fragment.offset)),
+        _ => return DropReason::OuterIpMalformed,
+    };
+    let port = usize::from(udp_at) + 2;
+    if offset == 0 && head.get(port..port + 2) == Some(&vxlan_port.to_be_bytes()) {
+        DropReason::OuterFragment
+    } else {
+        DropReason::NotTunnel
+    }
+}
+
+/// A drop reason of [`parse`] told apart from that of a pod's frame.
+#[cold]
+fn of_the_outer_headers(reason: DropReason) -> DropReason {
+    match reason {
+        DropReason::Ipv4Malformed | DropReason::Ipv6Malformed => DropReason::OuterIpMalformed,
+        DropReason::Ipv4Checksum => DropReason::OuterIpChecksum,
+        other => other,
+    }
+}
+
+/// As [`of_the_outer_headers`], behind the VXLAN header.
+#[cold]
+fn of_the_inner_headers(reason: DropReason) -> DropReason {
+    match reason {
+        DropReason::EthMalformed => DropReason::InnerEthMalformed,
+        DropReason::Ipv4Malformed | DropReason::Ipv6Malformed => DropReason::InnerIpMalformed,
+        DropReason::Ipv4Checksum => DropReason::InnerIpChecksum,
+        other => other,
+    }
 }

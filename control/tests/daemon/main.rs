@@ -10,3 +10,4 @@ mod refusals;
 mod requests;
 mod source;
 mod tunnel;
+mod wire;

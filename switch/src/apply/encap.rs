@@ -3,7 +3,7 @@
 //! The outer header comes prepared; what is patched in is the lengths, the IPv4 identification and checksum, ECN and
 //! the UDP source port. The inner Ethernet header is replaced by the one between the two VTEPs, which the block holds.
 
-use crate::classify::ECN_CE;
+use crate::classify::{ECN_CE, ECN_ECT_0};
 use crate::drop_reason::DropReason;
 use crate::flow_hash;
 use crate::offload::{Checksum, Offload};
@@ -13,7 +13,6 @@ use crate::tables::{SourcePorts, Vtep};
 use crate::wire::ethernet::ETHERNET_LEN;
 use crate::wire::vxlan::VXLAN_LEN;
 
-const ECN_ECT0: u8 = 2;
 const UDP_LEN: usize = 8;
 
 /// Encapsulates a finished frame. `ident` is the worker's running IPv4 identification.
@@ -32,7 +31,7 @@ pub(super) fn encap<B: PacketBuf>(
         _ => return Err(DropReason::NotIp),
     };
     // Congestion that the inner header tells of is not told again by the outer one (RFC 3168, section 9.1.1).
-    let ecn = if ecn == ECN_CE { ECN_ECT0 } else { ecn };
+    let ecn = if ecn == ECN_CE { ECN_ECT_0 } else { ecn };
 
     let block = &encap.block[..usize::from(encap.len)];
     let Some(head) = packet.prepend(block.len() - ETHERNET_LEN) else { return Err(DropReason::NoHeadroom) };

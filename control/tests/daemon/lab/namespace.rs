@@ -25,6 +25,45 @@ impl Namespace {
         namespace
     }
 
+    /// One whose kernel sends nothing by itself: no router solicitations, no multicast reports, no duplicate address
+    /// detection. It goes on asking for neighbours and answering.
+    pub(crate) fn quiet(role: &str) -> Self {
+        let namespace = Self::new(role);
+        namespace.nft(
+            "table inet quiet {
+                chain output {
+                    type filter hook output priority 0
+                    ip6 saddr :: drop
+                    meta l4proto igmp drop
+                    icmpv6 type { nd-router-solicit, mld-listener-report, mld-listener-done, mld2-listener-report } drop
+                }
+            }",
+        );
+        namespace
+    }
+
+    /// One whose kernel neither says nor hears anything: only a [`super::Wire`] does.
+    pub(crate) fn mute(role: &str) -> Self {
+        let namespace = Self::new(role);
+        for family in ["inet", "arp"] {
+            namespace.nft(&format!(
+                "table {family} mute {{
+                    chain output {{ type filter hook output priority 0; policy drop; }}
+                    chain input {{ type filter hook input priority 0; policy drop; }}
+                }}"
+            ));
+        }
+        namespace
+    }
+
+    /// Adds these rules.
+    pub(crate) fn nft(&self, rules: &str) {
+        let mut command = self.command("nft");
+        let output = command.arg(rules).output().expect("iproute2 is installed");
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "nft failed in {} (nftables is needed): {complaint}", self.name);
+    }
+
     /// Makes it, with a loopback interface that is up.
     pub(crate) fn make(&self) {
         run(&["netns", "add", &self.name]);

@@ -29,10 +29,17 @@ const IPV6_QUOTE: u32 = IPV6_PAYLOAD + 8;
 const ICMP_FRAGMENTATION_NEEDED: u32 = 0x0304;
 /// A type (RFC 4443).
 const ICMPV6_PACKET_TOO_BIG: u32 = 2;
+/// Behind it, where there is one: the fragment header.
+const FRAGMENT_NEXT_HEADER: u32 = IPV6_PAYLOAD;
+const FRAGMENT_OFFSET: u32 = IPV6_PAYLOAD + 2;
+const FRAGMENT_PAYLOAD: u32 = IPV6_PAYLOAD + 8;
 /// Where a UDP header has the destination port.
 const UDP_DESTINATION: u32 = 2;
-/// The more-fragments flag and the offset; not the don't-fragment flag.
-const FRAGMENT_BITS: u32 = 0x3fff;
+/// The more-fragments flag and the offset; not the do-not-fragment flag.
+const IPV4_FRAGMENT_BITS: u32 = 0x3fff;
+/// In IPv4's and in IPv6's field, without the flags.
+const IPV4_OFFSET_BITS: u32 = 0x1fff;
+const IPV6_OFFSET_BITS: u32 = 0xfff8;
 const VLAN_ID_BITS: u32 = 0x0fff;
 
 /// Loads from here on ask for what the kernel knows beside the packet's bytes (linux/filter.h, `SKF_AD_OFF`).
@@ -51,14 +58,17 @@ const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
 const WHOLE: u32 = u32::MAX;
 
 impl Filter {
-    /// Passes what a UDP tunnel on `port` receives through this interface: whole frames with UDP directly over IPv4 (no fragments)
+    /// Passes what a UDP tunnel on `port` receives through this interface: whole frames with UDP directly over IPv4
     /// or IPv6 (no extension headers) to that port, addressed to this host's MAC and in no VLAN. And what routers say of
     /// such packets from here that were too big for them, which the kernel hears too. Everything else is the kernel's alone.
+    ///
+    /// Of a packet in fragments it passes the first, so that it can be counted: the others have no port, and may be of
+    /// anything.
     ///
     /// A tagged frame belongs to a VLAN interface of the kernel, which is another uplink; a priority tag
     /// (VLAN 0) makes no difference. Frames to other hosts' MACs appear when the interface is promiscuous.
     pub fn udp_to(port: u16) -> Self {
-        use Target::{Drop, Icmp, Icmpv6, Ipv6, Next, Pass};
+        use Target::{Drop, Icmp, Icmpv6, Ipv6, Ipv6Fragment, Next, Pass};
         let port = u32::from(port);
         // A load beyond the packet's end ends the program: the packet is not passed.
         let steps = [
@@ -71,7 +81,7 @@ impl Filter {
             step(LOAD_BYTE, IPV4_PROTOCOL),
             test(EQUAL, libc::IPPROTO_UDP as u32, Next, Icmp),
             step(LOAD_HALF, IPV4_FRAGMENT),
-            test(ANY_BIT, FRAGMENT_BITS, Drop, Next),
+            test(ANY_BIT, IPV4_OFFSET_BITS, Drop, Next),
             step(X_IS_IPV4_HEADER_LEN, IP),
             step(LOAD_HALF_AT_X, IP + UDP_DESTINATION),
             test(EQUAL, port, Pass, Drop),
@@ -79,14 +89,24 @@ impl Filter {
         let ipv6_steps = [
             test(EQUAL, libc::ETH_P_IPV6 as u32, Next, Drop),
             step(LOAD_BYTE, IPV6_NEXT_HEADER),
-            test(EQUAL, libc::IPPROTO_UDP as u32, Next, Icmpv6),
+            test(EQUAL, libc::IPPROTO_UDP as u32, Next, Ipv6Fragment),
             step(LOAD_HALF, IPV6_PAYLOAD + UDP_DESTINATION),
+            test(EQUAL, port, Pass, Drop),
+        ];
+        let ipv6_fragment_steps = [
+            test(EQUAL, libc::IPPROTO_FRAGMENT as u32, Next, Icmpv6),
+            step(LOAD_BYTE, FRAGMENT_NEXT_HEADER),
+            test(EQUAL, libc::IPPROTO_UDP as u32, Next, Drop),
+            step(LOAD_HALF, FRAGMENT_OFFSET),
+            test(ANY_BIT, IPV6_OFFSET_BITS, Drop, Next),
+            step(LOAD_HALF, FRAGMENT_PAYLOAD + UDP_DESTINATION),
             test(EQUAL, port, Pass, Drop),
         ];
         let (icmp_steps, icmpv6_steps) = (fragmentation_needed(port), packet_too_big(port));
         let ends = [step(RETURN, WHOLE), step(RETURN, 0)];
         let ipv6 = steps.len();
-        let icmp = ipv6 + ipv6_steps.len();
+        let ipv6_fragment = ipv6 + ipv6_steps.len();
+        let icmp = ipv6_fragment + ipv6_fragment_steps.len();
         let icmpv6 = icmp + icmp_steps.len();
         let pass = icmpv6 + icmpv6_steps.len();
         let resolve = |(at, step): (usize, Step)| {
@@ -94,6 +114,7 @@ impl Filter {
             let skip = |target| match target {
                 Next => 0,
                 Ipv6 => (ipv6 - at - 1) as u8,
+                Ipv6Fragment => (ipv6_fragment - at - 1) as u8,
                 Icmp => (icmp - at - 1) as u8,
                 Icmpv6 => (icmpv6 - at - 1) as u8,
                 Pass => (pass - at - 1) as u8,
@@ -102,6 +123,7 @@ impl Filter {
             sock_filter { code: step.code as u16, jt: skip(step.yes), jf: skip(step.no), k: step.k }
         };
         let icmp_steps = icmp_steps.into_iter().chain(icmpv6_steps);
+        let ipv6_steps = ipv6_steps.into_iter().chain(ipv6_fragment_steps);
         let all = steps.into_iter().chain(ipv6_steps).chain(icmp_steps).chain(ends);
         Self(all.enumerate().map(resolve).collect())
     }
@@ -129,7 +151,7 @@ fn fragmentation_needed(port: u32) -> [Step; 13] {
     [
         test(EQUAL, libc::IPPROTO_ICMP as u32, Next, Drop),
         step(LOAD_HALF, IPV4_FRAGMENT),
-        test(ANY_BIT, FRAGMENT_BITS, Drop, Next),
+        test(ANY_BIT, IPV4_FRAGMENT_BITS, Drop, Next),
         step(LOAD_BYTE, IP),
         test(EQUAL, IPV4_WITHOUT_OPTIONS, Next, Drop),
         step(LOAD_HALF, IPV4_PAYLOAD),
@@ -162,6 +184,7 @@ fn packet_too_big(port: u32) -> [Step; 7] {
 enum Target {
     Next,
     Ipv6,
+    Ipv6Fragment,
     Icmp,
     Icmpv6,
     Pass,
@@ -231,6 +254,13 @@ mod tests {
         packet
     }
 
+    fn ipv6_fragment(next_header: u8, offset: u16, port: u16) -> Vec<u8> {
+        let mut packet = ipv6(44, port);
+        let [high, low] = offset.to_be_bytes();
+        packet.splice(54..54, [next_header, 0, high, low, 0, 0, 0, 9]);
+        packet
+    }
+
     #[test]
     fn passes_the_tunnels_packets() {
         let filter = Filter::udp_to(PORT);
@@ -278,22 +308,38 @@ mod tests {
     }
 
     #[test]
+    fn passes_the_first_fragment_of_a_tunnels_packet() {
+        let filter = Filter::udp_to(PORT);
+        assert!(passes(&filter, &ipv4(0, 0x2000, 17, PORT)));
+        assert!(passes(&filter, &ipv4(10, 0x2000, 17, PORT)), "with all options");
+        assert!(passes(&filter, &ipv6_fragment(17, 1, PORT)));
+        assert!(!passes(&filter, &ipv4(0, 0x2000, 17, PORT + 1)), "of another port's");
+        assert!(!passes(&filter, &ipv6_fragment(17, 1, PORT + 1)), "of another port's over IPv6");
+        assert!(!passes(&filter, &ipv6_fragment(6, 1, PORT)), "of TCP");
+        for offset in [1, 2, 0x10, 0x1fff] {
+            assert!(!passes(&filter, &ipv4(0, 0x2000 | offset, 17, PORT)), "a middle one at {offset}");
+            assert!(!passes(&filter, &ipv4(0, offset, 17, PORT)), "the last at {offset}");
+            assert!(!passes(&filter, &ipv6_fragment(17, offset << 3 | 1, PORT)), "IPv6, at {offset}");
+            assert!(!passes(&filter, &ipv6_fragment(17, offset << 3, PORT)), "IPv6, the last at {offset}");
+        }
+    }
+
+    #[test]
     fn leaves_everything_else_to_the_kernel() {
         let filter = Filter::udp_to(PORT);
         assert!(!passes(&filter, &ipv4(0, 0, 17, PORT + 1)), "another port");
         assert!(!passes(&filter, &ipv4(0, 0, 6, PORT)), "TCP");
-        assert!(!passes(&filter, &ipv4(0, 0x2000, 17, PORT)), "first fragment");
-        assert!(!passes(&filter, &ipv4(0, 0x0010, 17, PORT)), "last fragment");
         assert!(!passes(&filter, &ipv6(17, PORT + 1)), "another port over IPv6");
         assert!(!passes(&filter, &ipv6(6, PORT)), "TCP over IPv6");
-        assert!(!passes(&filter, &ipv6(44, PORT)), "fragment header");
+        assert!(!passes(&filter, &ipv6(60, PORT)), "destination options");
         let mut arp = ipv4(0, 0, 17, PORT);
         arp[12..14].copy_from_slice(&[0x08, 0x06]);
         assert!(!passes(&filter, &arp), "another ethertype");
         let mut tagged = ipv4(0, 0, 17, PORT);
         tagged.splice(12..12, [0x81, 0x00, 0, 5]);
         assert!(!passes(&filter, &tagged), "tag in the frame");
-        for whole in [ipv4(0, 0, 17, PORT), ipv4(10, 0, 17, PORT), ipv6(17, PORT)] {
+        for whole in [ipv4(0, 0, 17, PORT), ipv4(10, 0, 17, PORT), ipv6(17, PORT), ipv6_fragment(17, 1, PORT)]
+        {
             let port_end = whole.len() - 20;
             assert!(passes(&filter, &whole[..port_end]));
             for len in 1..port_end {
