@@ -2,8 +2,11 @@
 
 use crate::packet::PacketBuf;
 
+pub(super) const ICMP: u8 = 1;
 pub(super) const TCP: u8 = 6;
 pub(super) const UDP: u8 = 17;
+/// Not looked behind: it covers what follows, so nothing there is left to be filled in or cut.
+pub(super) const AH: u8 = 51;
 pub(super) const ICMPV6: u8 = 58;
 
 const ETH: usize = 14;
