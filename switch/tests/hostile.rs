@@ -17,8 +17,10 @@ use weft_switch::offload::finish::takes;
 use weft_switch::offload::virtio;
 use weft_switch::packet::{HeapBuf, PacketBuf};
 use weft_switch::port::{MemPort, TxCaps};
+use weft_switch::tables::{Neighbour, NextHop, Port};
+use weft_switch::types::{MacAddr, Mtu, PortId};
 
-use world::{GATEWAY, HOST_MAC, Node, POD_MAC, UPLINK_MAC, Underlay, VTEP_MAC, ipv4_frame};
+use world::{FIRST_POD, GATEWAY, HOST_MAC, Node, POD_MAC, UPLINK_MAC, Underlay, VTEP_MAC, ipv4_frame};
 
 const OTHER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 6];
 const OWN: [[u8; 4]; 2] = [[10, 244, 0, 5], [10, 244, 0, 6]];
@@ -101,8 +103,12 @@ fn ip_frames(mac: [u8; 6], to: [u8; 6], ip: [u8; 4], ip6: [u8; 16]) -> Vec<Vec<u
     let mut frames = Vec::new();
     for target in [OWN[0], OWN[1], FAR, [10, 244, 0, 1], [192, 0, 2, 1], [10, 244, 9, 9]] {
         let l3 = || PacketBuilder::ethernet2(mac, to).ipv4(ip, target, 7);
-        frames.push(written(|frame| l3().udp(4000, 53).write(frame, &[1; 700]).unwrap()));
-        frames.push(written(|frame| l3().tcp(4000, 80, 1, 9000).write(frame, &[2; 3000]).unwrap()));
+        let udp = written(|frame| l3().udp(4000, 53).write(frame, &[1; 700]).unwrap());
+        frames.push(may_be_cut(&udp));
+        frames.push(udp);
+        let tcp = written(|frame| l3().tcp(4000, 80, 1, 9000).write(frame, &[2; 3000]).unwrap());
+        frames.push(may_be_cut(&tcp));
+        frames.push(tcp);
         frames.push(written(|frame| l3().icmpv4_echo_request(1, 1).write(frame, &[3; 56]).unwrap()));
         frames.push(ipv4_frame(mac, to, ip, target, 1, b"at the end of its way"));
     }
@@ -117,6 +123,14 @@ fn ip_frames(mac: [u8; 6], to: [u8; 6], ip: [u8; 4], ip6: [u8; 16]) -> Vec<Vec<u
         frames.push(echo);
     }
     frames
+}
+
+/// The IPv4 frame without the don't-fragment flag.
+fn may_be_cut(frame: &[u8]) -> Vec<u8> {
+    let mut frame = frame.to_vec();
+    frame[20] = 0;
+    world::fill_ipv4_checksum(&mut frame[14..34]);
+    frame
 }
 
 fn written(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
@@ -261,6 +275,8 @@ struct Room {
     other: MemPort,
     underlay: Underlay,
     caps: TxCaps,
+    /// What the pods' ports and the tunnel carry.
+    mtu: usize,
 }
 
 impl Room {
@@ -268,7 +284,28 @@ impl Room {
         let mut node = Node::new(0, underlay, 2, caps);
         let other = MemPort::with_caps(caps);
         node.add_pod(1, OWN[1], OTHER_MAC, &other);
-        Self { node, other, underlay, caps }
+        let overhead = if underlay == Underlay::V4 { 50 } else { 70 };
+        Self { node, other, underlay, caps, mtu: 1500 - overhead }
+    }
+
+    /// With a smaller MTU on all ways, and with routes through a pod, to several, and to none.
+    fn with_mtu(underlay: Underlay, caps: TxCaps, mtu: usize) -> Self {
+        let mut room = Self::new(underlay, caps);
+        room.mtu = room.mtu.min(mtu);
+        let small = Mtu::new(room.mtu as u32).unwrap();
+        let mut tables = room.node.tables();
+        for id in [FIRST_POD, FIRST_POD + 1].map(|id| PortId::new(id).unwrap()) {
+            let port = Port { mtu: small, ..tables.ports.get(id).unwrap().clone() };
+            tables.ports.insert(id, port);
+        }
+        tables.vteps[0].mtu = small;
+        tables.hops.push(Neighbour { mac: MacAddr(OTHER_MAC), port: PortId::new(FIRST_POD + 1).unwrap() });
+        tables.groups.push([NextHop::Hop(0), NextHop::Local, NextHop::Host].into());
+        tables.routes4.insert([192, 0, 2, 0].into(), 24, NextHop::Group(0));
+        tables.routes4.insert([10, 244, 9, 0].into(), 24, NextHop::Blackhole);
+        tables.routes6.insert("2001:db8::".parse().unwrap(), 32, NextHop::Hop(0));
+        room.node.switch.publish(tables);
+        room
     }
 
     fn port(&self, from: From) -> &MemPort {
@@ -292,7 +329,7 @@ impl Room {
                 assert!(takes(caps, &frame), "{:?} to {to:?}", frame.offload());
                 let bytes = frame.to_vec();
                 let (tags, bytes) = without_tags(&bytes);
-                let mtu = 1514 - if to == From::Uplink { 0 } else { self.overhead() };
+                let mtu = 14 + self.mtu + if to == From::Uplink { self.overhead() } else { 0 };
                 assert!(
                     to == From::Host || frame.offload().gso.is_some() || bytes.len() <= mtu,
                     "{}",
@@ -464,10 +501,11 @@ proptest! {
     #[test]
     fn nothing_leaves_that_the_tables_exclude(
         underlay in select(vec![Underlay::V4, Underlay::V6]),
+        mtu in select(vec![576usize, 1000, 1500]),
         caps in select(vec![TxCaps::NONE, TxCaps::ALL, TxCaps { partial_checksum: true, ..TxCaps::NONE }]),
         bursts in vec((select(vec![From::Pod, From::Other, From::Host, From::Uplink]), vec(any_harm(), 1..70)), 1..4),
     ) {
-        let mut room = Room::new(underlay, caps);
+        let mut room = if mtu == 1500 { Room::new(underlay, caps) } else { Room::with_mtu(underlay, caps, mtu) };
         for (from, harms) in bursts {
             let good = good_frames(from);
             room.burst(from, harms.iter().map(|harm| harm.frame(&good)).collect());

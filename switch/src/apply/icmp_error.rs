@@ -79,7 +79,7 @@ impl<P: BufPool> Applier<'_, P> {
             Way::Neighbour(to) => {
                 set_macs(&mut message, to.mac, self.tables.gateway.mac).ok().map(|()| to.port)
             }
-            Way::Vtep(vtep) => self.into_tunnel(&mut message, vtep),
+            Way::Vtep(vtep) => self.tunnel_message(&mut message, vtep),
         };
         let Some(port) = port else { return };
         self.counters.icmp_sent.add(1);
@@ -87,7 +87,7 @@ impl<P: BufPool> Applier<'_, P> {
         out.send(self.pool, port, message);
     }
 
-    fn into_tunnel(&mut self, message: &mut P::Buf, vtep: u32) -> Option<PortId> {
+    fn tunnel_message(&mut self, message: &mut P::Buf, vtep: u32) -> Option<PortId> {
         let vtep = self.tables.vteps.get(vtep as usize)?;
         let parsed = parse::parse(message.head(), message.len(), 0).ok()?;
         encap::encap(message, &parsed, vtep, self.tables.source_ports, self.ident).ok()?;
