@@ -112,8 +112,8 @@ fn arp_that_is_no_question_for_others_is_not_answered() {
     let (mut node, other) = node();
     let (pod, host) = (node.pod.clone(), node.host.clone());
     let silent = [
-        arp(1, POD_MAC[0], [0; 4], POD),          // a probe for its own address (RFC 5227)
-        arp(1, POD_MAC[0], POD, POD),             // an announcement
+        arp(1, POD_MAC[0], [0; 4], POD), // a probe for its own address (RFC 5227)
+        arp(1, POD_MAC[0], POD, POD),    // an announcement
         arp(2, POD_MAC[0], POD, [10, 244, 0, 1]), // an answer to everybody
     ];
     for frame in &silent {
