@@ -676,7 +676,8 @@ fn routers_and_servers_messages_are_for_trusted_ports_only() {
         let message = NdiscRepr::NeighborSolicit { target_addr: own6(6), lladdr: lladdr(mac) };
         retyped(icmpv6(OTHER_MAC, mac, src, own6(6), message), 137)
     };
-    let cases: [(&dyn Fn([u8; 6], Ipv6Addr, [u8; 4]) -> Vec<u8>, DropReason); 6] = [
+    type Make<'a> = &'a dyn Fn([u8; 6], Ipv6Addr, [u8; 4]) -> Vec<u8>;
+    let cases: [(Make<'_>, DropReason); 6] = [
         (&|mac, src, _| advertisement(mac, src), DropReason::RouterAdvertisement),
         (&|mac, src, _| redirect6(mac, src), DropReason::Redirect),
         (&|mac, _, ip| redirect4(mac, ip, OTHER_MAC), DropReason::Redirect),
