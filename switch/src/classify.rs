@@ -57,7 +57,7 @@ pub enum Action {
     },
 }
 
-/// What is to be done with an ARP or neighbour discovery message.
+/// What is to be done with a frame that is not routed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Then {
     /// [`Action::Drop`].
@@ -73,6 +73,7 @@ pub enum Then {
 }
 
 impl From<Then> for Action {
+    #[inline]
     fn from(then: Then) -> Self {
         match then {
             Then::Drop(reason) => Self::Drop(reason),
@@ -194,7 +195,7 @@ pub fn classify(
     } else if parsed.dst.is_multicast() {
         Action::Flood(Scope::Segment)
     } else {
-        bridge(tables, last, from, head, parsed, gso)
+        bridge(tables, last, from, head, parsed, gso).into()
     }
 }
 

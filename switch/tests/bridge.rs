@@ -3,6 +3,10 @@
 mod trusted;
 mod world;
 
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::select;
+use proptest::test_runner::{Config, TestRunner};
 use trusted::{
     At, Came, OTHER, OTHER_MAC, POD, ROUTER, ROUTER_MAC, Room, STATION, VM, VM_MAC, forget_trusted,
 };
@@ -150,7 +154,9 @@ fn nobody_speaks_as_the_gateway_the_host_or_a_pod() {
     assert_eq!(learned(&room), []);
     // What was learned before the pod was added is not used any more.
     room.send(At::Vm, &frame(STATION, OTHER_MAC));
-    room.publish(|tables| drop(tables.fdb.insert(MacAddr(STATION), At::Other.id())));
+    room.publish(|tables| {
+        tables.fdb.insert(MacAddr(STATION), At::Other.id());
+    });
     assert_eq!(room.send(At::Vm, &frame(STATION, POD_MAC[0])), Came::dropped(DropReason::MacOfPod));
     assert_eq!(room.send(At::Pod, &frame(POD_MAC[0], STATION)).to(), [At::Other], "configured goes first");
 }
@@ -306,6 +312,44 @@ fn with_an_empty_pool_one_port_still_gets_the_frame() {
     assert_eq!(node.drops(DropReason::TxNoBuffer), 1);
     assert_eq!(node.host.take().len() + other.take().len(), 1);
     node.assert_balanced();
+}
+
+/// A trusted port is trusted with addresses, not with the switch.
+#[test]
+fn whatever_a_trusted_port_sends_the_counters_add_up_and_configured_stations_stay() {
+    let macs =
+        [STATION, GATEWAY[0], HOST_MAC[0], POD_MAC[0], VM_MAC, BROADCAST, [0; 6], [1, 0x80, 0xc2, 0, 0, 2]];
+    let types = [0x0800u16, 0x0806, 0x8100, 0x88a8, 0x86dd, 0x88b5, 0x0007];
+    let frames = vec(
+        (
+            select(macs.to_vec()),
+            select(macs.to_vec()),
+            vec(select(types.to_vec()), 1..4),
+            vec(any::<u8>(), 0..120),
+        ),
+        1..60,
+    );
+    let mut runner = TestRunner::new(Config { cases: 300, ..Config::default() });
+    let ran = runner.run(&frames, |frames| {
+        let mut room = Room::new();
+        let bufs = frames.iter().map(|(dst, src, types, rest)| {
+            // Types in a row are tags with what they announce, where they are tags.
+            let mut bytes = [&dst[..], src].concat();
+            types.iter().for_each(|kind| bytes.extend([kind.to_be_bytes(), [0, 7]].concat()));
+            bytes.extend(rest);
+            HeapBuf::from_bytes(&bytes)
+        });
+        let (came, _) = room.send_all(At::Vm, bufs.collect());
+        prop_assert!(
+            came.out
+                .iter()
+                .all(|(to, bytes)| *to != At::Vm || bytes[6..12] == GATEWAY[0] || bytes[12..14] == [8, 6])
+        );
+        prop_assert!(came.out.iter().all(|(_, bytes)| bytes[..5] != [1, 0x80, 0xc2, 0, 0]));
+        prop_assert!(learned(&room).iter().all(|station| *station == (STATION, At::Vm)));
+        Ok(())
+    });
+    ran.unwrap();
 }
 
 #[test]
