@@ -105,7 +105,7 @@ pub enum IcmpError {
     },
 }
 
-/// What is to be done with an ARP or neighbour discovery message.
+/// What is to be done with a frame that is not routed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Then {
     /// [`Action::Drop`].
@@ -121,6 +121,7 @@ pub enum Then {
 }
 
 impl From<Then> for Action {
+    #[inline]
     fn from(then: Then) -> Self {
         match then {
             Then::Drop(reason) => Self::Drop(reason),
@@ -242,7 +243,7 @@ pub fn classify(
     } else if parsed.dst.is_multicast() {
         Action::Flood(Scope::Segment)
     } else {
-        bridge(tables, last, from, head, parsed, gso)
+        bridge(tables, last, from, head, parsed, gso).into()
     }
 }
 

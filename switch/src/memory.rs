@@ -67,6 +67,11 @@ impl MemSwitch {
         self.publisher.reclaim();
     }
 
+    /// Has a worker take its buffers from this pool, such as one that is empty.
+    pub fn set_pool(&mut self, worker: usize, pool: HeapPool) {
+        self.workers[worker].0.set_pool(pool);
+    }
+
     /// Gives a port's queues to a worker.
     pub fn attach(&mut self, worker: usize, id: PortId, port: &MemPort) {
         let (_, handle) = &self.workers[worker];

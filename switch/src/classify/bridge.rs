@@ -2,7 +2,7 @@
 //! neither knows can only be behind a trusted port.
 
 use super::route::packet_len;
-use super::{Action, Ingress, LastHits, Scope};
+use super::{Ingress, LastHits, Scope, Then};
 use crate::drop_reason::DropReason;
 use crate::offload::Gso;
 use crate::parse::{L3, Parsed};
@@ -18,7 +18,7 @@ pub(super) fn bridge(
     head: &[u8],
     parsed: &Parsed,
     gso: Option<Gso>,
-) -> Action {
+) -> Then {
     let found = match last.fdb {
         Some((mac, found)) if mac == parsed.dst => found,
         _ => {
@@ -30,14 +30,12 @@ pub(super) fn bridge(
     };
     let Some(to) = found else { return unknown(tables, from) };
     if to == from.id {
-        return Action::Drop(DropReason::SamePort);
+        return Then::Drop(DropReason::SamePort);
     }
     match tables.ports.get(to) {
-        Some(port) if payload_len(head, parsed, gso) > port.mtu.get() => {
-            Action::Drop(DropReason::MtuExceeded)
-        }
-        Some(_) => Action::Bridge(to),
-        None => Action::Drop(DropReason::FdbMiss),
+        Some(port) if payload_len(head, parsed, gso) > port.mtu.get() => Then::Drop(DropReason::MtuExceeded),
+        Some(_) => Then::Bridge(to),
+        None => Then::Drop(DropReason::FdbMiss),
     }
 }
 
@@ -54,11 +52,11 @@ fn unconfigured(tables: &Snapshot, from: &Ingress<'_>, mac: MacAddr) -> Option<P
 
 /// A station that has not spoken yet can be behind a trusted port only.
 #[cold]
-fn unknown(tables: &Snapshot, from: &Ingress<'_>) -> Action {
+fn unknown(tables: &Snapshot, from: &Ingress<'_>) -> Then {
     if Scope::Trusted.ports(tables).any(|port| port != from.id) {
-        Action::Flood(Scope::Trusted)
+        Then::Flood(Scope::Trusted)
     } else {
-        Action::Drop(DropReason::FdbMiss)
+        Then::Drop(DropReason::FdbMiss)
     }
 }
 

@@ -308,12 +308,7 @@ impl Context<'_> {
             return if parsed.tags > 0 { Then::Drop(DropReason::VlanTagged) } else { Then::Consume };
         }
         if !parsed.dst.is_multicast() {
-            return match bridge(tables, last, from, head, parsed, None) {
-                Action::Bridge(to) => Then::Bridge(to),
-                Action::Flood(scope) => Then::Flood(scope),
-                Action::Drop(reason) => Then::Drop(reason),
-                _ => Then::Drop(DropReason::FdbMiss),
-            };
+            return bridge(tables, last, from, head, parsed, None);
         }
         if self.others(scope) { Then::Flood(scope) } else { Then::Consume }
     }

@@ -277,6 +277,11 @@ impl<P: Platform> Worker<P> {
         true
     }
 
+    /// Takes buffers from this pool from now on.
+    pub fn set_pool(&mut self, pool: P::Pool) {
+        self.pool = pool;
+    }
+
     /// Sets the time, in milliseconds since some point in the past. [`Self::run`] does so in every round.
     pub fn set_time(&mut self, now: u64) {
         self.now = now;
