@@ -23,7 +23,7 @@ pub(crate) use wire::{Frame, Wire};
 /// How long a wait may take on a slow machine before it counts as never.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// Labs that may be up at a time: each weftd takes some 100 MiB.
-const AT_ONCE: usize = 3;
+const AT_ONCE: usize = 4;
 
 static TAKEN: (Mutex<usize>, Condvar) = (Mutex::new(0), Condvar::new());
 
@@ -104,9 +104,11 @@ impl Lab {
     pub(crate) fn plug_in(&self) {
         self.node.ip(&format!("link add up0 type veth peer name up0 netns {}", self.peer.name()));
         for (namespace, host) in [(&self.node, 1), (&self.peer, 2)] {
-            namespace.ip(&format!("addr add 172.16.0.{host}/24 dev up0"));
-            namespace.ip(&format!("addr add fd00:172:16::{host}/64 dev up0 nodad"));
-            namespace.ip("link set up0 up");
+            namespace.ip_batch(&[
+                &format!("addr add 172.16.0.{host}/24 dev up0"),
+                &format!("addr add fd00:172:16::{host}/64 dev up0 nodad"),
+                "link set up0 up",
+            ]);
         }
     }
 

@@ -1,7 +1,7 @@
 //! Network namespaces that vanish with the test, and the kernel's tools in them.
 
 use std::fs::File;
-use std::io::{Read, Seek};
+use std::io::{Read, Seek, Write};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -122,7 +122,20 @@ impl Namespace {
         run(&all)
     }
 
-    /// The same with JSON as the answer.
+    /// Runs `ip` once with a line for each of its commands: a process each would take most of a test's time.
+    pub(crate) fn ip_batch(&self, lines: &[&str]) {
+        let mut command = Command::new("ip");
+        command.args(["-n", &self.name, "-batch", "-"]).stdin(Stdio::piped()).stdout(Stdio::null());
+        let mut ip = command.stderr(Stdio::piped()).spawn().expect("iproute2 is installed");
+        let mut stdin = ip.stdin.take().expect("a pipe");
+        stdin.write_all(lines.join("\n").as_bytes()).expect("ip reads them");
+        drop(stdin);
+        let output = ip.wait_with_output().expect("its end");
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{lines:?} failed in {} (root is needed): {complaint}", self.name);
+    }
+
+    /// Runs `ip` with JSON as the answer.
     pub(crate) fn json(&self, words: &str) -> Vec<Value> {
         let text = self.ip(&format!("-j {words}"));
         if text.trim().is_empty() {

@@ -4,9 +4,10 @@
 use std::time::{Duration, Instant};
 
 use weft_ffi::kernel::VNET_HDR_LEN;
+use weft_ffi::kernel::interface::{self, IfName};
 use weft_ffi::kernel::packet::{PacketTx, RxOptions, RxRing, TxOptions};
 
-use super::frames::{Mac, mac, sum, tagged};
+use super::frames::{Mac, sum, tagged};
 use super::{Namespace, PATIENCE};
 
 /// A frame that came in.
@@ -47,17 +48,16 @@ pub(crate) struct Wire {
 }
 
 impl Wire {
-    pub(crate) fn open(namespace: &Namespace, interface: &str) -> Self {
-        let link = namespace.json(&format!("link show dev {interface}")).remove(0);
-        let mac = mac(link["address"].as_str().expect("a MAC address"));
-        let name = interface.parse().expect("an interface's name");
+    pub(crate) fn open(namespace: &Namespace, name: &str) -> Self {
+        let name: IfName = name.parse().expect("an interface's name");
         let open = move || {
             let options = RxOptions { ring_mib: 4, ..RxOptions::default() };
             let rx = RxRing::open(name, &options).expect("a packet socket (root is needed)");
-            (PacketTx::open(name, TxOptions::default()).expect("a packet socket"), rx)
+            let tx = PacketTx::open(name, TxOptions::default()).expect("a packet socket");
+            (tx, rx, interface::mac(name).expect("a MAC address"))
         };
-        let (tx, rx) = namespace.enter(open).join().expect("the sockets");
-        Self { tx, rx, name: format!("{interface} of {}", namespace.name()), mac }
+        let (tx, rx, mac) = namespace.enter(open).join().expect("the sockets");
+        Self { tx, rx, name: format!("{name} of {}", namespace.name()), mac }
     }
 
     /// Sends a whole frame as it is. When this returns, the other end has it.

@@ -2,7 +2,7 @@
 
 use super::pair::assert_bytes;
 use super::{Inside, Pair, Setup, To};
-use crate::lab::frames::{Checksum, Ip, Mac, Tunnel, UDP, arp, ethernet, mac, udp, vxlan};
+use crate::lab::frames::{Checksum, ETHERTYPE_ARP, Ip, Mac, Tunnel, UDP, arp, ethernet, mac, udp, vxlan};
 use crate::lab::{VTEP_MACS, tap_pod, wait_for};
 
 const NEW_VTEP_MAC: &str = "02:00:5e:00:04:77";
@@ -154,7 +154,8 @@ fn a_peer_that_gets_another_card() {
     pair.lab.peer.ip("link set up0 address 02:00:00:00:00:22");
     let mut outer = pair.tunnel(To::Kernel);
     outer.dst = card;
-    let told = ethernet([0xff; 6], card, 0x0806, &arp(1, (card, "172.16.0.2"), ([0; 6], "172.16.0.2")));
+    let told =
+        ethernet([0xff; 6], card, ETHERTYPE_ARP, &arp(1, (card, "172.16.0.2"), ([0; 6], "172.16.0.2")));
     leaves_as(&mut pair, "the new card", |pair, frame| {
         if frame[..6] != card {
             // A kernel that gets another card tells everybody (gratuitous ARP).

@@ -58,12 +58,12 @@ fn streams(underlay: u32) {
     let sized = sized(underlay);
     let Sized { lab, web, far, .. } = &sized;
     let mut wire = Wire::open(&lab.node, "up0");
-    stream(far, &web, "10.244.0.2");
+    stream(far, web, "10.244.0.2");
     let gso = wire.receive("frame that stands for several", |frame| frame.gso);
     assert!(u32::from(gso) <= underlay - 50 - 40, "segments of {gso} bytes");
-    stream(web, &far, "10.244.1.2");
-    stream(far, &web, "fd00:10:244::2");
-    stream(web, &far, "fd00:10:244:1::2");
+    stream(web, far, "10.244.1.2");
+    stream(far, web, "fd00:10:244::2");
+    stream(web, far, "fd00:10:244:1::2");
     lab.counters_balance();
     let bad = ["gso_malformed", "mtu_exceeded", "rx_bad_offload", "outer_udp_checksum", "outer_fragment"];
     bad.iter().for_each(|reason| assert_eq!(lab.drops(reason), 0, "{reason}"));

@@ -67,15 +67,17 @@ impl Setup {
             true => ("flannel-v6.1", "fd00:172:16::2", "fd00:172:16::1"),
         };
         let ([near, own], Self { vni, port, device: words, .. }) = (VTEP_MACS, self);
-        b.ip(&format!(
-            "link add {device} address {own} mtu 1430 type vxlan id {vni} local {local} dev up0 dstport {port} nolearning {words}"
-        ));
-        b.ip(&format!("link set {device} up"));
+        b.ip_batch(&[
+            &format!(
+                "link add {device} address {own} mtu 1430 type vxlan id {vni} local {local} dev up0 dstport {port} nolearning {words}"
+            ),
+            &format!("link set {device} up"),
+            &format!("neigh add 10.244.0.0 lladdr {near} dev {device} nud permanent"),
+            &format!("neigh add fd00:10:244:: lladdr {near} dev {device} nud permanent"),
+            &format!("route add 10.244.0.0/24 via 10.244.0.0 dev {device} onlink"),
+            &format!("route add fd00:10:244::/64 via fd00:10:244:: dev {device} onlink"),
+        ]);
         b.must(&format!("bridge fdb append {near} dev {device} dst {remote} self permanent"));
-        for (via, subnet) in [("10.244.0.0", "10.244.0.0/24"), ("fd00:10:244::", "fd00:10:244::/64")] {
-            b.ip(&format!("neigh add {via} lladdr {near} dev {device} nud permanent"));
-            b.ip(&format!("route add {subnet} via {via} dev {device} onlink"));
-        }
     }
 }
 
@@ -111,12 +113,14 @@ impl Pair {
         let (near, far, b) = (Namespace::mute("web"), Namespace::mute("far"), &lab.peer);
         b.must("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1");
         setup.kernel_vtep(b);
-        b.ip("link add cni0 type bridge forward_delay 0");
-        b.ip("addr add 10.244.1.1/24 dev cni0");
-        b.ip("addr add fd00:10:244:1::1/64 dev cni0 nodad");
-        b.ip("link set cni0 up");
-        b.ip(&format!("link add pod type veth peer name eth0 netns {}", far.name()));
-        b.ip("link set pod master cni0 up");
+        b.ip_batch(&[
+            "link add cni0 type bridge forward_delay 0",
+            "addr add 10.244.1.1/24 dev cni0",
+            "addr add fd00:10:244:1::1/64 dev cni0 nodad",
+            "link set cni0 up",
+            &format!("link add pod type veth peer name eth0 netns {}", far.name()),
+            "link set pod master cni0 up",
+        ]);
         far.ip("link set eth0 up");
 
         lab.replace_cluster(&(setup.nodes() + &tap_pod("web", 2, &near)));
@@ -124,9 +128,10 @@ impl Pair {
         lab.peer_resolved();
         let (web, far_wire) = (Wire::open(&near, "eth0"), Wire::open(&far, "eth0"));
         let far_mac = far_wire.mac.map(|byte| format!("{byte:02x}")).join(":");
-        for address in ["10.244.1.2", "fd00:10:244:1::2"] {
-            b.ip(&format!("neigh add {address} lladdr {far_mac} dev cni0 nud permanent"));
-        }
+        b.ip_batch(&[
+            &format!("neigh add 10.244.1.2 lladdr {far_mac} dev cni0 nud permanent"),
+            &format!("neigh add fd00:10:244:1::2 lladdr {far_mac} dev cni0 nud permanent"),
+        ]);
         let bridge = Wire::open(b, "cni0").mac;
         let (a, b) = (Wire::open(&lab.node, "up0"), Wire::open(b, "up0"));
         Self { web, far: far_wire, a, b, bridge, setup, weftd, lab, pods: [near, far] }

@@ -5,7 +5,8 @@ use super::pair::{BOTH_WAYS, between_vteps};
 use super::{Inside, Pair, To};
 use crate::lab::VTEP_MACS;
 use crate::lab::frames::{
-    Checksum, Ip, TCP, Tunnel, UDP, arp, ethernet, mac, neighbour, sum, tagged, tcp, udp, vxlan,
+    Checksum, ETHERTYPE_ARP, Ip, TCP, Tunnel, UDP, arp, ethernet, mac, neighbour, sum, tagged, tcp, udp,
+    vxlan,
 };
 
 /// A pod's packet as it should be.
@@ -375,7 +376,7 @@ fn an_arp_question_inside_is_not_answered() {
             To::Weft => arp(1, (b, zeros[1]), ([0; 6], zeros[0])),
             To::Kernel => arp(1, (a, zeros[0]), ([0; 6], zeros[1])),
         };
-        pair.tunnel(to).with(&between_vteps(to, 0x0806, &question))
+        pair.tunnel(to).with(&between_vteps(to, ETHERTYPE_ARP, &question))
     });
 }
 
@@ -402,6 +403,21 @@ fn other_protocols_inside() {
         let with = |ethertype| pair.tunnel(to).with(&between_vteps(to, ethertype, &[0x45; 40]));
         [0x88cc, 0x8847, 0x0000, 0x05dc, 0xffff].map(with).to_vec()
     });
+}
+
+/// A checksum to be filled in where weft has looked already would change what it has looked at.
+#[test]
+fn an_unfinished_checksum_in_the_inner_headers() {
+    let mut pair = Pair::new();
+    let (tunnel, inner) = sound(&pair, To::Weft, Inside::V4);
+    let frame = tunnel.with(&inner);
+    // From the inner Ethernet header on; over the inner source address; over the inner destination address.
+    for (start, offset) in [(50, 0), (64, 12), (64, 16)] {
+        let Pair { lab, b, .. } = &mut pair;
+        let header = [1, 0, 0, 0, 0, 0, start, 0, offset, 0];
+        let deltas = lab.deltas(1, || b.send_unfinished(&frame, header));
+        deltas.assert_dropped("up0", "checksum_place", 1);
+    }
 }
 
 // ---- the inner packet

@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use super::pair::{BOTH_FAMILIES, GATEWAY, as_chosen, assert_bytes};
 use super::{Inside, Pair, Setup, To};
 use crate::lab::Lab;
-use crate::lab::frames::{Checksum, Ip, TCP, Tunnel, UDP, arp, echo, ethernet, icmp, mac, tcp, udp};
+use crate::lab::frames::{
+    Checksum, ETHERTYPE_ARP, Ip, TCP, Tunnel, UDP, arp, echo, ethernet, icmp, mac, tcp, udp,
+};
 
 /// web sends a packet to far. Returns the outer headers that it had.
 fn carried(pair: &mut Pair, ip: &Ip, protocol: u8, payload: &[u8], checksum: Checksum) -> Tunnel {
@@ -252,9 +254,9 @@ fn nothing_but_unicast_ip_is_ever_put_into_the_tunnel() {
         to("224.0.0.5").frame(GATEWAY, web, UDP, &payload),
         Ip::new("fd00:10:244::2", "ff02::1").frame(mac("33:33:00:00:00:01"), web, UDP, &payload),
         Ip::new("fd00:10:244::2", "ff0e::1").frame(GATEWAY, web, UDP, &payload),
-        ethernet(everybody, web, 0x0806, &arp(1, (web, "10.244.0.2"), ([0; 6], "10.244.1.2"))),
+        ethernet(everybody, web, ETHERTYPE_ARP, &arp(1, (web, "10.244.0.2"), ([0; 6], "10.244.1.2"))),
         ethernet(GATEWAY, web, 0x88cc, &[0; 50]),
-        ethernet(GATEWAY, web, 0x0806, &arp(1, (web, "10.244.0.2"), ([0; 6], "10.244.1.2"))),
+        ethernet(GATEWAY, web, ETHERTYPE_ARP, &arp(1, (web, "10.244.0.2"), ([0; 6], "10.244.1.2"))),
     ];
     for frame in &frames {
         pair.web.send(frame);

@@ -147,8 +147,13 @@ fn outer_header_options() {
 }
 
 /// Inner packets that are as they should be, and unusual; each is taken by weft and by the kernel.
-fn carried(inside: Inside, change: impl Fn(&mut Ip), protocol: u8, payload: impl Fn(&Ip) -> Vec<u8>) {
-    let mut pair = Pair::new();
+fn carried(
+    pair: &mut Pair,
+    inside: Inside,
+    change: impl Fn(&mut Ip),
+    protocol: u8,
+    payload: impl Fn(&Ip) -> Vec<u8>,
+) {
     for to in BOTH_WAYS {
         let mut ip = pair.packet(to, inside);
         change(&mut ip);
@@ -162,46 +167,65 @@ fn carried(inside: Inside, change: impl Fn(&mut Ip), protocol: u8, payload: impl
 
 #[test]
 fn an_inner_packet_of_nothing_but_a_header() {
-    carried(Inside::V4, |_| (), 253, |_| Vec::new());
-    carried(Inside::V6, |_| (), 59, |_| Vec::new());
+    let mut pair = Pair::new();
+    carried(&mut pair, Inside::V4, |_| (), 253, |_| Vec::new());
+    carried(&mut pair, Inside::V6, |_| (), 59, |_| Vec::new());
 }
 
 #[test]
 fn inner_header_options() {
-    carried(Inside::V4, |ip| ip.options = vec![1, 1, 1, 0], UDP, |ip| datagram(ip, (1, 2)));
+    let mut pair = Pair::new();
+    carried(&mut pair, Inside::V4, |ip| ip.options = vec![1, 1, 1, 0], UDP, |ip| datagram(ip, (1, 2)));
 }
 
 #[test]
 fn inner_extension_headers() {
+    let mut pair = Pair::new();
     let options = |ip: &Ip| [&[UDP, 0, 1, 4, 0, 0, 0, 0][..], &datagram(ip, (1, 2))].concat();
-    carried(Inside::V6, |_| (), 60, options);
+    carried(&mut pair, Inside::V6, |_| (), 60, options);
 }
 
 #[test]
 fn inner_pieces_of_a_packet() {
-    carried(Inside::V4, |ip| (ip.fragment, ip.ident) = (0x2000, 9), UDP, |ip| datagram(ip, (1, 2)));
-    carried(Inside::V4, |ip| (ip.fragment, ip.ident) = (0x0003, 9), UDP, |_| b"the rest".to_vec());
+    let mut pair = Pair::new();
+    carried(
+        &mut pair,
+        Inside::V4,
+        |ip| (ip.fragment, ip.ident) = (0x2000, 9),
+        UDP,
+        |ip| datagram(ip, (1, 2)),
+    );
+    carried(&mut pair, Inside::V4, |ip| (ip.fragment, ip.ident) = (0x0003, 9), UDP, |_| b"the rest".to_vec());
     let piece = |_: &Ip| [&[UDP, 0, 0, 24, 0, 0, 0, 9][..], b"the rest"].concat();
-    carried(Inside::V6, |_| (), 44, piece);
+    carried(&mut pair, Inside::V6, |_| (), 44, piece);
 }
 
 #[test]
 fn inner_dont_fragment_and_flow_label_stay() {
-    carried(Inside::V4, |ip| (ip.fragment, ip.ident) = (0x4000, 0), UDP, |ip| datagram(ip, (1, 2)));
-    carried(Inside::V6, |ip| ip.flow = 0x12345, UDP, |ip| datagram(ip, (1, 2)));
+    let mut pair = Pair::new();
+    carried(
+        &mut pair,
+        Inside::V4,
+        |ip| (ip.fragment, ip.ident) = (0x4000, 0),
+        UDP,
+        |ip| datagram(ip, (1, 2)),
+    );
+    carried(&mut pair, Inside::V6, |ip| ip.flow = 0x12345, UDP, |ip| datagram(ip, (1, 2)));
 }
 
 #[test]
 fn an_inner_checksum_is_the_pods_business() {
-    carried(Inside::V4, |_| (), UDP, |ip| udp(ip, (1, 2), Checksum::Wrong, b"wrong"));
-    carried(Inside::V4, |_| (), UDP, |ip| udp(ip, (1, 2), Checksum::Absent, b"absent"));
+    let mut pair = Pair::new();
+    carried(&mut pair, Inside::V4, |_| (), UDP, |ip| udp(ip, (1, 2), Checksum::Wrong, b"wrong"));
+    carried(&mut pair, Inside::V4, |_| (), UDP, |ip| udp(ip, (1, 2), Checksum::Absent, b"absent"));
 }
 
 #[test]
 fn inner_ttls_of_255_and_2_are_one_less_at_the_pod() {
+    let mut pair = Pair::new();
     for inside in BOTH_FAMILIES {
         for ttl in [255, 2] {
-            carried(inside, |ip| ip.ttl = ttl, UDP, |ip| datagram(ip, (1, 2)));
+            carried(&mut pair, inside, |ip| ip.ttl = ttl, UDP, |ip| datagram(ip, (1, 2)));
         }
     }
 }
@@ -241,6 +265,41 @@ fn what_the_udp_header_leaves_out_is_cut_off() {
         pair.pod(to).receive_bytes("decapsulated packet", &expected);
     }
     assert_eq!(pair.lab.stats().total.drops, 0);
+}
+
+/// A virtio-net header with a checksum to be filled in at this place.
+fn unfinished(start: usize, offset: u8) -> [u8; 10] {
+    let [low, high] = (start as u16).to_le_bytes();
+    [1, 0, 0, 0, 0, 0, low, high, offset, 0]
+}
+
+#[test]
+fn an_inner_checksum_that_is_still_to_be_filled_in() {
+    let mut pair = Pair::new();
+    for inside in BOTH_FAMILIES {
+        let (tunnel, ip) = (pair.tunnel(To::Weft), pair.packet(To::Weft, inside));
+        let finished = datagram(&ip, (1000, 2000));
+        let mut segment = finished.clone();
+        segment[6..8].copy_from_slice(&ip.pseudo(UDP, finished.len()).to_be_bytes());
+        let frame = tunnel.with(&pair.inner(To::Weft, &ip, UDP, &segment));
+        pair.b.send_unfinished(&frame, unfinished(frame.len() - segment.len(), 6));
+        let expected = pair.delivered(To::Weft, &ip, UDP, &finished);
+        pair.web.receive("finished packet", |frame| (frame.finished() == expected).then_some(()));
+    }
+    assert_eq!(pair.lab.stats().total.drops, 0);
+}
+
+#[test]
+fn an_outer_checksum_that_is_still_to_be_filled_in() {
+    let mut pair = Pair::new();
+    let (tunnel, ip) = (pair.tunnel(To::Weft), pair.packet(To::Weft, Inside::V4));
+    let segment = datagram(&ip, (1000, 2000));
+    let mut frame = tunnel.with(&pair.inner(To::Weft, &ip, UDP, &segment));
+    let pseudo = tunnel.ip.pseudo(UDP, frame.len() - 34);
+    frame[40..42].copy_from_slice(&pseudo.to_be_bytes());
+    pair.b.send_unfinished(&frame, unfinished(34, 6));
+    let expected = pair.delivered(To::Weft, &ip, UDP, &segment);
+    pair.web.receive_bytes("decapsulated packet", &expected);
 }
 
 #[test]
