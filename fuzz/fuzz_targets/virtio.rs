@@ -135,16 +135,20 @@ fn completed(packet: &HeapBuf, pieces: &[HeapBuf]) {
     assert_eq!(checked(&before), checked(&after), "what was checked has been written over");
 }
 
-/// What the switch has found out about a frame before its checksum is filled in, as far as it decides by it. SCTP's ports
-/// only spread the flows.
-fn checked(frame: &[u8]) -> Option<L3> {
+/// What the switch decides by before a frame's checksum is filled in: its headers, and the type of an ICMP message. SCTP's
+/// ports only spread the flows.
+fn checked(frame: &[u8]) -> Option<(L3, Option<u8>)> {
     let mut l3 = parse(frame, frame.len(), 0).ok()?.l3;
-    match &mut l3 {
-        L3::V4(ip) if ip.protocol == IpProtocol::SCTP => ip.ports = 0,
-        L3::V6(ip) if ip.protocol == IpProtocol::SCTP => ip.ports = 0,
-        _ => {}
+    let (protocol, l4, ports) = match &mut l3 {
+        L3::V4(ip) => (ip.protocol, ip.l4, &mut ip.ports),
+        L3::V6(ip) => (ip.protocol, ip.l4, &mut ip.ports),
+        L3::Arp | L3::Vlan | L3::Other => return Some((l3, None)),
+    };
+    if protocol == IpProtocol::SCTP {
+        *ports = 0;
     }
-    Some(l3)
+    let icmp = matches!(protocol, IpProtocol::ICMP | IpProtocol::ICMPV6);
+    Some((l3, frame.get(usize::from(l4)).copied().filter(|_| icmp)))
 }
 
 /// The pieces are frames of their own, and together what the whole was.

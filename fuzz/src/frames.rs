@@ -366,9 +366,10 @@ pub fn tunnelled(u: &mut Unstructured<'_>, wrap: &Wrap, inner: Frame) -> Result<
     Ok(Frame { bytes: [ethernet, outer, udp].concat(), header, sound: inner.sound && !cut })
 }
 
-/// Spoils a frame in a few places; half of all frames stay as they are.
+/// Spoils a frame in a few places; half of all frames stay as they are, and those for which nothing is left to draw from.
 pub fn spoil(u: &mut Unstructured<'_>, frame: &mut Frame) -> Result<()> {
-    if u.arbitrary()? {
+    let spoilt: bool = u.arbitrary()?;
+    if !spoilt {
         return Ok(());
     }
     frame.sound = false;
