@@ -23,7 +23,7 @@ pub(crate) use wire::{Frame, Wire};
 /// How long a wait may take on a slow machine before it counts as never.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// Labs that may be up at a time: each weftd takes some 100 MiB.
-const AT_ONCE: usize = 4;
+const AT_ONCE: usize = 3;
 
 static TAKEN: (Mutex<usize>, Condvar) = (Mutex::new(0), Condvar::new());
 
