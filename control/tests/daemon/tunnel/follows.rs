@@ -140,7 +140,7 @@ fn a_peer_that_leaves_and_comes_back() {
     is_refused(&mut pair, "vtep_unknown", &frame);
     let (ip, segment) = packet(&pair, To::Kernel);
     pair.pod_sends(To::Kernel, &ip, UDP, &segment);
-    wait_for("the drop", || (pair.lab.drops("no_route") == 1).then_some(()));
+    wait_for("the drop", || (pair.lab.drops("route_unreachable") == 1).then_some(()));
     rewrite(&pair, &[]);
     is_taken(&mut pair, "the peer", &frame);
     let outer = pair.tunnel(To::Kernel);
@@ -213,8 +213,8 @@ fn a_peer_that_gets_another_subnet() {
         pair.pod_sends(To::Kernel, &ip, UDP, &segment);
         std::iter::from_fn(|| pair.b.next()).any(|frame| frame.bytes.ends_with(&inner)).then_some(())
     });
-    let dropped = pair.lab.drops("no_route");
+    let dropped = pair.lab.drops("route_unreachable");
     let (ip, segment) = packet(&pair, To::Kernel);
     pair.pod_sends(To::Kernel, &ip, UDP, &segment);
-    wait_for("the old subnet's drop", || (pair.lab.drops("no_route") == dropped + 1).then_some(()));
+    wait_for("the old subnet's drop", || (pair.lab.drops("route_unreachable") == dropped + 1).then_some(()));
 }

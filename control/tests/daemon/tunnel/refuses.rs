@@ -483,7 +483,7 @@ fn to_a_pod_that_is_not_there() {
 
 #[test]
 fn to_a_pod_that_no_node_has() {
-    not_delivered("no_route", Inside::V4, |ip| ip.dst = "10.244.77.2".parse().expect("an address"));
+    not_delivered("route_unreachable", Inside::V4, |ip| ip.dst = "10.244.77.2".parse().expect("an address"));
 }
 
 // ---- what is not the tunnel's

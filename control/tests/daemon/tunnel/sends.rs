@@ -280,7 +280,7 @@ fn an_address_that_no_node_has_is_not_asked_for_on_the_underlay() {
         |frame| frame.bytes.ends_with(&marker),
         |frame| frame.bytes.ends_with(b"from web to far"),
     );
-    assert_eq!(pair.lab.drops("no_route"), 1);
+    assert_eq!(pair.lab.drops("route_unreachable"), 1);
 }
 
 #[test]
