@@ -2,7 +2,8 @@
 
 use crate::lab::frames::{Mac, tagged};
 use crate::lab::segment::{
-    BROADCAST, GATEWAY_MAC, Pod, Segment, Station, assert_copies, heard, plain, pod_entry, stranger, text,
+    BROADCAST, GATEWAY_MAC, Pod, Segment, Station, assert_copies, heard, host_heard, plain, pod_entry,
+    stranger, text,
 };
 use crate::lab::{Deltas, wait_for};
 
@@ -145,7 +146,7 @@ fn the_gateways_and_the_hosts_own_addresses_stay_where_they_are() {
             segment.drops(&mut one, reason, &tagged(&frame, 0x88a8, 4));
         }
     }
-    crate::lab::segment::host_heard(&mut host, &mut left, &[]);
+    host_heard(&mut host, &mut left, &[]);
     heard(&mut left, &mut right, &[]);
 }
 

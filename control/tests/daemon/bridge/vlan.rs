@@ -3,7 +3,7 @@
 use crate::lab::frames::{Checksum, Ip, Mac, UDP, ethernet, tagged, udp};
 use crate::lab::segment::{
     BROADCAST, GATEWAY, GATEWAY_MAC, NOBODY, Pod, Segment, Station, UNKNOWN, arp_frame, arp_request, dad,
-    heard, multicast_mac, nd_body, nd_frame, pattern, plain, solicitation, stranger,
+    heard, host_heard, multicast_mac, nd_body, nd_frame, pattern, plain, solicitation, stranger,
 };
 
 const CUSTOMER: u16 = 0x8100;
@@ -149,7 +149,7 @@ fn nothing_tagged_is_routed() {
     let frames = tags(&plain(GATEWAY_MAC, left.mac, "to the gateway"));
     segment.drops_each(&mut left, "vlan_tagged", &frames);
     heard(&mut right, &mut left, &[]);
-    crate::lab::segment::host_heard(&mut host, &mut left, &[]);
+    host_heard(&mut host, &mut left, &[]);
 }
 
 #[test]

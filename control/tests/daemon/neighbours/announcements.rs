@@ -1,5 +1,6 @@
 //! Who says unasked where an address is: gratuitous ARP and unsolicited advertisements.
 
+use crate::lab::frames::{Checksum, Ip, UDP, udp};
 use crate::lab::segment::{
     BROADCAST, GATEWAY_MAC, NOBODY, Pod, Segment, Station, advertisement, arp_frame, arp_request, heard,
     host_heard, multicast_mac, nd_body, nd_frame, solicitation, stranger,
@@ -148,7 +149,6 @@ fn an_address_moves_between_trusted_pods_and_the_traffic_follows() {
 
 /// A UDP packet by way of the gateway.
 fn routed(from: &Station, family: usize, to: &str) -> Vec<u8> {
-    use crate::lab::frames::{Checksum, Ip, UDP, udp};
     let ip = Ip::new(&from.ips[family], to);
     ip.frame(GATEWAY_MAC, from.mac, UDP, &udp(&ip, (1, 2), Checksum::Valid, b"to an address that moves"))
 }

@@ -10,7 +10,7 @@ use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr, IpEndpo
 
 use crate::lab::frames::Mac;
 use crate::lab::segment::{Pod, Segment, Station, stranger};
-use crate::lab::{Wire, wait_for};
+use crate::lab::{Lab, Wire, wait_for};
 
 /// Frames that wait on their way between a stack and its wire.
 #[derive(Default)]
@@ -149,7 +149,7 @@ fn a_stack_behind_a_trusted_port_answers_for_itself() {
 
 #[test]
 fn a_stack_reaches_the_host_through_the_gateway() {
-    let lab = crate::lab::Lab::quiet();
+    let lab = Lab::quiet();
     let (segment, [mut left]) = Segment::start(lab, [Pod::Plain("left")]);
     let mut stack = stack(&left);
     for (from, to) in [("10.244.0.2", "10.244.0.1"), ("fd00:10:244::2", "fd00:10:244::1")] {

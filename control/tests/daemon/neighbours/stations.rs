@@ -3,9 +3,9 @@
 use crate::lab::frames::{Checksum, Ip, Mac, UDP, udp};
 use crate::lab::segment::{
     BROADCAST, GATEWAY_MAC, NOBODY, Pod, Segment, Station, advertisement, arp_answer, arp_frame, arp_request,
-    heard, host_heard, nd_body, nd_frame, solicitation, solicited_node, stranger,
+    heard, host_heard, nd_body, nd_frame, pod_entry, solicitation, solicited_node, stranger,
 };
-use crate::lab::wait_for;
+use crate::lab::{Namespace, Wire, wait_for};
 
 const V4: &str = "10.244.0.77";
 const V6: &str = "fd00:10:244::77";
@@ -168,10 +168,9 @@ fn a_station_goes_with_its_port() {
         one.send(&answer);
     }
     segment.lab.wait_for_neighbour(V4, stranger(1), "one");
-    let entry = crate::lab::segment::pod_entry;
-    segment
-        .lab
-        .write_cluster(&(entry("left", 2, &left.namespace, false) + &entry("two", 5, &two.namespace, true)));
+    segment.lab.write_cluster(
+        &(pod_entry("left", 2, &left.namespace, false) + &pod_entry("two", 5, &two.namespace, true)),
+    );
     wait_for("the station to be forgotten", || {
         (segment.lab.pods().pods.len() == 2 && segment.lab.neighbours(V4).is_empty()).then_some(())
     });
@@ -186,15 +185,14 @@ fn a_pod_that_comes_takes_its_address_from_a_station() {
     let claim = arp_frame(BROADCAST, 1, (stranger(1), "10.244.0.9"), (NOBODY, "10.244.0.9"));
     one.send(&claim);
     segment.lab.wait_for_neighbour("10.244.0.9", stranger(1), "one");
-    let new = crate::lab::Namespace::mute("new");
-    let entry = crate::lab::segment::pod_entry;
+    let new = Namespace::mute("new");
     segment.lab.write_cluster(
         &[
-            entry("left", 2, &left.namespace, false),
-            entry("right", 3, &right.namespace, false),
-            entry("one", 4, &one.namespace, true),
-            entry("two", 5, &two.namespace, true),
-            entry("new", 9, &new, false),
+            pod_entry("left", 2, &left.namespace, false),
+            pod_entry("right", 3, &right.namespace, false),
+            pod_entry("one", 4, &one.namespace, true),
+            pod_entry("two", 5, &two.namespace, true),
+            pod_entry("new", 9, &new, false),
         ]
         .concat(),
     );
@@ -206,6 +204,6 @@ fn a_pod_that_comes_takes_its_address_from_a_station() {
     let mut left = left;
     left.drain();
     let question = arp_request(&left, "10.244.0.9");
-    let at = crate::lab::Wire::open(&new, "eth0").mac;
+    let at = Wire::open(&new, "eth0").mac;
     assert_eq!(segment.answer(&mut left, &question), arp_answer(&left, "10.244.0.9", at));
 }
