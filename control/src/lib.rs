@@ -4,10 +4,9 @@
 
 pub mod api;
 pub mod compile;
-pub mod config;
 pub mod daemon;
 pub mod dataplane;
-pub mod model;
 pub mod ports;
-pub mod settings;
 pub mod source;
+
+pub use weft_config::{cluster, config, model, settings};

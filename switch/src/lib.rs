@@ -19,6 +19,7 @@ pub mod packet;
 pub mod parse;
 pub mod port;
 pub mod tables;
-pub mod types;
 pub mod wire;
 pub mod worker;
+
+pub use weft_types as types;

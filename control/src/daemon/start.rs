@@ -15,10 +15,11 @@ use weft_switch::types::MacAddr;
 
 use super::{Client, Daemon, Inputs, SourceState, pods, rights};
 use crate::api::{BindError, SocketFile, bind};
+use crate::cluster;
 use crate::config::{Config, SourceConfig};
 use crate::dataplane::{self, Dataplane, file_prefix};
 use crate::model::Pod;
-use crate::source::{Source, SourceError, file};
+use crate::source::{Source, SourceError};
 
 /// The control socket: its owner and the configured group may use it.
 const SOCKET_MODE: u32 = 0o660;
@@ -134,8 +135,9 @@ pub async fn start(config: Config, reload: Arc<Notify>) -> Result<Started, Start
 
 async fn load(path: PathBuf, node: String) -> Result<crate::model::Model, StartError> {
     let shown = path.display().to_string();
-    let loaded = tokio::task::spawn_blocking(move || file::load(&path, &node)).await;
-    Ok(loaded.unwrap_or(Err(SourceError::Interrupted(shown)))?)
+    let loaded = tokio::task::spawn_blocking(move || cluster::load(&path, &node)).await;
+    let model = loaded.map_err(|_| SourceError::Interrupted(shown))?;
+    Ok(model.map_err(SourceError::from)?)
 }
 
 impl Daemon {

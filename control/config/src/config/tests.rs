@@ -23,7 +23,7 @@ fn a_missing_file_is_the_defaults_only_where_nobody_named_it() {
 
 #[test]
 fn the_example_shows_the_defaults() {
-    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/examples/weftd.toml"));
+    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/examples/weftd.toml"));
     assert_eq!(Config::load(path).unwrap(), Config::default());
     // And what it shows behind a '#' is right as well.
     let text = std::fs::read_to_string(path).unwrap();
@@ -136,7 +136,7 @@ proptest! {
 
     #[test]
     fn a_damaged_example_is_an_error_or_a_configuration(at in any::<prop::sample::Index>(), with in "\\PC{0,3}", cut in 0..4usize) {
-        let text: Vec<char> = include_str!("../../../docs/examples/weftd.toml").chars().collect();
+        let text: Vec<char> = include_str!("../../../../docs/examples/weftd.toml").chars().collect();
         let at = at.index(text.len());
         let end = (at + cut).min(text.len());
         let damaged: String = text[..at].iter().copied().chain(with.chars()).chain(text[end..].iter().copied()).collect();

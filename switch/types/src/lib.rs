@@ -1,5 +1,5 @@
 //! Checked numbers: a value of one of these types is in its legal range. Read this first; every other
-//! file speaks in these words.
+//! file speaks in these words. The engine knows them as `weft_switch::types`; what needs no engine, as `weft_types`.
 
 use std::fmt;
 use std::str::FromStr;

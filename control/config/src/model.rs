@@ -15,7 +15,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
-use weft_switch::types::{MacAddr, Mtu, Vni};
+use weft_types::{MacAddr, Mtu, Vni};
 
 pub(crate) use validate::names;
 pub use validate::{Entity, Invalid, validate};

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::Path;
-use weft_switch::types::MacAddr;
+use weft_types::MacAddr;
 
 /// Something on a node that can belong to one pod only.
 #[derive(PartialEq, Eq, Hash)]

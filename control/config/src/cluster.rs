@@ -26,7 +26,6 @@
 //! netns = "/run/netns/web"       # or "vhost-user" with socket, mode; or "dpdk" with devargs
 //! ```
 
-use super::SourceError;
 use crate::model::{Attachment, DEFAULT_IFNAME, Entity, Model, Network, Node, Pod, VhostMode, validate};
 use crate::settings::{self, FileError, Places, Reader, Section};
 use ipnet::IpNet;
@@ -34,15 +33,15 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::Path;
 use std::str::FromStr;
-use weft_switch::types::{Mtu, Vni};
+use weft_types::{Mtu, Vni};
 
 /// Reads and checks the file, as the node named `local_node` sees it.
 ///
 /// # Errors
 /// The file can't be read, or anything in it is wrong: then all mistakes are listed, each with its line, and
 /// nothing of the file is used.
-pub fn load(path: &Path, local_node: &str) -> Result<Model, SourceError> {
-    Ok(parse(path, settings::read(path)?, local_node)?)
+pub fn load(path: &Path, local_node: &str) -> Result<Model, FileError> {
+    parse(path, settings::read(path)?, local_node)
 }
 
 /// The same for a text; `path` is for the messages.

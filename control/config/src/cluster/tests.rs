@@ -1,7 +1,7 @@
 use super::*;
 use crate::settings::FILE_MAX;
 use proptest::prelude::*;
-use weft_switch::types::MacAddr;
+use weft_types::MacAddr;
 
 /// The lines are counted on below.
 const GOOD: &str = r#"[network]
@@ -72,7 +72,7 @@ fn a_good_file_is_read_as_it_stands() {
 
 #[test]
 fn the_example_is_right_for_both_of_its_nodes() {
-    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/examples/cluster.toml"));
+    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/examples/cluster.toml"));
     for node in ["worker-1", "worker-2"] {
         let model = load(path, node).unwrap();
         assert_eq!((model.nodes.len(), model.pods.len()), (2, 3));
@@ -181,10 +181,7 @@ fn thousands_of_mistakes_are_counted_not_printed() {
 fn what_is_no_file_of_settings_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("cluster.toml");
-    let error = |path: &Path| match load(path, "a").unwrap_err() {
-        SourceError::File(error) => error,
-        other => panic!("{other}"),
-    };
+    let error = |path: &Path| load(path, "a").unwrap_err();
     assert_eq!(error(&path), FileError::Missing { path: path.clone() });
     assert_eq!(error(folder.path()), FileError::NotAFile { path: folder.path().to_owned() });
     assert!(matches!(error(Path::new("/dev/zero")), FileError::NotAFile { .. }), "it would never end");

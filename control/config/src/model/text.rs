@@ -2,7 +2,7 @@
 //! integers.
 
 use serde::{Deserialize, Deserializer, Serializer, de::Error};
-use weft_switch::types::{MacAddr, Mtu, Vni};
+use weft_types::{MacAddr, Mtu, Vni};
 
 /// `Option<MacAddr>` as `"02:00:00:00:00:01"`.
 pub(super) mod mac {
