@@ -13,6 +13,7 @@ mod requests;
 mod rights;
 mod start;
 mod uplink;
+mod vteps;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -24,6 +25,7 @@ use weft_api::ApiError;
 use weft_ffi::kernel::udp_claim::UdpClaim;
 use weft_node::{Device as StoredDevice, Lock, Mirror, State, StoredPod};
 use weft_switch::drivers::Rx;
+use weft_switch::limits::{Limit, Limits};
 use weft_switch::tables::SourcePorts;
 use weft_switch::types::{MacAddr, Mtu, PortId};
 
@@ -72,7 +74,7 @@ pub struct Daemon {
     dataplane: Dataplane,
     mirror: Mirror,
     state: State,
-    vtep_mac: MacAddr,
+    vtep_macs: vteps::Macs,
     /// What the source said last that was right.
     model: Model,
     /// What it said after that, if that did not go with the pods that were added.
@@ -220,6 +222,7 @@ impl Daemon {
     async fn reconcile(&mut self) {
         let model = self.desired();
         self.problems.clear();
+        self.vtep_macs.complete(model.networks.iter().skip(1).map(|network| network.name.as_str()));
         self.open_uplink_port(&model).await;
         self.open_host_port(&model).await;
         self.close_changed(&model).await;
@@ -240,7 +243,7 @@ impl Daemon {
         let port = self.uplink.as_ref().map(|uplink| uplink.id);
         let facts = Facts {
             node: self.node.clone(),
-            vtep_mac: self.vtep_mac,
+            vtep_macs: self.vtep_macs.by_network(model),
             uplink: compile::Uplink {
                 port,
                 mac: MacAddr(uplink.mac),
@@ -254,6 +257,9 @@ impl Daemon {
                 .map_or_else(|_| SourcePorts::default(), |(low, high)| SourcePorts::new(low, high)),
             outer_checksum: self.config.uplink.outer_checksum == OuterChecksum::Valid,
             accept_unknown: !self.config.uplink.known_vteps_only,
+            limits: limits(&self.config),
+            ageing: self.config.bridge.ageing_s,
+            learn_limit: self.config.bridge.learn_limit,
         };
         self.dataplane.publish(|generation| compile(model, &facts, generation));
         for (worker, id, queue) in self.fresh.drain(..) {
@@ -287,7 +293,8 @@ impl Daemon {
         let unfit = self.unfit.iter().map(|(stored, _)| stored.clone());
         let devices = self.devices.iter().cloned();
         let state = State {
-            vtep_mac: Some(self.vtep_mac.to_string()),
+            vtep_mac: Some(self.vtep_macs.first()),
+            vtep_macs: self.vtep_macs.further(),
             pods: self.added.values().map(pods::store).chain(unfit).collect(),
             devices: devices.map(|(netns, name)| StoredDevice { netns, name }).collect(),
         };
@@ -298,6 +305,16 @@ impl Daemon {
             Ok(()) => self.state = state,
             Err(error) => self.problems.push(format!("state: {error}")),
         }
+    }
+}
+
+/// What the configuration limits, as the switch has it.
+fn limits(config: &Config) -> Limits {
+    let rate = |per_second: u32, share: u32| Limit { per_second, burst: (per_second / share).max(1) };
+    Limits {
+        flood: rate(config.bridge.flood_rate, 10),
+        icmp: rate(config.router.icmp_rate, 20),
+        moves: rate(config.bridge.move_rate, 1),
     }
 }
 

@@ -2,7 +2,8 @@
 //! setting.
 //!
 //! ```toml
-//! [network]
+//! [network]                      # or [[network]] several times, each further one with a name and a VNI of its own
+//! name = "default"
 //! ipv4 = "10.244.0.0/16"         # the cluster's pod addresses; ipv4, ipv6 or both
 //! ipv6 = "fd00:10:244::/56"
 //! vni = 1                        # 0 to 16777215, default 1
@@ -16,17 +17,27 @@
 //! public_ipv6 = "2001:db8::1"
 //! vtep_mac = "02:00:00:00:01:01"
 //! vtep_mac_v6 = "02:00:00:00:01:02"
+//! vtep_macs = { blue = "02:00:00:00:01:03" }     # in the further networks
+//! vtep_macs_v6 = { blue = "02:00:00:00:01:04" }
 //!
 //! [[pod]]
 //! name = "default/web"
 //! node = "worker-1"
-//! addresses = ["10.244.1.5", "fd00:10:244:1::5"]
+//! addresses = ["10.244.1.5", "fd00:10:244:1::5"] # with the subnet's mask; or "10.244.1.5/16", the network's
 //! mac = "02:00:00:00:05:01"      # default: derived from the name
+//! trusted = false                # true: it may send from any address
 //! kind = "tap"                   # with netns, ifname ("eth0")
 //! netns = "/run/netns/web"       # or "vhost-user" with socket, mode; or "dpdk" with devargs
+//!
+//! [[route]]
+//! to = "192.0.2.0/24"
+//! via = ["10.244.1.5"]           # pods; or kind = "blackhole", "unreachable", "prohibit"
+//! node = "worker-1"              # default: all nodes
 //! ```
 
-use crate::model::{Attachment, DEFAULT_IFNAME, Entity, Model, Network, Node, Pod, VhostMode, validate};
+use crate::model::{
+    Attachment, DEFAULT_IFNAME, Entity, Model, Network, Node, Pod, Route, Target, VhostMode, validate,
+};
 use crate::settings::{self, FileError, Places, Reader, Section};
 use ipnet::IpNet;
 use std::collections::HashMap;
@@ -48,57 +59,70 @@ pub fn load(path: &Path, local_node: &str) -> Result<Model, FileError> {
 pub(crate) fn parse(path: &Path, text: String, local_node: &str) -> Result<Model, FileError> {
     let reader = Reader::new(path, text)?;
     let root = reader.root();
-    let (network, network_places) = match root.table("network") {
-        Some(section) => read_network(section),
-        None => {
-            root.require(
-                "network",
-                "add [network] with ipv4, ipv6 or both, such as ipv4 = \"10.244.0.0/16\"",
-            );
-            (NO_NETWORK, Places::default())
-        }
-    };
+    root.require("network", "add [network] with ipv4, ipv6 or both, such as ipv4 = \"10.244.0.0/16\"");
+    let (networks, port, network_places) = read_networks(root.one_or_more("network"));
     let (nodes, node_places): (Vec<_>, Vec<_>) = root.tables("node").into_iter().map(read_node).unzip();
     let (pods, pod_places): (Vec<_>, Vec<_>) = root.tables("pod").into_iter().map(read_pod).unzip();
+    let (routes, route_places): (Vec<_>, Vec<_>) = root.tables("route").into_iter().map(read_route).unzip();
     let places = root.done();
     // What could not be read has left a gap that would make other things look wrong: so first things first.
     reader.verdict()?;
     let pods = complete(&nodes, pods);
-    let model = Model { network, nodes, pods };
+    let model = Model { networks, port, nodes, pods, routes: routes.into_iter().flatten().collect() };
     for invalid in validate(&model, local_node).err().unwrap_or_default() {
         let owner = match invalid.entity {
-            Entity::Network if invalid.field == "node" => &places,
-            Entity::Network => &network_places,
-            Entity::Node(index) => node_places.get(index).unwrap_or(&places),
-            Entity::Pod(index) => pod_places.get(index).unwrap_or(&places),
+            Entity::Cluster => None,
+            Entity::Network(index) => network_places.get(index),
+            Entity::Node(index) => node_places.get(index),
+            Entity::Pod(index) => pod_places.get(index),
+            Entity::Route(index) => route_places.get(index),
         };
-        let at = owner.of(invalid.field, invalid.item);
+        let owner = owner.unwrap_or(&places);
+        let at = owner.of(invalid.field, invalid.part.as_ref());
         reader.report(at, owner.name(&invalid.setting()), invalid.reason, invalid.remedy);
     }
     reader.verdict()?;
     Ok(model)
 }
 
-/// What is there until a network has been read.
-const NO_NETWORK: Network =
-    Network { ipv4: None, ipv6: None, vni: Network::DEFAULT_VNI, port: Network::DEFAULT_PORT, mtu: None };
-
-fn read_network(section: Section<'_>) -> (Network, Places) {
-    let mut network = NO_NETWORK;
-    network.ipv4 = section.parsed("ipv4", "an IPv4 network, such as \"10.244.0.0/16\"");
-    network.ipv6 = section.parsed("ipv6", "an IPv6 network, such as \"fd00:10:244::/56\"");
-    if let Some(vni) = section.integer("vni", 0..=0xff_ffff).and_then(|n| Vni::new(n as u32).ok()) {
-        network.vni = vni;
+/// The networks and the UDP port of them all.
+fn read_networks(sections: Vec<Section<'_>>) -> (Vec<Network>, u16, Vec<Places>) {
+    let mut networks = Vec::new();
+    let mut places = Vec::new();
+    let mut port: Option<u16> = None;
+    for section in sections {
+        if !networks.is_empty() {
+            section
+                .require("name", "only the first network needs none: give this one a name, such as \"blue\"");
+            section.require("vni", "give it a VNI that no other network has, such as vni = 2");
+        }
+        let name = section.text("name", "a short name, such as \"blue\"");
+        let vni = section.integer("vni", 0..=0xff_ffff).and_then(|n| Vni::new(n as u32).ok());
+        networks.push(Network {
+            name: name.map_or(Network::DEFAULT_NAME, |found| found.value).to_owned(),
+            ipv4: section.parsed("ipv4", "an IPv4 network, such as \"10.244.0.0/16\""),
+            ipv6: section.parsed("ipv6", "an IPv6 network, such as \"fd00:10:244::/56\""),
+            vni: vni.unwrap_or(Network::DEFAULT_VNI),
+            mtu: section.integer("mtu", 576..=65535).and_then(|n| Mtu::new(n as u32).ok()),
+        });
+        if let Some(given) = section.integer("port", 1..=65535).map(|n| n as u16) {
+            match port {
+                Some(first) if first != given => section.wrong(
+                    "port",
+                    format!("{given} is given, but an earlier network has {first}"),
+                    "all networks have the same UDP port: give it once",
+                ),
+                _ => port = Some(given),
+            }
+        }
+        places.push(section.done());
     }
-    if let Some(port) = section.integer("port", 1..=65535) {
-        network.port = port as u16;
-    }
-    network.mtu = section.integer("mtu", 576..=65535).and_then(|n| Mtu::new(n as u32).ok());
-    (network, section.done())
+    (networks, port.unwrap_or(Model::DEFAULT_PORT), places)
 }
 
 fn read_node(section: Section<'_>) -> (Node, Places) {
     const MAC: &str = "a MAC address, such as \"02:00:00:00:01:01\"";
+    const MAC_VALUE: &str = "\"02:00:00:00:01:01\"";
     section.require("name", "give the node's name, such as name = \"worker-1\"");
     section.require("subnets", "give the node's pod subnets, such as subnets = [\"10.244.1.0/24\"]");
     let node = Node {
@@ -108,6 +132,8 @@ fn read_node(section: Section<'_>) -> (Node, Places) {
         public_ipv6: section.parsed("public_ipv6", "an IPv6 address, such as \"2001:db8::1\""),
         vtep_mac: section.parsed("vtep_mac", MAC),
         vtep_mac_v6: section.parsed("vtep_mac_v6", MAC),
+        vtep_macs: section.parsed_map("vtep_macs", MAC_VALUE).unwrap_or_default(),
+        vtep_macs_v6: section.parsed_map("vtep_macs_v6", MAC_VALUE).unwrap_or_default(),
     };
     (node, section.done())
 }
@@ -132,6 +158,7 @@ fn read_pod(section: Section<'_>) -> (WrittenPod, Places) {
     let node = text(&section, "node", "the name of a node");
     let addresses = section.parsed_list("addresses", "a list such as [\"10.244.1.5\"]").unwrap_or_default();
     let mac = section.parsed("mac", "a MAC address, such as \"02:00:00:00:05:01\"");
+    let trusted = section.boolean("trusted").unwrap_or_default();
     let kinds = [("tap", Kind::Tap), ("vhost-user", Kind::VhostUser), ("dpdk", Kind::Dpdk)];
     let attachment = match section.choice("kind", &kinds) {
         Some(Kind::Tap) => {
@@ -163,8 +190,35 @@ fn read_pod(section: Section<'_>) -> (WrittenPod, Places) {
             Attachment::Dpdk { devargs: String::new() }
         }
     };
-    let pod = Pod { name, node, attachment, addresses: Vec::new(), mac };
+    let pod = Pod { name, node, attachment, addresses: Vec::new(), mac, trusted };
     ((pod, addresses), section.done())
+}
+
+/// A route; none if it does not say where it leads.
+fn read_route(section: Section<'_>) -> (Option<Route>, Places) {
+    section.require("to", "give the destinations, such as to = \"192.0.2.0/24\"");
+    let to = section.parsed("to", "a network, such as \"192.0.2.0/24\"");
+    let via = section.parsed_list("via", "a list of pods' addresses, such as [\"10.244.1.9\"]");
+    let kinds = [
+        ("unreachable", Target::Unreachable),
+        ("prohibit", Target::Prohibit),
+        ("blackhole", Target::Blackhole),
+    ];
+    let kind = section.choice("kind", &kinds);
+    let node = section.text("node", "the name of a node").map(|found| found.value.to_owned());
+    match (section.has("via"), section.has("kind")) {
+        (true, true) => {
+            section.wrong("kind", "via is given as well", "a route has one of the two: remove the other")
+        }
+        (false, false) => {
+            section
+                .require("via", "say where it leads, such as via = [\"10.244.1.9\"] or kind = \"blackhole\"");
+        }
+        _ => {}
+    }
+    let target = kind.or(via.map(Target::Via));
+    let route = to.zip(target).map(|(to, target)| Route { to, target, node });
+    (route, section.done())
 }
 
 fn text(section: &Section<'_>, name: &'static str, wanted: &str) -> String {

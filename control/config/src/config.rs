@@ -1,20 +1,28 @@
 //! weftd's own configuration: what this node's daemon is like. What the cluster is like comes from the
 //! source. Every setting has a default, so an empty file is a good one; `docs/examples/weftd.toml` shows them
 //! all.
+//!
+//! The types are here; [`table`] is the list of all settings, from which they are read, shown, compared and explained.
 
 mod read;
+mod setting;
+pub mod table;
+mod value;
 
 #[cfg(test)]
 mod tests;
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 pub use crate::settings::FileError as ConfigError;
+pub use setting::{Effect, Form, Setting};
+pub use value::Value;
 
 /// Where the configuration is, if the command line does not say.
 pub const DEFAULT_PATH: &str = "/etc/weft/weftd.toml";
 
-/// The configuration of a daemon. Read once at the start.
+/// The configuration of a daemon.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Config {
     /// `[node]`
@@ -31,6 +39,12 @@ pub struct Config {
     pub state: State,
     /// `[host_port]`
     pub host_port: HostPort,
+    /// `[bridge]`
+    pub bridge: Bridge,
+    /// `[router]`
+    pub router: Router,
+    /// `[metrics]`
+    pub metrics: Metrics,
     /// `[log]`
     pub log: Log,
 }
@@ -38,37 +52,26 @@ pub struct Config {
 /// `[node]`: who this is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeConfig {
-    /// This node's name in the source. Default: the host's name, see [`Config::node_name`]. Set it where the
-    /// cluster knows the node by another name.
+    /// This node's name in the source. None: the host's name, see [`Config::node_name`].
     pub name: Option<String>,
 }
 
 /// `[dataplane]`: the workers that move packets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dataplane {
-    /// Worker threads, 1 to 64. Default: as many as there are `cores`, or else 1. Each costs a core under
-    /// load and some memory. More help when one is busy all the time and there are several flows; one flow
-    /// stays on one worker.
+    /// Worker threads.
     pub workers: usize,
-    /// The CPU cores of the workers, one each, 0 to 1023, no two the same. Default: none are named, and weftd
-    /// takes the last ones that it may run on. Name them where cores are isolated for it (`isolcpus`), or to
-    /// stay on the NIC's NUMA node.
+    /// The CPU cores of the workers, one each. Empty: weftd chooses.
     pub cores: Vec<usize>,
-    /// Memory for packet buffers in bytes, 16 MiB to 64 GiB; in the file an integer, or text with KiB, MiB or
-    /// GiB. Default 48 MiB. It is taken at the start and kept. More where the counters say that buffers ran
-    /// out: many ports with deep queues, or jumbo frames.
+    /// Memory for packet buffers, in bytes.
     pub memory: u64,
-    /// Whether packet buffers live in huge pages. Default `auto`.
+    /// Whether packet buffers live in huge pages.
     pub hugepages: Hugepages,
-    /// What a worker does when nothing comes. Default `adaptive`.
+    /// What a worker does when nothing comes.
     pub idle: Idle,
-    /// How long a worker polls without work before it sleeps, in microseconds, 0 to 10000. Default 20. More
-    /// costs CPU time when there is little traffic; it saves the wake-up, a few microseconds, for packets
-    /// that come that close behind others. Without meaning when `idle` is `poll`.
+    /// How long a worker polls without work before it sleeps, in microseconds.
     pub spin_us: u32,
-    /// How often ports without a file descriptor (DPDK devices, and guests that cannot notify) are polled while the worker
-    /// sleeps, in microseconds, 10 to 100000. Default 500. It is the most that a first packet from them
-    /// waits; less costs CPU time while idle. Without meaning when `idle` is `poll`.
+    /// How often ports without a file descriptor are polled while the worker sleeps, in microseconds.
     pub poll_beat_us: u32,
 }
 
@@ -78,34 +81,32 @@ pub enum Hugepages {
     /// In huge pages if enough are free, else in ordinary ones.
     #[default]
     Auto,
-    /// In ordinary pages always: nothing to set up, some percent slower. vhost-user and physical devices may
-    /// need huge ones.
+    /// In ordinary pages always.
     Never,
-    /// Refuse to start without, where the speed matters more than the start.
+    /// Refuse to start without.
     Require,
 }
 
 /// What a worker does when nothing comes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Idle {
-    /// Polls for `spin_us`, then sleeps until a port has something. Costs next to nothing while idle.
+    /// Polls for `spin_us`, then sleeps until a port has something.
     #[default]
     Adaptive,
-    /// Polls always: a whole core for each worker, for the lowest latency.
+    /// Polls always.
     Poll,
 }
 
 /// `[uplink]`: the way to the other nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Uplink {
-    /// How weft is joined to the underlay. Default, and the only one: `af_packet`.
+    /// How weft is joined to the underlay.
     pub kind: UplinkKind,
-    /// The underlay's interface. Default: that of the default route. Set it on a node with several networks.
+    /// The underlay's interface. None: that of the default route.
     pub interface: Option<String>,
-    /// The UDP checksum of tunnel packets over IPv4. Default `zero`. Over IPv6 it is always valid.
+    /// The UDP checksum of tunnel packets over IPv4. Over IPv6 it is always valid.
     pub outer_checksum: OuterChecksum,
-    /// Take tunnel packets from the nodes in the source only. Default true. Turning it off lets anyone who
-    /// reaches the UDP port send packets to pods: only for tests, and while nodes are missing in the source.
+    /// Take tunnel packets from the nodes in the source only.
     pub known_vteps_only: bool,
 }
 
@@ -120,21 +121,19 @@ pub enum UplinkKind {
 /// The UDP checksum of tunnel packets over IPv4 (RFC 7348, section 5).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OuterChecksum {
-    /// Zero, that is none: the RFC asks for it, the inner packet has its own. Costs nothing.
+    /// Zero, that is none: the RFC asks for it, the inner packet has its own.
     #[default]
     Zero,
-    /// Computed, as the kernel does for flannel: costs a pass over each packet that no device takes over. For
-    /// underlays that drop or misread a zero checksum.
+    /// Computed, as the kernel does for flannel.
     Valid,
 }
 
 /// `[source]`: where the desired state comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SourceConfig {
-    /// `kind = "file"`, the default and the only one.
+    /// `kind = "file"`, the only one.
     File {
-        /// The cluster file, absolute. Default `/etc/weft/cluster.toml`. It is watched: changes take effect
-        /// at once.
+        /// The cluster file, absolute.
         path: PathBuf,
     },
 }
@@ -142,35 +141,57 @@ pub enum SourceConfig {
 /// `[control]`: the API.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Control {
-    /// The UNIX socket of the API, absolute, at most 107 bytes. Default `/run/weft/weftd.sock`. `weft` and
-    /// `weft-cni` must be told if it is changed.
+    /// The UNIX socket of the API, absolute, at most 107 bytes.
     pub socket: PathBuf,
-    /// The group that may use the socket (its mode is 0660). Default: the daemon's own group. Whoever is in
-    /// it can change every port of the node.
+    /// The group that may use the socket. None: the daemon's own group.
     pub group: Option<String>,
 }
 
 /// `[state]`: what weftd keeps over a restart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct State {
-    /// The folder, absolute; made if it is missing. Default `/var/lib/weft`. A few kilobytes, written when
-    /// pods come and go. On a file system that outlives a reboot, or the VTEP's MAC address changes with
-    /// each.
+    /// The folder, absolute; made if it is missing.
     pub dir: PathBuf,
 }
 
 /// `[host_port]`: the way to the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostPort {
-    /// The name of the TAP interface, at most 15 bytes. Default `weft0`. Change it if the host has one of
-    /// that name, or has firewall rules for another.
+    /// The name of the TAP interface, at most 15 bytes.
     pub name: String,
+}
+
+/// `[bridge]`: frames by their MAC address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bridge {
+    /// Seconds after which a learned MAC address that sends nothing is forgotten.
+    pub ageing_s: u32,
+    /// How many MAC addresses are learned behind one port at most.
+    pub learn_limit: u32,
+    /// Frames a second and port that are copied to several ports at most.
+    pub flood_rate: u32,
+    /// Learned MAC addresses that move to a port at most, a second.
+    pub move_rate: u32,
+}
+
+/// `[router]`: packets by their IP address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Router {
+    /// ICMP errors a second about packets from one port at most.
+    pub icmp_rate: u32,
+}
+
+/// `[metrics]`: what is measured, for Prometheus and supervisors.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Metrics {
+    /// Where `/metrics`, `/healthz` and `/readyz` are. None: nowhere.
+    pub listen: Option<SocketAddr>,
 }
 
 /// `[log]`: what goes to standard error.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Log {
-    /// The least important level that is logged. Default `info`. Packets are never logged at any level.
+    /// The least important level that is logged.
     pub level: LogLevel,
 }
 
@@ -249,6 +270,24 @@ impl Default for State {
 impl Default for HostPort {
     fn default() -> Self {
         Self { name: "weft0".to_owned() }
+    }
+}
+
+impl Default for Bridge {
+    fn default() -> Self {
+        Self { ageing_s: 300, learn_limit: 256, flood_rate: 1000, move_rate: 10 }
+    }
+}
+
+impl Default for Router {
+    fn default() -> Self {
+        Self { icmp_rate: 1000 }
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self { listen: Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9477)) }
     }
 }
 

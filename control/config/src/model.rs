@@ -1,10 +1,11 @@
-//! The desired state as plain data: which network, which nodes, which pods. Every source (a file, the API,
+//! The desired state as plain data: which networks, which nodes, which pods, which further routes. Every source (a file, the API,
 //! later etcd and Kubernetes) produces a [`Model`]; [`validate`] says everything that is wrong with it; the
 //! compiler turns a valid one into a snapshot for the workers. Nothing here does I/O.
 //!
 //! Read the types first, then [`validate`]: after it has passed, the rest of the control side needs no
 //! checks.
 
+mod networks;
 mod text;
 mod validate;
 
@@ -13,26 +14,37 @@ mod tests;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use weft_types::{MacAddr, Mtu, Vni};
 
+pub use networks::NetworkIndex;
 pub(crate) use validate::names;
-pub use validate::{Entity, Invalid, validate};
+pub use validate::{Entity, Invalid, Part, validate};
 
 /// The whole desired state of a node, its peers among it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Model {
-    /// What all nodes have in common.
-    pub network: Network,
+    /// The pod networks, at least one. They do not overlap, and each is a VXLAN network of its own; the router of each
+    /// node joins those that the node has subnets of.
+    pub networks: Vec<Network>,
+    /// The UDP port of all tunnels, the same on all nodes. flannel on Linux uses 8472, RFC 7348 says 4789.
+    pub port: u16,
     /// Every node of the cluster, this one among them.
     pub nodes: Vec<Node>,
     /// The pods. Those of other nodes may be listed (one file for the whole cluster); only the own ones get
     /// ports.
     pub pods: Vec<Pod>,
+    /// Routes to what is behind pods, and to what must not be reached.
+    #[serde(default)]
+    pub routes: Vec<Route>,
 }
 
 impl Model {
+    /// The UDP port where none is configured: flannel's, which is the Linux kernel's.
+    pub const DEFAULT_PORT: u16 = 8472;
+
     /// The node of that name.
     pub fn node(&self, name: &str) -> Option<&Node> {
         self.nodes.iter().find(|n| n.name == name)
@@ -44,18 +56,18 @@ impl Model {
     }
 }
 
-/// What all nodes of the cluster have in common. flannel's `net-conf.json` says the same.
+/// A network that pods have their addresses of. flannel's `net-conf.json` says the same of its only one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Network {
-    /// All IPv4 pod addresses of the cluster; each node's IPv4 subnets are parts of it.
+    /// Unique.
+    pub name: String,
+    /// All IPv4 pod addresses of the network; each node's IPv4 subnets are parts of it.
     pub ipv4: Option<Ipv4Net>,
-    /// All IPv6 pod addresses of the cluster; each node's IPv6 subnets are parts of it.
+    /// All IPv6 pod addresses of the network; each node's IPv6 subnets are parts of it.
     pub ipv6: Option<Ipv6Net>,
-    /// The VXLAN network identifier that all nodes use. flannel's default is 1.
+    /// The VXLAN network identifier that all nodes use, no two networks the same. flannel's default is 1.
     #[serde(with = "text::vni")]
     pub vni: Vni,
-    /// The UDP port of the tunnels, the same on all nodes. flannel on Linux uses 8472, RFC 7348 says 4789.
-    pub port: u16,
     /// The MTU inside pods, in bytes. None: the underlay's MTU less the tunnel's headers (50, or 70 over
     /// IPv6).
     #[serde(with = "text::mtu", default, skip_serializing_if = "Option::is_none")]
@@ -63,7 +75,9 @@ pub struct Network {
 }
 
 impl Network {
-    /// The VNI where none is configured: flannel's.
+    /// The name of the first network where none is given.
+    pub const DEFAULT_NAME: &str = "default";
+    /// The VNI of the first network where none is configured: flannel's.
     pub const DEFAULT_VNI: Vni = {
         let one = Vni::new(1);
         let vni = match &one {
@@ -74,8 +88,11 @@ impl Network {
         std::mem::forget(one);
         vni
     };
-    /// The UDP port where none is configured: flannel's, which is the Linux kernel's.
-    pub const DEFAULT_PORT: u16 = 8472;
+
+    /// The addresses of both families, as far as there are.
+    pub fn nets(&self) -> impl Iterator<Item = IpNet> + use<> {
+        [self.ipv4.map(IpNet::V4), self.ipv6.map(IpNet::V6)].into_iter().flatten()
+    }
 }
 
 /// A node of the cluster: a tunnel endpoint with its pod subnets behind it.
@@ -83,7 +100,7 @@ impl Network {
 pub struct Node {
     /// Unique; the Kubernetes node name where there is Kubernetes.
     pub name: String,
-    /// The pod subnets that are routed to this node, without host bits. The first address after the network's
+    /// The pod subnets that are routed to this node, without host bits, of any of the networks. The first address after the network's
     /// is the gateway, see [`gateway`].
     pub subnets: Vec<IpNet>,
     /// The IPv4 address of the underlay where this node receives VXLAN. Needed where the node has IPv4
@@ -92,21 +109,34 @@ pub struct Node {
     /// The IPv6 address of the underlay where this node receives VXLAN. Without it, IPv6 pods are carried by
     /// the IPv4 tunnel.
     pub public_ipv6: Option<Ipv6Addr>,
-    /// The MAC address of the node's VTEP: the inner destination of what is routed to it. Needed of peers;
+    /// The MAC address of the node's VTEP in the first network: the inner destination of what is routed to it. Needed of peers;
     /// where the own node has none, one is made and kept.
     #[serde(with = "text::mac", default, skip_serializing_if = "Option::is_none")]
     pub vtep_mac: Option<MacAddr>,
     /// The MAC address of the VTEP on the IPv6 underlay, where it differs: flannel has a device of its own
-    /// for it (`flannel-v6.<VNI>`). See [`Node::vtep_mac_over_v6`].
+    /// for it (`flannel-v6.<VNI>`). See [`Node::vtep_mac_in`].
     #[serde(with = "text::mac", default, skip_serializing_if = "Option::is_none")]
     pub vtep_mac_v6: Option<MacAddr>,
+    /// As `vtep_mac`, for the further networks, by their names.
+    #[serde(with = "text::macs", default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub vtep_macs: BTreeMap<String, MacAddr>,
+    /// As `vtep_mac_v6`, for the further networks, by their names.
+    #[serde(with = "text::macs", default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub vtep_macs_v6: BTreeMap<String, MacAddr>,
 }
 
 impl Node {
-    /// The MAC address of the VTEP on the IPv6 underlay: the one given for it, or else that of the IPv4
-    /// underlay.
-    pub fn vtep_mac_over_v6(&self) -> Option<MacAddr> {
-        self.vtep_mac_v6.or(self.vtep_mac)
+    /// The MAC address of the VTEP in a network of `model`, as far as one is given. On the IPv6 underlay (`over_v6`) it is
+    /// the one given for that, or else that of the IPv4 underlay.
+    pub fn vtep_mac_in(&self, model: &Model, network: usize, over_v6: bool) -> Option<MacAddr> {
+        let (v4, v6) = match network {
+            0 => (self.vtep_mac, self.vtep_mac_v6),
+            _ => {
+                let name = &model.networks.get(network)?.name;
+                (self.vtep_macs.get(name).copied(), self.vtep_macs_v6.get(name).copied())
+            }
+        };
+        if over_v6 { v6.or(v4) } else { v4 }
     }
 
     /// The subnet of this node that holds the address.
@@ -134,12 +164,17 @@ pub struct Pod {
     pub node: String,
     /// How it is joined to the switch.
     pub attachment: Attachment,
-    /// Its addresses, each within a subnet of its node, with that subnet's prefix length (or that of one
-    /// address). There may be several of a family.
+    /// Its addresses, each within a subnet of its node, with that subnet's prefix length, that of one address, or that
+    /// of the network: then it takes all pods of the network to be on its link, and weft answers for those of other
+    /// nodes. There may be several of a family.
     pub addresses: Vec<IpNet>,
     /// Its MAC address. None: one that is derived from the name, see [`Pod::mac_or_derived`].
     #[serde(with = "text::mac", default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<MacAddr>,
+    /// Whether it may send from any MAC and IP address: a router, a firewall, a bridge to other stations. What it sends
+    /// from is learned.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub trusted: bool,
 }
 
 impl Pod {
@@ -163,7 +198,7 @@ fn derived_mac(name: &str) -> MacAddr {
 }
 
 /// How a pod is joined to the switch.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Attachment {
     /// A TAP interface that is made inside the pod's network namespace: an ordinary pod.
@@ -206,4 +241,30 @@ pub enum VhostMode {
     Client,
     /// weft makes the socket and the guest's side connects.
     Server,
+}
+
+/// A route beside those to the nodes' subnets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Route {
+    /// The destinations, without host bits. Not within a node's subnet, whose addresses are pods'.
+    pub to: IpNet,
+    /// Where they are.
+    pub target: Target,
+    /// The only node that has the route, instead of what all nodes have to the same destinations. None: all nodes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+}
+
+/// Where a [`Route`] leads.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Target {
+    /// Through one of these pods, of whichever node; several cost the same. Addresses of `to`'s family.
+    Via(Vec<IpAddr>),
+    /// Nowhere, and senders are told that it can't be reached.
+    Unreachable,
+    /// Nowhere, and senders are told that it is forbidden.
+    Prohibit,
+    /// Nowhere, and nobody is told.
+    Blackhole,
 }

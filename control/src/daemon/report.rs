@@ -12,7 +12,7 @@ use weft_switch::drop_reason::DropReason;
 use weft_switch::types::PortId;
 
 use super::{Daemon, pods};
-use crate::compile::{pod_mtu, tunnel_address};
+use crate::compile::{Mtus, tunnel_address};
 use crate::config::SourceConfig;
 use crate::dataplane::{Device, WorkerSide};
 use crate::model::{Attachment, Node, Pod, VhostMode};
@@ -21,6 +21,8 @@ impl Daemon {
     pub(super) fn status(&self) -> Status {
         let uplink = self.mirror.uplink();
         let model = &self.model;
+        // The first network; a valid model has one.
+        let network = model.networks.first();
         let mut problems = self.problems.clone();
         problems.extend(self.failed.iter().map(|(name, error)| format!("pod {name}: {error}")));
         problems.extend(self.unfit.iter().map(|(_, why)| why.clone()));
@@ -57,11 +59,11 @@ impl Daemon {
                 addresses: uplink.addresses.iter().map(|net| net.addr()).collect(),
             },
             network: Network {
-                ipv4: model.network.ipv4,
-                ipv6: model.network.ipv6,
-                vni: model.network.vni.get(),
-                port: model.network.port,
-                pod_mtu: pod_mtu(model, uplink.mtu),
+                ipv4: network.and_then(|network| network.ipv4),
+                ipv6: network.and_then(|network| network.ipv6),
+                vni: network.map_or(0, |network| network.vni.get()),
+                port: model.port,
+                pod_mtu: Mtus::new(model, uplink.mtu).of_network(0),
             },
             workers: self.dataplane.workers().len(),
             host_port: self.host.as_ref().map(|_| self.config.host_port.name.clone()),
@@ -94,12 +96,14 @@ impl Daemon {
     }
 
     pub(super) fn list_pods(&self) -> Pods {
-        let mut shown: Vec<_> = self.desired().pods_of(&self.node).map(|pod| self.show_pod(pod)).collect();
+        let mtus = Mtus::new(&self.model, self.mirror.uplink().mtu);
+        let mut shown: Vec<_> =
+            self.desired().pods_of(&self.node).map(|pod| self.show_pod(pod, &mtus)).collect();
         shown.sort_by(|a, b| a.name.cmp(&b.name));
         Pods { pods: shown }
     }
 
-    fn show_pod(&self, pod: &Pod) -> weft_api::Pod {
+    fn show_pod(&self, pod: &Pod, mtus: &Mtus) -> weft_api::Pod {
         let open = self.pods.get(&pod.name);
         let error = self.failed.get(&pod.name).cloned();
         let connected = open.is_none_or(|open| match self.dataplane.device(open.port.id) {
@@ -113,7 +117,7 @@ impl Daemon {
             addresses: pod.addresses.iter().map(|net| net.addr()).collect(),
             mac: Mac(pod.mac_or_derived().0),
             port_id: open.map(|open| open.port.id.index() as u16),
-            mtu: open.map_or_else(|| pod_mtu(&self.model, self.mirror.uplink().mtu), |open| open.mtu),
+            mtu: open.map_or_else(|| mtus.of_pod(pod), |open| open.mtu),
             origin: if self.added.contains_key(&pod.name) { Origin::Api } else { Origin::File },
             state: match open {
                 Some(_) if error.is_none() && connected => PodState::Up,

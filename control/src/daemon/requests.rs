@@ -121,6 +121,7 @@ impl Daemon {
             attachment: attachment(&spec.port),
             addresses: spec.addresses.iter().copied().map(net).collect(),
             mac: spec.mac.map(|mac| MacAddr(mac.0)),
+            trusted: false,
         };
         pod.mac = Some(pod.mac_or_derived());
         pod

@@ -11,8 +11,8 @@ use tokio::sync::{Notify, mpsc};
 use tracing::warn;
 use weft_ffi::kernel::udp_claim::{ClaimError, UdpClaim};
 use weft_node::{Lock, Mirror, State};
-use weft_switch::types::MacAddr;
 
+use super::vteps::Macs;
 use super::{Client, Daemon, Inputs, SourceState, pods, rights};
 use crate::api::{BindError, SocketFile, bind};
 use crate::cluster;
@@ -84,14 +84,13 @@ pub async fn start(config: Config, reload: Arc<Notify>) -> Result<Started, Start
     }
     let (listener, socket) = bind(&config.control.socket, SOCKET_MODE, config.control.group.as_deref())?;
     let (mirror, underlay) = Mirror::start(config.uplink.interface.as_deref()).await?;
-    let claim = UdpClaim::bind(model.network.port)?;
+    let claim = UdpClaim::bind(model.port)?;
     let settings = config.dataplane.clone();
     let prefix = file_prefix(&config.state.dir);
     // DPDK takes its time, and so may its failure.
     let dataplane = tokio::task::spawn_blocking(move || Dataplane::start(&settings, &prefix)).await;
     let dataplane = dataplane.map_err(|e| StartError::Port(format!("starting DPDK broke off: {e}")))??;
 
-    let vtep_mac = state.vtep_mac.as_deref().and_then(|text| text.parse().ok()).unwrap_or_else(random_mac);
     let (updates, incoming) = mpsc::channel(1);
     tokio::spawn(Source::File { path }.run(node.clone(), updates, reload));
     let (client, requests) = Client::new();
@@ -104,7 +103,7 @@ pub async fn start(config: Config, reload: Arc<Notify>) -> Result<Started, Start
         claim: Some(claim),
         dataplane,
         mirror,
-        vtep_mac,
+        vtep_macs: Macs::restore(&state),
         model,
         pending: None,
         unfit: Vec::new(),
@@ -170,12 +169,4 @@ impl Daemon {
         self.dataplane.stop();
         StartError::Port(problems)
     }
-}
-
-/// A locally administered unicast address that nobody has.
-fn random_mac() -> MacAddr {
-    use std::hash::{BuildHasher, RandomState};
-    // The standard library's hasher is seeded by the kernel's random numbers.
-    let [a, b, c, d, e, f, ..] = RandomState::new().hash_one(Instant::now()).to_be_bytes();
-    MacAddr([(a & 0xfc) | 0x02, b, c, d, e, f])
 }

@@ -44,9 +44,9 @@ fn parse_text(text: &str) -> Result<Model, FileError> {
 #[test]
 fn a_good_file_is_read_as_it_stands() {
     let model = parse_text(GOOD).unwrap();
-    assert_eq!(model.network.vni.get(), 7);
-    assert_eq!(model.network.port, 8472);
-    assert_eq!(model.network.mtu.unwrap().get(), 1400);
+    assert_eq!(model.networks[0].vni.get(), 7);
+    assert_eq!(model.port, 8472);
+    assert_eq!(model.networks[0].mtu.unwrap().get(), 1400);
     assert_eq!(model.nodes.len(), 2);
     let [web, vm] = &model.pods[..] else { panic!("two pods") };
     let lengths: Vec<_> = web.addresses.iter().map(ToString::to_string).collect();
@@ -99,7 +99,7 @@ fn each_mistake_is_told_with_its_line() {
         ("vni = 7", "vni = 7.5", 4, "network.vni", "a float is given"),
         ("mtu = 1400", "mtu = 1979-05-27", 5, "network.mtu", "a datetime is given"),
         ("vni = 7", "vnid = 7", 4, "network.vnid", "unknown setting; did you mean vni?"),
-        ("vni = 7", "colour = 7", 4, "network.colour", "unknown setting; remove it. Known here: ipv4, ipv6, vni, port, mtu"),
+        ("vni = 7", "colour = 7", 4, "network.colour", "unknown setting; remove it. Known here: name, vni, ipv4, ipv6, mtu, port"),
         ("[[pod]]\nname = \"vm\"", "[[pods]]\nname = \"vm\"", 25, "pods", "did you mean pod?"),
         ("[network]", "network = 1\n[other]", 1, "network", "an integer is given; write one table, [network]"),
         ("subnets = [\"10.244.2.0/24\"]", "subnets = \"10.244.2.0/24\"", 14, "node[1].subnets", "a string is given; write a list such as"),
@@ -115,6 +115,13 @@ fn each_mistake_is_told_with_its_line() {
         ("\"10.244.1.6/32\"", "\"10.244.1.6/33\"", 28, "pod[1].addresses[0]", "\"10.244.1.6/33\" is no IP address"),
         ("kind = \"tap\"", "kind = \"veth\"", 22, "pod[0].kind", "\"veth\" is not among the choices; write \"tap\" or \"vhost-user\" or \"dpdk\""),
         ("kind = \"vhost-user\"", "kind = \"vhost-user\"\nmode = \"both\"", 31, "pod[1].mode", "write \"client\" or \"server\""),
+        ("mac = \"02:00:00:00:05:01\"", "trusted = 1", 29, "pod[1].trusted", "an integer is given; write true or false"),
+        ("vtep_mac = \"02:00:00:00:02:01\"", "vtep_mac = \"02:00:00:00:02:01\"\nvtep_macs = { blue = \"x\" }", 17, "node[1].vtep_macs.blue", "\"x\" is no MAC address"),
+        ("vtep_mac = \"02:00:00:00:02:01\"", "vtep_mac = \"02:00:00:00:02:01\"\nvtep_macs = \"02:00:00:00:02:02\"", 17, "node[1].vtep_macs", "a string is given; write a table such as"),
+        ("socket = \"/run/vm.sock\"\n", "socket = \"/run/vm.sock\"\n[[route]]\nto = \"192.0.2.0/24\"\n", 32, "route[0].via", "missing; say where it leads"),
+        ("socket = \"/run/vm.sock\"\n", "socket = \"/run/vm.sock\"\n[[route]]\nvia = [\"10.244.1.9\"]\n", 32, "route[0].to", "missing; give the destinations"),
+        ("socket = \"/run/vm.sock\"\n", "socket = \"/run/vm.sock\"\n[[route]]\nto = \"192.0.2.0/24\"\nvia = []\nkind = \"prohibit\"\n", 35, "route[0].kind", "via is given as well"),
+        ("socket = \"/run/vm.sock\"\n", "socket = \"/run/vm.sock\"\n[[route]]\nto = \"192.0.2.0/24\"\nkind = \"reject\"\n", 34, "route[0].kind", "write \"unreachable\" or \"prohibit\" or \"blackhole\""),
         // Missing.
         ("name = \"vm\"\n", "", 25, "pod[1].name", "missing; give the pod's name"),
         ("netns = \"/run/netns/web\"\n", "", 18, "pod[0].netns", "missing; a tap needs it"),
@@ -130,7 +137,10 @@ fn each_mistake_is_told_with_its_line() {
         ("node = \"a\"\naddresses = [\"10.244.1.6/32\"]", "node = \"c\"\naddresses = [\"10.244.1.6/32\"]", 27, "pod[1].node", "there is no node \"c\""),
         ("\"fd00:10:244:1::5\"", "\"fd00:10:244:1::1\"", 21, "pod[0].addresses[1]", "fd00:10:244:1::1 is the gateway of fd00:10:244:1::/64"),
         ("\"10.244.1.6/32\"", "\"10.244.1.5\"", 28, "pod[1].addresses[0]", "pod \"default/web\" has 10.244.1.5 too"),
-        ("\"10.244.1.6/32\"", "\"10.244.1.6/16\"", 28, "pod[1].addresses[0]", "another prefix length than its subnet 10.244.1.0/24"),
+        ("\"10.244.1.6/32\"", "\"10.244.1.6/20\"", 28, "pod[1].addresses[0]", "neither the prefix length of its subnet 10.244.1.0/24 nor of its network 10.244.0.0/16"),
+        ("vtep_mac = \"02:00:00:00:02:01\"", "vtep_mac = \"02:00:00:00:02:01\"\nvtep_macs = { blue = \"02:00:00:00:02:02\" }", 17, "node[1].vtep_macs.blue", "there is no such network"),
+        ("socket = \"/run/vm.sock\"\n", "socket = \"/run/vm.sock\"\n[[route]]\nto = \"192.0.2.0/24\"\nvia = [\"10.244.1.9\",\n\"10.244.1.1\"]\n", 35, "route[0].via[1]", "the gateway of 10.244.1.0/24"),
+        ("socket = \"/run/vm.sock\"\n", "socket = \"/run/vm.sock\"\n[[route]]\nto = \"10.244.2.0/26\"\nkind = \"prohibit\"\n", 33, "route[0].to", "a part of 10.244.2.0/24, a subnet of node \"b\""),
         ("\"/run/netns/web\"", "\"web\"", 23, "pod[0].netns", "\"web\" is not an absolute path"),
         ("netns = ", "ifname = \"a/b\"\nnetns = ", 23, "pod[0].ifname", "'/' may not stand in an interface's name"),
     ];
@@ -144,6 +154,59 @@ fn each_mistake_is_told_with_its_line() {
         assert!(!found.remedy.is_empty());
         assert!(error.to_string().contains(&format!("cluster.toml:{line}:")), "{error}");
     }
+}
+
+#[test]
+fn several_networks_trusted_pods_and_routes() {
+    let text = GOOD
+        .replacen("[network]", "[[network]]", 1)
+        .replacen(
+            "\n[[node]]",
+            "[[network]]\nname = \"blue\"\nipv4 = \"10.99.0.0/16\"\nvni = 8\nport = 4789\n\n[[node]]",
+            1,
+        )
+        .replacen("mac = \"02:00:00:00:05:01\"", "trusted = true", 1)
+        .replacen("\"10.244.1.6/32\"", "\"10.244.1.6/16\"", 1)
+        .replacen(
+            "subnets = [\"10.244.2.0/24\"]",
+            "subnets = [\"10.244.2.0/24\", \"10.99.2.0/24\"]\nvtep_macs = { blue = \"02:00:00:00:02:08\" }\n\
+             vtep_macs_v6.blue = \"02:00:00:00:02:09\"",
+            1,
+        )
+        + "[[route]]\nto = \"192.0.2.0/24\"\nvia = [\"10.244.1.6\"]\nnode = \"a\"\n[[route]]\nto = \"::/0\"\nkind = \"blackhole\"\n";
+    let model = parse_text(&text).unwrap();
+    let names: Vec<_> = model.networks.iter().map(|n| (n.name.as_str(), n.vni.get())).collect();
+    assert_eq!(names, [("default", 7), ("blue", 8)]);
+    assert_eq!(model.port, 4789, "one for all, whichever gives it");
+    assert_eq!(model.nodes[1].vtep_mac_in(&model, 1, false), Some(MacAddr([2, 0, 0, 0, 2, 8])));
+    assert_eq!(model.nodes[1].vtep_mac_in(&model, 1, true), Some(MacAddr([2, 0, 0, 0, 2, 9])));
+    assert_eq!(model.nodes[1].vtep_mac_in(&model, 0, true), Some(MacAddr([2, 0, 0, 0, 2, 1])));
+    assert_eq!((model.pods[0].trusted, model.pods[1].trusted), (false, true));
+    assert_eq!(model.pods[1].addresses[0].to_string(), "10.244.1.6/16");
+    let via = Target::Via(vec!["10.244.1.6".parse().unwrap()]);
+    let routes = [
+        Route { to: "192.0.2.0/24".parse().unwrap(), target: via, node: Some("a".to_owned()) },
+        Route { to: "::/0".parse().unwrap(), target: Target::Blackhole, node: None },
+    ];
+    assert_eq!(model.routes, routes);
+
+    let wrong = |text: String, says: &str| {
+        let error = parse_text(&text).unwrap_err().to_string();
+        assert_eq!(error.lines().count(), 1, "{error}");
+        assert!(error.contains(says), "{error}, not {says:?}");
+    };
+    let with = |old: &str, new: &str| text.replacen(old, new, 1);
+    wrong(with("name = \"blue\"\n", ""), "6:1: network[1].name: missing; only the first network needs none");
+    wrong(with("vni = 8\n", ""), "6:1: network[1].vni: missing; give it a VNI");
+    wrong(with("vni = 8", "vni = 7"), "9:7: network[1].vni: network \"default\" has VNI 7 too");
+    wrong(
+        with("vni = 7", "port = 8472\nvni = 7"),
+        "11:8: network[1].port: 4789 is given, but an earlier network has 8472",
+    );
+    wrong(
+        with("vni = 8", "vni = 8\nipv6 = \"fd00:10:244:80::/60\""),
+        "10:8: network[1].ipv6: fd00:10:244:80::/60 overlaps fd00:10:244::/56 of network \"default\"",
+    );
 }
 
 #[test]

@@ -92,7 +92,7 @@ fn each_mistake_is_told_with_its_line() {
         ("[dataplane]\ncores = [1, -1]", 2, "dataplane.cores[1]", "-1 is not within 0 to 1023"),
         ("[dataplane]\ncores = [\n1,\n1]", 4, "dataplane.cores[1]", "core 1 is listed twice"),
         ("[dataplane]\nworkers = 2\ncores = [1]", 3, "dataplane.cores", "1 are listed for 2 workers"),
-        ("[dataplane]\nmemory = \"8MiB\"", 2, "dataplane.memory", "\"8MiB\" is out of range; write a size within 16MiB"),
+        ("[dataplane]\nmemory = \"8MiB\"", 2, "dataplane.memory", "\"8MiB\" is out of range; write a size within 16MiB to 64GiB"),
         ("[dataplane]\nmemory = \"48MB\"", 2, "dataplane.memory", "\"48MB\" is no size"),
         ("[dataplane]\nmemory = \"99999999999999999GiB\"", 2, "dataplane.memory", "is no size"),
         ("[dataplane]\nmemory = -1", 2, "dataplane.memory", "-1 is no size"),

@@ -8,6 +8,8 @@ fn node(name: &str, number: u8) -> Node {
         public_ipv6: None,
         vtep_mac: Some(MacAddr([2, 0, 0, 0, 1, number])),
         vtep_mac_v6: None,
+        vtep_macs: BTreeMap::new(),
+        vtep_macs_v6: BTreeMap::new(),
     }
 }
 
@@ -21,28 +23,57 @@ fn pod(name: &str, node: &str, address: &str) -> Pod {
         },
         addresses: vec![address.parse().unwrap()],
         mac: None,
+        trusted: false,
     }
 }
 
 /// Two nodes with a pod each.
 fn model() -> Model {
     Model {
-        network: Network {
+        networks: vec![Network {
+            name: Network::DEFAULT_NAME.to_owned(),
             ipv4: Some("10.244.0.0/16".parse().unwrap()),
             ipv6: Some("fd00:10:244::/56".parse().unwrap()),
             vni: Network::DEFAULT_VNI,
-            port: Network::DEFAULT_PORT,
             mtu: None,
-        },
+        }],
+        port: Model::DEFAULT_PORT,
         nodes: vec![node("a", 1), node("b", 2)],
         pods: vec![pod("web", "a", "10.244.1.5/24"), pod("db", "b", "10.244.2.5/24")],
+        routes: vec![],
     }
+}
+
+/// A second network, `blue`, in which both nodes have a subnet.
+fn two_networks() -> Model {
+    let mut model = model();
+    model.networks.push(Network {
+        name: "blue".to_owned(),
+        ipv4: Some("10.99.0.0/16".parse().unwrap()),
+        ipv6: None,
+        vni: Vni::new(2).unwrap(),
+        mtu: Mtu::new(1400).ok(),
+    });
+    for (number, node) in model.nodes.iter_mut().enumerate() {
+        node.subnets.push(format!("10.99.{number}.0/24").parse().unwrap());
+        node.vtep_macs.insert("blue".to_owned(), MacAddr([2, 0, 0, 0, 9, number as u8]));
+    }
+    model
+}
+
+fn route(to: &str, via: &[&str]) -> Route {
+    let via = via.iter().map(|address| address.parse().unwrap()).collect();
+    Route { to: to.parse().unwrap(), target: Target::Via(via), node: None }
 }
 
 /// A change to the good model and the one thing that is wrong with it then.
 #[track_caller]
 fn wrong(change: impl FnOnce(&mut Model), entity: Entity, setting: &str, reason: &str) {
-    let mut model = model();
+    wrong_in(model(), change, entity, setting, reason);
+}
+
+#[track_caller]
+fn wrong_in(mut model: Model, change: impl FnOnce(&mut Model), entity: Entity, setting: &str, reason: &str) {
     change(&mut model);
     let found = validate(&model, "a").expect_err(reason);
     assert_eq!(found.len(), 1, "{found:#?}");
@@ -63,20 +94,160 @@ fn the_good_model_is_valid() {
     more.pods[1].mac = more.pods[0].mac;
     more.pods[1].attachment = more.pods[0].attachment.clone();
     assert_eq!(validate(&more, "a"), Ok(()));
+    // A mask of its own, of its subnet, and of the network.
+    for mask in ["32", "24", "16"] {
+        more.pods[0].addresses[0] = format!("10.244.1.5/{mask}").parse().unwrap();
+        assert_eq!(validate(&more, "a"), Ok(()), "/{mask}");
+    }
+}
+
+#[test]
+fn several_networks() {
+    let good = two_networks();
+    assert_eq!(validate(&good, "a"), Ok(()));
+    let index = NetworkIndex::new(&good);
+    let of = |net: &str| index.of(&net.parse().unwrap()).map(|(_, network)| network);
+    assert_eq!(
+        ["10.244.1.0/24", "10.99.1.0/24", "fd00:10:244:3::/64", "10.98.0.0/24", "10.0.0.0/8"].map(of),
+        [Some(0), Some(1), Some(0), None, None]
+    );
+
+    // What is the own node's is made where it is missing.
+    let mut own = two_networks();
+    own.nodes[0].vtep_macs.clear();
+    assert_eq!(validate(&own, "a"), Ok(()));
+    // One MAC address on two networks of a node, or of two networks' nodes, is no clash.
+    let mut shared = two_networks();
+    shared.nodes[1].vtep_macs.insert("blue".to_owned(), MacAddr([2, 0, 0, 0, 1, 1]));
+    assert_eq!(validate(&shared, "a"), Ok(()));
+    // A node need not be in all.
+    let mut away = two_networks();
+    away.nodes[1].subnets.pop();
+    away.nodes[1].vtep_macs.clear();
+    assert_eq!(validate(&away, "a"), Ok(()));
+
+    let wrong = |change: fn(&mut Model), entity, setting, reason| {
+        wrong_in(two_networks(), change, entity, setting, reason);
+    };
+    let blue = Entity::Network(1);
+    let third = |name: &str| Network {
+        name: name.to_owned(),
+        ipv4: Some("10.98.0.0/16".parse().unwrap()),
+        vni: Vni::new(3).unwrap(),
+        ..two_networks().networks.remove(1)
+    };
+    for (name, reason) in [("blue", "another network has the name \"blue\" too"), ("", "the name is empty")] {
+        wrong_in(two_networks(), |m| m.networks.push(third(name)), Entity::Network(2), "name", reason);
+    }
+    wrong(|m| m.networks[1].vni = Network::DEFAULT_VNI, blue, "vni", "network \"default\" has VNI 1 too");
+    wrong(
+        |m| m.networks[1].ipv6 = Some("fd00:10:244:80::/58".parse().unwrap()),
+        blue,
+        "ipv6",
+        "fd00:10:244:80::/58 overlaps fd00:10:244::/56 of network \"default\"",
+    );
+    wrong(|m| m.nodes[1].vtep_macs.clear(), Entity::Node(1), "vtep_macs.blue", "in network \"blue\"");
+    let reason = "no such network";
+    wrong(
+        |m| {
+            m.nodes[1].vtep_macs.insert("green".into(), MacAddr([2, 0, 0, 0, 7, 7]));
+        },
+        Entity::Node(1),
+        "vtep_macs.green",
+        reason,
+    );
+    wrong(
+        |m| {
+            m.nodes[1].vtep_macs_v6.insert("default".into(), MacAddr([2, 0, 0, 0, 7, 7]));
+        },
+        Entity::Node(1),
+        "vtep_macs_v6.default",
+        "is the first network",
+    );
+    wrong(
+        |m| {
+            m.nodes[1].vtep_macs.insert("blue".into(), MacAddr([2, 0, 0, 0, 9, 0]));
+        },
+        Entity::Node(1),
+        "vtep_macs.blue",
+        "the VTEP of node \"a\" too",
+    );
+    wrong(
+        |m| m.nodes[1].subnets.push("10.98.0.0/24".parse().unwrap()),
+        Entity::Node(1),
+        "subnets[2]",
+        "not within one of the networks (10.244.0.0/16, 10.99.0.0/16 …)",
+    );
+    wrong(
+        |m| m.nodes[1].subnets.push("10.99.0.128/25".parse().unwrap()),
+        Entity::Node(1),
+        "subnets[2]",
+        "a part of 10.99.0.0/24, a subnet of node \"a\"",
+    );
+    wrong(
+        |m| m.nodes[1].public_ip = Some([10, 99, 9, 9].into()),
+        Entity::Node(1),
+        "public_ip",
+        "inside the pod network",
+    );
+    wrong(
+        |m| m.pods[0].mac = Some(MacAddr([2, 0, 0, 0, 9, 0])),
+        Entity::Pod(0),
+        "mac",
+        "the VTEP of its node",
+    );
+}
+
+#[test]
+fn routes_lead_through_pods_or_nowhere() {
+    let with = |routes: Vec<Route>| Model { routes, ..model() };
+    let on = |node: &str, route: Route| Route { node: Some(node.to_owned()), ..route };
+    let nowhere = |to: &str, target| Route { target, ..route(to, &[]) };
+    let good = with(vec![
+        route("192.0.2.0/24", &["10.244.1.9", "10.244.2.9"]),
+        // The node's own, instead of that.
+        on("a", route("192.0.2.0/24", &["10.244.1.9"])),
+        route("0.0.0.0/0", &["10.244.1.9"]),
+        nowhere("::/0", Target::Prohibit),
+        nowhere("10.244.0.0/16", Target::Blackhole),
+        nowhere("10.244.3.7/32", Target::Unreachable),
+    ]);
+    assert_eq!(validate(&good, "a"), Ok(()));
+
+    let wrong = |routes: Vec<Route>, setting, reason: &str| {
+        let last = Entity::Route(routes.len() - 1);
+        wrong_in(with(routes), |_| {}, last, setting, reason);
+    };
+    let via = ["10.244.1.9"];
+    wrong(vec![route("192.0.2.1/24", &via)], "to", "bits set after the prefix");
+    wrong(vec![route("224.0.0.0/4", &via)], "to", "multicast");
+    wrong(vec![route("0.0.0.0/32", &via)], "to", "unspecified");
+    wrong(vec![route("169.254.169.254/32", &via)], "to", "link-local");
+    wrong(vec![route("10.244.2.0/24", &via)], "to", "is a subnet of node \"b\"");
+    wrong(vec![route("10.244.1.1/32", &via)], "to", "a part of 10.244.1.0/24, a subnet of node \"a\"");
+    let twice = "for all nodes already";
+    wrong(vec![route("192.0.2.0/24", &via), nowhere("192.0.2.0/24", Target::Prohibit)], "to", twice);
+    wrong(vec![on("z", route("192.0.2.0/24", &via))], "node", "there is no node \"z\"");
+    wrong(vec![route("192.0.2.0/24", &[])], "via", "no address is listed");
+    wrong(vec![route("192.0.2.0/24", &["10.244.1.9", "10.244.1.9"])], "via[1]", "listed twice");
+    wrong(vec![route("192.0.2.0/24", &["fd00:10:244::9"])], "via[0]", "another address family");
+    wrong(vec![route("192.0.2.0/24", &["10.244.3.9"])], "via[0]", "in no node's subnet");
+    wrong(vec![route("192.0.2.0/24", &["10.244.1.1"])], "via[0]", "the gateway of 10.244.1.0/24");
+    wrong(vec![route("192.0.2.0/24", &["10.244.1.255"])], "via[0]", "the broadcast address");
 }
 
 #[test]
 fn what_is_wrong_with_the_network() {
     let wrong = |change: fn(&mut Network), setting, reason| {
-        wrong(|m| change(&mut m.network), Entity::Network, setting, reason);
+        wrong(|m| change(&mut m.networks[0]), Entity::Network(0), setting, reason);
     };
     wrong(|n| n.ipv6 = Some("fe80::/56".parse().unwrap()), "ipv6", "link-local");
     wrong(|n| n.ipv6 = Some("ff00::/56".parse().unwrap()), "ipv6", "multicast");
-    wrong(|n| n.port = 0, "port", "no UDP port");
     wrong(|n| n.mtu = Mtu::new(1279).ok(), "mtu", "less than IPv6 needs");
+    super::tests::wrong(|m| m.port = 0, Entity::Network(0), "port", "no UDP port");
     let empty = Model { nodes: vec![], pods: vec![], ..model() };
     let found = validate(&empty, "a").unwrap_err();
-    assert!(found[0].to_string().starts_with("network, node: this node, \"a\", is not among the 0 listed"));
+    assert!(found[0].to_string().starts_with("cluster, node: this node, \"a\", is not among the 0 listed"));
 }
 
 #[test]
@@ -237,7 +408,9 @@ fn gateways_are_the_first_address_after_the_networks() {
 #[test]
 fn a_model_survives_json() {
     let mut model = model();
-    model.network.mtu = Mtu::new(1450).ok();
+    model.networks[0].mtu = Mtu::new(1450).ok();
+    model.nodes[0].vtep_macs.insert("blue".to_owned(), MacAddr([2, 0, 0, 0, 0, 8]));
+    model.routes = vec![route("192.0.2.0/24", &["10.244.1.9"])];
     model.pods[0].mac = Some(MacAddr([2, 0, 0, 0, 0, 9]));
     let text = serde_json::to_string(&model).unwrap();
     assert!(
@@ -253,7 +426,7 @@ fn a_model_survives_json() {
 #[test]
 fn a_large_cluster_is_checked_too() {
     let mut model = model();
-    model.network.ipv4 = Some("10.0.0.0/8".parse().unwrap());
+    model.networks[0].ipv4 = Some("10.0.0.0/8".parse().unwrap());
     model.nodes = (0..5000u32)
         .map(|n| Node {
             subnets: vec![format!("10.{}.{}.0/24", n / 256, n % 256).parse().unwrap()],

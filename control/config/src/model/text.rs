@@ -2,6 +2,7 @@
 //! integers.
 
 use serde::{Deserialize, Deserializer, Serializer, de::Error};
+use std::collections::BTreeMap;
 use weft_types::{MacAddr, Mtu, Vni};
 
 /// `Option<MacAddr>` as `"02:00:00:00:00:01"`.
@@ -53,5 +54,24 @@ pub(super) mod mtu {
     pub(in crate::model) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Mtu>, D::Error> {
         let number = Option::<u32>::deserialize(from)?;
         number.map(|n| Mtu::new(n).map_err(D::Error::custom)).transpose()
+    }
+}
+
+/// MAC addresses by name, as `{"blue": "02:00:00:00:00:01"}`.
+pub(super) mod macs {
+    use super::*;
+
+    pub(in crate::model) fn serialize<S: Serializer>(
+        macs: &BTreeMap<String, MacAddr>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        to.collect_map(macs.iter().map(|(name, mac)| (name, mac.to_string())))
+    }
+
+    pub(in crate::model) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<BTreeMap<String, MacAddr>, D::Error> {
+        let texts = BTreeMap::<String, String>::deserialize(from)?;
+        texts.into_iter().map(|(name, mac)| Ok((name, mac.parse().map_err(D::Error::custom)?))).collect()
     }
 }

@@ -1,8 +1,9 @@
 //! One table of a file of settings, asked setting by setting.
 
 use super::Reader;
+use crate::model::Part;
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Display;
 use std::ops::{Range, RangeInclusive};
 use std::str::FromStr;
@@ -20,14 +21,14 @@ pub(crate) struct Found<T> {
 pub(crate) struct Places {
     path: String,
     start: usize,
-    fields: HashMap<&'static str, (usize, Vec<usize>)>,
+    fields: HashMap<&'static str, (usize, HashMap<Part, usize>)>,
 }
 
 impl Places {
     /// Where the setting stands, or where the section begins if it is missing.
-    pub(crate) fn of(&self, field: &str, item: Option<usize>) -> usize {
-        let Some((at, items)) = self.fields.get(field) else { return self.start };
-        item.and_then(|item| items.get(item)).copied().unwrap_or(*at)
+    pub(crate) fn of(&self, field: &str, part: Option<&Part>) -> usize {
+        let Some((at, parts)) = self.fields.get(field) else { return self.start };
+        part.and_then(|part| parts.get(part)).copied().unwrap_or(*at)
     }
 
     /// The whole name of a setting.
@@ -74,9 +75,14 @@ impl<'a> Section<'a> {
         self.wrong_at(at, name, format!("{article} {found} is given"), format!("write {wanted}"));
     }
 
+    /// Whether the setting is given, right or wrong.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.table.contains_key(name)
+    }
+
     /// Reports a setting that must be given and is not.
     pub(crate) fn require(&self, name: &'static str, remedy: &str) {
-        if !self.table.contains_key(name) {
+        if !self.has(name) {
             self.wrong(name, "missing", remedy);
         }
     }
@@ -114,7 +120,7 @@ impl<'a> Section<'a> {
         let item = self.table.get(name)?;
         let mut places = self.places.borrow_mut();
         let at = start(item.span().or_else(|| self.key_span(name)), places.start);
-        places.fields.insert(name, (at, Vec::new()));
+        places.fields.insert(name, (at, HashMap::new()));
         Some((item, at))
     }
 
@@ -129,6 +135,15 @@ impl<'a> Section<'a> {
                 self.wrong_type(at, name, found, &format!("one table, [{path}]"));
                 None
             }
+        }
+    }
+
+    /// One table or a list of them: `[name]` or `[[name]]`.
+    pub(crate) fn one_or_more(&self, name: &'static str) -> Vec<Section<'a>> {
+        let several = |item: &Item| item.is_array_of_tables() || item.is_array();
+        match self.table.get(name).is_some_and(several) {
+            true => self.tables(name),
+            false => self.table(name).into_iter().collect(),
         }
     }
 
@@ -208,11 +223,11 @@ impl<'a> Section<'a> {
     }
 
     /// One of some words.
-    pub(crate) fn choice<T: Copy>(&self, name: &'static str, choices: &[(&str, T)]) -> Option<T> {
+    pub(crate) fn choice<T: Clone>(&self, name: &'static str, choices: &[(&str, T)]) -> Option<T> {
         let listed: Vec<String> = choices.iter().map(|(word, _)| format!("{word:?}")).collect();
         let wanted = listed.join(" or ");
         let Found { value, at } = self.text(name, &wanted)?;
-        let chosen = choices.iter().find(|(word, _)| *word == value).map(|(_, choice)| *choice);
+        let chosen = choices.iter().find(|(word, _)| *word == value).map(|(_, choice)| choice.clone());
         if chosen.is_none() {
             self.wrong_at(at, name, format!("{value:?} is not among the choices"), format!("write {wanted}"));
         }
@@ -238,7 +253,7 @@ impl<'a> Section<'a> {
         };
         let items: Vec<_> = list.iter().map(|value| Found { value, at: start(value.span(), at) }).collect();
         if let Some((_, places)) = self.places.borrow_mut().fields.get_mut(name) {
-            *places = items.iter().map(|item| item.at).collect();
+            *places = items.iter().enumerate().map(|(n, item)| (Part::Item(n), item.at)).collect();
         }
         Some(items)
     }
@@ -257,6 +272,40 @@ impl<'a> Section<'a> {
                     self.wrong_at(at, &element, quoted(text, &why), format!("write {wanted}"));
                 }
                 None => self.wrong_type(at, &element, value.type_name(), wanted),
+            }
+        }
+        Some(values)
+    }
+
+    /// A table of texts that are read as `T`, whose keys are the file's: `name = { KEY = "…" }`.
+    pub(crate) fn parsed_map<T: FromStr>(
+        &self,
+        name: &'static str,
+        wanted: &str,
+    ) -> Option<BTreeMap<String, T>>
+    where
+        T::Err: Display,
+    {
+        let (item, at) = self.item(name)?;
+        let Some(table) = item.as_table_like() else {
+            let found = if item.is_array_of_tables() { "list of tables" } else { item.type_name() };
+            self.wrong_type(at, name, found, &format!("a table such as {{ blue = {wanted} }}"));
+            return None;
+        };
+        let mut values = BTreeMap::new();
+        for (key, item) in table.iter() {
+            let part = Part::Key(key.to_owned());
+            let at = start(item.span(), at);
+            let element = format!("{name}{part}");
+            if let Some((_, places)) = self.places.borrow_mut().fields.get_mut(name) {
+                places.insert(part, at);
+            }
+            match item.as_str().map(|text| (text, text.parse())) {
+                Some((_, Ok(value))) => drop(values.insert(key.to_owned(), value)),
+                Some((text, Err(why))) => {
+                    self.wrong_at(at, &element, quoted(text, &why), format!("write {wanted}"));
+                }
+                None => self.wrong_type(at, &element, item.type_name(), wanted),
             }
         }
         Some(values)

@@ -1,8 +1,8 @@
 //! What can be wrong with pods: names, places, addresses, and what they are joined by.
 
-use super::super::{Attachment, Model, Node, Pod, gateway};
+use super::super::{Attachment, Model, NetworkIndex, Node, Pod};
 use super::names::{absolute_path, interface_name, name_part, socket_path};
-use super::{Entity, Findings, Seen, broadcast, zero_address};
+use super::{Entity, Findings, Part, Seen, not_a_pods};
 use ipnet::IpNet;
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -17,7 +17,7 @@ enum Held<'a> {
     Device(&'a str),
 }
 
-pub(super) fn check(model: &Model, to: &mut Findings) {
+pub(super) fn check(model: &Model, networks: &NetworkIndex, to: &mut Findings) {
     let mut nodes: HashMap<&str, &Node> = HashMap::new();
     for node in &model.nodes {
         nodes.entry(&node.name).or_insert(node);
@@ -29,7 +29,7 @@ pub(super) fn check(model: &Model, to: &mut Findings) {
     let mut held: Seen<(&str, Held<'_>)> = Seen::new();
     for (index, pod) in model.pods.iter().enumerate() {
         let mut add = |field: &'static str, item: Option<usize>, reason: String, remedy: String| {
-            to.add(Entity::Pod(index), &pod.name, (field, item), reason, remedy);
+            to.add(Entity::Pod(index), &pod.name, (field, item.map(Part::Item)), reason, remedy);
         };
         let other = |first: usize| &model.pods[first].name;
         if let Err(why) = pod_name(&pod.name) {
@@ -48,7 +48,7 @@ pub(super) fn check(model: &Model, to: &mut Findings) {
             add("addresses", None, "the pod has no address".to_owned(), remedy);
         }
         for (item, address) in pod.addresses.iter().enumerate() {
-            if let Some((reason, remedy)) = node.and_then(|node| wrong_address(node, address)) {
+            if let Some((reason, remedy)) = node.and_then(|node| wrong_address(networks, node, address)) {
                 add("addresses", Some(item), reason, remedy);
             } else if let Some(first) = addresses.before(address.addr(), index) {
                 let reason = match first == index {
@@ -78,7 +78,7 @@ fn pod_name(name: &str) -> Result<(), String> {
 }
 
 /// Why a pod of this node can't have this address, and what to do.
-fn wrong_address(node: &Node, address: &IpNet) -> Option<(String, String)> {
+fn wrong_address(networks: &NetworkIndex, node: &Node, address: &IpNet) -> Option<(String, String)> {
     let ip = address.addr();
     let Some(subnet) = node.subnet_of(ip) else {
         let listed: Vec<String> = node.subnets.iter().map(ToString::to_string).collect();
@@ -88,21 +88,18 @@ fn wrong_address(node: &Node, address: &IpNet) -> Option<(String, String)> {
             "use a free address of one of them".to_owned(),
         ));
     };
-    let free = format!("use another address of {subnet}");
-    if Some(ip) == gateway(&subnet) {
-        return Some((format!("{ip} is the gateway of {subnet}"), free));
-    }
-    if ip == zero_address(&subnet) {
-        return Some((format!("{ip} is the host's own address in {subnet}"), free));
-    }
-    if Some(ip) == broadcast(&subnet) {
-        return Some((format!("{ip} is the broadcast address of {subnet}"), free));
+    if let Some(what) = not_a_pods(&subnet, ip) {
+        return Some((format!("{ip} is {what}"), format!("use another address of {subnet}")));
     }
     let length = address.prefix_len();
-    (length != subnet.prefix_len() && length != address.max_prefix_len()).then(|| {
+    let network = networks.of(&subnet).map(|(net, _)| net);
+    let allowed =
+        [Some(subnet.prefix_len()), Some(address.max_prefix_len()), network.map(|n| n.prefix_len())];
+    (!allowed.contains(&Some(length))).then(|| {
+        let or_network = network.map_or_else(String::new, |net| format!(" nor of its network {net}"));
         (
-            format!("{address} has another prefix length than its subnet {subnet}"),
-            format!("write {ip}, or {ip}/{}", subnet.prefix_len()),
+            format!("{address} has neither the prefix length of its subnet {subnet}{or_network}"),
+            format!("write {ip}, which means {ip}/{}", subnet.prefix_len()),
         )
     })
 }
@@ -127,9 +124,14 @@ fn check_mac(
         let made = if pod.mac.is_none() { ", derived from the name," } else { "" };
         let reason = format!("{mac}{made} is that of pod {:?} on the same node", model.pods[first].name);
         add("mac", None, reason, own);
-    } else if node.is_some_and(|n| n.vtep_mac == Some(mac) || n.vtep_mac_v6 == Some(mac)) {
+    } else if node.is_some_and(|n| is_vtep(n, mac)) {
         add("mac", None, format!("{mac} is the VTEP of its node"), own);
     }
+}
+
+fn is_vtep(node: &Node, mac: MacAddr) -> bool {
+    let further = node.vtep_macs.values().chain(node.vtep_macs_v6.values());
+    [node.vtep_mac, node.vtep_mac_v6].contains(&Some(mac)) || further.into_iter().any(|other| *other == mac)
 }
 
 fn check_attachment(
