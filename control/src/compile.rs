@@ -191,8 +191,13 @@ fn own_node(tables: &mut Snapshot, model: &Model, facts: &Facts, own: &Node) {
     for pod in model.pods_of(&facts.node) {
         let Some(port) = facts.ports.get(&pod.name) else { continue };
         let addresses: Vec<_> = pod.addresses.iter().map(IpNet::addr).collect();
-        let guard = PodGuard::new(pod.mac_or_derived(), &addresses);
-        tables.ports.insert(port.id, Port { role: Role::Pod(guard), mtu: pods, place: port.place });
+        let role = if pod.trusted {
+            tables.trusted.push(port.id);
+            Role::Trusted
+        } else {
+            Role::Pod(PodGuard::new(pod.mac_or_derived(), &addresses))
+        };
+        tables.ports.insert(port.id, Port { role, mtu: pods, place: port.place });
         tables.add_pod(port.id, pod.mac_or_derived(), &addresses);
         tables.segment.push(port.id);
     }

@@ -1,4 +1,4 @@
-//! The control side of weftd: [`source`] → [`model`] → validate → [`mod@compile`] → publish, and the [`api`].
+//! The control side of weftd: [`source`] → [`model`] → validate → [`mod@compile`] → publish, and the [`api`] and the [`metrics`].
 //!
 //! Read [`model`] first, then [`daemon`], which joins everything.
 
@@ -7,6 +7,7 @@ pub mod compile;
 pub mod config;
 pub mod daemon;
 pub mod dataplane;
+pub mod metrics;
 pub mod model;
 pub mod ports;
 pub mod settings;

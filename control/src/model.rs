@@ -140,6 +140,9 @@ pub struct Pod {
     /// Its MAC address. None: one that is derived from the name, see [`Pod::mac_or_derived`].
     #[serde(with = "text::mac", default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<MacAddr>,
+    /// It may send from any MAC and IP address, such as a virtual machine that bridges or routes for others.
+    #[serde(default)]
+    pub trusted: bool,
 }
 
 impl Pod {

@@ -21,6 +21,7 @@ fn pod(name: &str, node: &str, address: &str) -> Pod {
         },
         addresses: vec![address.parse().unwrap()],
         mac: None,
+        trusted: false,
     }
 }
 

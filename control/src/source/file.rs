@@ -164,7 +164,7 @@ fn read_pod(section: Section<'_>) -> (WrittenPod, Places) {
             Attachment::Dpdk { devargs: String::new() }
         }
     };
-    let pod = Pod { name, node, attachment, addresses: Vec::new(), mac };
+    let pod = Pod { name, node, attachment, addresses: Vec::new(), mac, trusted: false };
     ((pod, addresses), section.done())
 }
 
