@@ -6,6 +6,8 @@
 //! receive, close what is no longer wanted. So no packet meets a port that is half there, and none is lost by a change
 //! that does not concern it.
 
+mod attachments;
+mod flows;
 mod host;
 mod pods;
 mod report;
@@ -16,12 +18,11 @@ mod uplink;
 mod vteps;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
-use weft_api::ApiError;
 use weft_ffi::kernel::udp_claim::UdpClaim;
 use weft_node::{Device as StoredDevice, Lock, Mirror, State, StoredPod};
 use weft_switch::drivers::Rx;
@@ -36,6 +37,7 @@ use crate::model::{Model, Pod};
 use crate::source::SourceError;
 
 pub use requests::Client;
+use requests::Request;
 pub use start::{StartError, Started, start};
 
 /// How often what could not be opened is tried again.
@@ -96,16 +98,11 @@ pub struct Daemon {
     ways: HashMap<IpAddr, Way>,
     /// Receive queues, with worker and port, that wait until a snapshot names their port.
     fresh: Vec<(usize, PortId, Rx)>,
-}
-
-/// What a client of the API asks the daemon.
-enum Request {
-    Status(oneshot::Sender<weft_api::Status>),
-    Pods(oneshot::Sender<weft_api::Pods>),
-    Add(weft_api::PodSpec, oneshot::Sender<Result<weft_api::Pod, ApiError>>),
-    Delete(String, oneshot::Sender<Result<weft_api::Pod, ApiError>>),
-    Stats(oneshot::Sender<weft_api::Stats>),
-    Drops(bool, oneshot::Sender<weft_api::Drops>),
+    flows: flows::Watches,
+    /// Where the metrics are to be listened for; the sender keeps the setting alive.
+    _metrics_listen: watch::Sender<Option<SocketAddr>>,
+    /// Why nobody can ask for the metrics.
+    metrics_problem: watch::Receiver<Option<String>>,
 }
 
 /// What the daemon hears from.
@@ -121,8 +118,10 @@ impl Daemon {
         let mut retry = tokio::time::interval(RETRY);
         let mut sample = tokio::time::interval(SAMPLE);
         let mut host_check = tokio::time::interval(HOST_CHECK);
+        let mut collect = tokio::time::interval(flows::COLLECT);
         retry.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         sample.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        collect.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         tokio::pin!(stop);
         loop {
             tokio::select! {
@@ -132,6 +131,7 @@ impl Daemon {
                 Some(request) = inputs.requests.recv() => self.answer(request).await,
                 _ = retry.tick(), if self.has_problems() => self.reconcile().await,
                 _ = sample.tick() => self.look_after().await,
+                _ = collect.tick(), if self.flows.any() => self.collect_flows(),
                 _ = host_check.tick() => self.check_host_port().await,
             }
         }
@@ -176,6 +176,7 @@ impl Daemon {
     /// Once a second: how busy the workers are, and whether a port has broken.
     async fn look_after(&mut self) {
         self.dataplane.sample();
+        self.flows.note_received(self.total().rx);
         let broken = self.dataplane.take_broken();
         // The kernel does not tell of these: weft's own descriptor keeps what is left of the namespace alive.
         let lost = self.pods.values().any(PodPort::has_lost_netns);
@@ -295,7 +296,7 @@ impl Daemon {
         let state = State {
             vtep_mac: Some(self.vtep_macs.first()),
             vtep_macs: self.vtep_macs.further(),
-            pods: self.added.values().map(pods::store).chain(unfit).collect(),
+            pods: self.added.values().map(attachments::store).chain(unfit).collect(),
             devices: devices.map(|(netns, name)| StoredDevice { netns, name }).collect(),
         };
         if state == self.state {

@@ -1,4 +1,4 @@
-//! The control side of weftd: [`source`] → [`model`] → validate → [`mod@compile`] → publish, and the [`api`].
+//! The control side of weftd: [`source`] → [`model`] → validate → [`mod@compile`] → publish, and the [`api`] and the [`metrics`].
 //!
 //! Read [`model`] first, then [`daemon`], which joins everything.
 
@@ -6,6 +6,7 @@ pub mod api;
 pub mod compile;
 pub mod daemon;
 pub mod dataplane;
+pub mod metrics;
 pub mod ports;
 pub mod source;
 

@@ -140,6 +140,9 @@ pub(crate) struct AddArgs {
     /// The pod's MAC address; otherwise weftd derives one
     #[arg(long)]
     mac: Option<Mac>,
+    /// Let it send from any MAC and IP address, such as a virtual machine that bridges or routes for others
+    #[arg(long)]
+    trusted: bool,
 }
 
 fn parse_address(text: &str) -> Result<IpAddr, String> {
@@ -164,7 +167,7 @@ fn netns_path(netns: &Path) -> PathBuf {
 impl AddArgs {
     /// What to ask for, or how the arguments contradict each other.
     pub(crate) fn into_spec(self) -> Result<PodSpec, clap::Error> {
-        let Self { name, kind, netns, ifname, socket_path, mode, devargs, addresses, mac } = self;
+        let Self { name, kind, netns, ifname, socket_path, mode, devargs, addresses, mac, trusted } = self;
         let given = [
             ("--netns", netns.is_some(), Kind::Tap),
             ("--ifname", ifname.is_some(), Kind::Tap),
@@ -197,7 +200,7 @@ impl AddArgs {
                 return Err(usage(ErrorKind::MissingRequiredArgument, message));
             }
         };
-        let spec = PodSpec { name, port, addresses, mac };
+        let spec = PodSpec { name, port, addresses, mac, trusted };
         spec.check().map_err(|error| usage(ErrorKind::ValueValidation, error.to_string()))?;
         Ok(spec)
     }

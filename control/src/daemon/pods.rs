@@ -6,11 +6,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
-use serde_json::{Map, Value};
 use tracing::{info, warn};
-use weft_node::{PodInterface, StoredAttachment, StoredPod, configure_pod, delete_tap};
+use weft_node::{PodInterface, configure_pod, delete_tap};
 use weft_switch::tables::Place;
 
+use super::attachments::{kind, restore};
 use super::{Daemon, PodPort, tap_mtu};
 use crate::compile::{Mtus, OpenPort};
 use crate::model::{Attachment, Model, Pod, gateway, validate};
@@ -206,53 +206,4 @@ async fn configure(model: &Model, node: &str, pod: &Pod, before: &[IpNet], mtu: 
     };
     let netns: &Path = netns;
     configure_pod(Some(netns), interface).await.map_err(|error| error.to_string())
-}
-
-/// The state file's word for a trusted pod.
-const TRUSTED: &str = "trusted";
-
-/// What the attachment is called in the API and in the state.
-pub(super) fn kind(attachment: &Attachment) -> &'static str {
-    match attachment {
-        Attachment::Tap { .. } => "tap",
-        Attachment::VhostUser { .. } => "vhost-user",
-        Attachment::Dpdk { .. } => "dpdk",
-    }
-}
-
-/// A pod as the state directory holds it.
-pub(super) fn store(pod: &Pod) -> StoredPod {
-    let mut fields = match serde_json::to_value(&pod.attachment) {
-        Ok(Value::Object(fields)) => fields,
-        _ => Map::new(),
-    };
-    fields.remove("kind");
-    StoredPod {
-        name: pod.name.clone(),
-        attachment: StoredAttachment { kind: kind(&pod.attachment).to_owned(), fields },
-        addresses: pod.addresses.iter().map(ToString::to_string).collect(),
-        mac: pod.mac_or_derived().to_string(),
-        more: if pod.trusted {
-            Map::from_iter([(TRUSTED.to_owned(), Value::Bool(true))])
-        } else {
-            Map::new()
-        },
-    }
-}
-
-/// A pod from the state directory, of this node.
-pub(super) fn restore(stored: &StoredPod, node: &str) -> Result<Pod, String> {
-    let wrong = |what: &str| format!("pod {}: its stored {what} cannot be read", stored.name);
-    let mut fields = stored.attachment.fields.clone();
-    fields.insert("kind".to_owned(), Value::String(stored.attachment.kind.clone()));
-    let attachment = serde_json::from_value(Value::Object(fields)).map_err(|_| wrong("attachment"))?;
-    let addresses: Result<Vec<IpNet>, _> = stored.addresses.iter().map(|text| text.parse()).collect();
-    Ok(Pod {
-        name: stored.name.clone(),
-        node: node.to_owned(),
-        attachment,
-        addresses: addresses.map_err(|_| wrong("addresses"))?,
-        mac: Some(stored.mac.parse().map_err(|_| wrong("MAC address"))?),
-        trusted: stored.more.get(TRUSTED).and_then(Value::as_bool).unwrap_or(false),
-    })
 }

@@ -7,17 +7,19 @@ use std::time::{Instant, SystemTime};
 
 use thiserror::Error;
 use tokio::net::UnixListener;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tracing::warn;
 use weft_ffi::kernel::udp_claim::{ClaimError, UdpClaim};
 use weft_node::{Lock, Mirror, State};
 
+use super::flows::Watches;
 use super::vteps::Macs;
-use super::{Client, Daemon, Inputs, SourceState, pods, rights};
+use super::{Client, Daemon, Inputs, SourceState, attachments, rights};
 use crate::api::{BindError, SocketFile, bind};
 use crate::cluster;
 use crate::config::{Config, SourceConfig};
 use crate::dataplane::{self, Dataplane, file_prefix};
+use crate::metrics;
 use crate::model::Pod;
 use crate::source::{Source, SourceError};
 
@@ -94,6 +96,9 @@ pub async fn start(config: Config, reload: Arc<Notify>) -> Result<Started, Start
     let (updates, incoming) = mpsc::channel(1);
     tokio::spawn(Source::File { path }.run(node.clone(), updates, reload));
     let (client, requests) = Client::new();
+    let (metrics_listen, listen) = watch::channel(Some(metrics::DEFAULT_LISTEN));
+    let (problem, metrics_problem) = watch::channel(None);
+    tokio::spawn(metrics::serve(listen, client.clone(), problem));
     let mut daemon = Daemon {
         added: BTreeMap::new(),
         config,
@@ -116,6 +121,9 @@ pub async fn start(config: Config, reload: Arc<Notify>) -> Result<Started, Start
         problems: Vec::new(),
         ways: HashMap::new(),
         fresh: Vec::new(),
+        flows: Watches::default(),
+        _metrics_listen: metrics_listen,
+        metrics_problem,
         state: State::default(),
     };
     // What the daemon cannot be without comes first: if it fails, no pod has been touched.
@@ -144,7 +152,7 @@ impl Daemon {
     /// are kept as they are.
     fn restore(&mut self, state: &State) {
         for stored in &state.pods {
-            let pod: Result<Pod, String> = pods::restore(stored, &self.node);
+            let pod: Result<Pod, String> = attachments::restore(stored, &self.node);
             let fits = pod.and_then(|pod| {
                 self.added.insert(pod.name.clone(), pod.clone());
                 self.check_with_added(&self.model).inspect_err(|_| drop(self.added.remove(&pod.name)))

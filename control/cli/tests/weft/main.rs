@@ -67,6 +67,7 @@ fn pod(name: &str) -> Pod {
         port: PodPort::Tap { netns: "/run/netns/blue".into(), ifname: "eth0".into() },
         addresses: vec!["10.244.1.5".parse().unwrap(), "fd00::5".parse().unwrap()],
         mac: "02:00:0a:f4:01:05".parse().unwrap(),
+        trusted: false,
         port_id: Some(3),
         mtu: 1450,
         origin: Origin::Api,
@@ -100,7 +101,7 @@ fn stats() -> Stats {
             cycles_per_packet: 241.6,
             busy: 0.125,
             sleeps: 4,
-            handed_over: 0,
+            ..WorkerStats::default()
         }],
         total: Total { rx: 1000, originated: 7, tx: 993, consumed: 5, drops: 7 },
     }
