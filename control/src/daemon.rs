@@ -13,12 +13,13 @@ mod pods;
 mod report;
 mod requests;
 mod rights;
+pub mod settings;
 mod start;
 mod uplink;
 mod vteps;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{mpsc, watch};
@@ -31,14 +32,14 @@ use weft_switch::tables::SourcePorts;
 use weft_switch::types::{MacAddr, Mtu, PortId};
 
 use crate::compile::{self, Facts, OpenPort, Way, compile, peer_addresses};
-use crate::config::{Config, OuterChecksum};
+use crate::config::{Config, ConfigError, OuterChecksum};
 use crate::dataplane::Dataplane;
 use crate::model::{Model, Pod};
 use crate::source::SourceError;
 
 pub use requests::Client;
 use requests::Request;
-pub use start::{StartError, Started, start};
+pub use start::{Setup, StartError, Started, start};
 
 /// How often what could not be opened is tried again.
 const RETRY: Duration = Duration::from_secs(2);
@@ -68,6 +69,7 @@ struct SourceState {
 
 /// The daemon's state.
 pub struct Daemon {
+    /// What is in force.
     config: Config,
     node: String,
     started: (Instant, SystemTime),
@@ -99,8 +101,7 @@ pub struct Daemon {
     /// Receive queues, with worker and port, that wait until a snapshot names their port.
     fresh: Vec<(usize, PortId, Rx)>,
     flows: flows::Watches,
-    /// Where the metrics are to be listened for; the sender keeps the setting alive.
-    _metrics_listen: watch::Sender<Option<SocketAddr>>,
+    settings: settings::Settings,
     /// Why nobody can ask for the metrics.
     metrics_problem: watch::Receiver<Option<String>>,
 }
@@ -108,6 +109,7 @@ pub struct Daemon {
 /// What the daemon hears from.
 pub struct Inputs {
     updates: mpsc::Receiver<Result<Model, SourceError>>,
+    settings: mpsc::Receiver<Result<Config, ConfigError>>,
     underlay: watch::Receiver<u64>,
     requests: mpsc::Receiver<Request>,
 }
@@ -127,6 +129,7 @@ impl Daemon {
             tokio::select! {
                 () = &mut stop => break,
                 Some(update) = inputs.updates.recv() => self.take_model(update).await,
+                Some(update) = inputs.settings.recv() => self.take_config(update).await,
                 Ok(()) = inputs.underlay.changed() => self.reconcile().await,
                 Some(request) = inputs.requests.recv() => self.answer(request).await,
                 _ = retry.tick(), if self.has_problems() => self.reconcile().await,

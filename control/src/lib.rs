@@ -8,6 +8,7 @@ pub mod daemon;
 pub mod dataplane;
 pub mod metrics;
 pub mod ports;
+pub mod reload;
 pub mod source;
 
 pub use weft_config::{cluster, config, model, settings};

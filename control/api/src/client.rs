@@ -16,8 +16,8 @@ use thiserror::Error;
 use tokio::net::UnixStream;
 
 use crate::{
-    ApiError, Drops, Fdb, Flows, Index, Mac, Neighbours, Pod, PodSpec, Pods, Ports, Routes, Stats, Status,
-    Vteps, Workers,
+    ApiError, ConfigReport, Drops, Fdb, Flows, Index, Mac, Neighbours, Pod, PodSpec, Pods, Ports, Routes,
+    Stats, Status, Vteps, Workers,
 };
 
 /// How long an answer may take unless [`Client::timeout`] says otherwise: longer than the daemon gives itself.
@@ -188,6 +188,11 @@ impl Client {
     /// `GET /v1/workers`.
     pub async fn workers(&self) -> Result<Workers, ClientError> {
         self.list("/v1/workers", &[]).await
+    }
+
+    /// `GET /v1/config`.
+    pub async fn config(&self) -> Result<ConfigReport, ClientError> {
+        self.list("/v1/config", &[]).await
     }
 
     /// `GET /v1/stats`.

@@ -14,6 +14,7 @@
 //! | `GET /v1/routes` (`?match=ADDRESS`: the one route to the address) | [`Routes`] |
 //! | `GET /v1/flows` (`?seconds=1&limit=100`) | [`Flows`], after that time |
 //! | `GET /v1/workers` | [`Workers`] |
+//! | `GET /v1/config` | [`ConfigReport`] |
 //! | `GET /v1/stats` | [`Stats`] |
 //! | `GET /v1/drops` (`?all=true`: the reasons that never happened too) | [`Drops`] |
 //! | `GET /v1/openapi.json` | all this as an OpenAPI 3.1 document |
@@ -24,6 +25,7 @@
 //! they don't know; a request with a field that the daemon does not know is refused, because it would not be heeded.
 
 mod client;
+mod config;
 mod error;
 mod fdb;
 mod flow;
@@ -38,6 +40,7 @@ mod vtep;
 mod worker;
 
 pub use client::{Client, ClientError};
+pub use config::{ConfigReport, Pending, Sections};
 pub use error::{ApiError, ErrorCode};
 pub use fdb::{Fdb, FdbEntry, FdbKind};
 pub use flow::{FLOW_LIMIT, FLOW_LIMIT_MAX, FLOW_SECONDS, FLOW_SECONDS_MAX, Flow, FlowVerdict, Flows};

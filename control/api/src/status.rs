@@ -22,6 +22,9 @@ pub struct Status {
     pub state: State,
     /// What is not well, a sentence each. Empty when ready.
     pub problems: Vec<String>,
+    /// What is worth knowing and no problem, a sentence each, such as a setting that waits for a restart.
+    #[serde(default)]
+    pub notes: Vec<String>,
     /// When the daemon started, in seconds since 1970-01-01 UTC.
     pub started_at: u64,
     /// Seconds since the start, by a clock that nobody sets.

@@ -21,6 +21,7 @@ impl Show for Status {
             },
         )];
         lines.extend(self.problems.iter().map(|problem| ("problem", problem.clone())));
+        lines.extend(self.notes.iter().map(|note| ("note", note.clone())));
         lines.push(("node", self.node.clone()));
         lines.push(("weftd", format!("{}, pid {}, up {}", self.version, self.pid, duration(self.uptime_s))));
         lines.push(("generation", self.generation.to_string()));

@@ -19,8 +19,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use weft_api::{
-    ApiError, Drops, Fdb, Flows, Mac, Neighbours, Pod, PodSpec, Pods, Ports, Routes, Stats, Status, Vteps,
-    Workers,
+    ApiError, ConfigReport, Drops, Fdb, Flows, Mac, Neighbours, Pod, PodSpec, Pods, Ports, Routes, Stats,
+    Status, Vteps, Workers,
 };
 
 /// Who knows the answers.
@@ -57,6 +57,8 @@ pub trait Backend: Send + Sync + 'static {
     fn flows(&self, lasts: Duration, limit: usize) -> impl Future<Output = Result<Flows, ApiError>> + Send;
     /// What the workers are at.
     fn workers(&self) -> impl Future<Output = Result<Workers, ApiError>> + Send;
+    /// The settings: what is in force, and what the file says.
+    fn config(&self) -> impl Future<Output = Result<ConfigReport, ApiError>> + Send;
     /// Counters of ports and workers.
     fn stats(&self) -> impl Future<Output = Result<Stats, ApiError>> + Send;
     /// Drops by reason; with `all` the reasons too that never happened.

@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 use weft_api::{
-    ApiError, Drops, ErrorCode, FLOW_LIMIT, FLOW_LIMIT_MAX, FLOW_SECONDS, FLOW_SECONDS_MAX, Fdb, Flows,
-    Index, Mac, Neighbours, Pod, PodSpec, Pods, Ports, Routes, Stats, Status, Vteps, Workers,
+    ApiError, ConfigReport, Drops, ErrorCode, FLOW_LIMIT, FLOW_LIMIT_MAX, FLOW_SECONDS, FLOW_SECONDS_MAX,
+    Fdb, Flows, Index, Mac, Neighbours, Pod, PodSpec, Pods, Ports, Routes, Stats, Status, Vteps, Workers,
 };
 
 use super::Backend;
@@ -200,6 +200,15 @@ fn operations<B: Backend>() -> Vec<Operation<B>> {
                 Schema::of::<Workers>(),
             ),
             get(workers::<B>),
+        ),
+        (
+            reading(
+                "/v1/config",
+                "config",
+                "The settings: what is in force, and what the file says.",
+                Schema::of::<ConfigReport>(),
+            ),
+            get(config::<B>),
         ),
         (
             reading("/v1/stats", "stats", "Counters of ports and workers.", Schema::of::<Stats>()),
@@ -404,6 +413,11 @@ async fn flows<B: Backend>(State(shared): State<Shared<B>>, query: Asked<OfFlows
     }
     let lasts = Duration::from_secs(seconds.into());
     run(shared, StatusCode::OK, |backend| async move { backend.flows(lasts, limit).await }).await
+}
+
+async fn config<B: Backend>(State(shared): State<Shared<B>>, query: Asked<Nothing>) -> Answer {
+    asked(query)?;
+    run(shared, StatusCode::OK, |backend| async move { backend.config().await }).await
 }
 
 async fn workers<B: Backend>(State(shared): State<Shared<B>>, query: Asked<Nothing>) -> Answer {

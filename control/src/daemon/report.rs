@@ -38,6 +38,7 @@ impl Daemon {
             node: self.node.clone(),
             state: if problems.is_empty() { State::Ready } else { State::Degraded },
             problems,
+            notes: self.restart_notes(),
             started_at: unix_seconds(self.started.1),
             uptime_s: self.started.0.elapsed().as_secs(),
             generation: self.dataplane.generation().0,
@@ -108,6 +109,7 @@ impl Daemon {
         problems.extend(self.failed.iter().map(|(name, error)| format!("pod {name}: {error}")));
         problems.extend(self.unfit.iter().map(|(_, why)| why.clone()));
         problems.extend(self.source.error.iter().map(|error| format!("source: {error}")));
+        problems.extend(self.settings.error.iter().map(|error| format!("settings: {error}")));
         problems.extend(self.metrics_problem.borrow().clone());
         let uplink = self.mirror.uplink();
         if !uplink.up {

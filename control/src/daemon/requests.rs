@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use weft_api::{
-    ApiError, Drops, ErrorCode, Fdb, Flows, Mac, Neighbours, PodSpec, Pods, Ports, Routes, Stats, Status,
-    Vteps, Workers,
+    ApiError, ConfigReport, Drops, ErrorCode, Fdb, Flows, Mac, Neighbours, PodSpec, Pods, Ports, Routes,
+    Stats, Status, Vteps, Workers,
 };
 
 use super::{Daemon, attachments, pods};
@@ -110,6 +110,9 @@ impl Backend for Client {
     }
     async fn workers(&self) -> Result<Workers, ApiError> {
         self.look(Daemon::list_workers).await
+    }
+    async fn config(&self) -> Result<ConfigReport, ApiError> {
+        self.look(Daemon::config_report).await
     }
     async fn stats(&self) -> Result<Stats, ApiError> {
         self.look(Daemon::stats).await

@@ -2,17 +2,17 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use thiserror::Error;
 use tokio::net::UnixListener;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tracing::warn;
 use weft_ffi::kernel::udp_claim::{ClaimError, UdpClaim};
 use weft_node::{Lock, Mirror, State};
 
 use super::flows::Watches;
+use super::settings::{SetLogLevel, Settings};
 use super::vteps::Macs;
 use super::{Client, Daemon, Inputs, SourceState, attachments, rights};
 use crate::api::{BindError, SocketFile, bind};
@@ -21,6 +21,7 @@ use crate::config::{Config, SourceConfig};
 use crate::dataplane::{self, Dataplane, file_prefix};
 use crate::metrics;
 use crate::model::Pod;
+use crate::reload::{ConfigFile, Reload};
 use crate::source::{Source, SourceError};
 
 /// The control socket: its owner and the configured group may use it.
@@ -69,8 +70,21 @@ pub struct Started {
     pub socket: SocketFile,
 }
 
-/// Starts everything. On return traffic flows. `reload` has the source read again.
-pub async fn start(config: Config, reload: Arc<Notify>) -> Result<Started, StartError> {
+/// What a daemon starts with.
+pub struct Setup {
+    /// The settings in force.
+    pub config: Config,
+    /// Where they come from.
+    pub file: ConfigFile,
+    /// Has both files read again.
+    pub reload: Reload,
+    /// Sets how much is logged.
+    pub set_log_level: SetLogLevel,
+}
+
+/// Starts everything. On return traffic flows.
+pub async fn start(setup: Setup) -> Result<Started, StartError> {
+    let Setup { config, file, reload, set_log_level } = setup;
     let started = (Instant::now(), SystemTime::now());
     let node = config.node_name().map_err(StartError::Name)?;
     let SourceConfig::File { path } = config.source.clone();
@@ -94,9 +108,11 @@ pub async fn start(config: Config, reload: Arc<Notify>) -> Result<Started, Start
     let dataplane = dataplane.map_err(|e| StartError::Port(format!("starting DPDK broke off: {e}")))??;
 
     let (updates, incoming) = mpsc::channel(1);
-    tokio::spawn(Source::File { path }.run(node.clone(), updates, reload));
+    tokio::spawn(Source::File { path }.run(node.clone(), updates, reload.cluster));
+    let (said, settings) = mpsc::channel(1);
+    tokio::spawn(file.clone().follow(said, reload.config));
     let (client, requests) = Client::new();
-    let (metrics_listen, listen) = watch::channel(Some(metrics::DEFAULT_LISTEN));
+    let (own_settings, listen) = Settings::new(&config, file, set_log_level);
     let (problem, metrics_problem) = watch::channel(None);
     tokio::spawn(metrics::serve(listen, client.clone(), problem));
     let mut daemon = Daemon {
@@ -122,7 +138,7 @@ pub async fn start(config: Config, reload: Arc<Notify>) -> Result<Started, Start
         ways: HashMap::new(),
         fresh: Vec::new(),
         flows: Watches::default(),
-        _metrics_listen: metrics_listen,
+        settings: own_settings,
         metrics_problem,
         state: State::default(),
     };
@@ -137,7 +153,13 @@ pub async fn start(config: Config, reload: Arc<Notify>) -> Result<Started, Start
     }
     daemon.restore(&state);
     daemon.reconcile().await;
-    Ok(Started { daemon, inputs: Inputs { updates: incoming, underlay, requests }, client, listener, socket })
+    Ok(Started {
+        daemon,
+        inputs: Inputs { updates: incoming, settings, underlay, requests },
+        client,
+        listener,
+        socket,
+    })
 }
 
 async fn load(path: PathBuf, node: String) -> Result<crate::model::Model, StartError> {

@@ -7,7 +7,7 @@ mod scrape;
 #[cfg(test)]
 mod tests;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::Router;
@@ -25,9 +25,6 @@ use crate::api::{Limits, serve_routes};
 use crate::daemon::Client;
 
 pub use scrape::Scrape;
-
-/// Where weftd listens when nothing else is said: on this node alone, since anyone who reaches it may read it.
-pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9477);
 
 /// How long the daemon's task may take to answer before it counts as stuck.
 const ALIVE_WITHIN: Duration = Duration::from_secs(1);

@@ -1,5 +1,7 @@
 //! Metrics and health without a daemon: what is written, and what is said when nobody answers.
 
+use std::net::Ipv4Addr;
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use weft_api::{Drop as DropCount, Total};

@@ -19,6 +19,7 @@ fn status() -> Status {
         state: State::Degraded,
         problems: vec!["pod b: no such namespace\x1b[2J".into()],
         started_at: 1_000_000,
+        notes: vec!["dataplane.workers: needs a restart: 1 -> 2".into()],
         uptime_s: 3_720,
         generation: 12,
         source: Source {

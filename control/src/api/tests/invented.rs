@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use weft_api::{
     Conflict, Drop as DropCount, FdbEntry, FdbKind, Flow, FlowVerdict, LocalVtep, Memory, Neighbour,
-    NeighbourKind, NeighbourState, Network, Origin, PodState, Port, PortRole, Route, RouteKind, Source,
-    State, Total, Uplink, Vtep, Worker, WorkerStats,
+    NeighbourKind, NeighbourState, Network, Origin, Pending, PodState, Port, PortRole, Route, RouteKind,
+    Sections, Source, State, Total, Uplink, Vtep, Worker, WorkerStats,
 };
 
 use crate::api::*;
@@ -32,6 +32,7 @@ impl Backend for Invented {
             node: "n1".to_owned(),
             state: State::Ready,
             problems: Vec::new(),
+            notes: Vec::new(),
             started_at: 1,
             uptime_s: 2,
             generation: 3,
@@ -198,6 +199,24 @@ impl Backend for Invented {
     async fn workers(&self) -> Result<Workers, ApiError> {
         let stats = WorkerStats { id: 0, core: None, ..WorkerStats::default() };
         Ok(Workers { workers: vec![Worker { stats, ports: vec!["u0".to_owned()], generation: None }] })
+    }
+
+    async fn config(&self) -> Result<ConfigReport, ApiError> {
+        let sections = |cores| {
+            let dataplane = [("workers".to_owned(), 1.into()), ("cores".to_owned(), cores)];
+            Sections::from([("dataplane".to_owned(), dataplane.into())])
+        };
+        Ok(ConfigReport {
+            path: "/etc/weft/weftd.toml".into(),
+            running: sections(serde_json::Value::Null),
+            file: sections(vec![3].into()),
+            error: None,
+            restart_needed: vec![Pending {
+                setting: "dataplane.cores".to_owned(),
+                running: serde_json::Value::Null,
+                file: vec![3].into(),
+            }],
+        })
     }
 
     async fn stats(&self) -> Result<Stats, ApiError> {
