@@ -137,6 +137,11 @@ impl Client {
         self.call(Method::GET, "/v1/pods", None).await
     }
 
+    /// `GET /v1/pods?name=NAME`: the pod of this name, or none.
+    pub async fn pod(&self, name: &str) -> Result<Pods, ClientError> {
+        self.list("/v1/pods", &[("name", Some(name.to_owned()))]).await
+    }
+
     /// `POST /v1/pods`. `spec` is sent as it is; the daemon checks it.
     pub async fn add_pod(&self, spec: &PodSpec) -> Result<Pod, ClientError> {
         let body = serde_json::to_vec(spec).map_err(|error| ClientError::Request(error.to_string()))?;

@@ -5,8 +5,10 @@
 mod faults;
 mod lab;
 mod lifecycle;
+mod metrics;
 mod ports;
 mod refusals;
 mod requests;
+mod socket;
 mod source;
 mod tunnel;

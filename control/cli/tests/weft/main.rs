@@ -1,6 +1,8 @@
 //! `weft` from outside, against an invented daemon.
 
 mod daemon;
+mod lists;
+mod watch;
 
 use std::process::Stdio;
 

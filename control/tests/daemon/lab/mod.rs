@@ -1,5 +1,6 @@
 //! A node to run weftd in, and the underlay's other end.
 
+pub(crate) mod http;
 mod namespace;
 mod weftd;
 
