@@ -5,9 +5,11 @@
 mod faults;
 mod lab;
 mod lifecycle;
+mod metrics;
 mod ports;
 mod refusals;
 mod requests;
+mod socket;
 mod source;
 mod tunnel;
 mod wire;

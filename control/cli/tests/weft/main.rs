@@ -1,6 +1,8 @@
 //! `weft` from outside, against an invented daemon.
 
 mod daemon;
+mod lists;
+mod watch;
 
 use std::process::Stdio;
 
@@ -19,6 +21,7 @@ fn status() -> Status {
         state: State::Degraded,
         problems: vec!["pod b: no such namespace\x1b[2J".into()],
         started_at: 1_000_000,
+        notes: vec!["dataplane.workers: needs a restart: 1 -> 2".into()],
         uptime_s: 3_720,
         generation: 12,
         source: Source {
@@ -67,6 +70,7 @@ fn pod(name: &str) -> Pod {
         port: PodPort::Tap { netns: "/run/netns/blue".into(), ifname: "eth0".into() },
         addresses: vec!["10.244.1.5".parse().unwrap(), "fd00::5".parse().unwrap()],
         mac: "02:00:0a:f4:01:05".parse().unwrap(),
+        trusted: false,
         port_id: Some(3),
         mtu: 1450,
         origin: Origin::Api,
@@ -100,7 +104,7 @@ fn stats() -> Stats {
             cycles_per_packet: 241.6,
             busy: 0.125,
             sleeps: 4,
-            handed_over: 0,
+            ..WorkerStats::default()
         }],
         total: Total { rx: 1000, originated: 7, tx: 993, consumed: 5, drops: 7 },
     }
