@@ -305,3 +305,26 @@ proptest! {
         }
     }
 }
+
+/// What is described is what is read: the reader lists what it knows where it meets what it does not.
+#[test]
+fn the_description_has_all_settings() {
+    for (heading, _, settings) in table::SECTIONS {
+        let section = heading.trim_matches(['[', ']']);
+        let mut described: Vec<_> = settings.iter().map(|setting| setting.name).collect();
+        let mut read: Vec<String> = Vec::new();
+        // A pod's settings depend on its kind.
+        for kind in ["tap", "vhost-user", "dpdk"] {
+            let kind = if section == "pod" { format!("kind = \"{kind}\"\n") } else { String::new() };
+            let error = parse_text(&format!("{heading}\n{kind}colour = 1\n")).unwrap_err();
+            let FileError::Wrong { mistakes, .. } = error else { panic!("wrong") };
+            let unknown = mistakes.iter().find(|mistake| mistake.setting.ends_with("colour")).unwrap();
+            let (_, known) = unknown.remedy.split_once("Known here: ").unwrap();
+            read.extend(known.split(", ").map(str::to_owned));
+        }
+        described.sort_unstable();
+        read.sort_unstable();
+        read.dedup();
+        assert_eq!(read, described, "{heading}");
+    }
+}
