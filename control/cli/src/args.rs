@@ -14,6 +14,7 @@ use weft_api::{
     FLOW_SECONDS_MAX, Mac,
 };
 
+pub(crate) use crate::config::ConfigCommand;
 pub(crate) use pod::AddArgs;
 
 /// Talks to weftd, the virtual switch of this node.
@@ -136,6 +137,9 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: Option<WorkerCommand>,
     },
+    /// The two files: check them, and see which settings are in force
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// What weft leaves on a node
     #[command(subcommand)]
     Node(NodeCommand),

@@ -2,6 +2,7 @@
 //! answers are printed and watched, `show` how they look.
 
 mod args;
+mod config;
 mod purge;
 mod show;
 mod table;
@@ -27,6 +28,9 @@ use view::{Form, Show, View};
 /// How long `weft version` waits for the daemon, which it can do without.
 const VERSION_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// The code of a failure that is the answer.
+const FOUND: &str = "found";
+
 /// Why a command has no success, and the exit code that says so.
 pub(crate) struct Failure {
     message: String,
@@ -50,12 +54,23 @@ impl Failure {
         Self::of("usage", message, 2)
     }
 
+    /// What was looked for is there: mistakes in a file, differences. Each line of the message says all.
+    pub(crate) fn found(message: impl Display) -> Self {
+        Self::of(FOUND, message, 1)
+    }
+
     fn of(code: &str, message: impl Display, exit: u8) -> Self {
         Self { message: message.to_string(), code: code.to_owned(), exit, may_pass: false }
     }
 
     fn print(&self, output: Output) {
+        if self.code == FOUND && self.message.is_empty() {
+            return;
+        }
         let text = match output {
+            Output::Table | Output::Wide if self.code == FOUND => {
+                self.message.lines().map(|line| printable(line) + "\n").collect()
+            }
             // A message of several lines is this program's own.
             Output::Table | Output::Wide => {
                 let lines: Vec<String> = self.message.trim_end().lines().map(printable).collect();
@@ -160,6 +175,7 @@ impl Command {
     fn reads(&self) -> bool {
         match self {
             Self::Pod { command } => !matches!(command, Some(PodCommand::Add(_) | PodCommand::Del { .. })),
+            Self::Config(command) => command.reads(),
             Self::Node(_) | Self::Completions { .. } | Self::Version => false,
             _ => true,
         }
@@ -212,6 +228,7 @@ async fn carry_out(client: Client, view: &View, command: Command) -> Result<(), 
         Command::Stats => view.read(&client, async |c: &Client| Ok(c.stats().await?)).await,
         Command::Drops { all } => view.read(&client, async |c: &Client| Ok(c.drops(all).await?)).await,
         Command::Worker { .. } => view.read(&client, async |c: &Client| Ok(c.workers().await?)).await,
+        Command::Config(command) => config::run(&client, view, command).await,
         Command::Node(NodeCommand::Purge { state_dir, host_port, yes }) => {
             view.print(&purge::run(&client, &state_dir, &host_port, yes).await?)
         }

@@ -35,8 +35,11 @@
 //! node = "worker-1"              # default: all nodes
 //! ```
 
+pub(crate) mod table;
+
 use crate::model::{
     Attachment, DEFAULT_IFNAME, Entity, Model, Network, Node, Pod, Route, Target, VhostMode, validate,
+    validate_for_all,
 };
 use crate::settings::{self, FileError, Places, Reader, Section};
 use ipnet::IpNet;
@@ -55,8 +58,13 @@ pub fn load(path: &Path, local_node: &str) -> Result<Model, FileError> {
     parse(path, settings::read(path)?, local_node)
 }
 
-/// The same for a text; `path` is for the messages.
-pub(crate) fn parse(path: &Path, text: String, local_node: &str) -> Result<Model, FileError> {
+fn parse(path: &Path, text: String, local_node: &str) -> Result<Model, FileError> {
+    parse_as(path, text, Some(local_node))
+}
+
+/// Reads and checks a text as the node of that name sees it, or else as one that all nodes have; `path` is for the
+/// messages.
+pub(crate) fn parse_as(path: &Path, text: String, local_node: Option<&str>) -> Result<Model, FileError> {
     let reader = Reader::new(path, text)?;
     let root = reader.root();
     root.require("network", "add [network] with ipv4, ipv6 or both, such as ipv4 = \"10.244.0.0/16\"");
@@ -69,7 +77,11 @@ pub(crate) fn parse(path: &Path, text: String, local_node: &str) -> Result<Model
     reader.verdict()?;
     let pods = complete(&nodes, pods);
     let model = Model { networks, port, nodes, pods, routes: routes.into_iter().flatten().collect() };
-    for invalid in validate(&model, local_node).err().unwrap_or_default() {
+    let verdict = match local_node {
+        Some(node) => validate(&model, node),
+        None => validate_for_all(&model),
+    };
+    for invalid in verdict.err().unwrap_or_default() {
         let owner = match invalid.entity {
             Entity::Cluster => None,
             Entity::Network(index) => network_places.get(index),

@@ -291,6 +291,11 @@ impl Default for Metrics {
     }
 }
 
+/// Reads a text; `path` is for the messages.
+pub(crate) fn parse(path: &Path, text: String) -> Result<Config, ConfigError> {
+    read::parse(path, text)
+}
+
 impl Config {
     /// Reads a file that must be there: one that the command line names.
     ///

@@ -3,7 +3,9 @@
 //!
 //! Nothing here needs DPDK, root or a running daemon: weftd, `weft config check` and the tests read the same way.
 
+pub mod check;
 pub mod cluster;
 pub mod config;
+pub mod document;
 pub mod model;
 pub mod settings;

@@ -6,11 +6,12 @@
 
 mod section;
 
+use serde::Serialize;
 use std::fmt;
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use thiserror::Error;
-use toml_edit::ImDocument;
+use toml_edit::{ImDocument, Item};
 
 pub(crate) use section::{Found, Places, Section};
 
@@ -60,7 +61,7 @@ pub enum FileError {
 }
 
 /// One thing that is wrong in a file of settings.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Mistake {
     /// From 1.
     pub line: usize,
@@ -171,6 +172,17 @@ impl Reader {
     /// What is outside of all tables.
     pub(crate) fn root(&self) -> Section<'_> {
         Section::new(self, self.document.as_table(), String::new(), 0)
+    }
+
+    /// What stands at the top: name, byte offset, and whether it is a list.
+    pub(crate) fn sections(&self) -> Vec<(String, usize, bool)> {
+        let root = self.document.as_table();
+        let at = |key: &str, item: &Item| {
+            let span = root.key(key).and_then(toml_edit::Key::span).or_else(|| item.span());
+            span.map_or(0, |span| span.start)
+        };
+        let is_list = |item: &Item| item.is_array_of_tables() || item.is_array();
+        root.iter().map(|(key, item)| (key.to_owned(), at(key, item), is_list(item))).collect()
     }
 
     /// Reports a mistake at a byte offset.

@@ -104,6 +104,7 @@ async fn every_route_answers_the_client() {
     assert_eq!(client.stats().await.unwrap().total.in_flight(), 0);
     assert_eq!(client.drops(false).await.unwrap().total.len(), 1);
     assert_eq!(client.drops(true).await.unwrap().total.len(), 2);
+    assert_eq!(client.config().await.unwrap().restart_needed.len(), 1);
     assert_eq!(client.workers().await.unwrap().workers.len(), 1);
 
     // What is asked for arrives, whatever is in it.

@@ -9,6 +9,7 @@ mod metrics;
 mod ports;
 mod refusals;
 mod requests;
+mod settings;
 mod socket;
 mod source;
 mod tunnel;

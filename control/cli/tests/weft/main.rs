@@ -1,5 +1,6 @@
 //! `weft` from outside, against an invented daemon.
 
+mod config;
 mod daemon;
 mod lists;
 mod watch;
@@ -144,6 +145,7 @@ fn tables() {
             "\
 state         degraded
 problem       pod b: no such namespace?[2J
+note          dataplane.workers: needs a restart: 1 -> 2
 node          n1
 weftd         0.1.0, pid 17, up 1h 2m
 generation    12

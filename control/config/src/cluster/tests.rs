@@ -79,7 +79,7 @@ fn the_example_is_right_for_both_of_its_nodes() {
     }
     let text = load(path, "worker-3").unwrap_err().to_string();
     assert!(
-        text.contains("cluster.toml:11:1: node: this node, \"worker-3\", is not among the 2 listed"),
+        text.contains("cluster.toml:18:1: node: this node, \"worker-3\", is not among the 2 listed"),
         "{text}"
     );
 }
@@ -303,5 +303,28 @@ proptest! {
         if let Err(error) = load(&path, "a") {
             prop_assert!(error.to_string().contains("cluster.toml"));
         }
+    }
+}
+
+/// What is described is what is read: the reader lists what it knows where it meets what it does not.
+#[test]
+fn the_description_has_all_settings() {
+    for (heading, _, settings) in table::SECTIONS {
+        let section = heading.trim_matches(['[', ']']);
+        let mut described: Vec<_> = settings.iter().map(|setting| setting.name).collect();
+        let mut read: Vec<String> = Vec::new();
+        // A pod's settings depend on its kind.
+        for kind in ["tap", "vhost-user", "dpdk"] {
+            let kind = if section == "pod" { format!("kind = \"{kind}\"\n") } else { String::new() };
+            let error = parse_text(&format!("{heading}\n{kind}colour = 1\n")).unwrap_err();
+            let FileError::Wrong { mistakes, .. } = error else { panic!("wrong") };
+            let unknown = mistakes.iter().find(|mistake| mistake.setting.ends_with("colour")).unwrap();
+            let (_, known) = unknown.remedy.split_once("Known here: ").unwrap();
+            read.extend(known.split(", ").map(str::to_owned));
+        }
+        described.sort_unstable();
+        read.sort_unstable();
+        read.dedup();
+        assert_eq!(read, described, "{heading}");
     }
 }

@@ -33,7 +33,7 @@ impl Value {
     }
 
     /// Bytes in the largest unit that they are a multiple of.
-    pub(super) fn of_bytes(bytes: u64) -> Self {
+    pub(crate) fn of_bytes(bytes: u64) -> Self {
         let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
         let unit = units.into_iter().find(|(shift, _)| bytes != 0 && bytes % (1 << shift) == 0);
         unit.map_or_else(

@@ -100,6 +100,20 @@ impl std::error::Error for Invalid {}
 /// # Errors
 /// Everything that is wrong, in the order networks, nodes, pods, routes. The model must not be used then.
 pub fn validate(model: &Model, local_node: &str) -> Result<(), Vec<Invalid>> {
+    validate_as(model, Some(local_node))
+}
+
+/// Checks the whole model as one that all its nodes have: each of them is the others' peer.
+///
+/// # Errors
+/// As for [`validate`].
+pub fn validate_for_all(model: &Model) -> Result<(), Vec<Invalid>> {
+    // The only node is nobody's peer.
+    let only = if let [only] = &model.nodes[..] { Some(only.name.as_str()) } else { None };
+    validate_as(model, only)
+}
+
+fn validate_as(model: &Model, local_node: Option<&str>) -> Result<(), Vec<Invalid>> {
     let mut findings = Findings::default();
     let index = NetworkIndex::new(model);
     networks::check(model, &mut findings);

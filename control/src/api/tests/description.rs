@@ -65,6 +65,7 @@ async fn what_is_served_is_described_and_what_is_described_is_served() {
     let expected = [
         "DELETE /v1/pods/{name}",
         "GET /v1",
+        "GET /v1/config",
         "GET /v1/drops",
         "GET /v1/fdb",
         "GET /v1/flows",

@@ -8,10 +8,10 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use weft_types::MacAddr;
 
-pub(super) fn check(model: &Model, networks: &NetworkIndex, local_node: &str, to: &mut Findings) {
+pub(super) fn check(model: &Model, networks: &NetworkIndex, local_node: Option<&str>, to: &mut Findings) {
     let nodes = &model.nodes;
-    let local = model.node(local_node);
-    if local.is_none() {
+    let local = local_node.and_then(|name| model.node(name));
+    if let (Some(local_node), None) = (local_node, local) {
         to.add(
             Entity::Cluster,
             "",
@@ -53,7 +53,7 @@ pub(super) fn check(model: &Model, networks: &NetworkIndex, local_node: &str, to
             }
         }
         let needed = needed_networks(networks, node);
-        for network in needed.into_iter().filter(|_| node.name != local_node) {
+        for network in needed.into_iter().filter(|_| Some(node.name.as_str()) != local_node) {
             if node.vtep_mac_in(model, network, false).is_none() {
                 let (field, part, what) = match network {
                     0 => ("vtep_mac", None, String::new()),
