@@ -45,7 +45,7 @@ impl Lab {
             (now.stats.total.rx >= before.stats.total.rx + frames).then_some(now)
         });
         let deltas = before.until(&after);
-        assert_eq!(deltas.total("rx"), frames, "others sent too: {deltas:?}");
+        assert_eq!(deltas.of("rx"), frames, "others sent too: {deltas:?}");
         deltas
     }
 }
@@ -93,10 +93,6 @@ impl Counters {
 }
 
 impl Deltas {
-    fn total(&self, name: &str) -> u64 {
-        self.totals.get(name).copied().unwrap_or_default()
-    }
-
     /// These counters of the whole switch (drop reasons, `tx`, `consumed`, `originated`) have changed by so much,
     /// and no other but `rx`.
     pub(crate) fn assert_only(&self, expected: &[(&str, u64)]) -> &Self {
@@ -122,5 +118,16 @@ impl Deltas {
     pub(crate) fn assert_dropped(&self, port: &str, reason: &str, frames: u64) {
         self.assert_only(&[(reason, frames)]);
         self.assert_ports(&[(&format!("{port}.rx"), frames), (&format!("{port}.rx_drops"), frames)]);
+    }
+
+    /// By how much this counter of the whole switch has changed.
+    pub(crate) fn of(&self, name: &str) -> u64 {
+        self.totals.get(name).copied().unwrap_or_default()
+    }
+
+    /// How many frames were dropped, for whatever reason.
+    pub(crate) fn dropped(&self) -> u64 {
+        let ends = ["rx", "tx", "consumed", "originated"];
+        self.totals.iter().filter(|(name, _)| !ends.contains(&name.as_str())).map(|(_, count)| count).sum()
     }
 }

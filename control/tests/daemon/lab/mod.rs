@@ -4,6 +4,7 @@ mod counters;
 pub(crate) mod frames;
 pub(crate) mod http;
 mod namespace;
+pub(crate) mod segment;
 mod weftd;
 mod wire;
 
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use weft_api::{Client, ClientError, Pod, PodPort, PodSpec, Pods, Stats, Status};
 
+pub(crate) use counters::Deltas;
 pub(crate) use namespace::Namespace;
 pub(crate) use weftd::Weftd;
 pub(crate) use wire::{Frame, Wire};
