@@ -1,23 +1,27 @@
 //! Compile: the desired state and the node's facts in, one snapshot for the dataplane out. A pure function, so that the
-//! same state always gives the same tables.
+//! same state always gives the same tables. Linear in the number of nodes and pods, because every change compiles anew.
 
-use std::collections::HashMap;
+mod mtu;
+mod routes;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use weft_node::{NEXT_HOP_V4, NEXT_HOP_V6};
+use weft_switch::limits::Limits;
 use weft_switch::tables::{
     Encap, Gateway, LocalVtep, Neighbour, NextHop, Outer, Peers, Place, PodGuard, Port, Role, Snapshot,
     SourcePorts, Vtep,
 };
-use weft_switch::types::{Generation, MacAddr, Mtu, PortId};
+use weft_switch::types::{Generation, MacAddr, PortId};
 
-use crate::model::{Model, Node, gateway};
+use crate::model::{Model, NetworkIndex, Node, gateway};
 
-/// Bytes of outer headers over an IPv4 underlay: inner Ethernet, VXLAN, UDP, IPv4.
-const OVERHEAD_V4: u32 = 50;
-/// As [`OVERHEAD_V4`], over an IPv6 underlay.
-const OVERHEAD_V6: u32 = 70;
+pub use mtu::Mtus;
+use mtu::{OVERHEAD_V4, OVERHEAD_V6, checked};
 
 /// The way over the underlay to one peer, as the kernel knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,8 +63,8 @@ pub struct OpenPort {
 pub struct Facts {
     /// This node's name.
     pub node: String,
-    /// The MAC address of this node's VTEP, where the desired state gives it none.
-    pub vtep_mac: MacAddr,
+    /// The MAC addresses of this node's VTEPs, by the network's name, where the desired state gives them none.
+    pub vtep_macs: BTreeMap<String, MacAddr>,
     /// The interface that the tunnels run over.
     pub uplink: Uplink,
     /// The host port and the MAC address of the host's side of it.
@@ -79,13 +83,12 @@ pub struct Facts {
     pub learned: Vec<(IpAddr, MacAddr, PortId)>,
     /// What the ways to peers carry, in bytes of outer IP packet, where that is known to be less than the uplink does.
     pub path_mtus: HashMap<IpAddr, u32>,
-}
-
-/// The MTU inside pods, in bytes: the configured one, or what the underlay leaves after the outer headers.
-pub fn pod_mtu(model: &Model, uplink_mtu: u32) -> u32 {
-    let over_v6 = model.network.ipv6.is_some() && model.nodes.iter().any(|node| node.public_ipv6.is_some());
-    let overhead = if over_v6 { OVERHEAD_V6 } else { OVERHEAD_V4 };
-    model.network.mtu.map_or(uplink_mtu.saturating_sub(overhead), |mtu| mtu.get() as u32)
+    /// What is limited, and how.
+    pub limits: Limits,
+    /// Seconds after which a learned MAC address that sends nothing is forgotten.
+    pub ageing: u32,
+    /// How many MAC addresses are learned behind one port at most.
+    pub learn_limit: u32,
 }
 
 /// The underlay address that traffic to a subnet of `node` is tunnelled to: of the subnet's own family as flannel has
@@ -124,20 +127,36 @@ pub fn gateway_mac(node: &Node) -> MacAddr {
     MacAddr([0x0a, 0x58, tail[0], tail[1], tail[2], tail[3]])
 }
 
+/// What all steps read.
+struct Sources<'a> {
+    model: &'a Model,
+    networks: NetworkIndex,
+    facts: &'a Facts,
+    own: &'a Node,
+}
+
 /// Makes the tables. `model` has been validated against `facts.node`.
 pub fn compile(model: &Model, facts: &Facts, generation: Generation) -> Snapshot {
     let mut tables = Snapshot {
         generation,
-        vxlan_port: model.network.port,
+        vxlan_port: model.port,
         source_ports: facts.source_ports,
         peers: Peers::new(facts.accept_unknown),
+        learn_limit: facts.learn_limit,
+        ageing: facts.ageing,
+        limits: facts.limits,
         ..Snapshot::default()
     };
-    networks(&mut tables, model);
+    // A pod address that no node has leads nowhere, rather than to the host and back.
+    let nets = model.networks.iter().flat_map(|network| network.nets());
+    nets.for_each(|net| add_route(&mut tables, &net, NextHop::Unreachable));
     if let Some(own) = model.node(&facts.node) {
-        own_node(&mut tables, model, facts, own);
+        let from = Sources { model, networks: NetworkIndex::new(model), facts, own };
+        own_node(&mut tables, &from);
+        let mut ends = Ends::default();
         let peers = model.nodes.iter().filter(|peer| peer.name != facts.node);
-        peers.for_each(|peer| far_node(&mut tables, model, facts, own, peer));
+        peers.for_each(|peer| far_node(&mut tables, &mut ends, &from, peer));
+        routes::add(&mut tables, &ends, &from);
     }
     learned(&mut tables, facts);
     tables
@@ -153,12 +172,6 @@ fn learned(tables: &mut Snapshot, facts: &Facts) {
     }
 }
 
-/// A pod address that no node has leads nowhere, rather than to the host and back.
-fn networks(tables: &mut Snapshot, model: &Model) {
-    let networks = [model.network.ipv4.map(IpNet::V4), model.network.ipv6.map(IpNet::V6)];
-    networks.into_iter().flatten().for_each(|network| add_route(tables, &network, NextHop::Unreachable));
-}
-
 fn add_route(tables: &mut Snapshot, to: &IpNet, next_hop: NextHop) {
     match to {
         IpNet::V4(net) => tables.routes4.insert(net.network(), net.prefix_len(), next_hop),
@@ -166,14 +179,15 @@ fn add_route(tables: &mut Snapshot, to: &IpNet, next_hop: NextHop) {
     }
 }
 
-fn own_node(tables: &mut Snapshot, model: &Model, facts: &Facts, own: &Node) {
-    let underlay = mtu(facts.uplink.mtu);
+fn own_node(tables: &mut Snapshot, from: &Sources<'_>) {
+    let Sources { model, facts, own, .. } = from;
+    let underlay = facts.uplink.mtu;
+    let mtus = Mtus::new(model, underlay);
     // What a port takes may be more than the MTU that the pod was told: a peer whose IPv4 tunnel carries 20 bytes more
     // than the IPv6 one may use them, and neither a TAP nor a guest minds.
-    let largest = facts.uplink.mtu.saturating_sub(OVERHEAD_V4);
-    let pods = mtu(pod_mtu(model, facts.uplink.mtu).max(largest));
+    let largest = underlay.saturating_sub(OVERHEAD_V4);
     if let Some(port) = facts.uplink.port {
-        tables.ports.insert(port, Port { role: Role::Uplink, mtu: underlay, place: Place::Each });
+        tables.ports.insert(port, Port { role: Role::Uplink, mtu: checked(underlay), place: Place::Each });
     }
 
     let mut gateways =
@@ -198,7 +212,8 @@ fn own_node(tables: &mut Snapshot, model: &Model, facts: &Facts, own: &Node) {
     }
     if let Some((port, mac)) = facts.host {
         gateways.host = Some(Neighbour { mac, port: port.id });
-        tables.ports.insert(port.id, Port { role: Role::Host, mtu: pods, place: port.place });
+        let takes = checked(mtus.of_host(own).max(largest));
+        tables.ports.insert(port.id, Port { role: Role::Host, mtu: takes, place: port.place });
         tables.segment.push(port.id);
     }
     tables.gateway = gateways;
@@ -206,8 +221,14 @@ fn own_node(tables: &mut Snapshot, model: &Model, facts: &Facts, own: &Node) {
     for pod in model.pods_of(&facts.node) {
         let Some(port) = facts.ports.get(&pod.name) else { continue };
         let addresses: Vec<_> = pod.addresses.iter().map(IpNet::addr).collect();
-        let guard = PodGuard::new(pod.mac_or_derived(), &addresses);
-        tables.ports.insert(port.id, Port { role: Role::Pod(guard), mtu: pods, place: port.place });
+        let role = if pod.trusted {
+            tables.trusted.push(port.id);
+            Role::Trusted
+        } else {
+            Role::Pod(PodGuard::new(pod.mac_or_derived(), &addresses))
+        };
+        let takes = checked(mtus.of_pod(pod).max(largest));
+        tables.ports.insert(port.id, Port { role, mtu: takes, place: port.place });
         tables.add_pod(port.id, pod.mac_or_derived(), &addresses);
         tables.segment.push(port.id);
     }
@@ -217,44 +238,57 @@ fn own_node(tables: &mut Snapshot, model: &Model, facts: &Facts, own: &Node) {
         facts.uplink.addresses.iter().copied().chain(published.into_iter().flatten()).collect();
     addresses.sort_unstable();
     addresses.dedup();
-    tables.local_vteps = addresses
-        .into_iter()
-        .map(|address| LocalVtep { vni: model.network.vni, mac: own_vtep_mac(own, facts, address), address })
-        .collect();
+    for (index, network) in model.networks.iter().enumerate() {
+        let here = addresses.iter().copied().filter_map(|address| {
+            let mac = own_vtep_mac(model, own, facts, index, address)?;
+            Some(LocalVtep { vni: network.vni, mac, address })
+        });
+        tables.local_vteps.extend(here);
+    }
 }
 
-/// The MAC address of this node's VTEP on the underlay of `address`' family.
-pub fn own_vtep_mac(own: &Node, facts: &Facts, address: IpAddr) -> MacAddr {
-    let given = if address.is_ipv4() { own.vtep_mac } else { own.vtep_mac_over_v6() };
-    given.unwrap_or(facts.vtep_mac)
+/// The MAC address of this node's VTEP in a network, on the underlay of `address`' family: the given one, or the one that
+/// was made. `None` if there is neither.
+pub fn own_vtep_mac(
+    model: &Model,
+    own: &Node,
+    facts: &Facts,
+    network: usize,
+    address: IpAddr,
+) -> Option<MacAddr> {
+    let given = own.vtep_mac_in(model, network, address.is_ipv6());
+    given.or_else(|| facts.vtep_macs.get(&model.networks.get(network)?.name).copied())
 }
 
-fn far_node(tables: &mut Snapshot, model: &Model, facts: &Facts, own: &Node, peer: &Node) {
+/// The far ends that are in the tables, by network and underlay address: routes of one node to one network share theirs.
+#[derive(Default)]
+struct Ends(HashMap<(usize, IpAddr), u32>);
+
+fn far_node(tables: &mut Snapshot, ends: &mut Ends, from: &Sources<'_>, peer: &Node) {
     let published = [peer.public_ip.map(IpAddr::V4), peer.public_ipv6.map(IpAddr::V6)];
-    published.into_iter().flatten().for_each(|address| tables.peers.insert(address, model.network.vni));
-    let mut ends: Vec<(IpAddr, u32)> = Vec::new();
     for subnet in &peer.subnets {
-        let (Some(address), Some(uplink)) = (tunnel_address(peer, subnet), facts.uplink.port) else {
+        let Some((_, network)) = from.networks.of(subnet) else { continue };
+        let vni = from.model.networks[network].vni;
+        published.into_iter().flatten().for_each(|address| tables.peers.insert(address, vni));
+        let (Some(address), Some(uplink)) = (tunnel_address(peer, subnet), from.facts.uplink.port) else {
             add_route(tables, subnet, NextHop::Unreachable);
             continue;
         };
-        let known = ends.iter().find(|(end, _)| *end == address).map(|(_, index)| *index);
-        let index = known.unwrap_or_else(|| {
-            let index = tables.vteps.len() as u32;
-            tables.vteps.push(far_vtep(model, facts, own, peer, address, uplink));
-            ends.push((address, index));
-            index
+        let index = *ends.0.entry((network, address)).or_insert_with(|| {
+            tables.vteps.push(far_vtep(from, network, peer, address, uplink));
+            tables.vteps.len() as u32 - 1
         });
         add_route(tables, subnet, NextHop::Vtep(index));
     }
 }
 
-fn far_vtep(model: &Model, facts: &Facts, own: &Node, peer: &Node, address: IpAddr, uplink: PortId) -> Vtep {
+fn far_vtep(from: &Sources<'_>, network: usize, peer: &Node, address: IpAddr, uplink: PortId) -> Vtep {
+    let Sources { model, facts, own, .. } = from;
     let overhead = if address.is_ipv4() { OVERHEAD_V4 } else { OVERHEAD_V6 };
     let way = facts.ways.get(&address);
     let underlay = way.and_then(|way| way.mtu).map_or(facts.uplink.mtu, |mtu| mtu.min(facts.uplink.mtu));
     let underlay = facts.path_mtus.get(&address).map_or(underlay, |path| underlay.min(*path));
-    let far_mac = if address.is_ipv4() { peer.vtep_mac } else { peer.vtep_mac_over_v6() };
+    let far_mac = peer.vtep_mac_in(model, network, address.is_ipv6());
     let encap = way.and_then(|way| {
         let published =
             if address.is_ipv4() { own.public_ip.map(IpAddr::V4) } else { own.public_ipv6.map(IpAddr::V6) };
@@ -264,14 +298,10 @@ fn far_vtep(model: &Model, facts: &Facts, own: &Node, peer: &Node, address: IpAd
             dst_mac: way.next_hop_mac?,
             src: source,
             dst: address,
-            port: model.network.port,
+            port: model.port,
         };
-        Encap::new(&outer, model.network.vni, own_vtep_mac(own, facts, address), far_mac?)
+        let near_mac = own_vtep_mac(model, own, facts, network, address)?;
+        Encap::new(&outer, model.networks[network].vni, near_mac, far_mac?)
     });
-    Vtep { encap, uplink, mtu: mtu(underlay.saturating_sub(overhead)), checksum: facts.outer_checksum }
-}
-
-/// A link's MTU as the tables hold it: one out of range counts as the nearest in range.
-fn mtu(bytes: u32) -> Mtu {
-    Mtu::new(bytes.min(65535)).unwrap_or(Mtu::SMALLEST)
+    Vtep { encap, uplink, mtu: checked(underlay.saturating_sub(overhead)), checksum: facts.outer_checksum }
 }

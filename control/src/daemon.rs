@@ -6,37 +6,41 @@
 //! receive, close what is no longer wanted. So no packet meets a port that is half there, and none is lost by a change
 //! that does not concern it.
 
+mod attachments;
+mod flows;
 mod host;
 mod learned;
 mod pods;
 mod report;
 mod requests;
 mod rights;
+pub mod settings;
 mod start;
 mod uplink;
+mod vteps;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
-use weft_api::ApiError;
 use weft_ffi::kernel::udp_claim::UdpClaim;
 use weft_node::{Device as StoredDevice, Lock, Mirror, State, StoredPod};
 use weft_switch::drivers::Rx;
+use weft_switch::limits::{Limit, Limits};
 use weft_switch::tables::SourcePorts;
 use weft_switch::types::{MacAddr, Mtu, PortId};
 
 use crate::compile::{self, Facts, OpenPort, Way, compile, peer_addresses};
-use crate::config::{Config, OuterChecksum};
+use crate::config::{Config, ConfigError, OuterChecksum};
 use crate::dataplane::Dataplane;
 use crate::model::{Model, Pod};
 use crate::source::SourceError;
 
-pub use learned::{Claim, Conflict, FlowTotals, Flows, LearnedNeighbour};
 pub use requests::Client;
-pub use start::{StartError, Started, start};
+use requests::Request;
+pub use start::{Setup, StartError, Started, start};
 
 /// How often what could not be opened is tried again.
 const RETRY: Duration = Duration::from_secs(2);
@@ -68,6 +72,7 @@ struct SourceState {
 
 /// The daemon's state.
 pub struct Daemon {
+    /// What is in force.
     config: Config,
     node: String,
     started: (Instant, SystemTime),
@@ -76,7 +81,7 @@ pub struct Daemon {
     dataplane: Dataplane,
     mirror: Mirror,
     state: State,
-    vtep_mac: MacAddr,
+    vtep_macs: vteps::Macs,
     /// What the source said last that was right.
     model: Model,
     /// What it said after that, if that did not go with the pods that were added.
@@ -99,21 +104,16 @@ pub struct Daemon {
     learned: learned::Learned,
     /// Receive queues, with worker and port, that wait until a snapshot names their port.
     fresh: Vec<(usize, PortId, Rx)>,
-}
-
-/// What a client of the API asks the daemon.
-enum Request {
-    Status(oneshot::Sender<weft_api::Status>),
-    Pods(oneshot::Sender<weft_api::Pods>),
-    Add(weft_api::PodSpec, oneshot::Sender<Result<weft_api::Pod, ApiError>>),
-    Delete(String, oneshot::Sender<Result<weft_api::Pod, ApiError>>),
-    Stats(oneshot::Sender<weft_api::Stats>),
-    Drops(bool, oneshot::Sender<weft_api::Drops>),
+    flows: flows::Watches,
+    settings: settings::Settings,
+    /// Why nobody can ask for the metrics.
+    metrics_problem: watch::Receiver<Option<String>>,
 }
 
 /// What the daemon hears from.
 pub struct Inputs {
     updates: mpsc::Receiver<Result<Model, SourceError>>,
+    settings: mpsc::Receiver<Result<Config, ConfigError>>,
     underlay: watch::Receiver<u64>,
     requests: mpsc::Receiver<Request>,
 }
@@ -133,11 +133,15 @@ impl Daemon {
             tokio::select! {
                 () = &mut stop => break,
                 Some(update) = inputs.updates.recv() => self.take_model(update).await,
+                Some(update) = inputs.settings.recv() => self.take_config(update).await,
                 Ok(()) = inputs.underlay.changed() => self.reconcile().await,
                 Some(request) = inputs.requests.recv() => self.answer(request).await,
                 _ = retry.tick(), if self.has_problems() => self.reconcile().await,
                 _ = sample.tick() => self.look_after().await,
-                _ = events.tick() => self.take_events(),
+                _ = events.tick() => {
+                    self.take_events();
+                    self.answer_watches();
+                }
                 _ = host_check.tick() => self.check_host_port().await,
             }
         }
@@ -183,6 +187,7 @@ impl Daemon {
     async fn look_after(&mut self) {
         self.dataplane.sample();
         self.forget_old();
+        self.flows.note_received(self.total().rx);
         let broken = self.dataplane.take_broken();
         // The kernel does not tell of these: weft's own descriptor keeps what is left of the namespace alive.
         let lost = self.pods.values().any(PodPort::has_lost_netns);
@@ -229,6 +234,7 @@ impl Daemon {
     async fn reconcile(&mut self) {
         let model = self.desired();
         self.problems.clear();
+        self.vtep_macs.complete(model.networks.iter().skip(1).map(|network| network.name.as_str()));
         self.open_uplink_port(&model).await;
         self.open_host_port(&model).await;
         self.close_changed(&model).await;
@@ -252,7 +258,7 @@ impl Daemon {
         self.learned.keep_ports(|id| ports().any(|open| open == id));
         let facts = Facts {
             node: self.node.clone(),
-            vtep_mac: self.vtep_mac,
+            vtep_macs: self.vtep_macs.by_network(model),
             uplink: compile::Uplink {
                 port,
                 mac: MacAddr(uplink.mac),
@@ -268,6 +274,9 @@ impl Daemon {
             accept_unknown: !self.config.uplink.known_vteps_only,
             learned: self.learned.neighbours(),
             path_mtus: self.learned.path_mtus(),
+            limits: limits(&self.config),
+            ageing: self.config.bridge.ageing_s,
+            learn_limit: self.config.bridge.learn_limit,
         };
         self.dataplane.publish(|generation| compile(model, &facts, generation));
         for (worker, id, queue) in self.fresh.drain(..) {
@@ -301,8 +310,9 @@ impl Daemon {
         let unfit = self.unfit.iter().map(|(stored, _)| stored.clone());
         let devices = self.devices.iter().cloned();
         let state = State {
-            vtep_mac: Some(self.vtep_mac.to_string()),
-            pods: self.added.values().map(pods::store).chain(unfit).collect(),
+            vtep_mac: Some(self.vtep_macs.first()),
+            vtep_macs: self.vtep_macs.further(),
+            pods: self.added.values().map(attachments::store).chain(unfit).collect(),
             devices: devices.map(|(netns, name)| StoredDevice { netns, name }).collect(),
         };
         if state == self.state {
@@ -312,6 +322,16 @@ impl Daemon {
             Ok(()) => self.state = state,
             Err(error) => self.problems.push(format!("state: {error}")),
         }
+    }
+}
+
+/// What the configuration limits, as the switch has it.
+fn limits(config: &Config) -> Limits {
+    let rate = |per_second: u32, share: u32| Limit { per_second, burst: (per_second / share).max(1) };
+    Limits {
+        flood: rate(config.bridge.flood_rate, 10),
+        icmp: rate(config.router.icmp_rate, 20),
+        moves: rate(config.bridge.move_rate, 1),
     }
 }
 

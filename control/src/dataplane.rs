@@ -271,6 +271,18 @@ impl Dataplane {
         self.publisher.current().generation
     }
 
+    /// The snapshot published last.
+    pub fn snapshot(&self) -> &Snapshot {
+        self.publisher.current()
+    }
+
+    /// The generation of the snapshot that a worker uses; `None` while it sleeps.
+    pub fn generation_of(&self, worker: usize) -> Option<Generation> {
+        // Publications and generations are counted together: each publication makes one generation.
+        let behind = self.publisher.publication() - self.publisher.reached_by(worker)?;
+        Some(Generation(self.generation().0.saturating_sub(behind)))
+    }
+
     /// Takes a port away. The snapshot published last no longer names it. With `delete`, a TAP's device goes too.
     pub async fn remove(&mut self, id: PortId, delete: bool) {
         let publication = self.publisher.publication();

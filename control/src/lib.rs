@@ -1,13 +1,14 @@
-//! The control side of weftd: [`source`] → [`model`] → validate → [`mod@compile`] → publish, and the [`api`].
+//! The control side of weftd: [`source`] → [`model`] → validate → [`mod@compile`] → publish, and the [`api`] and the [`metrics`].
 //!
 //! Read [`model`] first, then [`daemon`], which joins everything.
 
 pub mod api;
 pub mod compile;
-pub mod config;
 pub mod daemon;
 pub mod dataplane;
-pub mod model;
+pub mod metrics;
 pub mod ports;
-pub mod settings;
+pub mod reload;
 pub mod source;
+
+pub use weft_config::{cluster, config, model, settings};

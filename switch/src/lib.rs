@@ -21,6 +21,7 @@ pub mod parse;
 pub mod port;
 pub mod stations;
 pub mod tables;
-pub mod types;
 pub mod wire;
 pub mod worker;
+
+pub use weft_types as types;

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,7 +15,10 @@ use serde::de::DeserializeOwned;
 use thiserror::Error;
 use tokio::net::UnixStream;
 
-use crate::{ApiError, Drops, Index, Pod, PodSpec, Pods, Stats, Status};
+use crate::{
+    ApiError, ConfigReport, Drops, Fdb, Flows, Index, Mac, Neighbours, Pod, PodSpec, Pods, Ports, Routes,
+    Stats, Status, Vteps, Workers,
+};
 
 /// How long an answer may take unless [`Client::timeout`] says otherwise: longer than the daemon gives itself.
 const TIMEOUT: Duration = Duration::from_secs(40);
@@ -133,6 +137,11 @@ impl Client {
         self.call(Method::GET, "/v1/pods", None).await
     }
 
+    /// `GET /v1/pods?name=NAME`: the pod of this name, or none.
+    pub async fn pod(&self, name: &str) -> Result<Pods, ClientError> {
+        self.list("/v1/pods", &[("name", Some(name.to_owned()))]).await
+    }
+
     /// `POST /v1/pods`. `spec` is sent as it is; the daemon checks it.
     pub async fn add_pod(&self, spec: &PodSpec) -> Result<Pod, ClientError> {
         let body = serde_json::to_vec(spec).map_err(|error| ClientError::Request(error.to_string()))?;
@@ -144,6 +153,53 @@ impl Client {
         self.call(Method::DELETE, &format!("/v1/pods/{}", segment(name)), None).await
     }
 
+    /// `GET /v1/ports`: all, or the one of this name.
+    pub async fn ports(&self, name: Option<&str>) -> Result<Ports, ClientError> {
+        self.list("/v1/ports", &[("name", name.map(str::to_owned))]).await
+    }
+
+    /// `GET /v1/fdb`: all, or what is behind this port, or this MAC address.
+    pub async fn fdb(&self, port: Option<&str>, mac: Option<Mac>) -> Result<Fdb, ClientError> {
+        let filters = [("port", port.map(str::to_owned)), ("mac", mac.map(|mac| mac.to_string()))];
+        self.list("/v1/fdb", &filters).await
+    }
+
+    /// `GET /v1/neigh`: all, or what is known of this address.
+    pub async fn neighbours(&self, address: Option<IpAddr>) -> Result<Neighbours, ClientError> {
+        self.list("/v1/neigh", &[("address", address.map(|address| address.to_string()))]).await
+    }
+
+    /// `GET /v1/vteps`: all, or those of this node.
+    pub async fn vteps(&self, node: Option<&str>) -> Result<Vteps, ClientError> {
+        self.list("/v1/vteps", &[("node", node.map(str::to_owned))]).await
+    }
+
+    /// `GET /v1/routes`.
+    pub async fn routes(&self) -> Result<Routes, ClientError> {
+        self.list("/v1/routes", &[]).await
+    }
+
+    /// `GET /v1/routes?match=ADDRESS`: the route that a packet to this address takes, or none.
+    pub async fn route_to(&self, address: IpAddr) -> Result<Routes, ClientError> {
+        self.list("/v1/routes", &[("match", Some(address.to_string()))]).await
+    }
+
+    /// `GET /v1/flows`. Takes so many seconds; at most [`crate::FLOW_SECONDS_MAX`] and [`crate::FLOW_LIMIT_MAX`] flows.
+    pub async fn flows(&self, seconds: u32, limit: usize) -> Result<Flows, ClientError> {
+        let filters = [("seconds", Some(seconds.to_string())), ("limit", Some(limit.to_string()))];
+        self.list("/v1/flows", &filters).await
+    }
+
+    /// `GET /v1/workers`.
+    pub async fn workers(&self) -> Result<Workers, ClientError> {
+        self.list("/v1/workers", &[]).await
+    }
+
+    /// `GET /v1/config`.
+    pub async fn config(&self) -> Result<ConfigReport, ClientError> {
+        self.list("/v1/config", &[]).await
+    }
+
     /// `GET /v1/stats`.
     pub async fn stats(&self) -> Result<Stats, ClientError> {
         self.call(Method::GET, "/v1/stats", None).await
@@ -152,6 +208,19 @@ impl Client {
     /// `GET /v1/drops`; with `all` the reasons too that never happened.
     pub async fn drops(&self, all: bool) -> Result<Drops, ClientError> {
         self.call(Method::GET, if all { "/v1/drops?all=true" } else { "/v1/drops" }, None).await
+    }
+
+    async fn list<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        filters: &[(&str, Option<String>)],
+    ) -> Result<T, ClientError> {
+        let mut path = path.to_owned();
+        let given = filters.iter().filter_map(|(key, value)| Some((key, value.as_ref()?)));
+        for (index, (key, value)) in given.enumerate() {
+            let _ = write!(path, "{}{key}={}", if index == 0 { '?' } else { '&' }, segment(value));
+        }
+        self.call(Method::GET, &path, None).await
     }
 
     async fn call<T: DeserializeOwned>(

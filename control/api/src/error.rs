@@ -5,6 +5,7 @@ use thiserror::Error;
 
 /// The kind of a failure, for programs. In JSON in snake case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorCode {
     /// 400: the request can't be read.
@@ -49,6 +50,7 @@ impl ErrorCode {
 
 /// Why a request had no success: the body of every answer that is none.
 #[derive(Debug, Clone, PartialEq, Eq, Error, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[error("{error}")]
 pub struct ApiError {
     /// For a person: what is wrong, where, and what to do.

@@ -9,6 +9,8 @@ use thiserror::Error;
 /// An IEEE 802 MAC address. In JSON a string such as `02:00:00:00:00:01`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(
+    value_type = String, pattern = "^([0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}$", example = "02:00:00:00:00:01"))]
 pub struct Mac(pub [u8; 6]);
 
 /// Text that is no MAC address.

@@ -10,18 +10,22 @@ use crate::{DEFAULT_IFNAME, Mac};
 
 /// How a pod is attached. In JSON the field `kind` and the fields of that kind.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum PodPort {
     /// An ordinary pod: a TAP interface in its network namespace.
     Tap {
         /// The namespace's file, such as `/run/netns/NAME` or `/proc/PID/ns/net`.
+        #[cfg_attr(feature = "openapi", schema(value_type = String))]
         netns: PathBuf,
-        /// The interface's name in it.
+        /// The interface's name in it; `eth0` where a specification leaves it out.
+        #[cfg_attr(feature = "openapi", schema(required = false))]
         ifname: String,
     },
     /// A virtual machine: a vhost-user socket.
     VhostUser {
         /// The socket.
+        #[cfg_attr(feature = "openapi", schema(value_type = String))]
         socket: PathBuf,
         /// Who listens on it.
         mode: VhostMode,
@@ -46,6 +50,7 @@ impl PodPort {
 
 /// Who listens on a vhost-user socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum VhostMode {
     /// The virtual machine monitor listens, weft connects; again and again until it is there.
@@ -56,6 +61,7 @@ pub enum VhostMode {
 
 /// The answer to `GET /v1/pods`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Pods {
     /// In the order of their names.
     pub pods: Vec<Pod>,
@@ -63,6 +69,7 @@ pub struct Pods {
 
 /// A pod of this node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Pod {
     /// Its name, unique on the node.
     pub name: String,
@@ -72,9 +79,12 @@ pub struct Pod {
     #[serde(flatten)]
     pub port: PodPort,
     /// The addresses that it may send from.
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>))]
     pub addresses: Vec<IpAddr>,
     /// The MAC address that it may send from.
     pub mac: Mac,
+    /// Whether it may send from any address, such as a virtual machine that bridges or routes for others.
+    pub trusted: bool,
     /// The number of its port; null while it has none.
     pub port_id: Option<u16>,
     /// MTU of its interface, in bytes of IP packet.
@@ -89,6 +99,7 @@ pub struct Pod {
 
 /// Who asked for a pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Origin {
     /// The file with the desired state; only there can it be removed.
@@ -99,6 +110,7 @@ pub enum Origin {
 
 /// Whether a pod can be reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum PodState {
     /// Its port forwards.
@@ -114,6 +126,7 @@ pub enum PodState {
 /// Reading it checks its shape: the name, a field of another kind or of none, and that there is an address. What
 /// depends on the node (subnets, addresses that are taken) the daemon checks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(try_from = "AnySpec")]
 pub struct PodSpec {
     /// Unique on the node: 1 to 128 letters, digits, `-`, `_` and `.`, the first a letter or a digit.
@@ -122,10 +135,14 @@ pub struct PodSpec {
     #[serde(flatten)]
     pub port: PodPort,
     /// At least one, without a prefix length: the network's subnet gives it.
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>))]
     pub addresses: Vec<IpAddr>,
     /// Left out, the daemon derives one from the address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<Mac>,
+    /// Whether it may send from any address. What it sends from is learned.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub trusted: bool,
 }
 
 /// Why a [`PodSpec`] has the wrong shape.
@@ -191,6 +208,8 @@ struct AnySpec {
     #[serde(default)]
     addresses: Vec<IpAddr>,
     mac: Option<Mac>,
+    #[serde(default)]
+    trusted: bool,
 }
 
 fn is_name(name: &str) -> bool {
@@ -221,7 +240,7 @@ impl TryFrom<AnySpec> for PodSpec {
     type Error = SpecError;
 
     fn try_from(any: AnySpec) -> Result<Self, SpecError> {
-        let AnySpec { name, kind, netns, ifname, socket, mode, devargs, addresses, mac } = any;
+        let AnySpec { name, kind, netns, ifname, socket, mode, devargs, addresses, mac, trusted } = any;
         if !is_name(&name) {
             return Err(SpecError::Name(name));
         }
@@ -249,7 +268,7 @@ impl TryFrom<AnySpec> for PodSpec {
         if let Some((field, ..)) = foreign {
             return Err(SpecError::Foreign { pod: name, kind, field });
         }
-        let spec = Self { name, port, addresses, mac };
+        let spec = Self { name, port, addresses, mac, trusted };
         spec.check()?;
         Ok(spec)
     }
@@ -268,7 +287,7 @@ mod tests {
         for text in [
             r#"{"name":"a","kind":"tap","netns":"/run/netns/a","ifname":"net1","addresses":["10.1.0.2","fd00::2"]}"#,
             r#"{"name":"b","kind":"vhost-user","socket":"/run/b","mode":"client","addresses":["10.1.0.3"],"mac":"02:00:00:00:00:01"}"#,
-            r#"{"name":"c","kind":"dpdk","devargs":"net_null0","addresses":["10.1.0.4"]}"#,
+            r#"{"name":"c","kind":"dpdk","devargs":"net_null0","addresses":["10.1.0.4"],"trusted":true}"#,
         ] {
             let spec = parse(text).unwrap();
             assert_eq!(serde_json::to_string(&spec).unwrap(), text);

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 /// The answer to `GET /v1/stats`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Stats {
     /// By port, in the order of their numbers.
     pub ports: Vec<PortStats>,
@@ -16,6 +17,7 @@ pub struct Stats {
 
 /// One port. "rx" is what the switch received from it, "tx" what it sent to it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct PortStats {
     /// Its number.
     pub id: u16,
@@ -38,7 +40,8 @@ pub struct PortStats {
 }
 
 /// One worker.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct WorkerStats {
     /// Its number, from 0.
     pub id: u16,
@@ -58,16 +61,33 @@ pub struct WorkerStats {
     pub bursts: u64,
     /// CPU cycles that a frame costs on average since the start; 0 when there was none.
     pub cycles_per_packet: f64,
-    /// Share of the time that went into bursts with frames, 0 to 1.
+    /// Time that went into bursts with frames since the start, in seconds.
+    pub busy_seconds: f64,
+    /// Share of the last second that went into bursts with frames, 0 to 1.
     pub busy: f64,
     /// How often it slept because nothing came.
     pub sleeps: u64,
     /// Frames handed to another worker that owns the transmit queue.
     pub handed_over: u64,
+    /// ICMP errors that it made, those of ICMPv6 among them.
+    pub icmp_sent: u64,
+    /// ICMP errors that it did not make because too many were.
+    pub icmp_limited: u64,
+    /// MAC addresses that it learned.
+    pub learned: u64,
+    /// Learned MAC addresses that moved to another port.
+    pub moved: u64,
+    /// Moves that it did not make because too many were.
+    pub moves_limited: u64,
+    /// MAC addresses that it did not learn because the port, or the table, had its fill.
+    pub learn_limited: u64,
+    /// Events for the control side that were lost because too many waited.
+    pub events_lost: u64,
 }
 
 /// The whole switch. `rx + originated = tx + consumed + drops`, but for the frames on their way at the moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Total {
     /// Frames received.
     pub rx: u64,
@@ -92,6 +112,7 @@ impl Total {
 
 /// The answer to `GET /v1/drops`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Drops {
     /// Of the whole switch. Without `?all=true` only the reasons that happened.
     pub total: Vec<Drop>,
@@ -99,6 +120,7 @@ pub struct Drops {
 
 /// How often one reason happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Drop {
     /// Its name, such as `fdb_miss`: stable from release to release.
     pub reason: String,

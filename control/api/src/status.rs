@@ -10,6 +10,7 @@ use crate::Mac;
 
 /// The answer to `GET /v1/status`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Status {
     /// The daemon's version, such as `0.1.0`.
     pub version: String,
@@ -21,6 +22,9 @@ pub struct Status {
     pub state: State,
     /// What is not well, a sentence each. Empty when ready.
     pub problems: Vec<String>,
+    /// What is worth knowing and no problem, a sentence each, such as a setting that waits for a restart.
+    #[serde(default)]
+    pub notes: Vec<String>,
     /// When the daemon started, in seconds since 1970-01-01 UTC.
     pub started_at: u64,
     /// Seconds since the start, by a clock that nobody sets.
@@ -47,6 +51,7 @@ pub struct Status {
 
 /// Whether all is well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum State {
     /// Everything that is desired is in force.
@@ -57,10 +62,12 @@ pub enum State {
 
 /// Where the desired state comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Source {
     /// Its kind: `file`.
     pub kind: String,
     /// The file; null for a source that is none.
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
     pub path: Option<PathBuf>,
     /// When it was last taken over whole, in seconds since 1970-01-01 UTC; null if never.
     pub last_loaded: Option<u64>,
@@ -70,6 +77,7 @@ pub struct Source {
 
 /// Memory of the daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Memory {
     /// Whether packet buffers lie in huge pages.
     pub hugepages: bool,
@@ -83,6 +91,7 @@ pub struct Memory {
 
 /// The way to the other nodes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Uplink {
     /// The node's interface.
     pub interface: String,
@@ -91,15 +100,19 @@ pub struct Uplink {
     /// The interface's MTU, in bytes of IP packet.
     pub mtu: u32,
     /// The node's addresses that peers send to.
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>))]
     pub addresses: Vec<IpAddr>,
 }
 
 /// The pod network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Network {
     /// Of the whole cluster; null without IPv4.
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
     pub ipv4: Option<Ipv4Net>,
     /// Of the whole cluster; null without IPv6.
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
     pub ipv6: Option<Ipv6Net>,
     /// VXLAN network identifier, 24 bits.
     pub vni: u32,
@@ -111,17 +124,21 @@ pub struct Network {
 
 /// Another node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Peer {
     /// Its name in the cluster.
     pub name: String,
     /// The pod networks that it carries.
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>))]
     pub subnets: Vec<IpNet>,
     /// Its addresses in the underlay.
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>))]
     pub public_ips: Vec<IpAddr>,
     /// The MAC address of its VTEP; null for a peer without a tunnel.
     pub vtep_mac: Option<Mac>,
     /// Whether the way to it is known down to the next hop's MAC address.
     pub resolved: bool,
     /// The router on the way to it, or its own address on the same link; null when there is no route.
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
     pub next_hop: Option<IpAddr>,
 }

@@ -1,23 +1,33 @@
 //! What the command line says, and what it means.
 
+mod pod;
+
+use std::fmt::Display;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use weft_api::{
-    DEFAULT_HOST_PORT, DEFAULT_IFNAME, DEFAULT_SOCKET, DEFAULT_STATE_DIR, Mac, PodPort, PodSpec, VhostMode,
+    DEFAULT_HOST_PORT, DEFAULT_SOCKET, DEFAULT_STATE_DIR, FLOW_LIMIT, FLOW_LIMIT_MAX, FLOW_SECONDS,
+    FLOW_SECONDS_MAX, Mac,
 };
 
-/// Where `ip netns` keeps the namespaces that have names.
-const NAMED_NETNS: &str = "/run/netns";
+pub(crate) use crate::config::ConfigCommand;
+pub(crate) use pod::AddArgs;
 
 /// Talks to weftd, the virtual switch of this node.
 #[derive(Debug, Parser)]
 #[command(name = "weft", disable_version_flag = true, arg_required_else_help = true)]
-#[command(
-    after_help = "Exit codes: 0 done, 1 weftd refused or failed, 2 wrong usage, 3 weftd not reachable."
-)]
+#[command(after_help = "Examples:
+  weft status                       how the node is, and what is wrong
+  weft stats --watch                packets a second, until Ctrl-C
+  weft route get 10.244.1.5         which way a packet takes
+  weft -o json port | jq .ports     for programs
+
+Exit codes: 0 done, 1 weftd refused or failed, 2 wrong usage, 3 weftd not reachable.
+With NO_COLOR set, nothing is coloured.")]
 pub(crate) struct Cli {
     /// weftd's control socket
     #[arg(long, global = true, env = "WEFT_SOCKET", default_value = DEFAULT_SOCKET, value_name = "PATH")]
@@ -25,6 +35,13 @@ pub(crate) struct Cli {
     /// How to print, errors included
     #[arg(short, long, global = true, value_enum, default_value_t = Output::Table)]
     pub(crate) output: Output,
+    /// Ask again and again, each second or at this interval, until Ctrl-C; stats and drops then show rates
+    #[arg(long, global = true, value_name = "SECONDS", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "1", value_parser = parse_interval)]
+    pub(crate) watch: Option<Duration>,
+    /// Leave the headings of tables out
+    #[arg(long, global = true)]
+    pub(crate) no_headers: bool,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -34,6 +51,8 @@ pub(crate) struct Cli {
 pub(crate) enum Output {
     /// For people: aligned columns, bytes in units
     Table,
+    /// As table, with more columns
+    Wide,
     /// For programs: plain numbers
     Json,
 }
@@ -42,21 +61,93 @@ pub(crate) enum Output {
 pub(crate) enum Command {
     /// How weftd is: state, source, memory, uplink, network, peers
     Status,
+    /// The switch's ports: pods', the host's, the uplink
+    #[command(after_help = "Examples:\n  weft port\n  weft port show web\n  weft port -o wide --watch")]
+    Port {
+        #[command(subcommand)]
+        command: Option<PortCommand>,
+    },
     /// Pods of this node
-    #[command(subcommand)]
-    Pod(PodCommand),
+    #[command(after_help = "Examples:\n  weft pod\n  weft pod show web\n  weft pod del web")]
+    Pod {
+        #[command(subcommand)]
+        command: Option<PodCommand>,
+    },
+    /// The forwarding database: MAC addresses and the ports that they are behind
+    #[command(args_conflicts_with_subcommands = true)]
+    #[command(
+        after_help = "Examples:\n  weft fdb\n  weft fdb --port web\n  weft fdb --mac 02:00:00:00:00:01"
+    )]
+    Fdb {
+        #[command(subcommand)]
+        command: Option<FdbCommand>,
+        #[command(flatten)]
+        filter: FdbFilter,
+    },
+    /// Neighbours: IP addresses and who has them, and who claims another's
+    #[command(args_conflicts_with_subcommands = true)]
+    #[command(after_help = "Examples:\n  weft neigh\n  weft neigh --address 10.244.1.5")]
+    Neigh {
+        #[command(subcommand)]
+        command: Option<NeighCommand>,
+        #[command(flatten)]
+        filter: NeighFilter,
+    },
+    /// The ends of the tunnels: this node's, and those of the others
+    #[command(args_conflicts_with_subcommands = true)]
+    #[command(after_help = "Examples:\n  weft vtep\n  weft vtep --node worker-2 -o wide")]
+    Vtep {
+        #[command(subcommand)]
+        command: Option<VtepCommand>,
+        #[command(flatten)]
+        filter: VtepFilter,
+    },
+    /// Routes of the pod networks
+    #[command(after_help = "Examples:\n  weft route\n  weft route get 10.244.1.5")]
+    Route {
+        #[command(subcommand)]
+        command: Option<RouteCommand>,
+    },
+    /// The flows of the next seconds, estimated from sampled packets: those with the most bytes first
+    #[command(after_help = "Examples:\n  weft flow\n  weft flow --seconds 5 --limit 10\n  weft flow --watch")]
+    Flow {
+        /// How long to watch
+        #[arg(long, default_value_t = FLOW_SECONDS, value_parser = clap::value_parser!(u32).range(1..=i64::from(FLOW_SECONDS_MAX)))]
+        seconds: u32,
+        /// How many to list at most
+        #[arg(long, default_value_t = FLOW_LIMIT as u32, value_parser = clap::value_parser!(u32).range(1..=FLOW_LIMIT_MAX as i64))]
+        limit: u32,
+    },
     /// Counters of ports and workers
+    #[command(
+        after_help = "Examples:\n  weft stats\n  weft stats --watch=5      rates over five seconds each"
+    )]
     Stats,
     /// Dropped packets by reason
+    #[command(
+        after_help = "Examples:\n  weft drops\n  weft drops --all          every reason there is, with its meaning"
+    )]
     Drops {
         /// The reasons too that never happened
         #[arg(long)]
         all: bool,
     },
+    /// Workers: the threads that forward packets, and the ports that they have
+    Worker {
+        #[command(subcommand)]
+        command: Option<WorkerCommand>,
+    },
+    /// The two files: check them, and see which settings are in force
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// What weft leaves on a node
     #[command(subcommand)]
     Node(NodeCommand),
     /// Print a completion script
+    #[command(after_help = "Examples:
+  weft completions bash > /etc/bash_completion.d/weft
+  weft completions zsh > /usr/share/zsh/site-functions/_weft
+  weft completions fish > /etc/fish/completions/weft.fish")]
     Completions {
         /// For this shell
         shell: clap_complete::Shell,
@@ -66,15 +157,91 @@ pub(crate) enum Command {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum PortCommand {
+    /// List the ports; without any command too
+    List,
+    /// All about one port
+    Show {
+        /// The pod, or the interface
+        name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum PodCommand {
+    /// List the pods; without any command too
+    List,
+    /// All about one pod
+    Show {
+        /// The pod
+        name: String,
+    },
     /// Attach a pod
-    Add(AddArgs),
+    Add(Box<AddArgs>),
     /// Detach a pod that was attached with add
     Del {
         /// The pod
         name: String,
     },
-    /// List the pods
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum FdbCommand {
+    /// List the entries; without any command too
+    List(FdbFilter),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FdbFilter {
+    /// Only what is behind this port
+    #[arg(long, value_name = "NAME")]
+    pub(crate) port: Option<String>,
+    /// Only this MAC address
+    #[arg(long)]
+    pub(crate) mac: Option<Mac>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NeighCommand {
+    /// List the neighbours; without any command too
+    List(NeighFilter),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NeighFilter {
+    /// Only this address
+    #[arg(long, value_name = "IP")]
+    pub(crate) address: Option<IpAddr>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum VtepCommand {
+    /// List the ends; without any command too
+    List(VtepFilter),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VtepFilter {
+    /// Only the far ends of this node
+    #[arg(long, value_name = "NAME")]
+    pub(crate) node: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RouteCommand {
+    /// List the routes; without any command too
+    List,
+    /// The route that a packet to this address takes
+    Get {
+        /// The destination
+        #[arg(value_name = "IP")]
+        address: IpAddr,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum WorkerCommand {
+    /// List the workers; without any command too
     List,
 }
 
@@ -94,121 +261,17 @@ pub(crate) enum NodeCommand {
     },
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Kind {
-    /// An ordinary pod: an interface in its network namespace
-    Tap,
-    /// A virtual machine: a vhost-user socket
-    VhostUser,
-    /// A DPDK device, such as memif
-    Dpdk,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Mode {
-    /// The virtual machine monitor listens
-    Client,
-    /// weft listens
-    Server,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct AddArgs {
-    /// Unique on the node
-    name: String,
-    /// How it is attached
-    #[arg(long, value_enum)]
-    kind: Kind,
-    /// tap: the network namespace, a file or a name in /run/netns
-    #[arg(long, value_name = "PATH|NAME", required_if_eq("kind", "tap"))]
-    netns: Option<PathBuf>,
-    /// tap: the interface's name in the namespace [default: eth0]
-    #[arg(long, value_name = "NAME")]
-    ifname: Option<String>,
-    /// vhost-user: the socket
-    #[arg(long, value_name = "PATH", required_if_eq("kind", "vhost-user"))]
-    socket_path: Option<PathBuf>,
-    /// vhost-user: who listens on it
-    #[arg(long, value_enum, required_if_eq("kind", "vhost-user"))]
-    mode: Option<Mode>,
-    /// dpdk: the device, as DPDK takes it
-    #[arg(long, required_if_eq("kind", "dpdk"))]
-    devargs: Option<String>,
-    /// The pod's address; again for another
-    #[arg(long = "address", value_name = "IP", required = true, value_parser = parse_address)]
-    addresses: Vec<IpAddr>,
-    /// The pod's MAC address; otherwise weftd derives one
-    #[arg(long)]
-    mac: Option<Mac>,
-}
-
-fn parse_address(text: &str) -> Result<IpAddr, String> {
-    text.parse().map_err(|_| match text.split_once('/') {
-        Some((address, _)) if address.parse::<IpAddr>().is_ok() => {
-            format!("give {address} alone: the prefix length is the network's")
-        }
-        _ => "no IPv4 or IPv6 address".to_owned(),
-    })
-}
-
-/// A word without a slash is a name that `ip netns add` made; a path is made absolute, because weftd has another
-/// working directory.
-fn netns_path(netns: &Path) -> PathBuf {
-    if netns.as_os_str().as_encoded_bytes().contains(&b'/') {
-        std::path::absolute(netns).unwrap_or_else(|_| netns.to_owned())
+fn parse_interval(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "no number of seconds, such as 2 or 0.5".to_owned())?;
+    if (0.1..=86_400.0).contains(&seconds) {
+        Ok(Duration::from_secs_f64(seconds))
     } else {
-        Path::new(NAMED_NETNS).join(netns)
+        Err("not within 0.1 to 86400 seconds".to_owned())
     }
-}
-
-impl AddArgs {
-    /// What to ask for, or how the arguments contradict each other.
-    pub(crate) fn into_spec(self) -> Result<PodSpec, clap::Error> {
-        let Self { name, kind, netns, ifname, socket_path, mode, devargs, addresses, mac } = self;
-        let given = [
-            ("--netns", netns.is_some(), Kind::Tap),
-            ("--ifname", ifname.is_some(), Kind::Tap),
-            ("--socket-path", socket_path.is_some(), Kind::VhostUser),
-            ("--mode", mode.is_some(), Kind::VhostUser),
-            ("--devargs", devargs.is_some(), Kind::Dpdk),
-        ];
-        if let Some((option, _, owner)) = given.into_iter().find(|(_, given, owner)| *given && *owner != kind)
-        {
-            let [owner, kind] = [owner, kind].map(word);
-            let message = format!("{option} is for --kind {owner}, not for --kind {kind}");
-            return Err(usage(ErrorKind::ArgumentConflict, message));
-        }
-        let port = match (kind, netns, socket_path, mode, devargs) {
-            (Kind::Tap, Some(netns), ..) => PodPort::Tap {
-                netns: netns_path(&netns),
-                ifname: ifname.unwrap_or_else(|| DEFAULT_IFNAME.to_owned()),
-            },
-            (Kind::VhostUser, _, Some(path), Some(mode), _) => PodPort::VhostUser {
-                socket: std::path::absolute(&path).unwrap_or(path),
-                mode: match mode {
-                    Mode::Client => VhostMode::Client,
-                    Mode::Server => VhostMode::Server,
-                },
-            },
-            (Kind::Dpdk, .., Some(devargs)) => PodPort::Dpdk { devargs },
-            // clap has seen to it.
-            _ => {
-                let message = format!("--kind {} needs more options", word(kind));
-                return Err(usage(ErrorKind::MissingRequiredArgument, message));
-            }
-        };
-        let spec = PodSpec { name, port, addresses, mac };
-        spec.check().map_err(|error| usage(ErrorKind::ValueValidation, error.to_string()))?;
-        Ok(spec)
-    }
-}
-
-fn word(kind: Kind) -> String {
-    kind.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
 }
 
 /// An error of usage, printed as clap prints its own.
-pub(crate) fn usage(kind: ErrorKind, message: impl std::fmt::Display) -> clap::Error {
+pub(crate) fn usage(kind: ErrorKind, message: impl Display) -> clap::Error {
     Cli::command().error(kind, message)
 }
 
@@ -222,16 +285,22 @@ mod tests {
     }
 
     #[test]
-    fn a_bare_word_is_a_named_namespace() {
-        assert_eq!(netns_path(Path::new("blue")), Path::new("/run/netns/blue"));
-        assert_eq!(netns_path(Path::new("/proc/7/ns/net")), Path::new("/proc/7/ns/net"));
-        assert!(netns_path(Path::new("./blue")).is_absolute());
+    fn every_command_that_has_its_like_elsewhere_says_it_by_example() {
+        for command in Cli::command().get_subcommands() {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            for line in help.lines().filter_map(|line| line.trim().strip_prefix("weft ")) {
+                let words = line.split("  ").next().unwrap().split('>').next().unwrap();
+                let words = std::iter::once("weft").chain(words.split_whitespace());
+                assert!(Cli::try_parse_from(words).is_ok(), "an example that is none: weft {line}");
+            }
+        }
     }
 
     #[test]
-    fn a_prefix_length_is_explained() {
-        assert!(parse_address("10.0.0.1").is_ok() && parse_address("fd00::1").is_ok());
-        assert!(parse_address("10.0.0.1/24").unwrap_err().contains("give 10.0.0.1 alone"));
-        assert_eq!(parse_address("x/24").unwrap_err(), "no IPv4 or IPv6 address");
+    fn an_interval_has_bounds() {
+        assert_eq!(parse_interval("0.5"), Ok(Duration::from_millis(500)));
+        for wrong in ["0", "-1", "1e9", "nan", "inf", "fast", ""] {
+            assert!(parse_interval(wrong).is_err(), "{wrong}");
+        }
     }
 }

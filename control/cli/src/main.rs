@@ -1,48 +1,78 @@
-//! `weft`: the command line. A client of weftd's control API, and nothing more; `args` says what there is to say,
-//! `show` how the answers look.
+//! `weft`: the command line. A client of weftd's control API, and nothing more; `args` says what there is to say, `view` how
+//! answers are printed and watched, `show` how they look.
 
 mod args;
+mod config;
 mod purge;
 mod show;
 mod table;
+mod view;
 
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 use serde::Serialize;
 use weft_api::{Client, ClientError};
 
-use args::{Cli, Command, NodeCommand, Output, PodCommand};
-use show::Show;
+use args::{
+    Cli, Command, FdbCommand, NeighCommand, NodeCommand, Output, PodCommand, PortCommand, RouteCommand,
+    VtepCommand,
+};
 use table::printable;
+use view::{Form, Show, View};
 
 /// How long `weft version` waits for the daemon, which it can do without.
 const VERSION_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// The code of a failure that is the answer.
+const FOUND: &str = "found";
 
 /// Why a command has no success, and the exit code that says so.
 pub(crate) struct Failure {
     message: String,
     code: String,
     exit: u8,
+    /// It may be another way in a moment, such as while the daemon starts.
+    may_pass: bool,
 }
 
 impl Failure {
     /// The daemon, or this program, refused or failed.
     pub(crate) fn failed(message: impl Display) -> Self {
-        Self { message: message.to_string(), code: "failed".to_owned(), exit: 1 }
+        Self::of("failed", message, 1)
+    }
+    /// There is no such thing.
+    pub(crate) fn not_found(message: impl Display) -> Self {
+        Self::of("not_found", message, 1)
     }
     /// The command line makes no sense.
     pub(crate) fn usage(message: impl Display) -> Self {
-        Self { message: message.to_string(), code: "usage".to_owned(), exit: 2 }
+        Self::of("usage", message, 2)
+    }
+
+    /// What was looked for is there: mistakes in a file, differences. Each line of the message says all.
+    pub(crate) fn found(message: impl Display) -> Self {
+        Self::of(FOUND, message, 1)
+    }
+
+    fn of(code: &str, message: impl Display, exit: u8) -> Self {
+        Self { message: message.to_string(), code: code.to_owned(), exit, may_pass: false }
     }
 
     fn print(&self, output: Output) {
+        if self.code == FOUND && self.message.is_empty() {
+            return;
+        }
         let text = match output {
+            Output::Table | Output::Wide if self.code == FOUND => {
+                self.message.lines().map(|line| printable(line) + "\n").collect()
+            }
             // A message of several lines is this program's own.
-            Output::Table => {
+            Output::Table | Output::Wide => {
                 let lines: Vec<String> = self.message.trim_end().lines().map(printable).collect();
                 format!("weft: {}\n", lines.join("\n"))
             }
@@ -57,16 +87,15 @@ impl Failure {
 
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
-        let message = error.to_string();
-        match &error {
+        let failure = match &error {
             ClientError::Api(api) => {
                 let code = serde_json::to_value(api.code).ok();
-                let code = code.as_ref().and_then(|code| code.as_str()).unwrap_or("unknown").to_owned();
-                Self { message, code, exit: 1 }
+                Self::of(code.as_ref().and_then(|code| code.as_str()).unwrap_or("unknown"), &error, 1)
             }
-            _ if error.is_unreachable() => Self { message, code: "unreachable".to_owned(), exit: 3 },
-            _ => Self { message, code: "no_answer".to_owned(), exit: 1 },
-        }
+            _ if error.is_unreachable() => Self::of("unreachable", &error, 3),
+            _ => Self::of("no_answer", &error, 1),
+        };
+        Self { may_pass: view::may_pass(&error), ..failure }
     }
 }
 
@@ -86,7 +115,7 @@ struct Versions {
 }
 
 impl Show for Versions {
-    fn show(&self) -> String {
+    fn show(&self, _: Form) -> String {
         let weftd = self.weftd.as_deref().unwrap_or("not reachable");
         format!("weft   {}\nweftd  {}\n", self.weft, printable(weftd))
     }
@@ -98,8 +127,7 @@ fn main() -> ExitCode {
         Err(error) => return not_parsed(error),
     };
     let output = cli.output;
-    let done = run(cli).and_then(|text| print(&text));
-    match done {
+    match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             failure.print(output);
@@ -123,68 +151,119 @@ fn not_parsed(error: clap::Error) -> ExitCode {
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
 }
 
-fn run(cli: Cli) -> Result<String, Failure> {
-    let Cli { socket, output, command } = cli;
+fn run(cli: Cli) -> Result<(), Failure> {
+    let Cli { socket, output, watch, no_headers, command } = cli;
+    if watch.is_some() && !command.reads() {
+        return Err(args::usage(ErrorKind::ArgumentConflict, "--watch is for commands that only read").into());
+    }
     if let Command::Completions { shell } = command {
         let mut script = Vec::new();
         clap_complete::generate(shell, &mut Cli::command(), "weft", &mut script);
-        return Ok(String::from_utf8_lossy(&script).into_owned());
+        return view::print_text(&String::from_utf8_lossy(&script));
     }
+    let view = View { output, headings: !no_headers, watch };
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::failed)?;
-    let text = runtime.block_on(ask(Client::new(socket), output, command));
+    let done = runtime.block_on(carry_out(Client::new(socket), &view, command));
     // Not to wait for a lookup or a connection that nobody needs any more.
     runtime.shutdown_background();
-    text
+    done
 }
 
-async fn ask(client: Client, output: Output, command: Command) -> Result<String, Failure> {
+impl Command {
+    /// It changes nothing, and says something else when something else has changed it.
+    fn reads(&self) -> bool {
+        match self {
+            Self::Pod { command } => !matches!(command, Some(PodCommand::Add(_) | PodCommand::Del { .. })),
+            Self::Config(command) => command.reads(),
+            Self::Node(_) | Self::Completions { .. } | Self::Version => false,
+            _ => true,
+        }
+    }
+}
+
+async fn carry_out(client: Client, view: &View, command: Command) -> Result<(), Failure> {
     match command {
-        Command::Status => form(output, &client.status().await?),
-        Command::Pod(PodCommand::Add(args)) => {
-            let spec = args.into_spec()?;
-            form(output, &client.add_pod(&spec).await?)
+        Command::Status => view.read(&client, async |c: &Client| Ok(c.status().await?)).await,
+        Command::Port { command: None | Some(PortCommand::List) } => {
+            view.read(&client, async |c: &Client| Ok(c.ports(None).await?)).await
         }
-        Command::Pod(PodCommand::Del { name }) => {
-            let pod = client.delete_pod(&name).await?;
-            match output {
-                Output::Json => form(output, &pod),
-                Output::Table => Ok(format!("removed pod {}\n", printable(&pod.name))),
-            }
+        Command::Port { command: Some(PortCommand::Show { name }) } => {
+            let ask = async |c: &Client| {
+                c.ports(Some(&name)).await?.ports.pop().ok_or_else(|| no_such("port", &name))
+            };
+            view.read(&client, ask).await
         }
-        Command::Pod(PodCommand::List) => form(output, &client.pods().await?),
-        Command::Stats => form(output, &client.stats().await?),
-        Command::Drops { all } => form(output, &client.drops(all).await?),
+        Command::Pod { command } => pod(client, view, command.unwrap_or(PodCommand::List)).await,
+        Command::Fdb { command, filter } => {
+            let filter = command.map_or(filter, |FdbCommand::List(filter)| filter);
+            let ask = async |c: &Client| Ok(c.fdb(filter.port.as_deref(), filter.mac).await?);
+            view.read(&client, ask).await
+        }
+        Command::Neigh { command, filter } => {
+            let filter = command.map_or(filter, |NeighCommand::List(filter)| filter);
+            view.read(&client, async |c: &Client| Ok(c.neighbours(filter.address).await?)).await
+        }
+        Command::Vtep { command, filter } => {
+            let filter = command.map_or(filter, |VtepCommand::List(filter)| filter);
+            view.read(&client, async |c: &Client| Ok(c.vteps(filter.node.as_deref()).await?)).await
+        }
+        Command::Route { command: None | Some(RouteCommand::List) } => {
+            view.read(&client, async |c: &Client| Ok(c.routes().await?)).await
+        }
+        Command::Route { command: Some(RouteCommand::Get { address }) } => {
+            let ask = async |c: &Client| {
+                let found = c.route_to(address).await?;
+                let missing = "weft routes to no such address, or has no host port yet; see weft route";
+                if found.routes.is_empty() {
+                    return Err(Failure::not_found(format!("no route to {address}: {missing}")));
+                }
+                Ok(found)
+            };
+            view.read(&client, ask).await
+        }
+        Command::Flow { seconds, limit } => {
+            view.read(&client, async |c: &Client| Ok(c.flows(seconds, limit as usize).await?)).await
+        }
+        Command::Stats => view.read(&client, async |c: &Client| Ok(c.stats().await?)).await,
+        Command::Drops { all } => view.read(&client, async |c: &Client| Ok(c.drops(all).await?)).await,
+        Command::Worker { .. } => view.read(&client, async |c: &Client| Ok(c.workers().await?)).await,
+        Command::Config(command) => config::run(&client, view, command).await,
         Command::Node(NodeCommand::Purge { state_dir, host_port, yes }) => {
-            form(output, &purge::run(&client, &state_dir, &host_port, yes).await?)
+            view.print(&purge::run(&client, &state_dir, &host_port, yes).await?)
         }
         Command::Version => {
             let weftd = client.timeout(VERSION_TIMEOUT).index().await.ok().map(|index| index.version);
-            form(output, &Versions { weft: env!("CARGO_PKG_VERSION"), weftd })
+            view.print(&Versions { weft: env!("CARGO_PKG_VERSION"), weftd })
         }
         // Needs no daemon and was done before.
-        Command::Completions { .. } => Ok(String::new()),
+        Command::Completions { .. } => Ok(()),
     }
 }
 
-fn form<T: Serialize + Show>(output: Output, answer: &T) -> Result<String, Failure> {
-    match output {
-        Output::Table => Ok(answer.show()),
-        Output::Json => {
-            let mut text = serde_json::to_string_pretty(answer).map_err(Failure::failed)?;
-            text.push('\n');
-            Ok(text)
+async fn pod(client: Client, view: &View, command: PodCommand) -> Result<(), Failure> {
+    match command {
+        PodCommand::List => view.read(&client, async |c: &Client| Ok(c.pods().await?)).await,
+        PodCommand::Show { name } => {
+            let ask = async |c: &Client| c.pod(&name).await?.pods.pop().ok_or_else(|| no_such("pod", &name));
+            view.read(&client, ask).await
+        }
+        PodCommand::Add(args) => {
+            let spec = args.into_spec()?;
+            view.print(&client.add_pod(&spec).await?)
+        }
+        PodCommand::Del { name } => {
+            let pod = client.delete_pod(&name).await?;
+            match view.output {
+                Output::Json => view.print(&pod),
+                Output::Table | Output::Wide => {
+                    view::print_text(&format!("removed pod {}\n", printable(&pod.name)))
+                }
+            }
         }
     }
 }
 
-/// A reader that has seen enough (`weft stats | head -1`) is no failure.
-fn print(text: &str) -> Result<(), Failure> {
-    let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Failure::failed(format!("the output can't be written: {error}")))
-        }
-        _ => Ok(()),
-    }
+fn no_such(what: &str, name: &str) -> Failure {
+    Failure::not_found(format!("there is no {what} {name} on this node: weft {what} lists what there is"))
 }

@@ -51,7 +51,9 @@ impl HostPort {
                 IpNet::V4(_) => (true, IpAddr::V4(NEXT_HOP_V4)),
                 IpNet::V6(_) => (false, IpAddr::V6(NEXT_HOP_V6)),
             };
-            let source = sources.iter().copied().find(|ip| ip.is_ipv4() == v4);
+            // With several networks, the address that is in the same one.
+            let near = sources.iter().copied().find(|ip| destination.contains(ip));
+            let source = near.or_else(|| sources.iter().copied().find(|ip| ip.is_ipv4() == v4));
             Wanted { destination: destination.trunc(), gateway: Some(gateway), source, onlink: true }
         };
         let local = self.local_subnets.iter().map(|net| route(net, &self.gateway_addresses));

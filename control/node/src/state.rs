@@ -5,6 +5,7 @@ use crate::error::Error;
 use crate::lock::make_dir;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -23,9 +24,12 @@ const VERSION: u64 = 1;
 /// weftd's memory.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct State {
-    /// The MAC address of this node's VTEP, as text: peers keep sending to it across a restart.
+    /// The MAC address of this node's VTEP in the first network, as text: peers keep sending to it across a restart.
     #[serde(default)]
     pub vtep_mac: Option<String>,
+    /// The same in the further networks, by the network's name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub vtep_macs: BTreeMap<String, String>,
     /// The pods that were added through the API.
     #[serde(default)]
     pub pods: Vec<StoredPod>,

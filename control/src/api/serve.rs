@@ -3,9 +3,11 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use http_body_util::BodyExt;
@@ -15,7 +17,8 @@ use hyper::service::{Service, service_fn};
 use hyper::{Method, Request};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -63,6 +66,32 @@ const DISCARD_LIMIT: usize = 1024 * 1024;
 /// Pause after a connection could not be accepted, such as for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Where connections come in.
+pub trait Listener: Send {
+    /// One of them.
+    type Connection: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+    /// What it is called in the log.
+    const NAME: &'static str;
+    /// The next one.
+    fn next(&self) -> impl Future<Output = io::Result<Self::Connection>> + Send;
+}
+
+impl Listener for UnixListener {
+    type Connection = UnixStream;
+    const NAME: &'static str = "the control socket";
+    async fn next(&self) -> io::Result<UnixStream> {
+        Ok(self.accept().await?.0)
+    }
+}
+
+impl Listener for TcpListener {
+    type Connection = TcpStream;
+    const NAME: &'static str = "the metrics address";
+    async fn next(&self) -> io::Result<TcpStream> {
+        Ok(self.accept().await?.0)
+    }
+}
+
 /// Serves `backend` on `listener` until `shutdown` is ready, with the default [`Limits`].
 pub async fn serve<B: Backend>(listener: UnixListener, backend: Arc<B>, shutdown: impl Future<Output = ()>) {
     serve_with(Limits::default(), listener, backend, shutdown).await;
@@ -75,14 +104,24 @@ pub async fn serve_with<B: Backend>(
     backend: Arc<B>,
     shutdown: impl Future<Output = ()>,
 ) {
-    let routes = TowerToHyperService::new(routes::router(backend, limits.answer));
+    serve_routes(limits, listener, routes::router(backend, limits.answer), shutdown).await;
+}
+
+/// As [`serve_with`], with these routes.
+pub async fn serve_routes<L: Listener>(
+    limits: Limits,
+    listener: L,
+    routes: Router,
+    shutdown: impl Future<Output = ()>,
+) {
+    let routes = TowerToHyperService::new(routes);
     let slots = Arc::new(Semaphore::new(limits.connections));
     let mut connections = JoinSet::new();
     let accepting = async {
         // The semaphore is never closed.
         while let Ok(slot) = Arc::clone(&slots).acquire_owned().await {
-            match listener.accept().await {
-                Ok((stream, _)) => {
+            match listener.next().await {
+                Ok(stream) => {
                     let connection = serve_one(stream, routes.clone(), limits);
                     connections.spawn(async move {
                         let _ = timeout(limits.connection, connection).await;
@@ -90,7 +129,7 @@ pub async fn serve_with<B: Backend>(
                     });
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "no connection accepted on the control socket");
+                    tracing::warn!(%error, "no connection accepted on {}", L::NAME);
                     sleep(ACCEPT_PAUSE).await;
                 }
             }
@@ -104,11 +143,15 @@ pub async fn serve_with<B: Backend>(
     drop(listener);
     let ended = async { while connections.join_next().await.is_some() {} };
     if timeout(limits.stop, ended).await.is_err() {
-        tracing::warn!("connections to the control socket cut off");
+        tracing::warn!("connections to {} cut off", L::NAME);
     }
 }
 
-async fn serve_one(stream: UnixStream, routes: TowerToHyperService<axum::Router>, limits: Limits) {
+async fn serve_one<C: AsyncRead + AsyncWrite + Unpin>(
+    stream: C,
+    routes: TowerToHyperService<Router>,
+    limits: Limits,
+) {
     let service = service_fn(move |request| {
         let routes = routes.clone();
         async move { Ok::<_, Infallible>(answer(request, routes, limits).await) }
@@ -124,15 +167,11 @@ async fn serve_one(stream: UnixStream, routes: TowerToHyperService<axum::Router>
         .serve_connection(TokioIo::new(stream), service);
     // Rubbish and broken connections are the client's affair.
     if let Err(error) = connection.await {
-        tracing::debug!(%error, "connection to the control socket ended");
+        tracing::debug!(%error, "connection ended");
     }
 }
 
-async fn answer(
-    request: Request<Incoming>,
-    routes: TowerToHyperService<axum::Router>,
-    limits: Limits,
-) -> Response {
+async fn answer(request: Request<Incoming>, routes: TowerToHyperService<Router>, limits: Limits) -> Response {
     let (head, body) = request.into_parts();
     let body = match timeout(limits.body, read(body)).await {
         Ok(Ok(body)) => body,

@@ -1,127 +1,27 @@
 //! The API from outside: a real socket, an invented backend, and clients good and bad.
 
+mod description;
+mod invented;
+
+use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use weft_api::{
-    Client, ClientError, Drop as DropCount, ErrorCode, Mac, Memory, Network, Origin, PodPort, PodState,
-    Source, State, Total, Uplink,
-};
+use weft_api::{ApiError, Client, ClientError, ErrorCode, Mac, PodPort, PodSpec};
 
 use super::*;
+use invented::Invented;
 
 /// Longer than anything here may take.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-#[derive(Default)]
-struct Invented {
-    pods: Mutex<Vec<Pod>>,
-    /// A pod named `slow` is made when this is notified.
-    go_on: Notify,
-    begun: Notify,
-    made: AtomicUsize,
-}
-
-impl Backend for Invented {
-    async fn status(&self) -> Result<Status, ApiError> {
-        Ok(Status {
-            version: "9.9.9".to_owned(),
-            pid: 1,
-            node: "n1".to_owned(),
-            state: State::Ready,
-            problems: Vec::new(),
-            started_at: 1,
-            uptime_s: 2,
-            generation: 3,
-            source: Source { kind: "file".to_owned(), path: None, last_loaded: None, last_error: None },
-            memory: Memory {
-                hugepages: false,
-                packet_buffers_total: 2,
-                packet_buffers_free: 1,
-                rss_bytes: 4096,
-            },
-            uplink: Uplink {
-                interface: "u0".to_owned(),
-                kind: "socket".to_owned(),
-                mtu: 1500,
-                addresses: Vec::new(),
-            },
-            network: Network { ipv4: None, ipv6: None, vni: 1, port: 8472, pod_mtu: 1450 },
-            workers: 1,
-            host_port: None,
-            peers: Vec::new(),
-            pods: self.pods.lock().unwrap().len(),
-        })
-    }
-
-    async fn pods(&self) -> Result<Pods, ApiError> {
-        Ok(Pods { pods: self.pods.lock().unwrap().clone() })
-    }
-
-    async fn add_pod(&self, spec: PodSpec) -> Result<Pod, ApiError> {
-        match spec.name.as_str() {
-            "slow" => {
-                self.begun.notify_one();
-                self.go_on.notified().await;
-            }
-            "panic" => panic!("asked for"),
-            "refused" => return Err(ApiError::refused("not in this node's subnet")),
-            "early" => return Err(ApiError::not_ready("no network yet")),
-            _ => {}
-        }
-        let mut pods = self.pods.lock().unwrap();
-        if pods.iter().any(|pod| pod.name == spec.name) {
-            return Err(ApiError::conflict(format!("there is a pod {} already", spec.name)));
-        }
-        let pod = Pod {
-            name: spec.name,
-            node: "n1".to_owned(),
-            port: spec.port,
-            addresses: spec.addresses,
-            mac: spec.mac.unwrap_or(Mac([2, 0, 0, 0, 0, 1])),
-            port_id: Some(3),
-            mtu: 1450,
-            origin: Origin::Api,
-            state: PodState::Up,
-            error: None,
-        };
-        pods.push(pod.clone());
-        self.made.fetch_add(1, Ordering::SeqCst);
-        Ok(pod)
-    }
-
-    async fn delete_pod(&self, name: String) -> Result<Pod, ApiError> {
-        let mut pods = self.pods.lock().unwrap();
-        match pods.iter().position(|pod| pod.name == name) {
-            Some(index) => Ok(pods.remove(index)),
-            None => Err(ApiError::not_found(format!("there is no pod {name:?}"))),
-        }
-    }
-
-    async fn stats(&self) -> Result<Stats, ApiError> {
-        Ok(Stats {
-            ports: Vec::new(),
-            workers: Vec::new(),
-            total: Total { rx: 7, tx: 7, ..Total::default() },
-        })
-    }
-
-    async fn drops(&self, all: bool) -> Result<Drops, ApiError> {
-        let drop =
-            |reason: &str, count| DropCount { reason: reason.to_owned(), count, explain: String::new() };
-        let mut total = vec![drop("fdb_miss", 2), drop("no_route", 0)];
-        total.retain(|drop| all || drop.count > 0);
-        Ok(Drops { total })
-    }
-}
 
 struct Daemon {
     socket: PathBuf,
@@ -184,6 +84,7 @@ fn spec(name: &str) -> PodSpec {
         port: PodPort::Tap { netns: "/run/netns/a".into(), ifname: "eth0".to_owned() },
         addresses: vec!["10.244.1.5".parse().unwrap()],
         mac: None,
+        trusted: false,
     }
 }
 
@@ -198,11 +99,28 @@ fn api_error<T: std::fmt::Debug>(result: Result<T, ClientError>) -> ApiError {
 async fn every_route_answers_the_client() {
     let daemon = Daemon::start(Limits::default());
     let client = daemon.client();
-    assert_eq!(client.index().await.unwrap().resources.len(), 6);
+    assert_eq!(client.index().await.unwrap().version, env!("CARGO_PKG_VERSION"));
     assert_eq!(client.status().await.unwrap().node, "n1");
     assert_eq!(client.stats().await.unwrap().total.in_flight(), 0);
     assert_eq!(client.drops(false).await.unwrap().total.len(), 1);
     assert_eq!(client.drops(true).await.unwrap().total.len(), 2);
+    assert_eq!(client.config().await.unwrap().restart_needed.len(), 1);
+    assert_eq!(client.workers().await.unwrap().workers.len(), 1);
+
+    // What is asked for arrives, whatever is in it.
+    assert_eq!(client.ports(Some("a b&c=d#é%")).await.unwrap().ports[0].name, "a b&c=d#é%");
+    let mac = Mac([2, 0, 0, 0, 0, 9]);
+    let fdb = client.fdb(Some("web"), Some(mac)).await.unwrap().entries.remove(0);
+    assert_eq!((fdb.port.as_deref(), fdb.mac), (Some("web"), mac));
+    for address in ["10.0.0.7", "fd00::7"].map(|text| text.parse::<IpAddr>().unwrap()) {
+        assert_eq!(client.neighbours(Some(address)).await.unwrap().entries[0].address, address);
+        assert_eq!(client.route_to(address).await.unwrap().routes[0].to.addr(), address);
+    }
+    assert_eq!(client.neighbours(None).await.unwrap().conflicts.len(), 1);
+    assert_eq!(client.routes().await.unwrap().routes.len(), 1);
+    assert_eq!(client.vteps(Some("n3")).await.unwrap().vteps[0].node, "n3");
+    let flow = client.flows(3, 17).await.unwrap().flows.remove(0);
+    assert_eq!((flow.packets, flow.bytes), (3, 17));
 
     let made = client.add_pod(&spec("a")).await.unwrap();
     assert_eq!((made.name.as_str(), made.port_id), ("a", Some(3)));
@@ -235,6 +153,14 @@ async fn every_failure_has_its_code() {
         ("DELETE", "/v1/pods/%ff", "", 400, "bad_request"),
         ("GET", "/v1/drops?all=maybe", "", 400, "bad_request"),
         ("GET", "/v1/drops?al=true", "", 400, "bad_request"),
+        ("GET", "/v1/status?x=1", "", 400, "bad_request"),
+        ("GET", "/v1/fdb?mac=02:00", "", 400, "bad_request"),
+        ("GET", "/v1/neigh?address=10.0.0.256", "", 400, "bad_request"),
+        ("GET", "/v1/routes?match=10.0.0.0/8", "", 400, "bad_request"),
+        ("GET", "/v1/flows?seconds=0", "", 400, "bad_request"),
+        ("GET", "/v1/flows?seconds=21", "", 400, "bad_request"),
+        ("GET", "/v1/flows?limit=10001", "", 400, "bad_request"),
+        ("GET", "/v1/flows?limit=-1", "", 400, "bad_request"),
         ("POST", "/v1/pods", "", 400, "bad_request"),
         ("POST", "/v1/pods", "{", 400, "bad_request"),
         ("POST", "/v1/pods", "[]", 400, "bad_request"),

@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 use tracing_subscriber::EnvFilter;
 use weft_control::api::serve;
-use weft_control::config::{Config, DEFAULT_PATH};
-use weft_control::daemon::{Started, start};
+use weft_control::config::{DEFAULT_PATH, LogLevel};
+use weft_control::daemon::settings::SetLogLevel;
+use weft_control::daemon::{Setup, Started, start};
+use weft_control::reload::{ConfigFile, Reload};
 
 /// How long ending may take after a signal.
 const END_WITHIN: Duration = Duration::from_millis(800);
@@ -20,8 +22,8 @@ const END_WITHIN: Duration = Duration::from_millis(800);
 /// A virtual switch for Kubernetes nodes with high packet rates.
 ///
 /// weftd runs in the foreground, logs to standard error, and says `weftd: ready` there once traffic flows. SIGTERM and
-/// SIGINT end it; the pods' devices and its state stay, and the next weftd takes them up. SIGHUP has it read the
-/// cluster's description again.
+/// SIGINT end it; the pods' devices and its state stay, and the next weftd takes them up. SIGHUP has it read
+/// both its files again, which an edit does as well.
 #[derive(Parser)]
 #[command(name = "weftd", version)]
 struct Args {
@@ -32,32 +34,50 @@ struct Args {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let config = match &args.config {
-        Some(path) => Config::load(path),
-        None => Config::load_or_default(DEFAULT_PATH.as_ref()),
+    let file = match args.config {
+        Some(path) => ConfigFile { path, optional: false },
+        None => ConfigFile { path: DEFAULT_PATH.into(), optional: true },
     };
-    let config = match config {
+    let config = match file.load() {
         Ok(config) => config,
         Err(error) => return fail(&error.to_string()),
     };
-    let filter =
-        EnvFilter::try_from_env("WEFT_LOG").unwrap_or_else(|_| EnvFilter::new(config.log.level.as_str()));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    let set_log_level = log_to_stderr(config.log.level);
+    let setup = Setup { config, file, reload: Reload::default(), set_log_level };
     // Two threads: control work is seldom, and the cores are the workers'.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     match runtime {
-        Ok(runtime) => runtime.block_on(run(config)),
+        Ok(runtime) => runtime.block_on(run(setup)),
         Err(error) => fail(&format!("cannot start the control side's threads: {error}")),
     }
 }
 
-async fn run(config: Config) -> ExitCode {
+/// Begins to log, and returns what sets the level later. Whoever has set `WEFT_LOG` keeps what it says.
+fn log_to_stderr(level: LogLevel) -> SetLogLevel {
+    let given = EnvFilter::try_from_env("WEFT_LOG").ok();
+    let fixed = given.is_some();
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(given.unwrap_or_else(|| EnvFilter::new(level.as_str())))
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .with_filter_reloading();
+    let handle = log.reload_handle();
+    log.init();
+    Box::new(move |level| {
+        if !fixed {
+            // It fails once the log is gone, and with it who could be told.
+            let _ = handle.reload(EnvFilter::new(level.as_str()));
+        }
+    })
+}
+
+async fn run(setup: Setup) -> ExitCode {
     let signals =
         (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()));
     let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) = signals else {
         return fail("cannot install the signal handlers");
     };
-    let reload = Arc::new(Notify::new());
+    let reload = setup.reload.clone();
     let (stop, stopped) = oneshot::channel::<()>();
     tokio::spawn(async move {
         tokio::select! {
@@ -72,13 +92,13 @@ async fn run(config: Config) -> ExitCode {
         });
         drop(stop);
     });
-    let Started { daemon, inputs, client, listener, socket } = match start(config, reload.clone()).await {
+    let Started { daemon, inputs, client, listener, socket } = match start(setup).await {
         Ok(started) => started,
         Err(error) => return fail(&error.to_string()),
     };
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
-            reload.notify_one();
+            reload.ask();
         }
     });
     let (end, ended) = oneshot::channel::<()>();

@@ -6,7 +6,7 @@ use weft_switch::tables::Place;
 use weft_switch::types::MacAddr;
 
 use super::{Daemon, tap_mtu};
-use crate::compile::{OpenPort, gateway_mac, pod_mtu};
+use crate::compile::{Mtus, OpenPort, gateway_mac};
 use crate::model::{Model, gateway};
 use crate::ports::open_tap;
 
@@ -60,15 +60,14 @@ impl Daemon {
 
     fn wanted_host_port(&self, model: &Model) -> Option<HostPort> {
         let own = model.node(&self.node)?;
-        let networks = [model.network.ipv4.map(IpNet::V4), model.network.ipv6.map(IpNet::V6)];
         Some(HostPort {
             name: self.config.host_port.name.clone(),
             mac: host_mac(gateway_mac(own)).0,
-            mtu: pod_mtu(model, self.mirror.uplink().mtu),
+            mtu: Mtus::new(model, self.mirror.uplink().mtu).of_host(own),
             zero_addresses: own.subnets.iter().map(IpNet::network).collect(),
             gateway_addresses: own.subnets.iter().filter_map(gateway).collect(),
             local_subnets: own.subnets.clone(),
-            networks: networks.into_iter().flatten().collect(),
+            networks: model.networks.iter().flat_map(|network| network.nets()).collect(),
             gateway_mac: gateway_mac(own).0,
         })
     }

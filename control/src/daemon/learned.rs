@@ -1,5 +1,5 @@
-//! What the workers tell: where stations behind trusted ports are, who claims another's address, how large a packet the way to a peer
-//! carries, and samples of the flows. It lives here between the events and the next snapshot, and is forgotten in time.
+//! What the workers tell: where stations behind trusted ports are, who claims another's address, and how large a packet the
+//! way to a peer carries. It lives here between the events and the next snapshot, and is forgotten in time.
 //!
 //! Everything in it comes from packets, so all of it is bounded.
 
@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant, SystemTime};
 
 use tracing::{info, warn};
-use weft_switch::event::{Event, FlowSample};
+use weft_switch::event::Event;
 use weft_switch::types::{MacAddr, PortId};
 
 use super::Daemon;
@@ -22,8 +22,6 @@ const CONFLICTS: usize = 1024;
 const CONFLICT_KEPT: Duration = Duration::from_secs(600);
 /// How long a path's MTU is believed (RFC 1191, section 6.3; RFC 8201, section 4): then a larger packet tries it again.
 const PATH_MTU_KEPT: Duration = Duration::from_secs(600);
-/// Flows that are kept at most between two looks.
-const FLOWS: usize = 65_536;
 /// Events that are taken from the workers at a time: a worker that tells without end does not keep the daemon.
 pub(super) const EVENTS: usize = 16_384;
 
@@ -63,24 +61,6 @@ pub struct Conflict {
     told: Instant,
 }
 
-/// What was sampled of one flow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct FlowTotals {
-    /// Sampled packets.
-    pub packets: u64,
-    /// Their bytes.
-    pub bytes: u64,
-}
-
-/// The flows that were sampled.
-#[derive(Debug, Default)]
-pub struct Flows {
-    /// By flow, whose `bytes` are 0 in the key.
-    pub flows: HashMap<FlowSample, FlowTotals>,
-    /// Samples of further flows, for which there was no room.
-    pub lost: u64,
-}
-
 #[derive(Debug, Clone, Copy)]
 struct PathMtu {
     bytes: u32,
@@ -95,8 +75,6 @@ pub(super) struct Learned {
     counts: HashMap<PortId, usize>,
     conflicts: BTreeMap<Claim, Conflict>,
     path_mtus: HashMap<IpAddr, PathMtu>,
-    flows: Flows,
-    sampling: bool,
 }
 
 impl Learned {
@@ -109,10 +87,8 @@ impl Learned {
                 false
             }
             Event::PathMtu { peer, mtu } => is_peer(peer) && self.path_mtu(peer, mtu.into(), now),
-            Event::Flow(sample) => {
-                self.flow(sample);
-                false
-            }
+            // Whoever watches has it.
+            Event::Flow(_) => false,
         }
     }
 
@@ -197,24 +173,6 @@ impl Learned {
         lower
     }
 
-    fn flow(&mut self, sample: FlowSample) {
-        if !self.sampling {
-            return;
-        }
-        let key = FlowSample { bytes: 0, ..sample };
-        let room = self.flows.flows.len() < FLOWS;
-        let totals = match self.flows.flows.entry(key) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(new) if room => new.insert(FlowTotals::default()),
-            Entry::Vacant(_) => {
-                self.flows.lost += 1;
-                return;
-            }
-        };
-        totals.packets += 1;
-        totals.bytes += u64::from(sample.bytes);
-    }
-
     /// Forgets what is old; true when the tables change by it. A neighbour whose station still sends (`sends`) is not old.
     pub(super) fn forget_old(
         &mut self,
@@ -256,6 +214,9 @@ impl Daemon {
     pub(super) fn take_events(&mut self) {
         let (now, mut changed) = (Instant::now(), false);
         for event in self.dataplane.take_events().take(EVENTS) {
+            if let Event::Flow(sample) = event {
+                self.flows.take(&sample);
+            }
             changed |= self.learned.take(event, now, |peer| self.ways.contains_key(&peer));
         }
         self.publish_if(changed);
@@ -290,19 +251,6 @@ impl Daemon {
     /// The ways to peers that carry less than the uplink does, in bytes of outer IP packet.
     pub fn path_mtus(&self) -> impl Iterator<Item = (IpAddr, u32)> {
         self.learned.path_mtus.iter().map(|(peer, path)| (*peer, path.bytes))
-    }
-
-    /// Has the workers sample one packet in so many, none at 0, and begins the list of flows anew.
-    pub fn sample_flows(&mut self, one_in: u32) {
-        self.dataplane.sample_flows(one_in);
-        self.learned.sampling = one_in > 0;
-        self.learned.flows = Flows::default();
-    }
-
-    /// The flows that were sampled since the last call, or since sampling began.
-    pub fn take_flows(&mut self) -> Flows {
-        self.take_events();
-        std::mem::take(&mut self.learned.flows)
     }
 }
 

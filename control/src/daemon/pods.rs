@@ -1,18 +1,18 @@
 //! Pods: which ports are opened and closed for them, and how they are remembered.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
-use serde_json::{Map, Value};
 use tracing::{info, warn};
-use weft_node::{PodInterface, StoredAttachment, StoredPod, configure_pod, delete_tap};
+use weft_node::{PodInterface, configure_pod, delete_tap};
 use weft_switch::tables::Place;
 
+use super::attachments::{kind, restore};
 use super::{Daemon, PodPort, tap_mtu};
-use crate::compile::{OpenPort, pod_mtu};
+use crate::compile::{Mtus, OpenPort};
 use crate::model::{Attachment, Model, Pod, gateway, validate};
 use crate::ports::open_pod;
 
@@ -46,14 +46,15 @@ impl Daemon {
     /// pod is to have, of pods with another namespace, and TAPs that have not enough room for the underlay's MTU.
     pub(super) async fn close_changed(&mut self, model: &Model) {
         let room = self.mirror.uplink().mtu;
-        let wanted = |open: &PodPort| {
-            model.pods_of(&self.node).find(|pod| pod.attachment == open.pod.attachment).map(|pod| &pod.name)
-        };
+        // Asked for each open port: not to look through a cluster's pods each time.
+        let by_attachment: HashMap<_, _> =
+            model.pods_of(&self.node).map(|pod| (&pod.attachment, &pod.name)).collect();
+        let names: HashSet<_> = by_attachment.values().copied().collect();
         let mut changed = Vec::new();
         for (name, open) in &self.pods {
-            let heir = wanted(open);
+            let heir = by_attachment.get(&open.pod.attachment).copied();
             let moved = heir.is_some_and(|heir| heir != name);
-            let replaced = heir.is_none() && model.pods_of(&self.node).any(|pod| pod.name == *name);
+            let replaced = heir.is_none() && names.contains(name);
             let small = open.room != room && matches!(open.pod.attachment, Attachment::Tap { .. });
             let lost = open.has_lost_netns();
             if moved || replaced || small || lost {
@@ -99,7 +100,7 @@ impl Daemon {
 
     /// Forgets the pods that are no longer desired; their ports are to be removed.
     pub(super) fn take_unwanted(&mut self, model: &Model) -> Vec<weft_switch::types::PortId> {
-        let wanted: std::collections::HashSet<_> = model.pods_of(&self.node).map(|pod| &pod.name).collect();
+        let wanted: HashSet<_> = model.pods_of(&self.node).map(|pod| &pod.name).collect();
         self.failed.retain(|name, _| wanted.contains(name));
         let gone: Vec<_> = self.pods.keys().filter(|name| !wanted.contains(name)).cloned().collect();
         gone.into_iter()
@@ -114,9 +115,10 @@ impl Daemon {
     pub(super) async fn open_missing(&mut self, model: &Model) {
         let new = self.record_devices(model);
         let room = self.mirror.uplink().mtu;
-        let mtu = pod_mtu(model, room);
+        let mtus = Mtus::new(model, room);
         let pods: Vec<Pod> = model.pods_of(&self.node).cloned().collect();
         for pod in pods {
+            let mtu = mtus.of_pod(&pod);
             let (name, refused) = (pod.name.clone(), device(&pod));
             let done = match self.pods.get_mut(&name) {
                 Some(open) if open.pod == pod && open.mtu == mtu => Ok(()),
@@ -204,45 +206,4 @@ async fn configure(model: &Model, node: &str, pod: &Pod, before: &[IpNet], mtu: 
     };
     let netns: &Path = netns;
     configure_pod(Some(netns), interface).await.map_err(|error| error.to_string())
-}
-
-/// What the attachment is called in the API and in the state.
-pub(super) fn kind(attachment: &Attachment) -> &'static str {
-    match attachment {
-        Attachment::Tap { .. } => "tap",
-        Attachment::VhostUser { .. } => "vhost-user",
-        Attachment::Dpdk { .. } => "dpdk",
-    }
-}
-
-/// A pod as the state directory holds it.
-pub(super) fn store(pod: &Pod) -> StoredPod {
-    let mut fields = match serde_json::to_value(&pod.attachment) {
-        Ok(Value::Object(fields)) => fields,
-        _ => Map::new(),
-    };
-    fields.remove("kind");
-    StoredPod {
-        name: pod.name.clone(),
-        attachment: StoredAttachment { kind: kind(&pod.attachment).to_owned(), fields },
-        addresses: pod.addresses.iter().map(ToString::to_string).collect(),
-        mac: pod.mac_or_derived().to_string(),
-        more: Map::new(),
-    }
-}
-
-/// A pod from the state directory, of this node.
-pub(super) fn restore(stored: &StoredPod, node: &str) -> Result<Pod, String> {
-    let wrong = |what: &str| format!("pod {}: its stored {what} cannot be read", stored.name);
-    let mut fields = stored.attachment.fields.clone();
-    fields.insert("kind".to_owned(), Value::String(stored.attachment.kind.clone()));
-    let attachment = serde_json::from_value(Value::Object(fields)).map_err(|_| wrong("attachment"))?;
-    let addresses: Result<Vec<IpNet>, _> = stored.addresses.iter().map(|text| text.parse()).collect();
-    Ok(Pod {
-        name: stored.name.clone(),
-        node: node.to_owned(),
-        attachment,
-        addresses: addresses.map_err(|_| wrong("addresses"))?,
-        mac: Some(stored.mac.parse().map_err(|_| wrong("MAC address"))?),
-    })
 }

@@ -1,33 +1,36 @@
-//! What the API shows: the daemon's state and counters.
+//! What the API and the metrics show: the daemon's state and counters. Everything here only looks, takes time in proportion to
+//! what is shown, and is turned into text by the asker's task.
+
+mod learned;
+mod tables;
+mod ways;
 
 use std::net::IpAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use weft_api::{
-    Drop, Drops, Mac, Memory, Network, Origin, Peer, PodPort as ApiPort, PodState, Pods, PortStats, Source,
-    State, Stats, Status, Total, Uplink, WorkerStats,
+    Drop, Drops, Mac, Memory, Network, Origin, Peer, PodState, Pods, PortStats, Source, State, Stats, Status,
+    Total, Uplink, Worker, WorkerStats, Workers,
 };
 use weft_ffi::dpdk::MemoryKind;
+use weft_ffi::kernel::clock::tsc_hz;
 use weft_switch::drop_reason::DropReason;
-use weft_switch::types::PortId;
+use weft_switch::tables::Place;
 
-use super::{Daemon, pods};
-use crate::compile::{pod_mtu, tunnel_address};
+use super::{Daemon, attachments};
+use crate::compile::{Mtus, tunnel_address};
 use crate::config::SourceConfig;
-use crate::dataplane::{Device, WorkerSide};
-use crate::model::{Attachment, Node, Pod, VhostMode};
+use crate::dataplane::WorkerSide;
+use crate::metrics::Scrape;
+use crate::model::{Node, Pod};
 
 impl Daemon {
     pub(super) fn status(&self) -> Status {
         let uplink = self.mirror.uplink();
         let model = &self.model;
-        let mut problems = self.problems.clone();
-        problems.extend(self.failed.iter().map(|(name, error)| format!("pod {name}: {error}")));
-        problems.extend(self.unfit.iter().map(|(_, why)| why.clone()));
-        problems.extend(self.source.error.iter().map(|error| format!("source: {error}")));
-        if !uplink.up {
-            problems.push(format!("uplink {} is down", uplink.name));
-        }
+        // The first network; a valid model has one.
+        let network = model.networks.first();
+        let problems = self.all_problems();
         let SourceConfig::File { path } = &self.config.source;
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -35,6 +38,7 @@ impl Daemon {
             node: self.node.clone(),
             state: if problems.is_empty() { State::Ready } else { State::Degraded },
             problems,
+            notes: self.restart_notes().into_iter().chain(self.conflict_notes()).collect(),
             started_at: unix_seconds(self.started.1),
             uptime_s: self.started.0.elapsed().as_secs(),
             generation: self.dataplane.generation().0,
@@ -44,12 +48,7 @@ impl Daemon {
                 last_loaded: self.source.loaded.map(unix_seconds),
                 last_error: self.source.error.clone(),
             },
-            memory: Memory {
-                hugepages: self.dataplane.eal().memory() == MemoryKind::Hugepages,
-                packet_buffers_total: self.dataplane.buffers() as u64,
-                packet_buffers_free: self.dataplane.pool().available() as u64,
-                rss_bytes: resident_bytes(),
-            },
+            memory: self.memory(),
             uplink: Uplink {
                 interface: uplink.name.clone(),
                 kind: "af_packet".to_owned(),
@@ -57,11 +56,11 @@ impl Daemon {
                 addresses: uplink.addresses.iter().map(|net| net.addr()).collect(),
             },
             network: Network {
-                ipv4: model.network.ipv4,
-                ipv6: model.network.ipv6,
-                vni: model.network.vni.get(),
-                port: model.network.port,
-                pod_mtu: pod_mtu(model, uplink.mtu),
+                ipv4: network.and_then(|network| network.ipv4),
+                ipv6: network.and_then(|network| network.ipv6),
+                vni: network.map_or(0, |network| network.vni.get()),
+                port: model.port,
+                pod_mtu: Mtus::new(model, uplink.mtu).of_network(0),
             },
             workers: self.dataplane.workers().len(),
             host_port: self.host.as_ref().map(|_| self.config.host_port.name.clone()),
@@ -75,11 +74,22 @@ impl Daemon {
         }
     }
 
-    fn peer(&self, node: &Node) -> Peer {
+    /// The underlay addresses that a node is sent to.
+    fn ends_of(&self, node: &Node) -> Vec<IpAddr> {
         let mut ends: Vec<IpAddr> =
             node.subnets.iter().filter_map(|subnet| tunnel_address(node, subnet)).collect();
         ends.dedup();
+        ends
+    }
+
+    /// Whether the ways to a node are known down to the next hop's MAC address.
+    fn is_resolved(&self, node: &Node) -> bool {
         let resolved = |end: &IpAddr| self.ways.get(end).is_some_and(|way| way.next_hop_mac.is_some());
+        self.ends_of(node).iter().all(resolved)
+    }
+
+    fn peer(&self, node: &Node) -> Peer {
+        let ends = self.ends_of(node);
         Peer {
             name: node.name.clone(),
             subnets: node.subnets.clone(),
@@ -88,32 +98,73 @@ impl Daemon {
                 .flatten()
                 .collect(),
             vtep_mac: node.vtep_mac.map(|mac| Mac(mac.0)),
-            resolved: ends.iter().all(resolved),
+            resolved: self.is_resolved(node),
             next_hop: ends.first().and_then(|end| self.ways.get(end)).map(|way| way.next_hop),
         }
     }
 
-    pub(super) fn list_pods(&self) -> Pods {
-        let mut shown: Vec<_> = self.desired().pods_of(&self.node).map(|pod| self.show_pod(pod)).collect();
+    /// Everything that is not well, a sentence each.
+    fn all_problems(&self) -> Vec<String> {
+        let mut problems = self.problems.clone();
+        problems.extend(self.failed.iter().map(|(name, error)| format!("pod {name}: {error}")));
+        problems.extend(self.unfit.iter().map(|(_, why)| why.clone()));
+        problems.extend(self.source.error.iter().map(|error| format!("source: {error}")));
+        problems.extend(self.settings.error.iter().map(|error| format!("settings: {error}")));
+        problems.extend(self.metrics_problem.borrow().clone());
+        let uplink = self.mirror.uplink();
+        if !uplink.up {
+            problems.push(format!("uplink {} is down", uplink.name));
+        }
+        problems
+    }
+
+    /// Why this node can't carry its pods' traffic now; nothing when it can.
+    pub(super) fn not_ready(&self) -> Vec<String> {
+        let mut reasons = Vec::new();
+        if self.source.loaded.is_none() {
+            reasons.push("no configuration is in force".to_owned());
+        }
+        let uplink = self.mirror.uplink();
+        if self.uplink.is_none() {
+            reasons.push(format!("uplink {} is not open", uplink.name));
+        } else if !uplink.up {
+            reasons.push(format!("uplink {} is down", uplink.name));
+        }
+        reasons
+    }
+
+    fn memory(&self) -> Memory {
+        Memory {
+            hugepages: self.dataplane.eal().memory() == MemoryKind::Hugepages,
+            packet_buffers_total: self.dataplane.buffers() as u64,
+            packet_buffers_free: self.dataplane.pool().available() as u64,
+            rss_bytes: resident_bytes(),
+        }
+    }
+
+    /// The pods of this node; only the one called `name`, if one is given.
+    pub(super) fn list_pods(&self, name: Option<&str>) -> Pods {
+        let mtus = Mtus::new(&self.model, self.mirror.uplink().mtu);
+        let pods = self.model.pods_of(&self.node).chain(self.added.values());
+        let wanted = pods.filter(|pod| name.is_none_or(|name| pod.name == name));
+        let mut shown: Vec<_> = wanted.map(|pod| self.show_pod(pod, &mtus)).collect();
         shown.sort_by(|a, b| a.name.cmp(&b.name));
         Pods { pods: shown }
     }
 
-    fn show_pod(&self, pod: &Pod) -> weft_api::Pod {
+    fn show_pod(&self, pod: &Pod, mtus: &Mtus) -> weft_api::Pod {
         let open = self.pods.get(&pod.name);
         let error = self.failed.get(&pod.name).cloned();
-        let connected = open.is_none_or(|open| match self.dataplane.device(open.port.id) {
-            Some(Device::Vhost(port)) => port.connected(),
-            _ => true,
-        });
+        let connected = open.is_none_or(|open| self.is_connected(open.port.id));
         weft_api::Pod {
             name: pod.name.clone(),
             node: pod.node.clone(),
-            port: api_port(&pod.attachment),
+            port: attachments::shown(&pod.attachment),
             addresses: pod.addresses.iter().map(|net| net.addr()).collect(),
             mac: Mac(pod.mac_or_derived().0),
+            trusted: pod.trusted,
             port_id: open.map(|open| open.port.id.index() as u16),
-            mtu: open.map_or_else(|| pod_mtu(&self.model, self.mirror.uplink().mtu), |open| open.mtu),
+            mtu: open.map_or_else(|| mtus.of_pod(pod), |open| open.mtu),
             origin: if self.added.contains_key(&pod.name) { Origin::Api } else { Origin::File },
             state: match open {
                 Some(_) if error.is_none() && connected => PodState::Up,
@@ -130,36 +181,66 @@ impl Daemon {
     }
 
     fn port_stats(&self) -> Vec<PortStats> {
-        let uplink = self.uplink.as_ref().map(|u| (u.id, self.mirror.uplink().name, "uplink"));
-        let host = self.host.as_ref().map(|host| (host.port.id, self.config.host_port.name.clone(), "host"));
-        let pods = self
-            .pods
-            .values()
-            .map(|open| (open.port.id, open.pod.name.clone(), pods::kind(&open.pod.attachment)));
-        uplink
-            .into_iter()
-            .chain(host)
-            .chain(pods)
-            .map(|(id, name, kind)| self.one_port(id, name, kind))
-            .collect()
+        let ports = self.named_ports().into_iter().map(|port| {
+            let totals = self.dataplane.port_totals(port.id);
+            PortStats {
+                id: port.id.index() as u16,
+                name: port.name,
+                kind: port.kind.to_owned(),
+                rx_packets: totals.rx.0,
+                rx_bytes: totals.rx.1,
+                tx_packets: totals.tx.0,
+                tx_bytes: totals.tx.1,
+                rx_drops: totals.drops.0,
+                tx_drops: totals.drops.1,
+            }
+        });
+        ports.collect()
     }
 
-    fn one_port(&self, id: PortId, name: String, kind: &str) -> PortStats {
-        let totals = self.dataplane.port_totals(id);
-        PortStats {
-            id: id.index() as u16,
-            name,
-            kind: kind.to_owned(),
-            rx_packets: totals.rx.0,
-            rx_bytes: totals.rx.1,
-            tx_packets: totals.tx.0,
-            tx_bytes: totals.tx.1,
-            rx_drops: totals.drops.0,
-            tx_drops: totals.drops.1,
+    pub(super) fn list_workers(&self) -> Workers {
+        let (tables, names) = (self.dataplane.snapshot(), self.named_ports());
+        let workers = self.dataplane.workers().iter().enumerate().map(|(id, side)| {
+            let owns = |place| match place {
+                Place::Each => true,
+                Place::Worker(owner) => usize::from(owner) == id,
+            };
+            let ports = names.iter().filter(|port| tables.ports.get(port.id).is_some_and(|p| owns(p.place)));
+            Worker {
+                stats: worker_stats(id, side),
+                ports: ports.map(|port| port.name.clone()).collect(),
+                generation: self.dataplane.generation_of(id).map(|generation| generation.0),
+            }
+        });
+        Workers { workers: workers.collect() }
+    }
+
+    /// Everything that is measured, as of one moment.
+    pub(super) fn scrape(&self) -> Scrape {
+        let pods = self.list_pods(None).pods;
+        let in_state = |state| pods.iter().filter(|pod| pod.state == state).count() as u64;
+        let peers = self.model.nodes.iter().filter(|node| node.name != self.node);
+        Scrape {
+            node: self.node.clone(),
+            started_at: unix_seconds(self.started.1),
+            generation: self.dataplane.generation().0,
+            problems: self.all_problems().len() as u64,
+            ready: self.not_ready().is_empty(),
+            source: "file",
+            source_in_force: self.source.error.is_none(),
+            source_loaded: self.source.loaded.map(unix_seconds),
+            memory: self.memory(),
+            pods: [PodState::Up, PodState::Waiting, PodState::Failed].map(in_state),
+            peers: peers.clone().count() as u64,
+            peers_resolved: peers.filter(|node| self.is_resolved(node)).count() as u64,
+            learned: self.stations().len() as u64,
+            conflicts: self.claims().len() as u64,
+            stats: self.stats(),
+            drops: self.drops(true),
         }
     }
 
-    fn total(&self) -> Total {
+    pub(super) fn total(&self) -> Total {
         let mut total = Total::default();
         for counters in self.dataplane.workers().iter().map(WorkerSide::counters) {
             total.rx += counters.rx.get();
@@ -196,23 +277,17 @@ fn worker_stats(id: usize, side: &WorkerSide) -> WorkerStats {
         drops: counters.all_drops(),
         bursts: counters.bursts.get(),
         cycles_per_packet,
+        busy_seconds: counters.busy_cycles.get() as f64 / tsc_hz() as f64,
         busy: side.busy(),
         sleeps: counters.sleeps.get(),
         handed_over: counters.handed_over.get(),
-    }
-}
-
-fn api_port(attachment: &Attachment) -> ApiPort {
-    match attachment {
-        Attachment::Tap { netns, ifname } => ApiPort::Tap { netns: netns.clone(), ifname: ifname.clone() },
-        Attachment::VhostUser { socket, mode } => ApiPort::VhostUser {
-            socket: socket.clone(),
-            mode: match mode {
-                VhostMode::Client => weft_api::VhostMode::Client,
-                VhostMode::Server => weft_api::VhostMode::Server,
-            },
-        },
-        Attachment::Dpdk { devargs } => ApiPort::Dpdk { devargs: devargs.clone() },
+        icmp_sent: counters.icmp_sent.get(),
+        icmp_limited: counters.icmp_limited.get(),
+        learned: counters.learned.get(),
+        moved: counters.moved.get(),
+        moves_limited: counters.moves_limited.get(),
+        learn_limited: counters.learn_limited.get(),
+        events_lost: counters.events_lost.get(),
     }
 }
 

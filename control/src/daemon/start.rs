@@ -2,24 +2,28 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use thiserror::Error;
 use tokio::net::UnixListener;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{mpsc, watch};
 use tracing::warn;
 use weft_ffi::kernel::udp_claim::{ClaimError, UdpClaim};
 use weft_node::{Lock, Mirror, State};
-use weft_switch::types::MacAddr;
 
+use super::flows::Watches;
 use super::learned::Learned;
-use super::{Client, Daemon, Inputs, SourceState, pods, rights};
+use super::settings::{SetLogLevel, Settings};
+use super::vteps::Macs;
+use super::{Client, Daemon, Inputs, SourceState, attachments, rights};
 use crate::api::{BindError, SocketFile, bind};
+use crate::cluster;
 use crate::config::{Config, SourceConfig};
 use crate::dataplane::{self, Dataplane, file_prefix};
+use crate::metrics;
 use crate::model::Pod;
-use crate::source::{Source, SourceError, file};
+use crate::reload::{ConfigFile, Reload};
+use crate::source::{Source, SourceError};
 
 /// The control socket: its owner and the configured group may use it.
 const SOCKET_MODE: u32 = 0o660;
@@ -67,8 +71,21 @@ pub struct Started {
     pub socket: SocketFile,
 }
 
-/// Starts everything. On return traffic flows. `reload` has the source read again.
-pub async fn start(config: Config, reload: Arc<Notify>) -> Result<Started, StartError> {
+/// What a daemon starts with.
+pub struct Setup {
+    /// The settings in force.
+    pub config: Config,
+    /// Where they come from.
+    pub file: ConfigFile,
+    /// Has both files read again.
+    pub reload: Reload,
+    /// Sets how much is logged.
+    pub set_log_level: SetLogLevel,
+}
+
+/// Starts everything. On return traffic flows.
+pub async fn start(setup: Setup) -> Result<Started, StartError> {
+    let Setup { config, file, reload, set_log_level } = setup;
     let started = (Instant::now(), SystemTime::now());
     let node = config.node_name().map_err(StartError::Name)?;
     let SourceConfig::File { path } = config.source.clone();
@@ -84,17 +101,21 @@ pub async fn start(config: Config, reload: Arc<Notify>) -> Result<Started, Start
     }
     let (listener, socket) = bind(&config.control.socket, SOCKET_MODE, config.control.group.as_deref())?;
     let (mirror, underlay) = Mirror::start(config.uplink.interface.as_deref()).await?;
-    let claim = UdpClaim::bind(model.network.port)?;
+    let claim = UdpClaim::bind(model.port)?;
     let settings = config.dataplane.clone();
     let prefix = file_prefix(&config.state.dir);
     // DPDK takes its time, and so may its failure.
     let dataplane = tokio::task::spawn_blocking(move || Dataplane::start(&settings, &prefix)).await;
     let dataplane = dataplane.map_err(|e| StartError::Port(format!("starting DPDK broke off: {e}")))??;
 
-    let vtep_mac = state.vtep_mac.as_deref().and_then(|text| text.parse().ok()).unwrap_or_else(random_mac);
     let (updates, incoming) = mpsc::channel(1);
-    tokio::spawn(Source::File { path }.run(node.clone(), updates, reload));
+    tokio::spawn(Source::File { path }.run(node.clone(), updates, reload.cluster));
+    let (said, settings) = mpsc::channel(1);
+    tokio::spawn(file.clone().follow(said, reload.config));
     let (client, requests) = Client::new();
+    let (own_settings, listen) = Settings::new(&config, file, set_log_level);
+    let (problem, metrics_problem) = watch::channel(None);
+    tokio::spawn(metrics::serve(listen, client.clone(), problem));
     let mut daemon = Daemon {
         added: BTreeMap::new(),
         config,
@@ -104,7 +125,7 @@ pub async fn start(config: Config, reload: Arc<Notify>) -> Result<Started, Start
         claim: Some(claim),
         dataplane,
         mirror,
-        vtep_mac,
+        vtep_macs: Macs::restore(&state),
         model,
         pending: None,
         unfit: Vec::new(),
@@ -118,6 +139,9 @@ pub async fn start(config: Config, reload: Arc<Notify>) -> Result<Started, Start
         ways: HashMap::new(),
         learned: Learned::default(),
         fresh: Vec::new(),
+        flows: Watches::default(),
+        settings: own_settings,
+        metrics_problem,
         state: State::default(),
     };
     // What the daemon cannot be without comes first: if it fails, no pod has been touched.
@@ -131,13 +155,20 @@ pub async fn start(config: Config, reload: Arc<Notify>) -> Result<Started, Start
     }
     daemon.restore(&state);
     daemon.reconcile().await;
-    Ok(Started { daemon, inputs: Inputs { updates: incoming, underlay, requests }, client, listener, socket })
+    Ok(Started {
+        daemon,
+        inputs: Inputs { updates: incoming, settings, underlay, requests },
+        client,
+        listener,
+        socket,
+    })
 }
 
 async fn load(path: PathBuf, node: String) -> Result<crate::model::Model, StartError> {
     let shown = path.display().to_string();
-    let loaded = tokio::task::spawn_blocking(move || file::load(&path, &node)).await;
-    Ok(loaded.unwrap_or(Err(SourceError::Interrupted(shown)))?)
+    let loaded = tokio::task::spawn_blocking(move || cluster::load(&path, &node)).await;
+    let model = loaded.map_err(|_| SourceError::Interrupted(shown))?;
+    Ok(model.map_err(SourceError::from)?)
 }
 
 impl Daemon {
@@ -145,7 +176,7 @@ impl Daemon {
     /// are kept as they are.
     fn restore(&mut self, state: &State) {
         for stored in &state.pods {
-            let pod: Result<Pod, String> = pods::restore(stored, &self.node);
+            let pod: Result<Pod, String> = attachments::restore(stored, &self.node);
             let fits = pod.and_then(|pod| {
                 self.added.insert(pod.name.clone(), pod.clone());
                 self.check_with_added(&self.model).inspect_err(|_| drop(self.added.remove(&pod.name)))
@@ -170,12 +201,4 @@ impl Daemon {
         self.dataplane.stop();
         StartError::Port(problems)
     }
-}
-
-/// A locally administered unicast address that nobody has.
-fn random_mac() -> MacAddr {
-    use std::hash::{BuildHasher, RandomState};
-    // The standard library's hasher is seeded by the kernel's random numbers.
-    let [a, b, c, d, e, f, ..] = RandomState::new().hash_one(Instant::now()).to_be_bytes();
-    MacAddr([(a & 0xfc) | 0x02, b, c, d, e, f])
 }

@@ -20,7 +20,7 @@ impl Daemon {
     /// Opens the uplink's sockets; opens them anew when the interface or the tunnel's port is another one than before.
     pub(super) async fn open_uplink_port(&mut self, model: &Model) {
         let uplink = self.mirror.uplink();
-        let port = model.network.port;
+        let port = model.port;
         if self.uplink.as_ref().is_some_and(|open| open.index == uplink.index && open.vxlan_port == port) {
             return;
         }

@@ -1,9 +1,9 @@
 //! Where the desired state comes from. A source is level-triggered: whatever happened, it derives the whole
 //! [`Model`] anew and sends it; one that is wrong is sent as an error, and the receiver keeps what it has.
 
-pub mod file;
 pub mod watch;
 
+use crate::cluster;
 use crate::model::Model;
 use crate::settings::FileError;
 use std::path::PathBuf;
@@ -27,7 +27,7 @@ pub enum SourceError {
 /// A source of models.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// A TOML file, see [`mod@file`].
+    /// A TOML file, see [`cluster`].
     File {
         /// The file, which need not exist yet.
         path: PathBuf,
@@ -48,8 +48,11 @@ impl Source {
         loop {
             let (file, node) = (path.clone(), local_node.clone());
             // A large file takes a while, and other tasks need this thread.
-            let update = tokio::task::spawn_blocking(move || file::load(&file, &node)).await;
-            let update = update.unwrap_or_else(|_| Err(SourceError::Interrupted(path.display().to_string())));
+            let update = tokio::task::spawn_blocking(move || cluster::load(&file, &node)).await;
+            let update = match update {
+                Ok(update) => update.map_err(SourceError::from),
+                Err(_) => Err(SourceError::Interrupted(path.display().to_string())),
+            };
             if updates.send(update).await.is_err() {
                 return;
             }

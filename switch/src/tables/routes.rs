@@ -80,6 +80,22 @@ impl<A: Prefix> Routes<A> {
     pub fn lookup(&self, address: A) -> Option<NextHop> {
         self.0.iter().find_map(|(len, table)| table.get(&address.masked(*len)).copied())
     }
+
+    /// As [`Self::lookup`], with the length of the route's prefix.
+    pub fn longest(&self, address: A) -> Option<(u8, NextHop)> {
+        self.0.iter().find_map(|(len, table)| Some((*len, *table.get(&address.masked(*len))?)))
+    }
+
+    /// The route to exactly `address/len`.
+    pub fn get(&self, address: A, len: u8) -> Option<NextHop> {
+        let (_, table) = self.0.iter().find(|(other, _)| *other == len)?;
+        table.get(&address.masked(len)).copied()
+    }
+
+    /// Every route: network, prefix length, next hop. Longest first, in no order beside that.
+    pub fn iter(&self) -> impl Iterator<Item = (A, u8, NextHop)> + '_ {
+        self.0.iter().flat_map(|(len, table)| table.iter().map(|(to, next_hop)| (*to, *len, *next_hop)))
+    }
 }
 
 #[cfg(test)]
@@ -103,6 +119,11 @@ mod tests {
         assert_eq!(routes.lookup(v4("10.245.0.1")), None);
         routes.insert(v4("1.2.3.4"), 0, NextHop::Vtep(7));
         assert_eq!(routes.lookup(v4("10.245.0.1")), Some(NextHop::Vtep(7)));
+        assert_eq!(routes.longest(v4("10.244.1.8")), Some((24, NextHop::Vtep(1))));
+        assert_eq!(routes.get(v4("10.244.1.0"), 24), Some(NextHop::Vtep(1)));
+        assert_eq!((routes.get(v4("10.244.1.0"), 25), routes.get(v4("10.244.2.0"), 24)), (None, None));
+        let lengths: Vec<_> = routes.iter().map(|(_, len, _)| len).collect();
+        assert_eq!(lengths, [32, 24, 16, 0]);
     }
 
     proptest! {

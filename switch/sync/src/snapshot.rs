@@ -153,6 +153,13 @@ impl<T: Send + Sync> Publisher<T> {
         self.reached() >= publication
     }
 
+    /// The publication that the reader of this index has come to; `None` while it is offline, and for an index that no
+    /// reader has.
+    pub fn reached_by(&self, reader: usize) -> Option<u64> {
+        let number = self.shared.readers.get(reader)?.load(Relaxed);
+        (number != OFFLINE && number != ARRIVING).then_some(number)
+    }
+
     /// How many replaced snapshots are still in memory.
     pub fn retired(&self) -> usize {
         self.replaced.len()

@@ -1,9 +1,9 @@
 //! An invented daemon: answers each connection's one request from a list, and keeps what it was asked.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -16,24 +16,37 @@ pub(crate) struct Daemon {
     pub(crate) socket: PathBuf,
     asked: Arc<Mutex<Vec<(String, String)>>>,
     thread: Option<JoinHandle<()>>,
-    _folder: TempDir,
+    _folder: Option<TempDir>,
 }
 
-/// Answers by request, such as `GET /v1/status`: HTTP status and JSON.
+/// Answers by request, such as `GET /v1/status`: HTTP status and JSON. Of several the next each time, and then the last
+/// again and again.
 #[derive(Default)]
-pub(crate) struct Answers(HashMap<String, (u16, String)>);
+pub(crate) struct Answers(HashMap<String, VecDeque<(u16, String)>>);
 
 impl Answers {
     pub(crate) fn with(mut self, request: &str, status: u16, answer: &impl Serialize) -> Self {
-        self.0.insert(request.to_owned(), (status, serde_json::to_string(answer).unwrap()));
+        let answer = serde_json::to_string(answer).unwrap();
+        self.0.entry(request.to_owned()).or_default().push_back((status, answer));
         self
+    }
+
+    fn take(&mut self, request: &str) -> Option<(u16, String)> {
+        let answers = self.0.get_mut(request)?;
+        if answers.len() > 1 { answers.pop_front() } else { answers.front().cloned() }
     }
 }
 
 impl Daemon {
     pub(crate) fn start(answers: Answers) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let socket = folder.path().join("weftd.sock");
+        let mut daemon = Self::start_at(&folder.path().join("weftd.sock"), answers);
+        daemon._folder = Some(folder);
+        daemon
+    }
+
+    pub(crate) fn start_at(socket: &Path, mut answers: Answers) -> Self {
+        let socket = socket.to_owned();
         let listener = UnixListener::bind(&socket).unwrap();
         let asked = Arc::new(Mutex::new(Vec::new()));
         let list = Arc::clone(&asked);
@@ -41,7 +54,7 @@ impl Daemon {
             for stream in listener.incoming() {
                 // A connection without a request is the sign to stop.
                 let Some((request, body)) = read(stream.as_ref().unwrap()) else { break };
-                let (status, answer) = answers.0.get(&request).cloned().unwrap_or_else(|| {
+                let (status, answer) = answers.take(&request).unwrap_or_else(|| {
                     (404, format!(r#"{{"error":"there is no {request}","code":"not_found"}}"#))
                 });
                 list.lock().unwrap().push((request, body));
@@ -51,7 +64,7 @@ impl Daemon {
                 stream.unwrap().write_all((head + &answer).as_bytes()).unwrap();
             }
         });
-        Self { socket, asked, thread: Some(thread), _folder: folder }
+        Self { socket, asked, thread: Some(thread), _folder: None }
     }
 
     /// What it was asked: request and body.
@@ -70,6 +83,7 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         drop(UnixStream::connect(&self.socket));
         let ended = self.thread.take().map(JoinHandle::join);
+        let _ = std::fs::remove_file(&self.socket);
         if !std::thread::panicking() {
             ended.unwrap().unwrap();
         }

@@ -1,6 +1,9 @@
 //! `weft` from outside, against an invented daemon.
 
+mod config;
 mod daemon;
+mod lists;
+mod watch;
 
 use std::process::Stdio;
 
@@ -19,6 +22,7 @@ fn status() -> Status {
         state: State::Degraded,
         problems: vec!["pod b: no such namespace\x1b[2J".into()],
         started_at: 1_000_000,
+        notes: vec!["dataplane.workers: needs a restart: 1 -> 2".into()],
         uptime_s: 3_720,
         generation: 12,
         source: Source {
@@ -67,6 +71,7 @@ fn pod(name: &str) -> Pod {
         port: PodPort::Tap { netns: "/run/netns/blue".into(), ifname: "eth0".into() },
         addresses: vec!["10.244.1.5".parse().unwrap(), "fd00::5".parse().unwrap()],
         mac: "02:00:0a:f4:01:05".parse().unwrap(),
+        trusted: false,
         port_id: Some(3),
         mtu: 1450,
         origin: Origin::Api,
@@ -100,7 +105,7 @@ fn stats() -> Stats {
             cycles_per_packet: 241.6,
             busy: 0.125,
             sleeps: 4,
-            handed_over: 0,
+            ..WorkerStats::default()
         }],
         total: Total { rx: 1000, originated: 7, tx: 993, consumed: 5, drops: 7 },
     }
@@ -140,6 +145,7 @@ fn tables() {
             "\
 state         degraded
 problem       pod b: no such namespace?[2J
+note          dataplane.workers: needs a restart: 1 -> 2
 node          n1
 weftd         0.1.0, pid 17, up 1h 2m
 generation    12
@@ -365,8 +371,19 @@ fn completions_need_no_daemon() {
     for shell in ["bash", "zsh", "fish"] {
         let ran = weft(&["--socket", "/nonexistent", "completions", shell]);
         assert_eq!((ran.code, ran.err.as_str()), (0, ""));
-        assert!(ran.out.contains("purge"), "{shell}");
+        for word in ["purge", "neigh", "watch", "no-headers", "wide"] {
+            assert!(ran.out.contains(word), "{shell}: {word}");
+        }
     }
+    // The one that is sure to be there takes it.
+    let bash = "source <(\"$WEFT\" completions bash) && complete -p weft";
+    let taken = std::process::Command::new("bash")
+        .args(["-c", bash])
+        .env("WEFT", env!("CARGO_BIN_EXE_weft"))
+        .output();
+    let taken = taken.unwrap();
+    assert!(taken.status.success(), "{}", String::from_utf8_lossy(&taken.stderr));
+    assert!(String::from_utf8_lossy(&taken.stdout).contains("_weft"));
     assert_eq!(weft(&["--help"]).code, 0);
 }
 

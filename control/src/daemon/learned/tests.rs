@@ -1,5 +1,4 @@
 use super::*;
-use weft_switch::event::Verdict;
 
 const AGEING: Duration = Duration::from_secs(300);
 
@@ -99,31 +98,4 @@ fn a_path_mtu_falls_at_once_has_a_floor_and_rises_again() {
     assert!(!learned.forget_old(start + PATH_MTU_KEPT, AGEING, |_| false));
     assert!(learned.forget_old(later + PATH_MTU_KEPT, AGEING, |_| false));
     assert!(learned.path_mtus().is_empty());
-}
-
-#[test]
-fn flows_are_summed_while_somebody_looks() {
-    let mut learned = Learned::default();
-    let sample = FlowSample {
-        port: port(3),
-        src: address(1),
-        dst: address(2),
-        protocol: 6,
-        ports: (1000, 80),
-        bytes: 1400,
-        verdict: Verdict::Tunnel(0),
-    };
-    learned.flow(sample);
-    assert!(learned.flows.flows.is_empty());
-    learned.sampling = true;
-    learned.flow(sample);
-    learned.flow(FlowSample { bytes: 100, ..sample });
-    learned.flow(FlowSample { ports: (1001, 80), ..sample });
-    let flows = &learned.flows.flows;
-    assert_eq!(flows.len(), 2);
-    assert_eq!(flows[&FlowSample { bytes: 0, ..sample }], FlowTotals { packets: 2, bytes: 1500 });
-    for number in 0..FLOWS as u32 {
-        learned.flow(FlowSample { src: IpAddr::V4(number.into()), ..sample });
-    }
-    assert_eq!((learned.flows.flows.len(), learned.flows.lost), (FLOWS, 2));
 }

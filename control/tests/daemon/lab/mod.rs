@@ -2,6 +2,7 @@
 
 mod counters;
 pub(crate) mod frames;
+pub(crate) mod http;
 mod namespace;
 pub(crate) mod segment;
 mod weftd;
@@ -260,5 +261,5 @@ pub(crate) fn tap_spec(name: &str, host: u8, netns: &Path) -> PodSpec {
 /// A pod of any kind for the API.
 pub(crate) fn spec(name: &str, host: u8, port: PodPort) -> PodSpec {
     let addresses = vec![[10, 244, 0, host].into(), [0xfd00, 0x10, 0x244, 0, 0, 0, 0, host.into()].into()];
-    PodSpec { name: name.to_owned(), port, addresses, mac: None }
+    PodSpec { name: name.to_owned(), port, addresses, mac: None, trusted: false }
 }

@@ -1,0 +1,168 @@
+//! `weft pod` and `weft port`.
+
+use weft_api::{Origin, Pod, PodPort, PodState, Pods, Port, Ports, VhostMode};
+
+use super::yes;
+use crate::table::{Table, bytes, list, or_dash, pairs};
+use crate::view::{Form, Show};
+
+fn state(pod: &Pod) -> String {
+    match pod.state {
+        PodState::Up => "up",
+        PodState::Waiting => "waiting",
+        PodState::Failed => "failed",
+    }
+    .to_owned()
+}
+
+fn origin(pod: &Pod) -> String {
+    match pod.origin {
+        Origin::File => "file",
+        Origin::Api => "api",
+    }
+    .to_owned()
+}
+
+fn attached_to(pod: &Pod) -> String {
+    match &pod.port {
+        PodPort::Tap { netns, ifname } => format!("{ifname} in {}", netns.display()),
+        PodPort::VhostUser { socket, mode } => {
+            let mode = match mode {
+                VhostMode::Client => "client",
+                VhostMode::Server => "server",
+            };
+            format!("{} ({mode})", socket.display())
+        }
+        PodPort::Dpdk { devargs } => devargs.clone(),
+    }
+}
+
+impl Show for Pods {
+    fn show(&self, form: Form) -> String {
+        if self.pods.is_empty() {
+            return "no pods\n".to_owned();
+        }
+        let mut table = Table::new(
+            form,
+            &[
+                "NAME",
+                "STATE",
+                "KIND",
+                "ADDRESSES",
+                "MAC",
+                ">PORT",
+                ">MTU",
+                "+TRUSTED",
+                "ORIGIN",
+                "ATTACHED TO",
+                "ERROR",
+            ],
+        );
+        for pod in &self.pods {
+            table.row(vec![
+                pod.name.clone(),
+                state(pod),
+                pod.port.kind().to_owned(),
+                list(&pod.addresses),
+                pod.mac.to_string(),
+                or_dash(pod.port_id),
+                pod.mtu.to_string(),
+                yes(pod.trusted),
+                origin(pod),
+                attached_to(pod),
+                pod.error.clone().unwrap_or_default(),
+            ]);
+        }
+        table.render()
+    }
+}
+
+impl Show for Pod {
+    fn show(&self, _: Form) -> String {
+        let mut lines = vec![("name", self.name.clone()), ("state", state(self))];
+        lines.extend(self.error.iter().map(|error| ("error", error.clone())));
+        lines.extend([
+            ("kind", self.port.kind().to_owned()),
+            ("attached to", attached_to(self)),
+            ("addresses", list(&self.addresses)),
+            ("mac", self.mac.to_string()),
+            ("trusted", yes(self.trusted)),
+            ("port", or_dash(self.port_id)),
+            ("mtu", self.mtu.to_string()),
+            ("origin", origin(self)),
+            ("node", self.node.clone()),
+        ]);
+        pairs(&lines)
+    }
+}
+
+fn connected(port: &Port) -> String {
+    if port.connected { "up" } else { "waiting" }.to_owned()
+}
+
+fn worker(port: &Port) -> String {
+    port.worker.map_or_else(|| "each".to_owned(), |worker| worker.to_string())
+}
+
+impl Show for Ports {
+    fn show(&self, form: Form) -> String {
+        let mut table = Table::new(
+            form,
+            &[
+                ">PORT",
+                "NAME",
+                "KIND",
+                "ROLE",
+                "STATE",
+                ">WORKER",
+                "+>MTU",
+                ">RX PACKETS",
+                "+>RX BYTES",
+                ">RX DROPS",
+                ">TX PACKETS",
+                "+>TX BYTES",
+                ">TX DROPS",
+                "+>LEARNED",
+            ],
+        );
+        for port in &self.ports {
+            table.row(vec![
+                port.id.to_string(),
+                port.name.clone(),
+                port.kind.clone(),
+                port.role.name().to_owned(),
+                connected(port),
+                worker(port),
+                port.mtu.to_string(),
+                port.rx_packets.to_string(),
+                bytes(port.rx_bytes),
+                port.rx_drops.to_string(),
+                port.tx_packets.to_string(),
+                bytes(port.tx_bytes),
+                port.tx_drops.to_string(),
+                port.learned.to_string(),
+            ]);
+        }
+        table.render()
+    }
+}
+
+impl Show for Port {
+    fn show(&self, _: Form) -> String {
+        let counted = |packets: u64, count: u64, drops: u64| {
+            format!("{packets} packets, {}, {drops} dropped", bytes(count))
+        };
+        pairs(&[
+            ("name", self.name.clone()),
+            ("port", self.id.to_string()),
+            ("kind", self.kind.clone()),
+            ("role", self.role.name().to_owned()),
+            ("state", connected(self)),
+            ("worker", worker(self)),
+            ("mtu", self.mtu.to_string()),
+            ("rx", counted(self.rx_packets, self.rx_bytes, self.rx_drops)),
+            ("tx", counted(self.tx_packets, self.tx_bytes, self.tx_drops)),
+            ("learned", self.learned.to_string()),
+        ])
+    }
+}

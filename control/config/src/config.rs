@@ -1,0 +1,329 @@
+//! weftd's own configuration: what this node's daemon is like. What the cluster is like comes from the
+//! source. Every setting has a default, so an empty file is a good one; `docs/examples/weftd.toml` shows them
+//! all.
+//!
+//! The types are here; [`table`] is the list of all settings, from which they are read, shown, compared and explained.
+
+mod read;
+mod setting;
+pub mod table;
+mod value;
+
+#[cfg(test)]
+mod tests;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+pub use crate::settings::FileError as ConfigError;
+pub use setting::{Effect, Form, Setting};
+pub use value::Value;
+
+/// Where the configuration is, if the command line does not say.
+pub const DEFAULT_PATH: &str = "/etc/weft/weftd.toml";
+
+/// The configuration of a daemon.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Config {
+    /// `[node]`
+    pub node: NodeConfig,
+    /// `[dataplane]`
+    pub dataplane: Dataplane,
+    /// `[uplink]`
+    pub uplink: Uplink,
+    /// `[source]`
+    pub source: SourceConfig,
+    /// `[control]`
+    pub control: Control,
+    /// `[state]`
+    pub state: State,
+    /// `[host_port]`
+    pub host_port: HostPort,
+    /// `[bridge]`
+    pub bridge: Bridge,
+    /// `[router]`
+    pub router: Router,
+    /// `[metrics]`
+    pub metrics: Metrics,
+    /// `[log]`
+    pub log: Log,
+}
+
+/// `[node]`: who this is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeConfig {
+    /// This node's name in the source. None: the host's name, see [`Config::node_name`].
+    pub name: Option<String>,
+}
+
+/// `[dataplane]`: the workers that move packets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dataplane {
+    /// Worker threads.
+    pub workers: usize,
+    /// The CPU cores of the workers, one each. Empty: weftd chooses.
+    pub cores: Vec<usize>,
+    /// Memory for packet buffers, in bytes.
+    pub memory: u64,
+    /// Whether packet buffers live in huge pages.
+    pub hugepages: Hugepages,
+    /// What a worker does when nothing comes.
+    pub idle: Idle,
+    /// How long a worker polls without work before it sleeps, in microseconds.
+    pub spin_us: u32,
+    /// How often ports without a file descriptor are polled while the worker sleeps, in microseconds.
+    pub poll_beat_us: u32,
+}
+
+/// Whether packet buffers live in huge pages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Hugepages {
+    /// In huge pages if enough are free, else in ordinary ones.
+    #[default]
+    Auto,
+    /// In ordinary pages always.
+    Never,
+    /// Refuse to start without.
+    Require,
+}
+
+/// What a worker does when nothing comes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Idle {
+    /// Polls for `spin_us`, then sleeps until a port has something.
+    #[default]
+    Adaptive,
+    /// Polls always.
+    Poll,
+}
+
+/// `[uplink]`: the way to the other nodes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Uplink {
+    /// How weft is joined to the underlay.
+    pub kind: UplinkKind,
+    /// The underlay's interface. None: that of the default route.
+    pub interface: Option<String>,
+    /// The UDP checksum of tunnel packets over IPv4. Over IPv6 it is always valid.
+    pub outer_checksum: OuterChecksum,
+    /// Take tunnel packets from the nodes in the source only.
+    pub known_vteps_only: bool,
+}
+
+/// How weft is joined to the underlay.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UplinkKind {
+    /// A packet socket on any interface, which stays the kernel's.
+    #[default]
+    AfPacket,
+}
+
+/// The UDP checksum of tunnel packets over IPv4 (RFC 7348, section 5).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OuterChecksum {
+    /// Zero, that is none: the RFC asks for it, the inner packet has its own.
+    #[default]
+    Zero,
+    /// Computed, as the kernel does for flannel.
+    Valid,
+}
+
+/// `[source]`: where the desired state comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourceConfig {
+    /// `kind = "file"`, the only one.
+    File {
+        /// The cluster file, absolute.
+        path: PathBuf,
+    },
+}
+
+/// `[control]`: the API.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Control {
+    /// The UNIX socket of the API, absolute, at most 107 bytes.
+    pub socket: PathBuf,
+    /// The group that may use the socket. None: the daemon's own group.
+    pub group: Option<String>,
+}
+
+/// `[state]`: what weftd keeps over a restart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct State {
+    /// The folder, absolute; made if it is missing.
+    pub dir: PathBuf,
+}
+
+/// `[host_port]`: the way to the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostPort {
+    /// The name of the TAP interface, at most 15 bytes.
+    pub name: String,
+}
+
+/// `[bridge]`: frames by their MAC address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bridge {
+    /// Seconds after which a learned MAC address that sends nothing is forgotten.
+    pub ageing_s: u32,
+    /// How many MAC addresses are learned behind one port at most.
+    pub learn_limit: u32,
+    /// Frames a second and port that are copied to several ports at most.
+    pub flood_rate: u32,
+    /// Learned MAC addresses that move to a port at most, a second.
+    pub move_rate: u32,
+}
+
+/// `[router]`: packets by their IP address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Router {
+    /// ICMP errors a second about packets from one port at most.
+    pub icmp_rate: u32,
+}
+
+/// `[metrics]`: what is measured, for Prometheus and supervisors.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Metrics {
+    /// Where `/metrics`, `/healthz` and `/readyz` are. None: nowhere.
+    pub listen: Option<SocketAddr>,
+}
+
+/// `[log]`: what goes to standard error.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Log {
+    /// The least important level that is logged.
+    pub level: LogLevel,
+}
+
+/// How important a line of the log is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogLevel {
+    /// Something does not work.
+    Error,
+    /// Something needs looking after.
+    Warn,
+    /// What an operator wants to know of an ordinary day.
+    #[default]
+    Info,
+    /// Each step of the control side.
+    Debug,
+    /// All there is.
+    Trace,
+}
+
+impl LogLevel {
+    /// As it is written in the file, which is what tracing's filter takes.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+impl Default for Dataplane {
+    fn default() -> Self {
+        Self {
+            workers: 1,
+            cores: Vec::new(),
+            memory: 48 << 20,
+            hugepages: Hugepages::default(),
+            idle: Idle::default(),
+            spin_us: 20,
+            poll_beat_us: 500,
+        }
+    }
+}
+
+impl Default for Uplink {
+    fn default() -> Self {
+        Self {
+            kind: UplinkKind::default(),
+            interface: None,
+            outer_checksum: OuterChecksum::default(),
+            known_vteps_only: true,
+        }
+    }
+}
+
+impl Default for SourceConfig {
+    fn default() -> Self {
+        Self::File { path: "/etc/weft/cluster.toml".into() }
+    }
+}
+
+impl Default for Control {
+    fn default() -> Self {
+        Self { socket: "/run/weft/weftd.sock".into(), group: None }
+    }
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self { dir: "/var/lib/weft".into() }
+    }
+}
+
+impl Default for HostPort {
+    fn default() -> Self {
+        Self { name: "weft0".to_owned() }
+    }
+}
+
+impl Default for Bridge {
+    fn default() -> Self {
+        Self { ageing_s: 300, learn_limit: 256, flood_rate: 1000, move_rate: 10 }
+    }
+}
+
+impl Default for Router {
+    fn default() -> Self {
+        Self { icmp_rate: 1000 }
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self { listen: Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9477)) }
+    }
+}
+
+/// Reads a text; `path` is for the messages.
+pub(crate) fn parse(path: &Path, text: String) -> Result<Config, ConfigError> {
+    read::parse(path, text)
+}
+
+impl Config {
+    /// Reads a file that must be there: one that the command line names.
+    ///
+    /// # Errors
+    /// The file can't be read, or anything in it is wrong: then all mistakes are listed, each with its line.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        read::parse(path, crate::settings::read(path)?)
+    }
+
+    /// Reads the file at its default place, where a missing one means the defaults.
+    ///
+    /// # Errors
+    /// As [`Config::load`], but for [`ConfigError::Missing`].
+    pub fn load_or_default(path: &Path) -> Result<Self, ConfigError> {
+        match Self::load(path) {
+            Err(ConfigError::Missing { .. }) => Ok(Self::default()),
+            result => result,
+        }
+    }
+
+    /// This node's name: the configured one, or else the host's in lower case, as the kubelet does it.
+    ///
+    /// # Errors
+    /// The kernel does not say the host's name (no `/proc`).
+    pub fn node_name(&self) -> std::io::Result<String> {
+        match &self.node.name {
+            Some(name) => Ok(name.clone()),
+            None => Ok(std::fs::read_to_string("/proc/sys/kernel/hostname")?.trim().to_lowercase()),
+        }
+    }
+}

@@ -1,0 +1,459 @@
+//! All settings of `weftd.toml`: from this list they are read, shown, compared and explained (`docs/settings.md`).
+
+use super::setting::{Effect, Form, Setting};
+use super::{
+    Dataplane, Hugepages, Idle, LogLevel, OuterChecksum, SourceConfig, UplinkKind, Value, read::bytes,
+};
+use crate::model::names::{absolute_path, interface_name, name_part, socket_path};
+use std::path::{Path, PathBuf};
+
+/// As many workers as there may be.
+pub(super) const WORKERS_MAX: i64 = 64;
+
+/// The sections in their order, and what they are about.
+pub const SECTIONS: [(&str, &str); 11] = [
+    ("node", "who this is"),
+    ("dataplane", "the workers that move packets"),
+    ("uplink", "the way to the other nodes"),
+    ("source", "where the desired state comes from"),
+    ("control", "the API"),
+    ("state", "what weftd keeps over a restart"),
+    ("host_port", "the way to the host"),
+    ("bridge", "frames by their MAC address"),
+    ("router", "packets by their IP address"),
+    ("metrics", "what is measured, for Prometheus and supervisors"),
+    ("log", "what goes to standard error"),
+];
+
+/// The settings, in the order of the sections.
+pub const SETTINGS: &[Setting] = &[
+    Setting {
+        section: "node",
+        name: "name",
+        form: Form::Text {
+            kind: "a node's name",
+            wanted: "the node's name, such as \"worker-1\", or leave it out for the host's name",
+            check: name_part,
+        },
+        otherwise: Some("the host's name, in lower case"),
+        example: Some("\"worker-1\""),
+        what: "This node's name in the source.",
+        cost: "None.",
+        when: "Where the cluster knows the node by another name than the host's.",
+        effect: Effect::Restart,
+        get: |c| Value::of_option(c.node.name.clone()),
+        set: |c, v| c.node.name = owned(v),
+    },
+    Setting {
+        section: "dataplane",
+        name: "workers",
+        form: Form::Integer { unit: "", min: 1, max: WORKERS_MAX },
+        otherwise: Some("as many as there are `cores`, or else 1"),
+        example: None,
+        what: "Worker threads.",
+        cost: "A core each under load, and some memory.",
+        when: "More when one is busy all the time and there are several flows; one flow stays on one worker.",
+        effect: Effect::Restart,
+        get: |c| Value::of_number(c.dataplane.workers),
+        set: |c, v| c.dataplane.workers = v.number() as usize,
+    },
+    Setting {
+        section: "dataplane",
+        name: "cores",
+        form: Form::Numbers { min: 0, max: 1023 },
+        otherwise: Some("the last ones that weftd may run on"),
+        example: Some("[3]"),
+        what: "The CPU cores of the workers, one each, no two the same.",
+        cost: "None beside the workers' own.",
+        when: "Where cores are isolated for it (`isolcpus`), or to stay on the NIC's NUMA node.",
+        effect: Effect::Restart,
+        get: |c| cores_of(&c.dataplane),
+        set: |c, v| set_cores(&mut c.dataplane, v),
+    },
+    Setting {
+        section: "dataplane",
+        name: "memory",
+        form: Form::Bytes { min: 16 << 20, max: 64 << 30 },
+        otherwise: None,
+        example: None,
+        what: "Memory for packet buffers: an integer, or text with KiB, MiB or GiB.",
+        cost: "It is taken at the start and kept.",
+        when: "More where the counters say that buffers ran out: many ports with deep queues, or jumbo frames.",
+        effect: Effect::Restart,
+        get: |c| Value::of_bytes(c.dataplane.memory),
+        set: |c, v| c.dataplane.memory = bytes(&v).unwrap_or_default(),
+    },
+    Setting {
+        section: "dataplane",
+        name: "hugepages",
+        form: Form::Choice(words::<Hugepages>),
+        otherwise: None,
+        example: None,
+        what: "Whether packet buffers live in huge pages: `auto`, if enough are free; `never`; `require`, or weftd does not start.",
+        cost: "`never` is some percent slower, and vhost-user and physical devices may need huge pages; `require` needs them reserved (`sysctl vm.nr_hugepages=128`).",
+        when: "`require` where the speed matters more than the start; `never` where huge pages are others'.",
+        effect: Effect::Restart,
+        get: |c| c.dataplane.hugepages.value(),
+        set: |c, v| set(&mut c.dataplane.hugepages, v),
+    },
+    Setting {
+        section: "dataplane",
+        name: "idle",
+        form: Form::Choice(words::<Idle>),
+        otherwise: None,
+        example: None,
+        what: "What a worker does when nothing comes: `adaptive` polls for `spin_us`, then sleeps until a port has something; `poll` polls always.",
+        cost: "`poll` takes a whole core for each worker, always.",
+        when: "`poll` for the lowest latency on cores that nobody else needs.",
+        effect: Effect::Restart,
+        get: |c| c.dataplane.idle.value(),
+        set: |c, v| set(&mut c.dataplane.idle, v),
+    },
+    Setting {
+        section: "dataplane",
+        name: "spin_us",
+        form: Form::Integer { unit: "µs", min: 0, max: 10_000 },
+        otherwise: None,
+        example: None,
+        what: "How long a worker polls without work before it sleeps. Without meaning when `idle` is `poll`.",
+        cost: "CPU time when there is little traffic.",
+        when: "More saves the wake-up, a few microseconds, for packets that come that close behind others.",
+        effect: Effect::Restart,
+        get: |c| Value::of_number(c.dataplane.spin_us),
+        set: |c, v| c.dataplane.spin_us = v.number(),
+    },
+    Setting {
+        section: "dataplane",
+        name: "poll_beat_us",
+        form: Form::Integer { unit: "µs", min: 10, max: 100_000 },
+        otherwise: None,
+        example: None,
+        what: "How often ports without a file descriptor (DPDK devices, and guests that cannot notify) are polled while the worker sleeps: the most that a first packet from them waits. Without meaning when `idle` is `poll`.",
+        cost: "Less costs CPU time while idle.",
+        when: "Less where such ports carry what is urgent.",
+        effect: Effect::Restart,
+        get: |c| Value::of_number(c.dataplane.poll_beat_us),
+        set: |c, v| c.dataplane.poll_beat_us = v.number(),
+    },
+    Setting {
+        section: "uplink",
+        name: "kind",
+        form: Form::Choice(words::<UplinkKind>),
+        otherwise: None,
+        example: None,
+        what: "How weft is joined to the underlay: `af_packet`, a packet socket on any interface, which stays the kernel's.",
+        cost: "None.",
+        when: "There is no other yet.",
+        effect: Effect::Restart,
+        get: |c| c.uplink.kind.value(),
+        set: |c, v| set(&mut c.uplink.kind, v),
+    },
+    Setting {
+        section: "uplink",
+        name: "interface",
+        form: Form::Text {
+            kind: "an interface's name",
+            wanted: "an interface, such as \"eth0\", or leave it out for the default route's",
+            check: interface_name,
+        },
+        otherwise: Some("that of the default route"),
+        example: Some("\"eth0\""),
+        what: "The underlay's interface.",
+        cost: "None.",
+        when: "On a node with several networks.",
+        effect: Effect::Restart,
+        get: |c| Value::of_option(c.uplink.interface.clone()),
+        set: |c, v| c.uplink.interface = owned(v),
+    },
+    Setting {
+        section: "uplink",
+        name: "outer_checksum",
+        form: Form::Choice(words::<OuterChecksum>),
+        otherwise: None,
+        example: None,
+        what: "The UDP checksum of tunnel packets over IPv4: `zero`, as RFC 7348 asks for, or `valid`. Over IPv6 it is always valid.",
+        cost: "`valid` costs a pass over each packet that no device takes over.",
+        when: "`valid` for underlays that drop or misread a zero checksum.",
+        effect: Effect::Live,
+        get: |c| c.uplink.outer_checksum.value(),
+        set: |c, v| set(&mut c.uplink.outer_checksum, v),
+    },
+    Setting {
+        section: "uplink",
+        name: "known_vteps_only",
+        form: Form::Boolean,
+        otherwise: None,
+        example: None,
+        what: "Take tunnel packets from the nodes in the source only.",
+        cost: "`false` lets anyone who reaches the UDP port send packets to pods.",
+        when: "`false` only for tests, and while nodes are missing in the source.",
+        effect: Effect::Live,
+        get: |c| Value::Boolean(c.uplink.known_vteps_only),
+        set: |c, v| c.uplink.known_vteps_only = v == Value::Boolean(true),
+    },
+    Setting {
+        section: "source",
+        name: "kind",
+        form: Form::Choice(|| vec!["file"]),
+        otherwise: None,
+        example: None,
+        what: "Where the desired state comes from: `file`.",
+        cost: "None.",
+        when: "There is no other yet.",
+        effect: Effect::Restart,
+        get: |_| Value::of_text("file"),
+        set: |_, _| (),
+    },
+    Setting {
+        section: "source",
+        name: "path",
+        form: Form::Path {
+            wanted: "the whole path, such as \"/etc/weft/cluster.toml\"",
+            check: absolute_path,
+        },
+        otherwise: None,
+        example: None,
+        what: "The cluster file, absolute. It is watched: changes take effect at once.",
+        cost: "None.",
+        when: "To keep it elsewhere, such as in a mounted ConfigMap.",
+        effect: Effect::Restart,
+        get: |c| {
+            let SourceConfig::File { path } = &c.source;
+            of_path(path)
+        },
+        set: |c, v| {
+            let SourceConfig::File { path } = &mut c.source;
+            set_path(path, v)
+        },
+    },
+    Setting {
+        section: "control",
+        name: "socket",
+        form: Form::Path {
+            wanted: "the whole path, such as \"/run/weft/weftd.sock\", of 107 bytes at most",
+            check: socket_path,
+        },
+        otherwise: None,
+        example: None,
+        what: "The UNIX socket of the API, absolute, at most 107 bytes.",
+        cost: "None.",
+        when: "For a second weftd on the node. `weft` and `weft-cni` must be told.",
+        effect: Effect::Restart,
+        get: |c| of_path(&c.control.socket),
+        set: |c, v| set_path(&mut c.control.socket, v),
+    },
+    Setting {
+        section: "control",
+        name: "group",
+        form: Form::Text {
+            kind: "a group's name",
+            wanted: "a group's name, such as \"weft\"",
+            check: name_part,
+        },
+        otherwise: Some("the daemon's own group"),
+        example: Some("\"weft\""),
+        what: "The group that may use the socket, whose mode is 0660.",
+        cost: "Whoever is in it can change every port of the node.",
+        when: "To let operators use `weft` without root.",
+        effect: Effect::Restart,
+        get: |c| Value::of_option(c.control.group.clone()),
+        set: |c, v| c.control.group = owned(v),
+    },
+    Setting {
+        section: "state",
+        name: "dir",
+        form: Form::Path { wanted: "the whole path, such as \"/var/lib/weft\"", check: absolute_path },
+        otherwise: None,
+        example: None,
+        what: "The folder of what weftd keeps over a restart, absolute; made if it is missing.",
+        cost: "A few kilobytes, written when pods come and go.",
+        when: "Put it on a file system that outlives a reboot, or the VTEPs' MAC addresses change with each.",
+        effect: Effect::Restart,
+        get: |c| of_path(&c.state.dir),
+        set: |c, v| set_path(&mut c.state.dir, v),
+    },
+    Setting {
+        section: "host_port",
+        name: "name",
+        form: Form::Text {
+            kind: "an interface's name",
+            wanted: "an interface's name, such as \"weft0\"",
+            check: interface_name,
+        },
+        otherwise: None,
+        example: None,
+        what: "The TAP interface between the host and its pods, at most 15 bytes.",
+        cost: "None.",
+        when: "If the host has one of that name, or has firewall rules for another.",
+        effect: Effect::Restart,
+        get: |c| Value::of_text(&c.host_port.name),
+        set: |c, v| c.host_port.name = owned(v).unwrap_or_default(),
+    },
+    Setting {
+        section: "bridge",
+        name: "ageing_s",
+        form: Form::Integer { unit: "s", min: 10, max: 1_000_000 },
+        otherwise: None,
+        example: None,
+        what: "After how long a MAC address that was learned behind a trusted pod, and that sends nothing, is forgotten (IEEE 802.1Q).",
+        cost: "Longer keeps stations in the table that are gone; frames for them go to the old port.",
+        when: "Less where stations move between pods without a word; more where they are silent for long, and frames for them shall not be flooded.",
+        effect: Effect::Live,
+        get: |c| Value::of_number(c.bridge.ageing_s),
+        set: |c, v| c.bridge.ageing_s = v.number(),
+    },
+    Setting {
+        section: "bridge",
+        name: "learn_limit",
+        form: Form::Integer { unit: "addresses", min: 0, max: 65_536 },
+        otherwise: None,
+        example: None,
+        what: "How many MAC addresses are learned behind one trusted pod at most. 0: none.",
+        cost: "Memory of the table, and one pod can fill it for the others.",
+        when: "More behind a pod that bridges a large network.",
+        effect: Effect::Live,
+        get: |c| Value::of_number(c.bridge.learn_limit),
+        set: |c, v| c.bridge.learn_limit = v.number(),
+    },
+    Setting {
+        section: "bridge",
+        name: "flood_rate",
+        form: Form::Integer { unit: "frames/s", min: 0, max: 1_000_000 },
+        otherwise: None,
+        example: None,
+        what: "How many broadcasts, multicasts and frames to unknown stations each port may send, on average; a tenth of it at once. 0: none. Questions about addresses that weft knows are answered, not flooded, and don't count.",
+        cost: "Each is copied to every pod of the node.",
+        when: "Less where one pod's broadcasts burden the others, more for multicast applications.",
+        effect: Effect::Live,
+        get: |c| Value::of_number(c.bridge.flood_rate),
+        set: |c, v| c.bridge.flood_rate = v.number(),
+    },
+    Setting {
+        section: "bridge",
+        name: "move_rate",
+        form: Form::Integer { unit: "moves/s", min: 0, max: 1_000_000 },
+        otherwise: None,
+        example: None,
+        what: "How many learned MAC addresses may move to a port. 0: none.",
+        cost: "A loop between two trusted pods moves addresses as fast as it may.",
+        when: "More where many stations fail over at once.",
+        effect: Effect::Live,
+        get: |c| Value::of_number(c.bridge.move_rate),
+        set: |c, v| c.bridge.move_rate = v.number(),
+    },
+    Setting {
+        section: "router",
+        name: "icmp_rate",
+        form: Form::Integer { unit: "messages/s", min: 0, max: 1_000_000 },
+        otherwise: None,
+        example: None,
+        what: "How many ICMP errors (unreachable, packet too big, time exceeded) are sent about packets from one port; a twentieth of it at once. 0: none, and path MTU discovery and traceroute stop working (RFC 1812, 4.3.2.8; RFC 4443, 2.4(f)).",
+        cost: "Each is a packet of up to 576 (IPv4) or 1280 (IPv6) bytes.",
+        when: "More for a node whose pods probe many destinations; less where they are scanned.",
+        effect: Effect::Live,
+        get: |c| Value::of_number(c.router.icmp_rate),
+        set: |c, v| c.router.icmp_rate = v.number(),
+    },
+    Setting {
+        section: "metrics",
+        name: "listen",
+        form: Form::Address,
+        otherwise: None,
+        example: None,
+        what: "Where `/metrics`, `/healthz` and `/readyz` are served over HTTP: an IP address and a TCP port. `\"\"`: nowhere.",
+        cost: "A connection now and then. Whoever reaches it may read it.",
+        when: "The node's address, where Prometheus runs elsewhere; another port for a second weftd.",
+        effect: Effect::Live,
+        get: |c| Value::of_text(c.metrics.listen.map_or_else(String::new, |at| at.to_string())),
+        set: |c, v| c.metrics.listen = v.text().and_then(|text| text.parse().ok()),
+    },
+    Setting {
+        section: "log",
+        name: "level",
+        form: Form::Choice(words::<LogLevel>),
+        otherwise: None,
+        example: None,
+        what: "The least important level that is logged to standard error. The environment's `WEFT_LOG` goes before it. Packets are never logged at any level.",
+        cost: "`debug` and `trace` write a line for each step of the control side.",
+        when: "`debug` to see why something is done.",
+        effect: Effect::Live,
+        get: |c| c.log.level.value(),
+        set: |c, v| set(&mut c.log.level, v),
+    },
+];
+
+/// A type with a word for each of its values.
+trait Words: Copy + PartialEq + 'static {
+    const WORDS: &'static [(&'static str, Self)];
+
+    fn value(self) -> Value {
+        let word = Self::WORDS.iter().find(|(_, value)| *value == self).map_or("", |(word, _)| word);
+        Value::of_text(word)
+    }
+}
+
+impl Words for Hugepages {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("auto", Self::Auto), ("never", Self::Never), ("require", Self::Require)];
+}
+
+impl Words for Idle {
+    const WORDS: &'static [(&'static str, Self)] = &[("adaptive", Self::Adaptive), ("poll", Self::Poll)];
+}
+
+impl Words for UplinkKind {
+    const WORDS: &'static [(&'static str, Self)] = &[("af_packet", Self::AfPacket)];
+}
+
+impl Words for OuterChecksum {
+    const WORDS: &'static [(&'static str, Self)] = &[("zero", Self::Zero), ("valid", Self::Valid)];
+}
+
+impl Words for LogLevel {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("error", Self::Error),
+        ("warn", Self::Warn),
+        ("info", Self::Info),
+        ("debug", Self::Debug),
+        ("trace", Self::Trace),
+    ];
+}
+
+fn words<T: Words>() -> Vec<&'static str> {
+    T::WORDS.iter().map(|(word, _)| *word).collect()
+}
+
+fn set<T: Words>(into: &mut T, value: Value) {
+    if let Some((_, chosen)) = T::WORDS.iter().find(|(word, _)| Some(*word) == value.text()) {
+        *into = *chosen;
+    }
+}
+
+fn owned(value: Value) -> Option<String> {
+    value.text().map(str::to_owned)
+}
+
+fn of_path(path: &Path) -> Value {
+    Value::of_text(path.to_string_lossy())
+}
+
+fn set_path(into: &mut PathBuf, value: Value) {
+    if let Some(path) = owned(value) {
+        *into = path.into();
+    }
+}
+
+/// Cores that weftd chooses itself are unset.
+fn cores_of(dataplane: &Dataplane) -> Value {
+    match dataplane.cores.is_empty() {
+        true => Value::Unset,
+        false => Value::List(dataplane.cores.iter().map(|core| *core as i64).collect()),
+    }
+}
+
+fn set_cores(dataplane: &mut Dataplane, value: Value) {
+    dataplane.cores = match value {
+        Value::List(cores) => cores.into_iter().filter_map(|core| usize::try_from(core).ok()).collect(),
+        _ => Vec::new(),
+    };
+}

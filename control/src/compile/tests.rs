@@ -1,0 +1,326 @@
+//! What the tables say for a model and a node's facts.
+
+use super::*;
+use crate::cluster;
+use crate::model::{Network, Pod, Route, Target};
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+use std::path::Path;
+use weft_switch::tables::Map;
+
+/// Three nodes, two networks; the third node is in the first network only.
+const CLUSTER: &str = r#"
+[[network]]
+ipv4 = "10.244.0.0/16"
+ipv6 = "fd00:10:244::/48"
+[[network]]
+name = "blue"
+ipv4 = "10.99.0.0/16"
+vni = 7
+mtu = 1300
+
+[[node]]
+name = "a"
+subnets = ["10.244.0.0/24", "fd00:10:244::/64", "10.99.0.0/24"]
+public_ip = "172.16.0.1"
+[[node]]
+name = "b"
+subnets = ["10.244.1.0/24", "fd00:10:244:1::/64", "10.99.1.0/24", "10.99.2.0/24"]
+public_ip = "172.16.0.2"
+vtep_mac = "02:00:00:00:01:02"
+vtep_macs = { blue = "02:00:00:00:07:02" }
+[[node]]
+name = "c"
+subnets = ["10.244.2.0/24"]
+public_ip = "172.16.0.3"
+vtep_mac = "02:00:00:00:01:03"
+
+[[pod]]
+name = "web"
+node = "a"
+addresses = ["10.244.0.5", "fd00:10:244::5"]
+kind = "dpdk"
+devargs = "net_null0"
+[[pod]]
+name = "router"
+node = "a"
+addresses = ["10.244.0.6", "10.99.0.6/16"]
+trusted = true
+kind = "dpdk"
+devargs = "net_null1"
+"#;
+
+fn parse(more: &str) -> Model {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("cluster.toml");
+    std::fs::write(&path, format!("{CLUSTER}{more}")).unwrap();
+    load(&path)
+}
+
+fn load(path: &Path) -> Model {
+    cluster::load(path, "a").unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn v4(text: &str) -> Ipv4Addr {
+    text.parse().unwrap()
+}
+
+fn port(number: usize) -> PortId {
+    PortId::new(number).unwrap()
+}
+
+fn own_macs() -> BTreeMap<String, MacAddr> {
+    [("default".to_owned(), MacAddr([2, 0, 0, 0, 1, 1])), ("blue".to_owned(), MacAddr([2, 0, 0, 0, 7, 1]))]
+        .into()
+}
+
+/// Node a with its uplink, both pods' ports open, and the ways to the peers known.
+fn facts() -> Facts {
+    let open = |number| OpenPort { id: port(number), place: Place::Worker(0) };
+    let way = |last| {
+        let address = IpAddr::V4(Ipv4Addr::new(172, 16, 0, last));
+        let next_hop_mac = Some(MacAddr([2, 0, 0, 0, 9, last]));
+        (address, Way { source: ip("172.16.0.1"), next_hop: address, next_hop_mac, mtu: None })
+    };
+    Facts {
+        node: "a".to_owned(),
+        vtep_macs: own_macs(),
+        uplink: Uplink {
+            port: Some(port(0)),
+            mac: MacAddr([2, 0, 0, 0, 9, 1]),
+            mtu: 1500,
+            addresses: vec![ip("172.16.0.1")],
+        },
+        host: Some((open(1), MacAddr([2, 0, 0, 0, 9, 9]))),
+        ports: [("web".to_owned(), open(2)), ("router".to_owned(), open(3))].into(),
+        ways: [way(2), way(3)].into(),
+        source_ports: SourcePorts::default(),
+        outer_checksum: false,
+        accept_unknown: false,
+        limits: Limits::default(),
+        ageing: 300,
+        learn_limit: 256,
+        learned: Vec::new(),
+        path_mtus: HashMap::new(),
+    }
+}
+
+fn compiled(model: &Model) -> Snapshot {
+    compile(model, &facts(), Generation(1))
+}
+
+/// The number of the far end that an address is reached through.
+fn vtep(tables: &Snapshot, address: &str) -> u32 {
+    match tables.routes4.lookup(v4(address)) {
+        Some(NextHop::Vtep(index)) => index,
+        other => panic!("{address}: {other:?}"),
+    }
+}
+
+#[test]
+fn each_network_has_its_tunnels() {
+    let model = parse("");
+    let tables = compiled(&model);
+    // b in the first network (both families over IPv4), b in blue (two subnets), c.
+    assert_eq!(tables.vteps.len(), 3);
+    assert!(tables.vteps.iter().all(|vtep| vtep.encap.is_some()));
+    let [b, blue, c] = ["10.244.1.9", "10.99.1.9", "10.244.2.9"].map(|address| vtep(&tables, address));
+    assert!(b != blue && b != c && blue != c);
+    assert_eq!(vtep(&tables, "10.99.2.9"), blue);
+    assert_eq!(tables.routes6.lookup("fd00:10:244:1::9".parse().unwrap()), Some(NextHop::Vtep(b)));
+    for (address, expected) in [
+        ("10.244.9.9", NextHop::Unreachable),
+        ("10.99.9.9", NextHop::Unreachable),
+        ("10.99.0.9", NextHop::Local),
+        ("10.99.0.1", NextHop::Host),
+    ] {
+        assert_eq!(tables.routes4.lookup(v4(address)), Some(expected), "{address}");
+    }
+
+    let local: Vec<_> = tables.local_vteps.iter().map(|end| (end.vni.get(), end.mac, end.address)).collect();
+    let here = ip("172.16.0.1");
+    assert_eq!(local, [(1, MacAddr([2, 0, 0, 0, 1, 1]), here), (7, MacAddr([2, 0, 0, 0, 7, 1]), here)]);
+    let [first, second] = [0, 1].map(|network: usize| model.networks[network].vni);
+    assert!(tables.peers.accepts(ip("172.16.0.2"), first) && tables.peers.accepts(ip("172.16.0.2"), second));
+    assert!(tables.peers.accepts(ip("172.16.0.3"), first));
+    assert!(!tables.peers.accepts(ip("172.16.0.3"), second), "c is not in blue");
+    let subnets: Vec<_> =
+        tables.gateway.subnets4.iter().map(|(net, len, own)| format!("{net}/{len} {own}")).collect();
+    assert_eq!(subnets, ["10.244.0.0/24 10.244.0.1", "10.99.0.0/24 10.99.0.1"]);
+}
+
+#[test]
+fn an_own_mac_address_that_is_given_goes_before_the_made_one() {
+    let mut model = parse("");
+    model.nodes[0].vtep_macs.insert("blue".to_owned(), MacAddr([2, 0, 0, 0, 7, 7]));
+    let tables = compiled(&model);
+    let macs: Vec<_> = tables.local_vteps.iter().map(|end| end.mac).collect();
+    assert_eq!(macs, [MacAddr([2, 0, 0, 0, 1, 1]), MacAddr([2, 0, 0, 0, 7, 7])]);
+}
+
+#[test]
+fn a_pod_has_the_smallest_mtu_of_its_networks() {
+    let mut model = parse("");
+    let mtus = Mtus::new(&model, 1500);
+    let of = |mtus: &Mtus, name: &str| mtus.of_pod(model.pods.iter().find(|pod| pod.name == name).unwrap());
+    assert_eq!((of(&mtus, "web"), of(&mtus, "router")), (1450, 1300));
+    assert_eq!((mtus.of_network(0), mtus.of_network(1), mtus.of_host(&model.nodes[0])), (1450, 1300, 1300));
+    model.nodes[1].public_ipv6 = Some("fd00:172::2".parse().unwrap());
+    assert_eq!(Mtus::new(&model, 1500).of_network(0), 1430, "room for the IPv6 tunnel");
+}
+
+#[test]
+fn trusted_pods_and_what_is_configured() {
+    let facts = Facts {
+        ageing: 20,
+        learn_limit: 3,
+        limits: Limits { flood: weft_switch::limits::Limit { per_second: 9, burst: 2 }, ..Limits::default() },
+        outer_checksum: true,
+        accept_unknown: true,
+        ..facts()
+    };
+    let model = parse("");
+    let tables = compile(&model, &facts, Generation(4));
+    assert_eq!(tables.trusted, [port(3)]);
+    assert_eq!(tables.segment, [port(1), port(2), port(3)]);
+    assert_eq!(tables.ports.get(port(3)).map(|port| &port.role), Some(&Role::Trusted));
+    assert!(
+        matches!(tables.ports.get(port(2)).map(|port| &port.role), Some(Role::Pod(guard)) if guard.has_v4(v4("10.244.0.5")))
+    );
+    let mac = model.pods[1].mac_or_derived();
+    assert_eq!(tables.fdb.get(&mac), Some(&port(3)), "a trusted pod's own address is known");
+    assert_eq!(tables.neighbour(ip("10.99.0.6")), Some(Neighbour { mac, port: port(3) }));
+    assert_eq!((tables.ageing, tables.learn_limit, tables.limits), (20, 3, facts.limits));
+    assert!(tables.vteps.iter().all(|vtep| vtep.checksum));
+    assert!(tables.peers.accepts(ip("192.0.2.99"), model.networks[1].vni));
+}
+
+#[test]
+fn routes_of_each_kind() {
+    let model = parse(
+        r#"
+[[route]]
+to = "192.0.2.0/25"
+via = ["10.244.0.6"]
+[[route]]
+to = "192.0.2.128/25"
+via = ["10.99.1.6"]
+[[route]]
+to = "198.51.100.0/24"
+via = ["10.244.0.6", "10.244.1.6", "10.99.2.6"]
+[[route]]
+to = "203.0.113.0/24"
+kind = "prohibit"
+[[route]]
+to = "203.0.113.0/24"
+kind = "blackhole"
+node = "a"
+[[route]]
+to = "203.0.113.128/25"
+kind = "unreachable"
+[[route]]
+to = "203.0.113.0/32"
+kind = "prohibit"
+node = "b"
+[[route]]
+to = "2001:db8::/32"
+via = ["fd00:10:244:1::6"]
+[[route]]
+to = "100.64.0.0/10"
+via = ["10.244.0.99"]
+[[route]]
+to = "100.0.0.0/16"
+via = ["10.244.0.99", "10.244.0.6"]
+"#,
+    );
+    let tables = compiled(&model);
+    let lookup = |address: &str| tables.routes4.lookup(v4(address)).unwrap();
+    let b = vtep(&tables, "10.244.1.9");
+    let blue = vtep(&tables, "10.99.1.9");
+    let router = Neighbour { mac: model.pods[1].mac_or_derived(), port: port(3) };
+    assert_eq!(tables.hops, [router], "one entry, however many routes name it");
+    assert_eq!(lookup("192.0.2.1"), NextHop::Hop(0));
+    assert_eq!(lookup("192.0.2.129"), NextHop::Vtep(blue), "by the network that the address is of");
+    let NextHop::Group(group) = lookup("198.51.100.1") else { panic!("a group") };
+    assert_eq!(*tables.groups[group as usize], [NextHop::Hop(0), NextHop::Vtep(b), NextHop::Vtep(blue)]);
+    assert_eq!(tables.groups.len(), 1);
+    assert_eq!(lookup("203.0.113.1"), NextHop::Blackhole, "the node's own goes before that of all");
+    assert_eq!(lookup("203.0.113.0"), NextHop::Blackhole, "another node's is not this one's");
+    assert_eq!(lookup("203.0.113.200"), NextHop::Unreachable);
+    assert_eq!(tables.routes6.lookup("2001:db8::1".parse().unwrap()), Some(NextHop::Vtep(b)));
+    assert_eq!(lookup("100.64.0.1"), NextHop::Unreachable, "a pod that is not there");
+    assert_eq!(lookup("100.0.0.1"), NextHop::Hop(0), "the one that is there");
+}
+
+/// Every change compiles anew: with thousands of nodes, what is quadratic would show as minutes.
+#[test]
+fn five_thousand_nodes_in_two_networks() {
+    const NODES: u32 = 5000;
+    let network = |name: &str, ipv4: &str, vni| Network {
+        name: name.to_owned(),
+        ipv4: Some(ipv4.parse().unwrap()),
+        ipv6: None,
+        vni: weft_switch::types::Vni::new(vni).unwrap(),
+        mtu: None,
+    };
+    let mac = |kind: u8, n: u32| MacAddr([2, kind, 0, 0, (n >> 8) as u8, n as u8]);
+    let node = |n: u32| Node {
+        name: format!("n{n}"),
+        subnets: ["10", "11"]
+            .iter()
+            .map(|net| format!("{net}.{}.{}.0/24", n / 256, n % 256).parse().unwrap())
+            .collect(),
+        public_ip: Some(Ipv4Addr::from_bits(0xac10_0001 + n)),
+        public_ipv6: None,
+        vtep_mac: Some(mac(1, n)),
+        vtep_mac_v6: None,
+        vtep_macs: [("blue".to_owned(), mac(2, n))].into(),
+        vtep_macs_v6: BTreeMap::new(),
+    };
+    let pod = |n: u32| Pod {
+        name: format!("p{n}"),
+        node: format!("n{}", n % NODES),
+        attachment: crate::model::Attachment::Dpdk { devargs: format!("net_null{n}") },
+        addresses: vec![
+            format!("10.{}.{}.{}/24", n % NODES / 256, n % NODES % 256, 2 + n / NODES).parse().unwrap(),
+        ],
+        mac: None,
+        trusted: false,
+    };
+    let route = |n: u32| Route {
+        to: format!("12.{}.{}.0/24", n / 256, n % 256).parse().unwrap(),
+        target: Target::Via(vec![format!("10.{}.{}.2", n / 256, n % 256).parse().unwrap(), ip("11.0.7.2")]),
+        node: None,
+    };
+    let model = Model {
+        networks: vec![network("default", "10.0.0.0/8", 1), network("blue", "11.0.0.0/8", 2)],
+        port: Model::DEFAULT_PORT,
+        nodes: (0..NODES).map(node).collect(),
+        pods: (0..10 * NODES).map(pod).collect(),
+        routes: (0..NODES).map(route).collect(),
+    };
+    let way = |node: &Node| {
+        let address = IpAddr::V4(node.public_ip.unwrap());
+        let next_hop_mac = Some(MacAddr([2, 9, 0, 0, 0, 1]));
+        (address, Way { source: ip("172.16.0.1"), next_hop: address, next_hop_mac, mtu: Some(1400) })
+    };
+    let facts = Facts { node: "n7".to_owned(), ways: model.nodes.iter().map(way).collect(), ..facts() };
+    let started = std::time::Instant::now();
+    let tables = compile(&model, &facts, Generation(1));
+    println!("compiled in {:?}", started.elapsed());
+    let others = 2 * (NODES as usize - 1);
+    assert_eq!(tables.vteps.iter().filter(|vtep| vtep.encap.is_some()).count(), others);
+    assert_eq!(vtep(&tables, "10.19.135.9"), vtep(&tables, "10.19.135.200"));
+    // One for each but those through n7 itself, whose pod's port is not open here.
+    assert_eq!(tables.groups.len(), 0);
+    assert_eq!(vtep(&tables, "12.0.9.1"), vtep(&tables, "10.0.9.1"));
+    let ends: Map<u32, ()> = (0..NODES)
+        .filter(|n| *n != 7)
+        .map(|n| (vtep(&tables, &format!("11.{}.{}.9", n / 256, n % 256)), ()))
+        .collect();
+    assert_eq!(ends.len(), NODES as usize - 1);
+}
