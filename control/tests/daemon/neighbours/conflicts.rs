@@ -1,6 +1,7 @@
 //! Two that claim one address: nobody believes the second, and it is reported.
 
 use serde_json::Value;
+use weft_api::State;
 
 use crate::lab::frames::Mac;
 use crate::lab::segment::{
@@ -135,13 +136,14 @@ fn what_harms_nobody_is_no_conflict() {
 #[test]
 fn the_status_speaks_of_a_conflict() {
     let (segment, [mut left, _right, _vm]) = three();
-    assert_eq!(segment.lab.status().problems, Vec::<String>::new());
+    assert_eq!(segment.lab.status().notes, Vec::<String>::new());
     let claim = arp_frame(BROADCAST, 2, (left.mac, "10.244.0.3"), (left.mac, "10.244.0.3"));
     segment.drops(&mut left, "spoofed_neighbour", &claim);
-    let problems =
-        wait_for("a problem", || Some(segment.lab.status().problems).filter(|all| !all.is_empty()));
-    assert_eq!(problems.len(), 1, "{problems:?}");
+    let status = wait_for("a note", || Some(segment.lab.status()).filter(|status| !status.notes.is_empty()));
+    assert_eq!(status.notes.len(), 1, "{status:?}");
     for word in ["10.244.0.3", "left", &text(left.mac)] {
-        assert!(problems[0].contains(word), "{word}: {problems:?}");
+        assert!(status.notes[0].contains(word), "{word}: {status:?}");
     }
+    // No pod can make the node unwell by what it claims.
+    assert_eq!((status.state, status.problems), (State::Ready, Vec::new()));
 }
