@@ -150,13 +150,15 @@ impl Daemon {
         let v6 = tables.neighbours6.iter().map(|(address, there)| (IpAddr::V6(*address), there));
         v4.chain(v6)
             .map(|(address, there)| {
-                let age_s = told.get(&address).copied();
+                // A pod that came after the station has the address now.
+                let learned = tables.learned.contains_key(&address);
+                let age_s = learned.then(|| told.get(&address).copied().unwrap_or_default());
                 Neighbour {
                     address,
                     mac: Some(Mac(there.mac.0)),
                     port_id: Some(there.port.index() as u16),
                     port: names.get(&there.port).cloned(),
-                    kind: if age_s.is_some() { NeighbourKind::Learned } else { NeighbourKind::Static },
+                    kind: if learned { NeighbourKind::Learned } else { NeighbourKind::Static },
                     state: None,
                     age_s,
                 }
