@@ -16,7 +16,7 @@ impl Form {
         let size = |bytes| Value::of_bytes(bytes).to_string();
         match self {
             Self::Boolean => "`true` or `false`".to_owned(),
-            Self::Integer { unit, min, max } if unit.is_empty() => format!("integer, {min} to {max}"),
+            Self::Integer { unit: "", min, max } => format!("integer, {min} to {max}"),
             Self::Integer { unit, min, max } => format!("integer, {unit}, {min} to {max}"),
             Self::Numbers { min, max } => format!("list of integers, {min} to {max}"),
             Self::Bytes { min, max } => format!("bytes, {} to {}", size(*min), size(*max)),
