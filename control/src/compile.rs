@@ -79,6 +79,10 @@ pub struct Facts {
     pub outer_checksum: bool,
     /// Take tunnel packets from unknown senders.
     pub accept_unknown: bool,
+    /// Stations that were learned behind trusted ports.
+    pub learned: Vec<(IpAddr, MacAddr, PortId)>,
+    /// What the ways to peers carry, in bytes of outer IP packet, where that is known to be less than the uplink does.
+    pub path_mtus: HashMap<IpAddr, u32>,
     /// What is limited, and how.
     pub limits: Limits,
     /// Seconds after which a learned MAC address that sends nothing is forgotten.
@@ -154,7 +158,18 @@ pub fn compile(model: &Model, facts: &Facts, generation: Generation) -> Snapshot
         peers.for_each(|peer| far_node(&mut tables, &mut ends, &from, peer));
         routes::add(&mut tables, &ends, &from);
     }
+    learned(&mut tables, facts);
     tables
+}
+
+/// Stations behind ports that are trusted. Configured neighbours go before them.
+fn learned(tables: &mut Snapshot, facts: &Facts) {
+    for (address, mac, port) in &facts.learned {
+        let trusted = tables.ports.get(*port).is_some_and(|port| matches!(port.role, Role::Trusted));
+        if trusted && tables.in_subnet(*address) && !tables.gateway.has(*address) {
+            tables.add_learned(*address, Neighbour { mac: *mac, port: *port });
+        }
+    }
 }
 
 fn add_route(tables: &mut Snapshot, to: &IpNet, next_hop: NextHop) {
@@ -272,6 +287,7 @@ fn far_vtep(from: &Sources<'_>, network: usize, peer: &Node, address: IpAddr, up
     let overhead = if address.is_ipv4() { OVERHEAD_V4 } else { OVERHEAD_V6 };
     let way = facts.ways.get(&address);
     let underlay = way.and_then(|way| way.mtu).map_or(facts.uplink.mtu, |mtu| mtu.min(facts.uplink.mtu));
+    let underlay = facts.path_mtus.get(&address).map_or(underlay, |path| underlay.min(*path));
     let far_mac = peer.vtep_mac_in(model, network, address.is_ipv6());
     let encap = way.and_then(|way| {
         let published =

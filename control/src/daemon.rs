@@ -9,6 +9,7 @@
 mod attachments;
 mod flows;
 mod host;
+mod learned;
 mod pods;
 mod report;
 mod requests;
@@ -45,6 +46,8 @@ pub use start::{Setup, StartError, Started, start};
 const RETRY: Duration = Duration::from_secs(2);
 /// Over how long the workers' busy share is taken, and how soon a port that broke is noticed.
 const SAMPLE: Duration = Duration::from_secs(1);
+/// How often the workers are asked for what they have to tell: how soon a station that has spoken is known.
+const EVENTS: Duration = Duration::from_millis(100);
 /// How often the kernel's side of the host port is looked after, unasked.
 const HOST_CHECK: Duration = Duration::from_secs(5);
 
@@ -98,6 +101,7 @@ pub struct Daemon {
     /// What is wrong beside that.
     problems: Vec<String>,
     ways: HashMap<IpAddr, Way>,
+    learned: learned::Learned,
     /// Receive queues, with worker and port, that wait until a snapshot names their port.
     fresh: Vec<(usize, PortId, Rx)>,
     flows: flows::Watches,
@@ -120,10 +124,10 @@ impl Daemon {
         let mut retry = tokio::time::interval(RETRY);
         let mut sample = tokio::time::interval(SAMPLE);
         let mut host_check = tokio::time::interval(HOST_CHECK);
-        let mut collect = tokio::time::interval(flows::COLLECT);
+        let mut events = tokio::time::interval(EVENTS);
         retry.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         sample.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        collect.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        events.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         tokio::pin!(stop);
         loop {
             tokio::select! {
@@ -134,7 +138,10 @@ impl Daemon {
                 Some(request) = inputs.requests.recv() => self.answer(request).await,
                 _ = retry.tick(), if self.has_problems() => self.reconcile().await,
                 _ = sample.tick() => self.look_after().await,
-                _ = collect.tick(), if self.flows.any() => self.collect_flows(),
+                _ = events.tick() => {
+                    self.take_events();
+                    self.answer_watches();
+                }
                 _ = host_check.tick() => self.check_host_port().await,
             }
         }
@@ -179,6 +186,7 @@ impl Daemon {
     /// Once a second: how busy the workers are, and whether a port has broken.
     async fn look_after(&mut self) {
         self.dataplane.sample();
+        self.forget_old();
         self.flows.note_received(self.total().rx);
         let broken = self.dataplane.take_broken();
         // The kernel does not tell of these: weft's own descriptor keeps what is left of the namespace alive.
@@ -245,6 +253,9 @@ impl Daemon {
     fn publish(&mut self, model: &Model) {
         let uplink = self.mirror.uplink();
         let port = self.uplink.as_ref().map(|uplink| uplink.id);
+        let (pods, host) = (&self.pods, &self.host);
+        let ports = || pods.values().map(|open| open.port.id).chain(host.as_ref().map(|host| host.port.id));
+        self.learned.keep_ports(|id| ports().any(|open| open == id));
         let facts = Facts {
             node: self.node.clone(),
             vtep_macs: self.vtep_macs.by_network(model),
@@ -261,6 +272,8 @@ impl Daemon {
                 .map_or_else(|_| SourcePorts::default(), |(low, high)| SourcePorts::new(low, high)),
             outer_checksum: self.config.uplink.outer_checksum == OuterChecksum::Valid,
             accept_unknown: !self.config.uplink.known_vteps_only,
+            learned: self.learned.neighbours(),
+            path_mtus: self.learned.path_mtus(),
             limits: limits(&self.config),
             ageing: self.config.bridge.ageing_s,
             learn_limit: self.config.bridge.learn_limit,

@@ -18,8 +18,10 @@ use weft_ffi::kernel::clock::{tsc, tsc_hz};
 use weft_switch::counters::WorkerCounters;
 use weft_switch::drivers::{EpollSleeper, Native, NativePool, Rx, Tsc, Tx, delete_tap};
 use weft_switch::drop_reason::DropReason;
+use weft_switch::event::Event;
+use weft_switch::stations::{Station, seconds};
 use weft_switch::tables::Snapshot;
-use weft_switch::types::{Generation, MAX_PORTS, PortId};
+use weft_switch::types::{Generation, MAX_PORTS, MacAddr, PortId};
 use weft_switch::worker::{Command, Handle, Idle, Parts, Queues, make};
 use weft_sync::snapshot::{Publisher, cell};
 
@@ -321,6 +323,9 @@ impl Dataplane {
             warn!("port {id}: a worker does not give its queues back");
             return;
         }
+        if let Some(side) = self.workers.first() {
+            side.handle.learned().forget_port(id);
+        }
         let record = self.ports.remove(&id);
         // Closing may block, on a guest or on the kernel.
         let closed =
@@ -332,7 +337,45 @@ impl Dataplane {
         }
     }
 
-    /// Looks how busy the workers have been since the last call.
+    /// The time by which workers learn, in seconds.
+    fn second() -> u32 {
+        seconds(tsc() / (tsc_hz() / 1000).max(1))
+    }
+
+    /// The stations behind trusted ports that were learned, in no order.
+    pub fn learned(&self) -> impl Iterator<Item = Station> + '_ {
+        let (now, ageing) = (Self::second(), self.ageing());
+        let table = self.workers.first().map(|side| side.handle.learned());
+        table.into_iter().flat_map(move |table| table.iter(now)).filter(move |station| station.age < ageing)
+    }
+
+    /// How many stations were learned behind a port.
+    pub fn learned_count(&self, id: PortId) -> u32 {
+        self.workers.first().map_or(0, |side| side.handle.learned().count(id))
+    }
+
+    /// True while a station is known to be behind a port by what it sends.
+    pub fn has_learned(&self, mac: MacAddr, id: PortId) -> bool {
+        let table = self.workers.first().map(|side| side.handle.learned());
+        table.and_then(|table| table.lookup(mac, Self::second(), self.ageing())) == Some(id)
+    }
+
+    /// After how many seconds without a frame a station is forgotten.
+    pub fn ageing(&self) -> u32 {
+        self.publisher.current().ageing
+    }
+
+    /// What the workers tell, worker by worker, until nothing waits.
+    pub fn take_events(&self) -> impl Iterator<Item = Event> + '_ {
+        self.workers.iter().flat_map(|side| std::iter::from_fn(|| side.handle.events().take()))
+    }
+
+    /// Has the workers tell of one packet in so many, of none at 0.
+    pub fn sample_flows(&self, one_in: u32) {
+        self.workers.iter().for_each(|side| side.handle.sample_flows(one_in));
+    }
+
+    /// Looks how busy the workers have been since the last call, and makes room for new stations.
     pub fn sample(&mut self) {
         let now = tsc();
         for side in &mut self.workers {
@@ -340,6 +383,9 @@ impl Dataplane {
             let passed = now.wrapping_sub(side.sample.at).max(1);
             let share = (busy - side.sample.busy) as f64 / passed as f64;
             side.sample = Sample { at: now, busy, share: share.min(1.0) };
+        }
+        if let Some(side) = self.workers.first() {
+            side.handle.learned().sweep(Self::second(), self.ageing());
         }
         self.publisher.reclaim();
     }

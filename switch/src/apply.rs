@@ -3,20 +3,25 @@
 
 mod decap;
 mod encap;
+mod flood;
+mod fragment;
 mod hairpin;
+mod icmp_error;
+mod path_mtu;
+mod solicit;
 
-use crate::classify::{Action, Reply};
+use crate::classify::{Action, News, Reply, neighbour};
 use crate::counters::WorkerCounters;
 use crate::drop_reason::DropReason;
 use crate::event::Events;
-use crate::limits::Buckets;
+use crate::limits::{Buckets, NEWS};
 use crate::offload::Checksum;
 use crate::offload::finish::finish;
 use crate::packet::{BufPool, PacketBuf};
 use crate::parse::{L3, Outer, Parsed};
 use crate::port::TxCaps;
 use crate::tables::{Neighbour, Snapshot, Vtep};
-use crate::types::PortId;
+use crate::types::{MacAddr, PortId};
 use crate::wire::ethernet::{ETHERNET_LEN, EthernetView};
 use crate::wire::ipv4::Ipv4View;
 use crate::wire::ipv6::Ipv6View;
@@ -66,6 +71,16 @@ impl<P: BufPool> Applier<'_, P> {
     ) {
         let done = match action {
             Action::Drop(reason) => Err(reason),
+            Action::Reject { reason, error } => {
+                return self.reject(&packet, parsed, (reason, error), out);
+            }
+            Action::PathMtu => return self.path_mtu(&packet, out),
+            Action::Flood(scope) => return self.flood(packet, parsed, scope, out),
+            Action::Solicit => return self.solicit(parsed, out),
+            Action::Tell { news, then } => {
+                self.tell(&packet, parsed, news);
+                return self.apply(packet, parsed, outer, then.into(), out);
+            }
             Action::Consume => {
                 out.consume();
                 return;
@@ -81,10 +96,24 @@ impl<P: BufPool> Applier<'_, P> {
                     None => out.drop(DropReason::VtepUnresolved),
                 };
             }
+            Action::Fragment { way, hop, mtu } => {
+                return self.fragment(packet, parsed, outer, (way, hop, mtu), out);
+            }
         };
         match done {
             Ok(to) => out.send(self.pool, to, packet),
             Err(reason) => out.drop(reason),
+        }
+    }
+
+    /// Has the control side hear of a claimed address, unless it hears too much already.
+    #[cold]
+    fn tell(&mut self, packet: &P::Buf, parsed: &Parsed, news: News) {
+        let Some(event) = neighbour::event(packet.head(), parsed, self.from, news) else { return };
+        if !self.buckets.news.take(NEWS, self.now) {
+            self.counters.events_limited.add(1);
+        } else if !self.events.tell(event) {
+            self.counters.events_lost.add(1);
         }
     }
 
@@ -113,11 +142,8 @@ impl<P: BufPool> Applier<'_, P> {
         if let Some(outer) = outer {
             decap::decap(packet, parsed, outer)?;
         }
-        let head = packet.head_mut();
-        let mut eth = EthernetView::new_checked(&mut head[..]).map_err(|_| DropReason::EthMalformed)?;
-        eth.set_dst(to.mac);
-        eth.set_src(self.tables.gateway.mac);
-        if hop { decrement(&mut head[ETHERNET_LEN..], parsed) } else { Ok(()) }
+        set_macs(packet, to.mac, self.tables.gateway.mac)?;
+        if hop { decrement(&mut packet.head_mut()[ETHERNET_LEN..], parsed) } else { Ok(()) }
     }
 
     #[inline]
@@ -163,6 +189,14 @@ impl<P: BufPool> Applier<'_, P> {
         };
         out.originate(ends.saturating_sub(1));
     }
+}
+
+#[inline]
+fn set_macs<B: PacketBuf>(packet: &mut B, dst: MacAddr, src: MacAddr) -> Result<(), DropReason> {
+    let mut eth = EthernetView::new_checked(packet.head_mut()).map_err(|_| DropReason::EthMalformed)?;
+    eth.set_dst(dst);
+    eth.set_src(src);
+    Ok(())
 }
 
 /// Cuts off what follows the IP packet: Ethernet padding, or what a tunnel packet's outer lengths left over.

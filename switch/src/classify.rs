@@ -3,8 +3,10 @@
 //!
 //! The order of the questions is written once, in [`classify`].
 
-mod bridge;
-mod neighbour;
+pub(crate) mod bridge;
+mod guard;
+pub mod neighbour;
+mod next_hop;
 mod route;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -12,20 +14,34 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use crate::drop_reason::DropReason;
 use crate::offload::Gso;
 use crate::parse::{L3, Outer, Parsed};
+use crate::stations::Stations;
 use crate::tables::{Neighbour, Port, Role, Snapshot};
-use crate::types::{MacAddr, PortId};
+use crate::types::{MacAddr, Mtu, PortId};
 use bridge::bridge;
-use route::{Family, Target, route};
+use next_hop::Target;
+pub(crate) use next_hop::{way_back, way_to};
+use route::route;
 
 /// What is to be done with a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     /// Nothing, for this reason.
     Drop(DropReason),
+    /// Nothing, for this reason, and the sender is told.
+    Reject {
+        /// What it is counted under.
+        reason: DropReason,
+        /// What the sender is told.
+        error: IcmpError,
+    },
     /// Nothing: it was for weft itself, and has been read.
     Consume,
+    /// Nothing: a router of the underlay says that a tunnel packet was too big. To be told on.
+    PathMtu,
     /// Send the frame as it is to this port.
     Bridge(PortId),
+    /// Send the frame as it is to several ports.
+    Flood(Scope),
     /// Make it the answer and send it back.
     Hairpin(Reply),
     /// Send the IP packet to a neighbour.
@@ -42,6 +58,110 @@ pub enum Action {
         /// As in `Deliver`.
         hop: bool,
     },
+    /// Cut the IPv4 packet into fragments and send each.
+    Fragment {
+        /// Where they go.
+        way: Way,
+        /// As in `Deliver`.
+        hop: bool,
+        /// What the way out carries.
+        mtu: Mtu,
+    },
+    /// Ask the stations behind the trusted ports which of them has the destination; the packet itself is dropped.
+    Solicit,
+    /// Tell the control side what an ARP or neighbour discovery message claims; then as with the action of the same name.
+    Tell {
+        /// What is told.
+        news: News,
+        /// What is done with the message.
+        then: Then,
+    },
+}
+
+/// A way that an IP packet leaves by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// To a neighbour.
+    Neighbour(Neighbour),
+    /// Through the tunnel to the VTEP of this index.
+    Vtep(u32),
+}
+
+/// What the sender of a packet is told that was not forwarded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IcmpError {
+    /// Time Exceeded: TTL or hop limit used up on the way.
+    TimeExceeded,
+    /// Destination Unreachable: no route.
+    NoRoute,
+    /// Destination Unreachable: the route is there, the host is not.
+    HostUnreachable,
+    /// Destination Unreachable: forbidden.
+    Prohibited,
+    /// Fragmentation Needed or Packet Too Big.
+    TooBig {
+        /// What the way out carries, in bytes of IP packet.
+        mtu: u16,
+    },
+}
+
+/// What is to be done with a frame that is not routed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    /// [`Action::Drop`].
+    Drop(DropReason),
+    /// [`Action::Consume`].
+    Consume,
+    /// [`Action::Bridge`].
+    Bridge(PortId),
+    /// [`Action::Flood`].
+    Flood(Scope),
+    /// [`Action::Hairpin`].
+    Hairpin(Reply),
+}
+
+impl From<Then> for Action {
+    #[inline]
+    fn from(then: Then) -> Self {
+        match then {
+            Then::Drop(reason) => Self::Drop(reason),
+            Then::Consume => Self::Consume,
+            Then::Bridge(to) => Self::Bridge(to),
+            Then::Flood(scope) => Self::Flood(scope),
+            Then::Hairpin(reply) => Self::Hairpin(reply),
+        }
+    }
+}
+
+/// What the control side is told of an ARP or neighbour discovery message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum News {
+    /// Where a station behind a trusted port is: new, or elsewhere than before.
+    Neighbour,
+    /// Its sender says that it has an address that is another's.
+    Claimed,
+    /// Its sender would like to have an address that is another's.
+    Probed,
+}
+
+/// How far a frame is flooded: never to where it came from, nor to the uplink.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// To every port of the segment.
+    Segment,
+    /// To the trusted ports, behind which unknown stations may be.
+    Trusted,
+    /// To the trusted ports and the host, which may keep the address of an untrusted pod in a cache. Other pods ask weft.
+    Announce,
+}
+
+impl Scope {
+    /// The ports that it means.
+    pub fn ports(self, tables: &Snapshot) -> impl Iterator<Item = PortId> + use<'_> {
+        let ports = if self == Self::Segment { &tables.segment } else { &tables.trusted };
+        let host = tables.gateway.host.filter(|_| self == Self::Announce).map(|host| host.port);
+        ports.iter().copied().chain(host)
+    }
 }
 
 /// An answer that is made from the question.
@@ -66,6 +186,7 @@ pub enum Reply {
 /// all that the answer depends on, and made anew for every burst, so never stale.
 #[derive(Debug, Default)]
 pub struct LastHits {
+    source: Option<MacAddr>,
     fdb: Option<(MacAddr, Option<PortId>)>,
     v4: Option<(Ipv4Addr, Target)>,
     v6: Option<(Ipv6Addr, Target)>,
@@ -77,6 +198,10 @@ pub struct Ingress<'a> {
     pub id: PortId,
     /// What the tables say of it.
     pub port: &'a Port,
+    /// What was learned until then.
+    pub stations: &'a Stations,
+    /// And when: in seconds, as the stations are kept.
+    pub now: u32,
 }
 
 /// What is to be done with a frame from a pod or the host.
@@ -89,35 +214,36 @@ pub fn classify(
     parsed: &Parsed,
     gso: Option<Gso>,
 ) -> Action {
-    let guard = match &from.port.role {
-        Role::Pod(guard) => Some(guard),
-        Role::Trusted | Role::Host | Role::Uplink => None,
+    let refused = match &from.port.role {
+        Role::Pod(guard) if guard.mac != parsed.src => Some(DropReason::SpoofedMac),
+        Role::Pod(guard) => guard::refuse(guard, head, parsed),
+        Role::Trusted => bridge::refuse_source(tables, last, from, parsed.src),
+        Role::Host | Role::Uplink => None,
     };
-    if guard.is_some_and(|guard| guard.mac != parsed.src) {
-        return Action::Drop(DropReason::SpoofedMac);
+    if let Some(reason) = refused {
+        return Action::Drop(reason);
+    }
+    if parsed.dst.is_reserved() {
+        return Action::Drop(DropReason::ReservedAddress);
     }
     match parsed.l3 {
-        L3::Arp => return neighbour::arp(tables, guard, head, parsed),
-        L3::Vlan => return Action::Drop(DropReason::VlanTagged),
-        L3::V4(ip) if guard.is_some_and(|guard| !ip.src.allowed(guard, ip.protocol)) => {
-            return Action::Drop(DropReason::SpoofedIp);
+        L3::Arp => return neighbour::arp(tables, last, from, head, parsed),
+        L3::V6(ip) if neighbour::is_nd(&ip, head) => {
+            return neighbour::nd(tables, last, from, head, parsed, &ip);
         }
-        L3::V6(ip) if guard.is_some_and(|guard| !ip.src.allowed(guard, ip.protocol)) => {
-            return Action::Drop(DropReason::SpoofedIp);
-        }
-        L3::V6(ip) if neighbour::is_nd(&ip, head) => return neighbour::nd(tables, guard, head, parsed, &ip),
         _ => {}
     }
     if parsed.dst == tables.gateway.mac {
         match parsed.l3 {
+            _ if parsed.tags > 0 => Action::Drop(DropReason::VlanTagged),
             L3::V4(ip) => route(tables, last, from, head, parsed, &ip, gso),
             L3::V6(ip) => route(tables, last, from, head, parsed, &ip, gso),
             _ => Action::Drop(DropReason::NotIp),
         }
     } else if parsed.dst.is_multicast() {
-        Action::Drop(DropReason::NotForwarded)
+        Action::Flood(Scope::Segment)
     } else {
-        bridge(tables, last, from, head, parsed, gso)
+        bridge(tables, last, from, head, parsed, gso).into()
     }
 }
 
@@ -149,5 +275,9 @@ pub fn classify_tunnel(
 
 /// ECN field: the packet does not take part (RFC 3168).
 pub const ECN_NOT_ECT: u8 = 0;
+/// ECN field: takes part, one of two codes (RFC 3168).
+pub const ECN_ECT_1: u8 = 1;
+/// ECN field: takes part, the ordinary code (RFC 3168).
+pub const ECN_ECT_0: u8 = 2;
 /// ECN field: congestion experienced (RFC 3168).
 pub const ECN_CE: u8 = 3;

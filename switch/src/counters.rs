@@ -2,7 +2,8 @@
 //! read them at any time.
 //!
 //! At rest, summed over the workers: rx + originated = tx + consumed + Σ drops. `originated` are the frames that the
-//! switch makes itself: the second and further pieces of a GSO frame that is cut in software.
+//! switch makes itself: the second and further pieces of a frame that is cut in software, the second and further copies of
+//! a frame that is flooded (those too that a port has no room for), ICMP errors, and questions for neighbours.
 
 use weft_sync::counter::Counter;
 
@@ -49,6 +50,8 @@ pub struct WorkerCounters {
     pub busy_cycles: Counter,
     /// How often it went to sleep.
     pub sleeps: Counter,
+    /// Fragments that the switch has cut IPv4 packets into.
+    pub fragments: Counter,
     /// ICMP errors that were made.
     pub icmp_sent: Counter,
     /// ICMP errors that were not made because too many were.
@@ -61,6 +64,8 @@ pub struct WorkerCounters {
     pub moves_limited: Counter,
     /// MAC addresses that were not learned because the port, or the table, had its fill.
     pub learn_limited: Counter,
+    /// Events about claimed addresses that were not told because too many were.
+    pub events_limited: Counter,
     /// Events that were lost because the control side did not take them in time.
     pub events_lost: Counter,
 }
@@ -78,12 +83,14 @@ impl Default for WorkerCounters {
             handed_over: Counter::default(),
             busy_cycles: Counter::default(),
             sleeps: Counter::default(),
+            fragments: Counter::default(),
             icmp_sent: Counter::default(),
             icmp_limited: Counter::default(),
             learned: Counter::default(),
             moved: Counter::default(),
             moves_limited: Counter::default(),
             learn_limited: Counter::default(),
+            events_limited: Counter::default(),
             events_lost: Counter::default(),
         }
     }

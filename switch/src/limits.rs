@@ -18,6 +18,10 @@ impl Limit {
     }
 }
 
+/// What the control side is told of addresses that are claimed, for each receive queue. What is not told now is told by
+/// the next message like it.
+pub const NEWS: Limit = Limit { per_second: 100, burst: 256 };
+
 /// The rates of what the switch limits, for each port that frames come in by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -81,6 +85,8 @@ pub struct Buckets {
     pub icmp: Bucket,
     /// For [`Limits::moves`].
     pub moves: Bucket,
+    /// For [`NEWS`].
+    pub news: Bucket,
 }
 
 #[cfg(test)]

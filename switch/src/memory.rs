@@ -9,6 +9,7 @@ use weft_sync::snapshot::{Publisher, cell};
 
 use crate::packet::HeapPool;
 use crate::port::MemPort;
+use crate::stations::Stations;
 use crate::tables::Snapshot;
 use crate::types::{Generation, PortId};
 use crate::worker::{Command, Handle, Parts, Platform, Queues, Sleeper, Wake, Worker, make};
@@ -66,6 +67,11 @@ impl MemSwitch {
         self.publisher.reclaim();
     }
 
+    /// Has a worker take its buffers from this pool, such as one that is empty.
+    pub fn set_pool(&mut self, worker: usize, pool: HeapPool) {
+        self.workers[worker].0.set_pool(pool);
+    }
+
     /// Gives a port's queues to a worker.
     pub fn attach(&mut self, worker: usize, id: PortId, port: &MemPort) {
         let (_, handle) = &self.workers[worker];
@@ -100,6 +106,11 @@ impl MemSwitch {
         let (worker, _) = &mut self.workers[worker];
         worker.obey(&mut NoSleep);
         worker.round()
+    }
+
+    /// What the workers have learned.
+    pub fn learned(&self) -> Option<&Stations> {
+        self.handles().next().map(Handle::learned)
     }
 
     /// The workers' handles, for their counters.

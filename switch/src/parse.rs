@@ -3,7 +3,11 @@
 //! Offsets are bytes from the start of the packet's first segment, which holds all headers ([`HEADERS`]).
 //! [`parse_tunnel`] looks through the outer headers of a tunnel packet: the frame described is then the inner one.
 
+mod too_big;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+pub use too_big::{TooBig, too_big};
 
 use crate::drop_reason::DropReason;
 use crate::offload::checksum::udp_checksum_ok;
@@ -15,6 +19,7 @@ use crate::wire::ip::IpProtocol;
 use crate::wire::ipv4::Ipv4View;
 use crate::wire::ipv6::{self, Ipv6View};
 use crate::wire::udp::UdpView;
+use crate::wire::vlan::{VLAN_LEN, VlanView};
 use crate::wire::vxlan::{VXLAN_LEN, VxlanView};
 
 /// So many bytes of a packet are made contiguous at rx: outer and inner Ethernet, IPv6, UDP and VXLAN headers with
@@ -53,8 +58,6 @@ pub enum L3 {
     V4(Ip<Ipv4Addr>),
     /// An IPv6 packet.
     V6(Ip<Ipv6Addr>),
-    /// An 802.1Q or 802.1ad tag.
-    Vlan,
     /// Anything else.
     Other,
 }
@@ -81,6 +84,8 @@ pub struct Parsed {
     pub dst: MacAddr,
     /// Source MAC address.
     pub src: MacAddr,
+    /// Bytes of 802.1Q tags between the Ethernet header and what it carries: those of two tags at most.
+    pub tags: u8,
     /// What it carries.
     pub l3: L3,
 }
@@ -89,7 +94,7 @@ impl Parsed {
     /// Where the IP or ARP header begins.
     #[inline]
     pub fn l3_offset(&self) -> usize {
-        usize::from(self.l2) + ETHERNET_LEN
+        usize::from(self.l2) + ETHERNET_LEN + usize::from(self.tags)
     }
 }
 
@@ -102,15 +107,37 @@ pub fn parse(head: &[u8], len: usize, l2: usize) -> Result<Parsed, DropReason> {
     if !src.is_unicast() {
         return Err(DropReason::EthMalformed);
     }
-    let at = l2 + ETHERNET_LEN;
-    let l3 = match eth.ethertype() {
+    let (at, ethertype) = match eth.ethertype() {
+        tag if is_tag(tag) => look_through_tags(head, l2 + ETHERNET_LEN)?,
+        ethertype => (l2 + ETHERNET_LEN, ethertype),
+    };
+    let l3 = match ethertype {
         EtherType::IPV4 => L3::V4(parse_v4(head, len, at)?),
         EtherType::IPV6 => L3::V6(parse_v6(head, len, at)?),
         EtherType::ARP => L3::Arp,
-        EtherType::VLAN | EtherType::QINQ => L3::Vlan,
         _ => L3::Other,
     };
-    Ok(Parsed { l2: l2 as u16, len: len.saturating_sub(l2) as u32, dst, src, l3 })
+    let tags = (at - l2 - ETHERNET_LEN) as u8;
+    Ok(Parsed { l2: l2 as u16, len: len.saturating_sub(l2) as u32, dst, src, tags, l3 })
+}
+
+#[inline]
+fn is_tag(ethertype: EtherType) -> bool {
+    matches!(ethertype, EtherType::VLAN | EtherType::QINQ)
+}
+
+/// Where what follows the tags at `at` begins, and what it is.
+#[cold]
+fn look_through_tags(head: &[u8], mut at: usize) -> Result<(usize, EtherType), DropReason> {
+    const MOST: usize = 2;
+    for _ in 0..MOST {
+        let tag = VlanView::new_checked(&head[at..]).map_err(|_| DropReason::VlanMalformed)?;
+        at += VLAN_LEN;
+        if !is_tag(tag.ethertype()) {
+            return Ok((at, tag.ethertype()));
+        }
+    }
+    Err(DropReason::VlanDepth)
 }
 
 #[inline]
@@ -178,7 +205,9 @@ fn parse_v6(head: &[u8], len: usize, at: usize) -> Result<Ip<Ipv6Addr>, DropReas
 /// inner frame. The order of the checks is Linux' own (vxlan_rcv), with the sender checked besides.
 pub fn parse_tunnel<B: PacketBuf>(packet: &B, tables: &Snapshot) -> Result<(Parsed, Outer), DropReason> {
     let head = packet.head();
-    let (src, dst, protocol, fragment, ecn, udp_at, end) = match parse(head, packet.len(), 0)?.l3 {
+    let outer = parse(head, packet.len(), 0).map_err(of_the_outer_headers)?;
+    let (src, dst, protocol, fragment, ecn, udp_at, end) = match outer.l3 {
+        _ if outer.tags > 0 => return Err(DropReason::NotTunnel),
         L3::V4(ip) => (ip.src.into(), ip.dst.into(), ip.protocol, ip.fragment, ip.ecn, ip.l4, ip.len),
         L3::V6(ip) => (ip.src.into(), IpAddr::V6(ip.dst), ip.protocol, ip.fragment, ip.ecn, ip.l4, ip.len),
         _ => return Err(DropReason::NotTunnel),
@@ -187,7 +216,7 @@ pub fn parse_tunnel<B: PacketBuf>(packet: &B, tables: &Snapshot) -> Result<(Pars
         return Err(DropReason::NotTunnel);
     }
     if fragment {
-        return Err(DropReason::OuterFragment);
+        return Err(of_a_piece(head, udp_at, tables.vxlan_port));
     }
     let (udp_at, end) = (usize::from(udp_at), ETHERNET_LEN + end as usize);
     let udp = UdpView::new_header_checked(&head[udp_at..]).map_err(|_| DropReason::OuterUdpMalformed)?;
@@ -218,10 +247,11 @@ pub fn parse_tunnel<B: PacketBuf>(packet: &B, tables: &Snapshot) -> Result<(Pars
         return Err(DropReason::VtepUnknown);
     }
     let inner_at = vxlan_at + VXLAN_LEN;
-    if udp_len < 8 + VXLAN_LEN + ETHERNET_LEN {
-        return Err(DropReason::VxlanMalformed);
+    let inner = parse(&head[..head.len().min(udp_at + udp_len)], udp_at + udp_len, inner_at);
+    let inner = inner.map_err(of_the_inner_headers)?;
+    if inner.tags > 0 {
+        return Err(DropReason::InnerTagged);
     }
-    let inner = parse(&head[..head.len().min(udp_at + udp_len)], udp_at + udp_len, inner_at)?;
     if inner.src == local.mac {
         return Err(DropReason::InnerMacOwn);
     }
@@ -232,4 +262,43 @@ pub fn parse_tunnel<B: PacketBuf>(packet: &B, tables: &Snapshot) -> Result<(Pars
         return Err(DropReason::InnerNotIp);
     }
     Ok((inner, Outer { src, vni, ecn }))
+}
+
+/// Why a piece of an outer packet is dropped. Only the first one has the port, so it speaks for all.
+#[cold]
+fn of_a_piece(head: &[u8], udp_at: u16, vxlan_port: u16) -> DropReason {
+    let ip = &head[ETHERNET_LEN..];
+    let offset = match (Ipv4View::new_header_checked(ip), Ipv6View::new_header_checked(ip)) {
+        (Ok(v4), _) => v4.fragment_offset(),
+        (_, Ok(v6)) => ipv6::transport(&ip[ipv6::IPV6_LEN..], v6.next_header())
+            .map_or(0, |transport| transport.fragment.map_or(0, |fragment| fragment.offset)),
+        _ => return DropReason::OuterIpMalformed,
+    };
+    let port = usize::from(udp_at) + 2;
+    if offset == 0 && head.get(port..port + 2) == Some(&vxlan_port.to_be_bytes()) {
+        DropReason::OuterFragment
+    } else {
+        DropReason::NotTunnel
+    }
+}
+
+/// A drop reason of [`parse`] told apart from that of a pod's frame.
+#[cold]
+fn of_the_outer_headers(reason: DropReason) -> DropReason {
+    match reason {
+        DropReason::Ipv4Malformed | DropReason::Ipv6Malformed => DropReason::OuterIpMalformed,
+        DropReason::Ipv4Checksum => DropReason::OuterIpChecksum,
+        other => other,
+    }
+}
+
+/// As [`of_the_outer_headers`], behind the VXLAN header.
+#[cold]
+fn of_the_inner_headers(reason: DropReason) -> DropReason {
+    match reason {
+        DropReason::EthMalformed => DropReason::InnerEthMalformed,
+        DropReason::Ipv4Malformed | DropReason::Ipv6Malformed => DropReason::InnerIpMalformed,
+        DropReason::Ipv4Checksum => DropReason::InnerIpChecksum,
+        other => other,
+    }
 }

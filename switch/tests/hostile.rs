@@ -17,8 +17,10 @@ use weft_switch::offload::finish::takes;
 use weft_switch::offload::virtio;
 use weft_switch::packet::{HeapBuf, PacketBuf};
 use weft_switch::port::{MemPort, TxCaps};
+use weft_switch::tables::{Neighbour, NextHop, Port};
+use weft_switch::types::{MacAddr, Mtu, PortId};
 
-use world::{GATEWAY, HOST_MAC, Node, POD_MAC, UPLINK_MAC, Underlay, VTEP_MAC, ipv4_frame};
+use world::{FIRST_POD, GATEWAY, HOST_MAC, Node, POD_MAC, UPLINK_MAC, Underlay, VTEP_MAC, ipv4_frame};
 
 const OTHER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 6];
 const OWN: [[u8; 4]; 2] = [[10, 244, 0, 5], [10, 244, 0, 6]];
@@ -82,11 +84,16 @@ fn pod_frames(mac: [u8; 6], ip: [u8; 4], ip6: [u8; 16], (peer, peer_ip, peer_ip6
             frames.push(written(|frame| packet.write(frame, &body).unwrap()));
         }
     }
-    let tag = PacketBuilder::ethernet2(mac, peer)
-        .single_vlan(etherparse::VlanId::ZERO)
-        .ipv4(ip, peer_ip, 9)
-        .udp(1, 2);
-    frames.push(written(|frame| tag.write(frame, b"tagged").unwrap()));
+    for to in [peer, [0xff; 6]] {
+        let tag = PacketBuilder::ethernet2(mac, to)
+            .single_vlan(etherparse::VlanId::ZERO)
+            .ipv4(ip, peer_ip, 9)
+            .udp(1, 2);
+        frames.push(written(|frame| tag.write(frame, b"tagged").unwrap()));
+    }
+    // Each of them in two VLANs as well.
+    let tagged: Vec<_> = frames.iter().rev().take(20).map(|frame| behind_tags(frame)).collect();
+    frames.extend(tagged);
     frames.push([&peer[..], &mac, &[0x88, 0x47], &[7; 90]].concat());
     frames
 }
@@ -96,8 +103,12 @@ fn ip_frames(mac: [u8; 6], to: [u8; 6], ip: [u8; 4], ip6: [u8; 16]) -> Vec<Vec<u
     let mut frames = Vec::new();
     for target in [OWN[0], OWN[1], FAR, [10, 244, 0, 1], [192, 0, 2, 1], [10, 244, 9, 9]] {
         let l3 = || PacketBuilder::ethernet2(mac, to).ipv4(ip, target, 7);
-        frames.push(written(|frame| l3().udp(4000, 53).write(frame, &[1; 700]).unwrap()));
-        frames.push(written(|frame| l3().tcp(4000, 80, 1, 9000).write(frame, &[2; 3000]).unwrap()));
+        let udp = written(|frame| l3().udp(4000, 53).write(frame, &[1; 700]).unwrap());
+        frames.push(may_be_cut(&udp));
+        frames.push(udp);
+        let tcp = written(|frame| l3().tcp(4000, 80, 1, 9000).write(frame, &[2; 3000]).unwrap());
+        frames.push(may_be_cut(&tcp));
+        frames.push(tcp);
         frames.push(written(|frame| l3().icmpv4_echo_request(1, 1).write(frame, &[3; 56]).unwrap()));
         frames.push(ipv4_frame(mac, to, ip, target, 1, b"at the end of its way"));
     }
@@ -114,10 +125,25 @@ fn ip_frames(mac: [u8; 6], to: [u8; 6], ip: [u8; 4], ip6: [u8; 16]) -> Vec<Vec<u
     frames
 }
 
+/// The IPv4 frame without the don't-fragment flag.
+fn may_be_cut(frame: &[u8]) -> Vec<u8> {
+    let mut frame = frame.to_vec();
+    frame[20] = 0;
+    world::fill_ipv4_checksum(&mut frame[14..34]);
+    frame
+}
+
 fn written(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let mut frame = Vec::new();
     write(&mut frame);
     frame
+}
+
+/// The frame with a service and a customer tag.
+fn behind_tags(frame: &[u8]) -> Vec<u8> {
+    let tags =
+        if frame[12..14] == [0x81, 0] { &[0x88, 0xa8, 0, 9][..] } else { &[0x88, 0xa8, 0, 9, 0x81, 0, 0, 5] };
+    [&frame[..12], tags, &frame[12..]].concat()
 }
 
 /// The IPv6 frame with a destination options header of so many units of 8 bytes in front of its payload.
@@ -249,6 +275,8 @@ struct Room {
     other: MemPort,
     underlay: Underlay,
     caps: TxCaps,
+    /// What the pods' ports and the tunnel carry.
+    mtu: usize,
 }
 
 impl Room {
@@ -256,7 +284,28 @@ impl Room {
         let mut node = Node::new(0, underlay, 2, caps);
         let other = MemPort::with_caps(caps);
         node.add_pod(1, OWN[1], OTHER_MAC, &other);
-        Self { node, other, underlay, caps }
+        let overhead = if underlay == Underlay::V4 { 50 } else { 70 };
+        Self { node, other, underlay, caps, mtu: 1500 - overhead }
+    }
+
+    /// With a smaller MTU on all ways, and with routes through a pod, to several, and to none.
+    fn with_mtu(underlay: Underlay, caps: TxCaps, mtu: usize) -> Self {
+        let mut room = Self::new(underlay, caps);
+        room.mtu = room.mtu.min(mtu);
+        let small = Mtu::new(room.mtu as u32).unwrap();
+        let mut tables = room.node.tables();
+        for id in [FIRST_POD, FIRST_POD + 1].map(|id| PortId::new(id).unwrap()) {
+            let port = Port { mtu: small, ..tables.ports.get(id).unwrap().clone() };
+            tables.ports.insert(id, port);
+        }
+        tables.vteps[0].mtu = small;
+        tables.hops.push(Neighbour { mac: MacAddr(OTHER_MAC), port: PortId::new(FIRST_POD + 1).unwrap() });
+        tables.groups.push([NextHop::Hop(0), NextHop::Local, NextHop::Host].into());
+        tables.routes4.insert([192, 0, 2, 0].into(), 24, NextHop::Group(0));
+        tables.routes4.insert([10, 244, 9, 0].into(), 24, NextHop::Blackhole);
+        tables.routes6.insert("2001:db8::".parse().unwrap(), 32, NextHop::Hop(0));
+        room.node.switch.publish(tables);
+        room
     }
 
     fn port(&self, from: From) -> &MemPort {
@@ -279,7 +328,8 @@ impl Room {
             for frame in self.port(to).take() {
                 assert!(takes(caps, &frame), "{:?} to {to:?}", frame.offload());
                 let bytes = frame.to_vec();
-                let mtu = 1514 - if to == From::Uplink { 0 } else { self.overhead() };
+                let (tags, bytes) = without_tags(&bytes);
+                let mtu = 14 + self.mtu + if to == From::Uplink { self.overhead() } else { 0 };
                 assert!(
                     to == From::Host || frame.offload().gso.is_some() || bytes.len() <= mtu,
                     "{}",
@@ -289,7 +339,7 @@ impl Room {
                 match to {
                     From::Uplink => self.assert_tunnelled(from, &bytes),
                     _ if from == to => assert_eq!(seen.dst, mac_of(from), "an answer, or a packet to itself"),
-                    _ => assert_own(from, to, &seen),
+                    _ => assert_own(from, to, &seen, tags > 0, &bytes),
                 }
             }
         }
@@ -300,7 +350,6 @@ impl Room {
     }
 
     fn assert_tunnelled(&self, from: From, bytes: &[u8]) {
-        assert_ne!(from, From::Uplink, "from the tunnel and to the tunnel");
         let outer = look_at(bytes);
         assert_eq!((outer.dst, outer.src), (UPLINK_MAC[1], UPLINK_MAC[0]));
         let far: [IpAddr; 2] = match self.underlay {
@@ -316,6 +365,7 @@ impl Room {
         let inner = look_at(&bytes[self.overhead()..]);
         assert_eq!((inner.dst, inner.src), INNER);
         let ip = inner.ip.expect("IP");
+        assert!(from != From::Uplink || ip.told, "from the tunnel and to the tunnel");
         assert_source(from, ip.src);
         let far = match ip.dst {
             IpAddr::V4(v4) => v4.octets()[..3] == FAR[..3],
@@ -334,17 +384,41 @@ fn mac_of(from: From) -> [u8; 6] {
     }
 }
 
-/// What a port gets that did not send it.
-fn assert_own(from: From, to: From, seen: &Seen) {
-    assert!(!matches!(seen.ethertype, 0x0806 | 0x8100 | 0x88a8), "{:#x}", seen.ethertype);
-    assert_eq!(seen.dst, mac_of(to));
-    assert!(seen.src == GATEWAY[0] || seen.src == mac_of(from), "{:x?}", seen.src);
+/// The frame without its 802.1Q tags, and how many those were: two at most.
+fn without_tags(bytes: &[u8]) -> (usize, Vec<u8>) {
+    let mut untagged = bytes.to_vec();
+    let mut tags = 0;
+    while matches!(untagged.get(12..14), Some([0x81, 0] | [0x88, 0xa8])) {
+        untagged.drain(12..16);
+        tags += 1;
+    }
+    assert!(tags <= 2);
+    (tags, untagged)
+}
+
+/// What a port gets that did not send it: a frame for its own station, or one for a group.
+fn assert_own(from: From, to: From, seen: &Seen, tagged: bool, bytes: &[u8]) {
+    let group = seen.dst[0] & 1 != 0;
+    assert!(group || seen.dst == mac_of(to), "{:x?}", seen.dst);
+    assert!(seen.dst[..5] != [1, 0x80, 0xc2, 0, 0] || seen.dst[5] > 15, "{:x?}", seen.dst);
+    let pod = matches!(from, From::Pod | From::Other);
+    let routed = seen.src == GATEWAY[0];
+    assert!(routed || !pod || seen.src == mac_of(from), "{:x?}", seen.src);
+    assert!(from != From::Uplink || routed, "not routed, from the tunnel");
+    assert!(!(tagged && pod && routed), "routed with a tag");
+    if seen.ethertype == 0x0806 && pod {
+        assert_eq!(bytes[22..28], mac_of(from), "the sender");
+        let own = OWN[usize::from(from == From::Other)];
+        assert!(bytes[28..32] == own || bytes[28..32] == [0; 4], "{:?}", &bytes[28..32]);
+        assert!(tagged || !group || to == From::Host, "pods are not told of each other");
+    }
     if let Some(ip) = &seen.ip {
         assert_source(from, ip.src);
-        assert!(!matches!(ip.nd, Some(133..=137)) || seen.src == GATEWAY[0], "neighbour discovery");
-        assert!(seen.src != GATEWAY[0] || ip.routable, "{ip:?}");
+        assert!(!pod || !matches!(ip.nd, Some(134 | 137)), "a router's message");
+        assert!(!pod || tagged || !group || to == From::Host || !matches!(ip.nd, Some(133..=137)));
+        assert!(!routed || from == From::Host || ip.routable, "{ip:?}");
     } else {
-        assert!(seen.src != GATEWAY[0], "routed, but not IP");
+        assert!(!routed || from == From::Host, "routed, but not IP");
     }
 }
 
@@ -377,6 +451,8 @@ struct SeenIp {
     protocol: u8,
     /// The ICMPv6 type, of what is no fragment.
     nd: Option<u8>,
+    /// The gateway's own word: an ICMP error.
+    told: bool,
     routable: bool,
 }
 
@@ -393,7 +469,11 @@ fn look_at(bytes: &[u8]) -> Seen {
             let (src, dst) = (ip.source_addr(), ip.destination_addr());
             let routable =
                 [src, dst].iter().all(|a| !a.is_loopback() && !a.is_multicast() && !a.is_unspecified());
-            Some(SeenIp { src: src.into(), dst: dst.into(), protocol: ip.protocol().0, nd: None, routable })
+            let told = src.octets() == [10, 244, 0, 1]
+                && ip.protocol().0 == 1
+                && matches!(payload.get(ip.slice().len()), Some(3 | 11));
+            let protocol = ip.protocol().0;
+            Some(SeenIp { src: src.into(), dst: dst.into(), protocol, nd: None, told, routable })
         }
         0x86dd => {
             let ip = Ipv6HeaderSlice::from_slice(payload).expect("an IPv6 header");
@@ -404,10 +484,11 @@ fn look_at(bytes: &[u8]) -> Seen {
                 Ipv6ExtensionsSlice::from_slice_lax(ip.next_header(), after);
             let whole = protocol.0 == 58 && !extensions.is_fragmenting_payload();
             let nd = rest.first().copied().filter(|_| whole);
+            let told = src.octets() == v6("fd00:10:244::1") && matches!(nd, Some(1..=3));
             let routable = [src, dst]
                 .iter()
                 .all(|a| !a.is_loopback() && !a.is_multicast() && !a.is_unicast_link_local());
-            Some(SeenIp { src: src.into(), dst: dst.into(), protocol: protocol.0, nd, routable })
+            Some(SeenIp { src: src.into(), dst: dst.into(), protocol: protocol.0, nd, told, routable })
         }
         _ => None,
     };
@@ -420,10 +501,11 @@ proptest! {
     #[test]
     fn nothing_leaves_that_the_tables_exclude(
         underlay in select(vec![Underlay::V4, Underlay::V6]),
+        mtu in select(vec![576usize, 1000, 1500]),
         caps in select(vec![TxCaps::NONE, TxCaps::ALL, TxCaps { partial_checksum: true, ..TxCaps::NONE }]),
         bursts in vec((select(vec![From::Pod, From::Other, From::Host, From::Uplink]), vec(any_harm(), 1..70)), 1..4),
     ) {
-        let mut room = Room::new(underlay, caps);
+        let mut room = if mtu == 1500 { Room::new(underlay, caps) } else { Room::with_mtu(underlay, caps, mtu) };
         for (from, harms) in bursts {
             let good = good_frames(from);
             room.burst(from, harms.iter().map(|harm| harm.frame(&good)).collect());

@@ -109,18 +109,22 @@ fn arp_is_answered_for_the_gateway_and_for_pods() {
 
 #[test]
 fn arp_that_is_no_question_for_others_is_not_answered() {
-    let (mut node, _) = node();
-    let pod = node.pod.clone();
+    let (mut node, other) = node();
+    let (pod, host) = (node.pod.clone(), node.host.clone());
     let silent = [
         arp(1, POD_MAC[0], [0; 4], POD), // a probe for its own address (RFC 5227)
         arp(1, POD_MAC[0], POD, POD),    // an announcement
-        arp(2, POD_MAC[0], POD, [10, 244, 0, 1]), // an answer
+        arp(2, POD_MAC[0], POD, [10, 244, 0, 1]), // an answer to everybody
     ];
-    for (count, frame) in silent.iter().enumerate() {
+    for frame in &silent {
         step(&mut node, &pod, frame);
-        assert!(pod.take().is_empty());
-        assert_eq!(node.consumed(), count as u64 + 1);
+        assert!(pod.take().is_empty() && other.take().is_empty());
+        assert_eq!(host.take().len(), 1, "the host may keep the address");
     }
+    let mut to_the_gateway = arp(2, POD_MAC[0], POD, [10, 244, 0, 1]);
+    to_the_gateway[..6].copy_from_slice(&GATEWAY[0]);
+    step(&mut node, &pod, &to_the_gateway);
+    assert_eq!((node.consumed(), node.all_drops()), (1, 0));
     step(&mut node, &pod, &arp(1, POD_MAC[0], POD, [10, 244, 0, 99]));
     assert_eq!(node.drops(DropReason::NeighbourUnknown), 1);
     node.assert_balanced();
@@ -160,16 +164,19 @@ fn a_pod_sends_from_its_own_addresses_only() {
 fn what_leads_nowhere_has_its_reason() {
     let (mut node, _) = node();
     let pod = node.pod.clone();
-    let mut tagged = ipv4_frame(POD_MAC[0], OTHER_MAC, POD, OTHER, 64, b"");
-    tagged[12..14].copy_from_slice(&[0x81, 0]);
+    let mut tagged = ipv4_frame(POD_MAC[0], GATEWAY[0], POD, OTHER, 64, b"");
+    tagged.splice(12..12, [0x81, 0, 0, 7]);
     let mut odd = ipv4_frame(POD_MAC[0], GATEWAY[0], POD, OTHER, 64, b"");
     odd[12..14].copy_from_slice(&[0x88, 0xcc]);
     let big = ipv4_frame(POD_MAC[0], GATEWAY[0], POD, [10, 244, 1, 7], 64, &[0; 1431]);
     let cases = [
         (ipv4_frame(POD_MAC[0], [2, 9, 9, 9, 9, 9], POD, OTHER, 64, b""), DropReason::FdbMiss),
         (ipv4_frame(POD_MAC[0], POD_MAC[0], POD, POD, 64, b""), DropReason::SamePort),
-        (ipv4_frame(POD_MAC[0], [0xff; 6], POD, [255; 4], 64, b""), DropReason::NotForwarded),
-        (ipv4_frame(POD_MAC[0], GATEWAY[0], POD, [10, 244, 77, 1], 64, b""), DropReason::NoRoute),
+        (
+            ipv4_frame(POD_MAC[0], [1, 0x80, 0xc2, 0, 0, 0xe], POD, [255; 4], 64, b""),
+            DropReason::ReservedAddress,
+        ),
+        (ipv4_frame(POD_MAC[0], GATEWAY[0], POD, [10, 244, 77, 1], 64, b""), DropReason::RouteUnreachable),
         (ipv4_frame(POD_MAC[0], GATEWAY[0], POD, [10, 244, 0, 77], 64, b""), DropReason::NoPod),
         (ipv4_frame(POD_MAC[0], GATEWAY[0], POD, [224, 0, 0, 1], 64, b""), DropReason::NotRoutable),
         (ipv4_frame(POD_MAC[0], GATEWAY[0], POD, [127, 0, 0, 1], 64, b""), DropReason::NotRoutable),

@@ -145,7 +145,7 @@ fn a_stream_crosses_the_tunnel_unharmed() {
         });
         assert!(got == data, "{underlay:?}, IPv6 inside: {v6}");
         world.assert_balanced();
-        for reason in [DropReason::SpoofedIp, DropReason::NoRoute, DropReason::NeighbourUnknown] {
+        for reason in [DropReason::SpoofedIp, DropReason::RouteUnreachable, DropReason::NeighbourUnknown] {
             assert_eq!(world.a.drops(reason), 0, "{}", reason.name());
         }
     }

@@ -156,6 +156,8 @@ fn each_wrong_tunnel_packet_has_its_own_reason() {
         (|f| f[30 + 3] = 99, DropReason::NotTunnel),
         (|f| f[36..38].copy_from_slice(&[0, 80]), DropReason::NotTunnel),
         (|f| f[20] = 0x20, DropReason::OuterFragment),
+        (|f| f[21] = 4, DropReason::NotTunnel),
+        (|f| (f[20], f[37]) = (0x20, 80), DropReason::NotTunnel),
         (|f| f[40..42].copy_from_slice(&[1, 2]), DropReason::OuterUdpChecksum),
         (|f| f[38..40].copy_from_slice(&[0xff, 0]), DropReason::OuterUdpMalformed),
         (|f| f[42] = 0x00, DropReason::VxlanReserved),
@@ -166,10 +168,11 @@ fn each_wrong_tunnel_packet_has_its_own_reason() {
         (|f| f[50 + 5] = 9, DropReason::InnerMacWrong),
         (|f| f[56..62].copy_from_slice(&[2, 0xf, 0, 0, 0, 1]), DropReason::InnerMacOwn),
         (|f| f[62..64].copy_from_slice(&[8, 6]), DropReason::InnerNotIp),
-        (|f| f[64] = 0x43, DropReason::Ipv4Malformed),
-        (|f| f[64 + 12] ^= 1, DropReason::Ipv4Checksum),
-        (|f| f[14] = 0x43, DropReason::Ipv4Malformed),
+        (|f| f[64] = 0x43, DropReason::InnerIpMalformed),
+        (|f| f[64 + 12] ^= 1, DropReason::InnerIpChecksum),
+        (|f| f[14] = 0x43, DropReason::OuterIpMalformed),
         (|f| f[6] = 1, DropReason::EthMalformed),
+        (|f| f[50 + 6] = 1, DropReason::InnerEthMalformed),
         (|f| f[15] = 3, DropReason::EcnIllegal),
     ];
     for (number, (spoil, reason)) in cases.iter().enumerate() {
@@ -190,7 +193,9 @@ fn each_wrong_tunnel_packet_has_its_own_reason() {
         // Without an outer UDP checksum the spoilt field itself is what is wrong.
         frame[40..42].copy_from_slice(&[0, 0]);
         spoil(&mut frame);
-        if *reason != DropReason::Ipv4Malformed && *reason != DropReason::Ipv4Checksum {
+        let header =
+            [DropReason::OuterIpMalformed, DropReason::InnerIpMalformed, DropReason::InnerIpChecksum];
+        if !header.contains(reason) {
             world::fill_outer_checksum(&mut frame);
         }
         let before = world.b.all_drops();

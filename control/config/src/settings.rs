@@ -151,9 +151,17 @@ impl Reader {
         let lines = Lines::new(&text);
         let parsed = ImDocument::parse(text.clone());
         let document = parsed.map_err(|error| {
-            let (line, column) = lines.position(&text, error.span().map_or(0, |s| s.start));
+            let at = error.span().map_or(0, |s| s.start);
+            let (line, column) = lines.position(&text, at);
             // The parser's second line says what it expected.
-            let reason = error.message().trim().replace('\n', ", ");
+            let mut reason = error.message().trim().replace('\n', ", ");
+            if reason.is_empty() {
+                // So it is about characters that may stand nowhere.
+                reason = match text.get(at..).and_then(|rest| rest.chars().next()) {
+                    Some(character) => format!("the character {character:?} cannot stand here"),
+                    None => "the file ends too early".to_owned(),
+                };
+            }
             let remedy = "correct the TOML here".to_owned();
             let mistake = Mistake { line, column, setting: String::new(), reason, remedy };
             FileError::Wrong { path: path.to_owned(), mistakes: vec![mistake] }

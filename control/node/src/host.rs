@@ -54,12 +54,19 @@ impl HostPort {
             // With several networks, the address that is in the same one.
             let near = sources.iter().copied().find(|ip| destination.contains(ip));
             let source = near.or_else(|| sources.iter().copied().find(|ip| ip.is_ipv4() == v4));
-            Wanted { destination: destination.trunc(), gateway, source, onlink: true }
+            Wanted { destination: destination.trunc(), gateway: Some(gateway), source, onlink: true }
         };
         let local = self.local_subnets.iter().map(|net| route(net, &self.gateway_addresses));
         // A cluster of one node may have a subnet as large as the network; the local route is the right one then.
         let remote = self.networks.iter().filter(|net| !self.local_subnets.contains(net));
-        local.chain(remote.map(|net| route(net, &self.zero_addresses))).collect()
+        let mut routes: Vec<_> = local.chain(remote.map(|net| route(net, &self.zero_addresses))).collect();
+        // What the switch itself says to the host, ICMP errors, comes from the next hop's address: the host takes nothing
+        // from its own. And it takes them only from where its routes lead, if rp_filter is on.
+        if routes.iter().any(|route| route.gateway == Some(IpAddr::V4(NEXT_HOP_V4))) {
+            let destination = IpNet::from(IpAddr::V4(NEXT_HOP_V4));
+            routes.push(Wanted { destination, gateway: None, source: None, onlink: false });
+        }
+        routes
     }
 }
 
@@ -116,7 +123,7 @@ pub async fn configure_host_port(wanted: HostPort) -> Result<(), Error> {
 async fn put_neighbours(kernel: &Kernel, index: u32, routes: &[Wanted], mac: MacBytes) -> Result<(), Error> {
     let present = kernel.neighbours().await?;
     for next_hop in [IpAddr::V4(NEXT_HOP_V4), IpAddr::V6(NEXT_HOP_V6)] {
-        if !routes.iter().any(|route| route.gateway == next_hop) {
+        if !routes.iter().any(|route| route.gateway == Some(next_hop)) {
             continue;
         }
         let there = present

@@ -98,7 +98,7 @@ async fn put_default_route(
     };
     let Ok(destination) = IpNet::new(all, 0) else { return Ok(()) };
     let onlink = !addresses.iter().any(|net| net.contains(&gateway));
-    let wanted = Wanted { destination, gateway, source: None, onlink };
+    let wanted = Wanted { destination, gateway: Some(gateway), source: None, onlink };
     let mut there = false;
     let mut outdated = Vec::new();
     for route in kernel.routes(None).await?.into_iter().filter(|route| route.destination == destination) {

@@ -6,7 +6,7 @@ use futures_util::StreamExt;
 use ipnet::IpNet;
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteProtocol,
-    RouteType, RouteVia,
+    RouteScope, RouteType, RouteVia,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::packet_core::{NLM_F_REQUEST, NetlinkPayload};
@@ -41,11 +41,12 @@ pub(crate) struct Answer {
     pub(crate) unicast: bool,
 }
 
-/// A route as weft wants it: always through a gateway on one interface.
+/// A route as weft wants it: on one interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Wanted {
     pub(crate) destination: IpNet,
-    pub(crate) gateway: IpAddr,
+    /// `None`: the destination is on the link itself.
+    pub(crate) gateway: Option<IpAddr>,
     pub(crate) source: Option<IpAddr>,
     /// The gateway is on the link though no address of the interface says so.
     pub(crate) onlink: bool,
@@ -56,7 +57,7 @@ impl Wanted {
     pub(crate) fn is(&self, route: &Route, oif: u32) -> bool {
         route.oif == oif
             && route.destination == self.destination
-            && route.gateway == Some(self.gateway)
+            && route.gateway == self.gateway
             && (self.source.is_none() || route.source == self.source)
     }
 }
@@ -211,7 +212,7 @@ impl Kernel {
     pub(crate) async fn put_route(&self, oif: u32, wanted: &Wanted) -> Result<(), Error> {
         let mut message = RouteMessage::default();
         let header = &mut message.header;
-        header.address_family = family(wanted.gateway);
+        header.address_family = family(wanted.destination.addr());
         header.destination_prefix_length = wanted.destination.prefix_len();
         header.table = RouteHeader::RT_TABLE_MAIN;
         header.protocol = RouteProtocol::Other(WEFT_PROTOCOL);
@@ -219,13 +220,15 @@ impl Kernel {
         if wanted.onlink {
             header.flags = RouteFlags::Onlink;
         }
-        message.attributes = vec![
-            RouteAttribute::Destination(wanted.destination.network().into()),
-            RouteAttribute::Gateway(wanted.gateway.into()),
-            RouteAttribute::Oif(oif),
-        ];
+        if wanted.gateway.is_none() {
+            header.scope = RouteScope::Link;
+        }
+        message.attributes =
+            vec![RouteAttribute::Destination(wanted.destination.network().into()), RouteAttribute::Oif(oif)];
+        message.attributes.extend(wanted.gateway.map(|ip| RouteAttribute::Gateway(ip.into())));
         message.attributes.extend(wanted.source.map(|ip| RouteAttribute::PrefSource(ip.into())));
-        let doing = format!("add the route to {} via {}", wanted.destination, wanted.gateway);
+        let via = wanted.gateway.map(|ip| format!(" via {ip}")).unwrap_or_default();
+        let doing = format!("add the route to {}{via}", wanted.destination);
         self.0.route().add(message).replace().execute().await.map_err(failed(doing))
     }
 

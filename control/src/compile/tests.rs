@@ -3,6 +3,7 @@
 use super::*;
 use crate::cluster;
 use crate::model::{Network, Pod, Route, Target};
+use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use weft_switch::tables::Map;
@@ -103,6 +104,8 @@ fn facts() -> Facts {
         limits: Limits::default(),
         ageing: 300,
         learn_limit: 256,
+        learned: Vec::new(),
+        path_mtus: HashMap::new(),
     }
 }
 

@@ -12,8 +12,6 @@ use weft_switch::types::PortId;
 
 use super::Daemon;
 
-/// How often samples are taken from the workers while somebody watches.
-pub(super) const COLLECT: Duration = Duration::from_millis(100);
 /// Samples a second that are aimed at: a quarter of what one worker can tell between two collections.
 const SAMPLES: u64 = 10_000;
 /// Flows that a watch tells apart; what comes beyond is counted as lost. 8 MiB.
@@ -69,6 +67,11 @@ impl Watches {
         !self.watches.is_empty()
     }
 
+    /// Everybody who watches sees it.
+    pub(super) fn take(&mut self, sample: &FlowSample) {
+        self.watches.iter_mut().for_each(|watch| watch.take(sample));
+    }
+
     /// Told once a second how many frames have been received since the start.
     pub(super) fn note_received(&mut self, received: u64) {
         self.rate = received.saturating_sub(self.received);
@@ -96,22 +99,21 @@ impl Daemon {
         if !self.flows.any() {
             self.flows.one_in = one_in(self.flows.rate);
             // What came before is of nobody's time.
-            drop(self.take_flows());
-            self.sample_flows(self.flows.one_in);
+            self.take_events();
+            self.dataplane.sample_flows(self.flows.one_in);
         }
         let lost_before = self.events_lost();
         let until = Instant::now() + lasts;
         self.flows.watches.push(Watch { until, limit, lost_before, seen: HashMap::new(), over: 0, answer });
     }
 
-    /// Hands the newest samples to everybody who watches, and answers those whose time is up.
-    pub(super) fn collect_flows(&mut self) {
-        let samples = self.take_flows();
+    /// Answers those whose time is up.
+    pub(super) fn answer_watches(&mut self) {
+        if !self.flows.any() {
+            return;
+        }
         let now = Instant::now();
         self.flows.watches.retain(|watch| !watch.answer.is_closed());
-        for watch in &mut self.flows.watches {
-            samples.iter().for_each(|sample| watch.take(sample));
-        }
         let (done, going_on) =
             std::mem::take(&mut self.flows.watches).into_iter().partition(|watch| watch.until <= now);
         self.flows.watches = going_on;
@@ -119,7 +121,7 @@ impl Daemon {
             self.answer_watch(watch);
         }
         if !self.flows.any() {
-            self.sample_flows(0);
+            self.dataplane.sample_flows(0);
         }
     }
 

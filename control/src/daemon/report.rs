@@ -38,7 +38,7 @@ impl Daemon {
             node: self.node.clone(),
             state: if problems.is_empty() { State::Ready } else { State::Degraded },
             problems,
-            notes: self.restart_notes(),
+            notes: self.restart_notes().into_iter().chain(self.conflict_notes()).collect(),
             started_at: unix_seconds(self.started.1),
             uptime_s: self.started.0.elapsed().as_secs(),
             generation: self.dataplane.generation().0,

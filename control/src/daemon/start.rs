@@ -12,6 +12,7 @@ use weft_ffi::kernel::udp_claim::{ClaimError, UdpClaim};
 use weft_node::{Lock, Mirror, State};
 
 use super::flows::Watches;
+use super::learned::Learned;
 use super::settings::{SetLogLevel, Settings};
 use super::vteps::Macs;
 use super::{Client, Daemon, Inputs, SourceState, attachments, rights};
@@ -136,6 +137,7 @@ pub async fn start(setup: Setup) -> Result<Started, StartError> {
         host: None,
         problems: Vec::new(),
         ways: HashMap::new(),
+        learned: Learned::default(),
         fresh: Vec::new(),
         flows: Watches::default(),
         settings: own_settings,

@@ -2,10 +2,12 @@
 //!
 //! Needs root, `/dev/net/tun`, iproute2, ping and setpriv; without them the tests fail.
 
+mod bridge;
 mod faults;
 mod lab;
 mod lifecycle;
 mod metrics;
+mod neighbours;
 mod ports;
 mod refusals;
 mod requests;
@@ -13,3 +15,4 @@ mod settings;
 mod socket;
 mod source;
 mod tunnel;
+mod wire;

@@ -1,6 +1,6 @@
 //! Takes a frame out of its tunnel packet.
 
-use crate::classify::{ECN_CE, ECN_NOT_ECT};
+use crate::classify::{ECN_CE, ECN_ECT_0, ECN_ECT_1};
 use crate::drop_reason::DropReason;
 use crate::offload::{Checksum, Offload};
 use crate::packet::PacketBuf;
@@ -20,21 +20,34 @@ pub(super) fn decap<B: PacketBuf>(packet: &mut B, parsed: &Parsed, outer: &Outer
     if !packet.trim_front(cut) {
         return Err(DropReason::VxlanMalformed);
     }
-    if outer.ecn == ECN_CE {
-        let ip = &mut packet.head_mut()[ETHERNET_LEN..];
-        match parsed.l3 {
-            L3::V4(inner) if inner.ecn != ECN_NOT_ECT => {
-                let mut view = Ipv4View::new_header_checked(ip).map_err(|_| DropReason::Ipv4Malformed)?;
-                view.set_ecn_updating(ECN_CE);
-            }
-            L3::V6(inner) if inner.ecn != ECN_NOT_ECT => {
-                let mut view = Ipv6View::new_header_checked(ip).map_err(|_| DropReason::Ipv6Malformed)?;
-                view.set_ecn(ECN_CE);
-            }
-            _ => {}
+    let Some(mark) = mark(outer, parsed) else { return Ok(()) };
+    let ip = &mut packet.head_mut()[ETHERNET_LEN..];
+    match parsed.l3 {
+        L3::V4(_) => {
+            Ipv4View::new_header_checked(ip).map_err(|_| DropReason::Ipv4Malformed)?.set_ecn_updating(mark)
         }
+        L3::V6(_) => {
+            Ipv6View::new_header_checked(ip).map_err(|_| DropReason::Ipv6Malformed)?.set_ecn(mark);
+        }
+        _ => {}
     }
     Ok(())
+}
+
+/// The mark that the inner header gets from the outer one, where it is not to stay as it is (RFC 6040, figure 4; as
+/// Linux does it).
+#[inline]
+fn mark(outer: &Outer, parsed: &Parsed) -> Option<u8> {
+    let inner = match parsed.l3 {
+        L3::V4(ip) => ip.ecn,
+        L3::V6(ip) => ip.ecn,
+        _ => return None,
+    };
+    match (outer.ecn, inner) {
+        (ECN_CE, ECN_ECT_0 | ECN_ECT_1) => Some(ECN_CE),
+        (ECN_ECT_1, ECN_ECT_0) => Some(ECN_ECT_1),
+        _ => None,
+    }
 }
 
 /// A partial checksum is the inner packet's if it begins behind the inner headers; if it was the outer UDP header's, the

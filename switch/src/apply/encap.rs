@@ -3,8 +3,9 @@
 //! The outer header comes prepared; what is patched in is the lengths, the IPv4 identification and checksum, ECN and
 //! the UDP source port. The inner Ethernet header is replaced by the one between the two VTEPs, which the block holds.
 
-use crate::classify::ECN_CE;
+use crate::classify::{ECN_CE, ECN_ECT_0};
 use crate::drop_reason::DropReason;
+use crate::flow_hash;
 use crate::offload::{Checksum, Offload};
 use crate::packet::PacketBuf;
 use crate::parse::{L3, Parsed};
@@ -12,7 +13,6 @@ use crate::tables::{SourcePorts, Vtep};
 use crate::wire::ethernet::ETHERNET_LEN;
 use crate::wire::vxlan::VXLAN_LEN;
 
-const ECN_ECT0: u8 = 2;
 const UDP_LEN: usize = 8;
 
 /// Encapsulates a finished frame. `ident` is the worker's running IPv4 identification.
@@ -26,17 +26,12 @@ pub(super) fn encap<B: PacketBuf>(
 ) -> Result<(), DropReason> {
     let Some(encap) = &vtep.encap else { return Err(DropReason::VtepUnresolved) };
     let (ecn, ethertype, hash) = match parsed.l3 {
-        L3::V4(ip) => {
-            (ip.ecn, [0x08, 0x00], flow_hash(ip.src.to_bits(), ip.dst.to_bits(), ip.ports, ip.protocol.0))
-        }
-        L3::V6(ip) => {
-            let (src, dst) = (fold(ip.src.to_bits()), fold(ip.dst.to_bits()));
-            (ip.ecn, [0x86, 0xdd], flow_hash(src, dst, ip.ports, ip.protocol.0))
-        }
+        L3::V4(ip) => (ip.ecn, [0x08, 0x00], flow_hash::v4(&ip)),
+        L3::V6(ip) => (ip.ecn, [0x86, 0xdd], flow_hash::v6(&ip)),
         _ => return Err(DropReason::NotIp),
     };
     // Congestion that the inner header tells of is not told again by the outer one (RFC 3168, section 9.1.1).
-    let ecn = if ecn == ECN_CE { ECN_ECT0 } else { ecn };
+    let ecn = if ecn == ECN_CE { ECN_ECT_0 } else { ecn };
 
     let block = &encap.block[..usize::from(encap.len)];
     let Some(head) = packet.prepend(block.len() - ETHERNET_LEN) else { return Err(DropReason::NoHeadroom) };
@@ -73,19 +68,4 @@ pub(super) fn encap<B: PacketBuf>(
         packet.set_offload(Offload::default());
     }
     Ok(())
-}
-
-fn fold(address: u128) -> u32 {
-    let half = (address >> 64) as u64 ^ address as u64;
-    (half >> 32) as u32 ^ half as u32
-}
-
-/// The same for all packets of a flow, spread over 32 bits: two rounds of multiply and fold.
-#[inline]
-fn flow_hash(src: u32, dst: u32, ports: u32, protocol: u8) -> u32 {
-    const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
-    let addresses = (u64::from(src) << 32 | u64::from(dst)).wrapping_mul(ODD);
-    let all =
-        (addresses ^ (addresses >> 29) ^ (u64::from(ports) << 8 | u64::from(protocol))).wrapping_mul(ODD);
-    (all >> 32) as u32
 }

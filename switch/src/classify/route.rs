@@ -1,25 +1,24 @@
-//! The router: IP packets by their destination's longest prefix.
+//! The router: IP packets by their destination's longest prefix (RFC 1812; RFC 8200).
+//!
+//! What cannot be forwarded is rejected, which tells the sender, or dropped in silence: where the route says so, where there is
+//! nobody to tell, and where a way is missing only for the moment. While the kernel looks for the MAC address of the way
+//! to a peer, an error would end connections that a second later could be made.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::{Action, Ingress, LastHits, Reply};
+use super::next_hop::{Target, member, resolve};
+use super::{Action, IcmpError, Ingress, LastHits, Reply, Way};
 use crate::drop_reason::DropReason;
+use crate::flow_hash;
 use crate::offload::{Gso, GsoKind};
 use crate::parse::{Ip, Parsed};
-use crate::tables::{Neighbour, NextHop, PodGuard, Prefix, Role, Routes, Snapshot};
+use crate::tables::{Neighbour, PodGuard, Prefix, Role, Routes, Snapshot};
+use crate::types::Mtu;
 use crate::wire::ip::IpProtocol;
-
-/// Where a destination address leads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Target {
-    Neighbour(Neighbour),
-    Host,
-    Vtep(u32),
-    Nowhere(DropReason),
-}
+use crate::wire::ipv4::{IPV4_LEN, Ipv4Options, Ipv4View};
 
 /// An address family as the router sees it.
-pub(super) trait Family: Prefix {
+pub(crate) trait Family: Prefix {
     fn routes(tables: &Snapshot) -> &Routes<Self>;
     fn neighbour(self, tables: &Snapshot) -> Option<Neighbour>;
     fn is_gateway(self, tables: &Snapshot) -> bool;
@@ -30,6 +29,11 @@ pub(super) trait Family: Prefix {
     /// What a pod may send from.
     fn allowed(self, guard: &PodGuard, protocol: IpProtocol) -> bool;
     fn last(last: &mut LastHits) -> &mut Option<(Self, Target)>;
+    /// Why a packet with such options is not forwarded.
+    fn bad_options(head: &[u8], parsed: &Parsed, ip: &Ip<Self>) -> Option<DropReason>;
+    /// Whether a packet that is too big may be cut.
+    fn may_be_cut(head: &[u8], parsed: &Parsed) -> bool;
+    fn flow_hash(ip: &Ip<Self>) -> u32;
     const ECHO: (IpProtocol, u8, Reply);
     const UNSPECIFIED: Self;
 }
@@ -64,6 +68,17 @@ impl Family for Ipv4Addr {
     #[inline]
     fn last(last: &mut LastHits) -> &mut Option<(Self, Target)> {
         &mut last.v4
+    }
+    #[inline]
+    fn bad_options(head: &[u8], parsed: &Parsed, ip: &Ip<Self>) -> Option<DropReason> {
+        if usize::from(ip.l4) == parsed.l3_offset() + IPV4_LEN { None } else { bad_options(head, parsed) }
+    }
+    fn may_be_cut(head: &[u8], parsed: &Parsed) -> bool {
+        Ipv4View::new_header_checked(&head[parsed.l3_offset()..]).is_ok_and(|ip| !ip.dont_fragment())
+    }
+    #[inline]
+    fn flow_hash(ip: &Ip<Self>) -> u32 {
+        flow_hash::v4(ip)
     }
     const ECHO: (IpProtocol, u8, Reply) = (IpProtocol::ICMP, 8, Reply::Echo4);
     const UNSPECIFIED: Self = Self::UNSPECIFIED;
@@ -101,24 +116,59 @@ impl Family for Ipv6Addr {
     fn last(last: &mut LastHits) -> &mut Option<(Self, Target)> {
         &mut last.v6
     }
+    /// Extension headers are for the ends. A routing header is for the node that the packet is addressed to, which the
+    /// router never is (RFC 8200, section 4.4).
+    #[inline]
+    fn bad_options(_: &[u8], _: &Parsed, _: &Ip<Self>) -> Option<DropReason> {
+        None
+    }
+    /// Only by its sender (RFC 8200, section 5).
+    fn may_be_cut(_: &[u8], _: &Parsed) -> bool {
+        false
+    }
+    #[inline]
+    fn flow_hash(ip: &Ip<Self>) -> u32 {
+        flow_hash::v6(ip)
+    }
     const ECHO: (IpProtocol, u8, Reply) = (IpProtocol::ICMPV6, 128, Reply::Echo6);
     const UNSPECIFIED: Self = Self::UNSPECIFIED;
 }
 
-/// Where `dst` leads.
-#[inline]
-fn resolve<A: Family>(tables: &Snapshot, dst: A) -> Target {
-    match A::routes(tables).lookup(dst) {
-        Some(NextHop::Local) => {
-            dst.neighbour(tables).map_or(Target::Nowhere(DropReason::NoPod), Target::Neighbour)
-        }
-        Some(NextHop::Vtep(vtep)) => Target::Vtep(vtep),
-        Some(NextHop::Unreachable | NextHop::Prohibit | NextHop::Blackhole) => {
-            Target::Nowhere(DropReason::NoRoute)
-        }
-        Some(NextHop::Hop(_) | NextHop::Group(_)) => Target::Nowhere(DropReason::NoRoute),
-        Some(NextHop::Host) | None => Target::Host,
+/// Options are forwarded as they are, but for a source route: with it a pod could get past what the tables say (RFC 7126,
+/// sections 4.3 and 4.4). What cannot be read to its end could hide one.
+#[cold]
+fn bad_options(head: &[u8], parsed: &Parsed) -> Option<DropReason> {
+    let Ok(ip) = Ipv4View::new_header_checked(&head[parsed.l3_offset()..]) else {
+        return Some(DropReason::Ipv4Options);
+    };
+    Ipv4Options::new(ip.options()).find_map(|option| match option {
+        Ok(option) if option.is_source_route() => Some(DropReason::SourceRouted),
+        Ok(_) => None,
+        Err(_) => Some(DropReason::Ipv4Options),
+    })
+}
+
+/// The route leads nowhere, or to nobody.
+#[cold]
+fn nowhere(reason: DropReason) -> Action {
+    let error = match reason {
+        DropReason::RouteBlackhole => return Action::Drop(reason),
+        DropReason::RouteProhibited => IcmpError::Prohibited,
+        DropReason::NoRoute => IcmpError::NoRoute,
+        _ => IcmpError::HostUnreachable,
+    };
+    Action::Reject { reason, error }
+}
+
+/// The way out carries less.
+#[cold]
+fn too_big<A: Family>(head: &[u8], parsed: &Parsed, way: Way, hop: bool, mtu: Mtu) -> Action {
+    if A::may_be_cut(head, parsed) {
+        return Action::Fragment { way, hop, mtu };
     }
+    // 65,535 at most: an MTU has 16 bits.
+    let error = IcmpError::TooBig { mtu: mtu.get() as u16 };
+    Action::Reject { reason: DropReason::MtuExceeded, error }
 }
 
 /// How long the IP packet is on its way out: for a frame that stands for several, the longest of them.
@@ -143,6 +193,9 @@ pub(super) fn route<A: Family>(
     ip: &Ip<A>,
     gso: Option<Gso>,
 ) -> Action {
+    if let Some(reason) = A::bad_options(head, parsed, ip) {
+        return Action::Drop(reason);
+    }
     let (echo_protocol, echo_type, echo_reply) = A::ECHO;
     if ip.protocol == echo_protocol
         && matches!(from.port.role, Role::Pod(_) | Role::Trusted)
@@ -151,6 +204,8 @@ pub(super) fn route<A: Family>(
         && head.get(usize::from(ip.l4)) == Some(&echo_type)
         && ip.dst.is_gateway(tables)
     {
+        // The answer is as long as the question. One that is longer than the link carries cannot have come over it as one
+        // frame, by a sender that keeps to the link's MTU, and is not worth cutting up.
         let fits = packet_len(head, parsed, ip, gso) <= from.port.mtu.get();
         return if fits { Action::Hairpin(echo_reply) } else { Action::Drop(DropReason::MtuExceeded) };
     }
@@ -165,30 +220,43 @@ pub(super) fn route<A: Family>(
             target
         }
     };
+    let target = match target {
+        Target::Group(group) => member(tables, from, group, ip),
+        target => target,
+    };
     // What comes from the host has been routed by its kernel; what goes to the host will be.
     let hop = !matches!(from.port.role, Role::Host);
-    let (action, mtu) = match target {
-        Target::Nowhere(reason) => return Action::Drop(reason),
-        Target::Neighbour(to) => (Action::Deliver { to, hop }, tables.ports.get(to.port).map(|p| p.mtu)),
+    let (way, mtu) = match target {
+        Target::Unknown => return Action::Solicit,
+        Target::Nowhere(reason) => return nowhere(reason),
+        Target::Neighbour(to) => (Way::Neighbour(to), tables.ports.get(to.port).map(|port| port.mtu)),
+        // It has sent the packet here to be routed: given back, it would send it again.
+        Target::Hop(to) if to.port == from.id => return Action::Drop(DropReason::SamePort),
+        Target::Hop(to) => (Way::Neighbour(to), tables.ports.get(to.port).map(|port| port.mtu)),
         Target::Host => match tables.gateway.host {
             Some(to) if to.port == from.id => return Action::Drop(DropReason::SamePort),
             Some(to) => return Action::Deliver { to, hop: false },
-            None => return Action::Drop(DropReason::NoRoute),
+            None => return nowhere(DropReason::NoRoute),
         },
         Target::Vtep(_) if matches!(from.port.role, Role::Uplink) => {
             return Action::Drop(DropReason::TunnelToTunnel);
         }
         Target::Vtep(vtep) => match tables.vteps.get(vtep as usize) {
-            Some(far) if far.encap.is_some() => (Action::Encap { vtep, hop }, Some(far.mtu)),
+            Some(far) if far.encap.is_some() => (Way::Vtep(vtep), Some(far.mtu)),
             _ => return Action::Drop(DropReason::VtepUnresolved),
         },
+        // The choice is never another group.
+        Target::Group(_) => return nowhere(DropReason::NoRoute),
     };
     if hop && ip.ttl <= 1 {
-        return Action::Drop(DropReason::TtlExceeded);
+        return Action::Reject { reason: DropReason::TtlExceeded, error: IcmpError::TimeExceeded };
     }
-    let Some(mtu) = mtu else { return Action::Drop(DropReason::NoPod) };
+    let Some(mtu) = mtu else { return nowhere(DropReason::NoPod) };
     if packet_len(head, parsed, ip, gso) > mtu.get() {
-        return Action::Drop(DropReason::MtuExceeded);
+        return too_big::<A>(head, parsed, way, hop, mtu);
     }
-    action
+    match way {
+        Way::Neighbour(to) => Action::Deliver { to, hop },
+        Way::Vtep(vtep) => Action::Encap { vtep, hop },
+    }
 }

@@ -1,11 +1,14 @@
 //! Transport checksums in software, over chains.
 
+use std::net::Ipv6Addr;
+
 use super::layout::{UDP, bytes_at};
 use super::sum::sum_of;
 use super::{Checksum, Offload};
 use crate::drop_reason::DropReason;
 use crate::packet::PacketBuf;
-use crate::wire::checksum::udp_never_zero;
+use crate::wire::checksum::{Sum, udp_never_zero};
+use crate::wire::ip::IpProtocol;
 
 /// Fills in a [`Checksum::Partial`] and sets the state to [`Checksum::Unverified`]; leaves every other state as it is.
 /// A result of 0 is written as 0xffff, which means the same to a sum and is what UDP demands (RFC 768); the kernel
@@ -40,6 +43,19 @@ pub fn complete(buf: &mut impl PacketBuf) -> Result<(), DropReason> {
 /// frame in state `Partial` comes from this machine's memory; its checksums, inner and outer, are not filled in.
 pub fn udp_checksum_ok(buf: &impl PacketBuf, ip: usize, udp: usize) -> bool {
     buf.offload().checksum != Checksum::Unverified || sums_up(buf, ip, udp).unwrap_or(false)
+}
+
+/// Whether the checksum of the ICMP message between `start` and `end` is right; ICMPv6's is also over the addresses. Always
+/// looks: interfaces check TCP and UDP, and who sends ICMP fills it in.
+pub fn icmp_checksum_ok(
+    buf: &impl PacketBuf,
+    start: usize,
+    end: usize,
+    v6: Option<(Ipv6Addr, Ipv6Addr)>,
+) -> bool {
+    let len = end.saturating_sub(start);
+    let pseudo = v6.map_or(Sum::new(), |(src, dst)| Sum::pseudo_v6(src, dst, IpProtocol::ICMPV6, len));
+    end <= buf.len() && pseudo.add_sum(sum_of(buf, start, len)).fold() == 0xffff
 }
 
 fn sums_up(buf: &impl PacketBuf, ip: usize, udp: usize) -> Option<bool> {

@@ -2,18 +2,23 @@
 
 use crate::packet::PacketBuf;
 
+pub(super) const ICMP: u8 = 1;
 pub(super) const TCP: u8 = 6;
 pub(super) const UDP: u8 = 17;
+/// Not looked behind: it covers what follows, so nothing there is left to be filled in or cut.
+pub(super) const AH: u8 = 51;
 pub(super) const ICMPV6: u8 = 58;
 
 const ETH: usize = 14;
 const VLAN: usize = 4;
+/// 802.1Q tags that are looked through at most, as when the frame is parsed.
+const TAGS: usize = 2;
 pub(super) const IPV6: usize = 40;
 
 /// Extension headers that are walked over at most. More is nothing that anybody sends.
 const EXTENSIONS: usize = 8;
 
-/// The outermost headers of an IP packet in an Ethernet frame with at most one 802.1Q tag.
+/// The outermost headers of an IP packet in an Ethernet frame with at most two 802.1Q tags.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Layout {
     /// Where the IP header begins.
@@ -43,7 +48,10 @@ pub(super) fn bytes_at<const N: usize>(buf: &impl PacketBuf, offset: usize) -> O
 pub(super) fn find(buf: &impl PacketBuf) -> Option<Layout> {
     let mut l3 = ETH;
     let mut ether_type = u16::from_be_bytes(bytes_at(buf, ETH - 2)?);
-    if ether_type == 0x8100 {
+    for _ in 0..TAGS {
+        if !matches!(ether_type, 0x8100 | 0x88a8) {
+            break;
+        }
         l3 += VLAN;
         ether_type = u16::from_be_bytes(bytes_at(buf, l3 - 2)?);
     }

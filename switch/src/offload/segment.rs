@@ -11,7 +11,7 @@ use crate::drop_reason::DropReason;
 use crate::packet::{BufPool, PacketBuf};
 use crate::wire::checksum::{Sum, udp_never_zero};
 
-/// Headers longer than this are not cut: Ethernet, 802.1Q, the longest IPv4 and TCP headers, or IPv6 with a good deal of
+/// Headers longer than this are not cut: Ethernet, 802.1Q tags, the longest IPv4 and TCP headers, or IPv6 with a good deal of
 /// extension headers.
 const MAX_HEADERS: usize = 256;
 
@@ -43,7 +43,7 @@ impl Unfinished {
 }
 
 /// Gives `out` the frames that `buf` stands for, finished and in order, and returns how many. Where they are is found
-/// from the frame: Ethernet, at most one 802.1Q tag, IPv4 with or without options or IPv6 with or without extension headers,
+/// from the frame: Ethernet, at most two 802.1Q tags, IPv4 with or without options or IPv6 with or without extension headers,
 /// TCP or UDP. A frame of one segment's payload is finished where it is.
 ///
 /// IPv4's identification counts up; TCP's FIN and PSH are on the last frame only and CWR on the first only. A UDP
@@ -85,7 +85,7 @@ pub fn segment<P: BufPool>(
 }
 
 /// Fills `to` from `at` to its end with what `from` has from `offset` on.
-fn copy(from: &impl PacketBuf, offset: usize, to: &mut impl PacketBuf, at: usize) {
+pub(crate) fn copy(from: &impl PacketBuf, offset: usize, to: &mut impl PacketBuf, at: usize) {
     let len = to.len();
     if to.head().len() == len {
         from.read_at(offset, &mut to.head_mut()[at..]);

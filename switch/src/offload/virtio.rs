@@ -14,7 +14,7 @@
 
 use thiserror::Error;
 
-use super::layout::{self, ICMPV6, bytes_at};
+use super::layout::{self, AH, ICMP, ICMPV6, TCP, UDP, bytes_at};
 use super::{Checksum, Gso, GsoKind, Offload};
 use crate::packet::PacketBuf;
 
@@ -38,9 +38,9 @@ pub enum VirtioError {
     /// No room for the header.
     #[error("virtio-net header of {0} bytes; it has 10, or 12 with the number of buffers")]
     HeaderLength(usize),
-    /// The checksum's field is not in the packet's payload.
+    /// The checksum's field is neither the upper layer's own nor in its payload.
     #[error(
-        "checksum wanted at {start}+{offset}, which is not behind the IP header of the frame of {len} bytes"
+        "checksum wanted at {start}+{offset}, which is no checksum behind the IP header of the frame of {len} bytes"
     )]
     ChecksumPlace {
         /// Where the sum begins.
@@ -62,10 +62,11 @@ pub enum VirtioError {
 }
 
 /// The state of `frame` by the header that came with it. Trusts neither: the checksum's field must lie in the frame,
-/// and behind its IP header with all extension headers. Else a pod could have the checksum written over an address, or over
-/// the protocol that an extension header announces, after those were checked.
-/// For the same reason it may not be in an ICMPv6 message, which carries addresses (neighbour discovery) and which
-/// everybody sends with its checksum.
+/// and behind its IP header with all extension headers, and there it must be the field of TCP, UDP or ICMP or lie behind
+/// that header. Else a pod could have the checksum written over an address, a port, a message's type, or the protocol that
+/// an extension header announces, after those were checked.
+/// For the same reason it may not be in an ICMPv6 message, which carries addresses (neighbour discovery), nor behind an
+/// authentication header: everybody sends these with their checksums.
 ///
 /// The start may lie deep in the frame: the kernel's VTEP sends tunnel packets over a veth with the *inner* checksum
 /// not filled in and the inner kind of GSO. `hdr_len` is not looked at. "Checked" is taken at its word from a guest too: the
@@ -77,7 +78,7 @@ pub fn parse(header: &[u8], frame: &impl PacketBuf) -> Result<Offload, VirtioErr
 
     let checksum = if flags & NEEDS_CSUM != 0 {
         let (start, offset) = (word(6), word(8));
-        if !place_is_behind_ip(frame, start.into(), offset.into()) {
+        if !is_place_of_checksum(frame, start.into(), offset.into()) {
             return Err(VirtioError::ChecksumPlace { start, offset, len: frame.len() });
         }
         Checksum::Partial { start, offset }
@@ -103,11 +104,18 @@ pub fn parse(header: &[u8], frame: &impl PacketBuf) -> Result<Offload, VirtioErr
     Ok(Offload { checksum, gso: Some(Gso { kind, size, ecn: gso_type & GSO_ECN != 0 }) })
 }
 
-fn place_is_behind_ip(frame: &impl PacketBuf, start: usize, offset: usize) -> bool {
-    start + offset + 2 <= frame.len()
-        && layout::find(frame).is_some_and(|found| {
-            start >= found.l4 && !(found.v6 && found.protocol == ICMPV6) && !found.fragment
-        })
+fn is_place_of_checksum(frame: &impl PacketBuf, start: usize, offset: usize) -> bool {
+    let Some(found) = layout::find(frame).filter(|_| start + offset + 2 <= frame.len()) else { return false };
+    // The checksum's own place, and the bytes of the shortest header.
+    let (field, header) = match found.protocol {
+        TCP => (16, 20),
+        UDP => (6, 8),
+        ICMP => (2, 8),
+        ICMPV6 | AH => return false,
+        _ => (offset, 0),
+    };
+    let own = start == found.l4 && offset == field;
+    (own || start >= found.l4 + header) && !found.fragment
 }
 
 /// Writes the header for `frame` in state `offload` to `to`, whose length says which of the two it is. `hdr_len` of a

@@ -45,6 +45,28 @@ pub struct Gateway {
     pub host: Option<Neighbour>,
 }
 
+impl Gateway {
+    /// True for an address of the gateway's.
+    pub fn has(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(v4) => self.v4.contains(&v4),
+            IpAddr::V6(v6) => self.v6.contains(&v6),
+        }
+    }
+
+    /// The gateway's address in the node's subnet that has `address`.
+    pub fn for_v4(&self, address: Ipv4Addr) -> Option<Ipv4Addr> {
+        let subnet = self.subnets4.iter().find(|(net, len, _)| address.masked(*len) == net.masked(*len));
+        subnet.map(|(_, _, own)| *own)
+    }
+
+    /// As [`Self::for_v4`].
+    pub fn for_v6(&self, address: Ipv6Addr) -> Option<Ipv6Addr> {
+        let subnet = self.subnets6.iter().find(|(net, len, _)| address.masked(*len) == net.masked(*len));
+        subnet.map(|(_, _, own)| *own)
+    }
+}
+
 /// Everything that the workers look up.
 #[derive(Debug, Default)]
 pub struct Snapshot {
@@ -58,6 +80,9 @@ pub struct Snapshot {
     pub neighbours4: Map<Ipv4Addr, Neighbour>,
     /// IPv6 address to pod, for the pods of this node.
     pub neighbours6: Map<Ipv6Addr, Neighbour>,
+    /// Which of the neighbours' addresses were learned from what stations behind trusted ports said. The others are
+    /// configured, and nobody may claim them.
+    pub learned: Map<IpAddr, ()>,
     /// The gateway and the host.
     pub gateway: Gateway,
     /// Longest prefix match over IPv4 destinations. What it does not know goes to the host.
@@ -91,11 +116,31 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// True for an address of one of the node's subnets.
+    pub fn in_subnet(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(v4) => self.gateway.for_v4(v4).is_some(),
+            IpAddr::V6(v6) => self.gateway.for_v6(v6).is_some(),
+        }
+    }
+
     /// The pod of this node that has `address`.
     pub fn neighbour(&self, address: IpAddr) -> Option<Neighbour> {
         match address {
             IpAddr::V4(v4) => self.neighbours4.get(&v4).copied(),
             IpAddr::V6(v6) => self.neighbours6.get(&v6).copied(),
+        }
+    }
+
+    /// Adds a neighbour that was learned, unless the address is a configured one's.
+    pub fn add_learned(&mut self, address: IpAddr, neighbour: Neighbour) {
+        if self.neighbour(address).is_some() {
+            return;
+        }
+        self.learned.insert(address, ());
+        match address {
+            IpAddr::V4(v4) => drop(self.neighbours4.insert(v4, neighbour)),
+            IpAddr::V6(v6) => drop(self.neighbours6.insert(v6, neighbour)),
         }
     }
 

@@ -27,6 +27,13 @@ impl PodGuard {
         self.v4.contains(&address)
     }
 
+    /// True for the link-local address that follows from the pod's MAC address (RFC 4291, appendix A): the only one
+    /// that it can be known to have.
+    pub fn has_link_local(&self, address: Ipv6Addr) -> bool {
+        let [a, b, c, d, e, f] = self.mac.0;
+        address.octets() == [0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f]
+    }
+
     /// True for an IPv6 address of the pod.
     #[inline]
     pub fn has_v6(&self, address: Ipv6Addr) -> bool {

@@ -33,6 +33,8 @@ pub const CODE_HOST_UNREACHABLE: u8 = 1;
 /// Code of [`DESTINATION_UNREACHABLE`]: it does not fit and may not be fragmented; the last two bytes of the header
 /// are the MTU (RFC 1191, section 4).
 pub const CODE_FRAGMENTATION_NEEDED: u8 = 4;
+/// Code of [`DESTINATION_UNREACHABLE`]: forbidden by an administrator (RFC 1812, section 5.2.7.1).
+pub const CODE_PROHIBITED: u8 = 13;
 /// Code of [`TIME_EXCEEDED`]: on the way.
 pub const CODE_TTL_EXCEEDED: u8 = 0;
 
@@ -42,6 +44,7 @@ const CHECKSUM: Range<usize> = 2..4;
 const REST: Range<usize> = 4..8;
 const ECHO_IDENT: Range<usize> = 4..6;
 const ECHO_SEQ: Range<usize> = 6..8;
+const NEXT_HOP_MTU: Range<usize> = 6..8;
 
 /// A message, from its first byte.
 #[derive(Debug, Clone, Copy)]
@@ -103,6 +106,12 @@ impl<T: AsRef<[u8]>> IcmpView<T> {
     #[inline]
     pub fn echo_seq(&self) -> u16 {
         be16(self.bytes.as_ref(), ECHO_SEQ)
+    }
+
+    /// What the next hop carries, of [`CODE_FRAGMENTATION_NEEDED`] (RFC 1191, section 4); 0 from routers of before that.
+    #[inline]
+    pub fn next_hop_mtu(&self) -> u16 {
+        be16(self.bytes.as_ref(), NEXT_HOP_MTU)
     }
 
     /// True for messages that report an error, which are never answered with one (RFC 1122, section 3.2.2).
@@ -188,6 +197,17 @@ impl IcmpHeader {
     /// Bytes that [`Self::emit`] writes.
     pub const LEN: usize = ICMP_LEN;
 
+    /// An error that says no more than its type and code.
+    pub const fn error(icmp_type: u8, code: u8) -> Self {
+        Self { icmp_type, code, rest: [0; 4] }
+    }
+
+    /// It does not fit through a link that carries `mtu` bytes, and may not be fragmented (RFC 1191, section 4).
+    pub const fn fragmentation_needed(mtu: u16) -> Self {
+        let [high, low] = mtu.to_be_bytes();
+        Self { icmp_type: DESTINATION_UNREACHABLE, code: CODE_FRAGMENTATION_NEEDED, rest: [0, 0, high, low] }
+    }
+
     /// Reads it from a whole message. A wrong checksum is an error.
     pub fn parse<T: AsRef<[u8]>>(view: &IcmpView<T>) -> Result<Self, WireError> {
         let view = IcmpView::new_checked(view.bytes.as_ref())?;
@@ -244,6 +264,17 @@ mod tests {
         message[15] ^= 1;
         let wrong = WireError::BadField { format: Format::Icmp, field: "checksum", value: 0x7a44 };
         assert_eq!(IcmpHeader::parse(&IcmpView::new_checked(message).unwrap()), Err(wrong));
+    }
+
+    #[test]
+    fn errors_say_what_they_say() {
+        let mut message = [0xa5; ICMP_LEN];
+        IcmpHeader::fragmentation_needed(1450).emit(&mut message).unwrap();
+        let view = IcmpView::new_checked(message).unwrap();
+        assert!(view.is_error() && view.verify_checksum());
+        assert_eq!((view.icmp_type(), view.code(), view.next_hop_mtu()), (3, 4, 1450));
+        IcmpHeader::error(TIME_EXCEEDED, CODE_TTL_EXCEEDED).emit(&mut message).unwrap();
+        assert_eq!((message[..2].to_vec(), message[4..].to_vec()), (vec![11, 0], vec![0; 4]));
     }
 
     proptest! {

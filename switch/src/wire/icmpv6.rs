@@ -37,6 +37,8 @@ pub const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
 pub const REDIRECT: u8 = 137;
 /// Code of [`DESTINATION_UNREACHABLE`]: no route.
 pub const CODE_NO_ROUTE: u8 = 0;
+/// Code of [`DESTINATION_UNREACHABLE`]: forbidden by an administrator.
+pub const CODE_PROHIBITED: u8 = 1;
 /// Code of [`DESTINATION_UNREACHABLE`]: no such host on the link.
 pub const CODE_ADDRESS_UNREACHABLE: u8 = 3;
 /// Code of [`TIME_EXCEEDED`]: on the way.
@@ -109,6 +111,12 @@ impl<T: AsRef<[u8]>> Icmpv6View<T> {
     #[inline]
     pub fn echo_seq(&self) -> u16 {
         be16(self.bytes.as_ref(), ECHO_SEQ)
+    }
+
+    /// What the next hop carries, of [`PACKET_TOO_BIG`].
+    #[inline]
+    pub fn mtu(&self) -> u32 {
+        u32::from_be_bytes(self.rest())
     }
 
     /// True for messages that report an error, which are never answered with one (RFC 4443, section 2.4 (e)); a
@@ -203,6 +211,16 @@ impl Icmpv6Header {
     /// Bytes that [`Self::emit`] writes.
     pub const LEN: usize = ICMPV6_LEN;
 
+    /// An error that says no more than its type and code.
+    pub const fn error(icmp_type: u8, code: u8) -> Self {
+        Self { icmp_type, code, rest: [0; 4] }
+    }
+
+    /// It does not fit through a link that carries `mtu` bytes.
+    pub const fn packet_too_big(mtu: u32) -> Self {
+        Self { icmp_type: PACKET_TOO_BIG, code: 0, rest: mtu.to_be_bytes() }
+    }
+
     /// Reads it from a whole message between these addresses. A wrong checksum is an error.
     pub fn parse<T: AsRef<[u8]>>(
         view: &Icmpv6View<T>,
@@ -266,6 +284,17 @@ mod tests {
         let (src, dst) = ("fd00::1".parse().unwrap(), "fd00::a".parse().unwrap());
         let wrong = WireError::BadField { format: Format::Icmpv6, field: "checksum", value: 0x07d5 };
         assert_eq!(Icmpv6Header::parse(&view, src, dst), Err(wrong));
+    }
+
+    #[test]
+    fn errors_say_what_they_say() {
+        let (src, dst) = ("fd00::1".parse().unwrap(), "fd00::a".parse().unwrap());
+        let mut message = [0xa5; ICMPV6_LEN];
+        Icmpv6Header::packet_too_big(1430).emit(&mut message, src, dst).unwrap();
+        let view = Icmpv6View::new_checked(message).unwrap();
+        assert!(view.is_error() && view.verify_checksum(src, dst));
+        assert_eq!((view.icmp_type(), view.code(), view.mtu()), (2, 0, 1430));
+        assert_eq!(Icmpv6Header::error(DESTINATION_UNREACHABLE, CODE_PROHIBITED).rest, [0; 4]);
     }
 
     proptest! {

@@ -5,6 +5,9 @@
 //! [`Ipv4View::new_checked`] also wants the whole packet in the slice. A slice longer than the packet is legal:
 //! short Ethernet frames are padded. The checksum is not checked: [`Ipv4View::verify_checksum`] does that.
 
+mod options;
+pub use options::{Ipv4Option, Ipv4Options, OPTION_END, OPTION_LSRR, OPTION_NOP, OPTION_SSRR};
+
 use super::bytes::{array, be16, check, need, put, room};
 use super::checksum::{Sum, update16};
 use super::ip::IpProtocol;

@@ -3,32 +3,50 @@
 use arrayvec::ArrayVec;
 use weft_sync::prefetch::prefetch_bytes;
 
+use super::learn::learn;
 use super::outbox::Outbox;
+use super::sample::sample;
 use super::{Buf, HANDOVER, Platform, Worker};
 use crate::apply::{Applier, Outcome};
 use crate::classify::{Action, Ingress, LastHits, classify, classify_tunnel};
 use crate::drop_reason::DropReason;
 use crate::packet::PacketBuf;
-use crate::parse::{HEADERS, L3, Outer, Parsed, parse, parse_tunnel};
+use crate::parse::{HEADERS, L3, Outer, Parsed, parse, parse_tunnel, too_big};
 use crate::port::{BURST, Burst, RxLoss, RxQueue};
+use crate::stations::{Stations, seconds};
 use crate::tables::{Role, Snapshot};
 use crate::types::{MacAddr, PortId};
 
 /// What the stages before apply have found out about a frame.
 #[derive(Clone, Copy)]
-struct Read {
-    parsed: Parsed,
+pub(super) struct Read {
+    pub(super) parsed: Parsed,
     outer: Option<Outer>,
-    action: Action,
+    pub(super) action: Action,
 }
 
 /// Stands in for what could not be parsed; its action is a drop.
-const UNREAD: Parsed = Parsed { l2: 0, len: 0, dst: MacAddr::ZERO, src: MacAddr::ZERO, l3: L3::Other };
+const UNREAD: Parsed =
+    Parsed { l2: 0, len: 0, dst: MacAddr::ZERO, src: MacAddr::ZERO, tags: 0, l3: L3::Other };
 
 impl<P: Platform> Worker<P> {
     /// Takes one burst from the receive queue of this index; how many frames it had.
     pub(super) fn poll(&mut self, index: usize) -> usize {
-        let Self { snapshot, pool, rx, outbox, counters, frames, ident, now, events, .. } = self;
+        let Self {
+            snapshot,
+            pool,
+            rx,
+            outbox,
+            counters,
+            frames,
+            ident,
+            now,
+            events,
+            sampling,
+            until_sample,
+            stations,
+            ..
+        } = self;
         let slot = &mut rx[index];
         let loss = slot.queue.rx(pool, frames);
         let lost = count_loss(loss, outbox);
@@ -46,7 +64,23 @@ impl<P: Platform> Worker<P> {
         port_counters.rx_bytes.add(frames.iter().map(|frame| frame.len() as u64).sum());
 
         let tables = snapshot.load();
-        let reads = read_burst(tables, from, frames);
+        let second = seconds(*now);
+        let reads = read_burst(tables, stations, second, from, frames);
+        if tables.ports.get(from).is_some_and(|port| matches!(port.role, Role::Trusted)) {
+            learn(
+                tables,
+                stations,
+                second,
+                from,
+                &reads,
+                &mut |limit| slot.buckets.moves.take(limit, *now),
+                counters,
+            );
+        }
+        let one_in = sampling.one_in();
+        if one_in > 0 {
+            sample(one_in, until_sample, from, &reads, events, counters);
+        }
         let mut applier =
             Applier { tables, pool, ident, from, now: *now, buckets: &mut slot.buckets, counters, events };
         let mut ends = Ends { tables, outbox, dropped: lost as u64, consumed: 0, originated: 0 };
@@ -104,7 +138,13 @@ fn count_loss<P: Platform>(loss: RxLoss, outbox: &Outbox<P>) -> usize {
 
 /// Parses and classifies every frame. Only reads.
 #[inline]
-fn read_burst<B: PacketBuf>(tables: &Snapshot, from: PortId, frames: &mut Burst<B>) -> ArrayVec<Read, BURST> {
+fn read_burst<B: PacketBuf>(
+    tables: &Snapshot,
+    stations: &Stations,
+    now: u32,
+    from: PortId,
+    frames: &mut Burst<B>,
+) -> ArrayVec<Read, BURST> {
     for frame in frames.iter_mut() {
         let have = frame.head().len();
         if have < HEADERS && have < frame.len() {
@@ -118,7 +158,7 @@ fn read_burst<B: PacketBuf>(tables: &Snapshot, from: PortId, frames: &mut Burst<
         let unknown = Read { parsed: UNREAD, outer: None, action: Action::Drop(DropReason::RxPortUnknown) };
         return frames.iter().map(|_| unknown).collect();
     };
-    let ingress = Ingress { id: from, port };
+    let ingress = Ingress { id: from, port, stations, now };
     let mut last = LastHits::default();
     if matches!(port.role, Role::Uplink) {
         frames.iter().map(|frame| read_tunnel(tables, &mut last, &ingress, frame)).collect()
@@ -146,7 +186,17 @@ fn read_tunnel<B: PacketBuf>(tables: &Snapshot, last: &mut LastHits, from: &Ingr
             let action = classify_tunnel(tables, last, from, frame.head(), &parsed, &outer, gso);
             Read { parsed, outer: Some(outer), action }
         }
+        Err(DropReason::NotTunnel) => Read { parsed: UNREAD, outer: None, action: not_tunnel(tables, frame) },
         Err(reason) => Read { parsed: UNREAD, outer: None, action: Action::Drop(reason) },
+    }
+}
+
+/// No tunnel packet, but what a router says about one may be.
+#[cold]
+fn not_tunnel<B: PacketBuf>(tables: &Snapshot, frame: &B) -> Action {
+    match too_big(frame, tables) {
+        Some(_) => Action::PathMtu,
+        None => Action::Drop(DropReason::NotTunnel),
     }
 }
 

@@ -4,8 +4,10 @@
 //! commands, sleep and accounting. [`make`] makes the workers of a switch with the rings between them.
 
 mod burst;
+mod learn;
 mod outbox;
 mod run;
+mod sample;
 
 use std::sync::Arc;
 
@@ -20,10 +22,12 @@ use crate::event::Events;
 use crate::limits::Buckets;
 use crate::packet::BufPool;
 use crate::port::{BURST, Burst, RxQueue, TxQueue};
+use crate::stations::Stations;
 use crate::tables::Snapshot;
 use crate::types::PortId;
 use outbox::Outbox;
 pub use run::{Clock, Idle, Sleeper};
+use sample::Sampling;
 
 /// Packets that wait in the ring from one worker to another at most.
 const HANDOVER: usize = 1024;
@@ -92,9 +96,21 @@ pub struct Handle<P: Platform> {
     waker: P::Waker,
     counters: Arc<WorkerCounters>,
     events: Events,
+    sampling: Arc<Sampling>,
+    stations: Stations,
 }
 
 impl<P: Platform> Handle<P> {
+    /// What the workers have learned: one table for all of them.
+    pub fn learned(&self) -> &Stations {
+        &self.stations
+    }
+
+    /// Has the worker tell of one packet in so many ([`crate::event::Event::Flow`]); of none at 0.
+    pub fn sample_flows(&self, one_in: u32) {
+        self.sampling.set(one_in);
+    }
+
     /// What the worker has to tell.
     pub fn events(&self) -> &Events {
         &self.events
@@ -136,6 +152,10 @@ pub struct Worker<P: Platform> {
     /// In milliseconds, as of the round.
     now: u64,
     events: Events,
+    stations: Stations,
+    sampling: Arc<Sampling>,
+    /// Packets until the next sample.
+    until_sample: u32,
 }
 
 /// What a worker is made of.
@@ -151,6 +171,7 @@ pub struct Parts<P: Platform> {
 /// Makes the workers of a switch, with a ring from each to each other.
 pub fn make<P: Platform>(parts: Vec<Parts<P>>) -> Vec<(Worker<P>, Handle<P>)> {
     let count = parts.len();
+    let stations = Stations::default();
     let flags: Vec<_> = (0..count).map(|_| Arc::new(SleepFlag::new())).collect();
     let wakers: Vec<_> = parts.iter().map(|part| part.waker.clone()).collect();
     let mut inboxes: Vec<Vec<_>> = (0..count).map(|_| Vec::new()).collect();
@@ -178,13 +199,15 @@ pub fn make<P: Platform>(parts: Vec<Parts<P>>) -> Vec<(Worker<P>, Handle<P>)> {
         let (commands, receiver) = unbounded();
         let counters = Arc::new(WorkerCounters::default());
         let (broken, broken_ports) = unbounded();
-        let events = Events::default();
+        let (events, sampling) = (Events::default(), Arc::new(Sampling::default()));
         let handle = Handle {
             commands,
             broken: broken_ports,
             waker: part.waker,
             counters: counters.clone(),
             events: events.clone(),
+            sampling: sampling.clone(),
+            stations: stations.clone(),
         };
         let worker = Worker {
             snapshot: part.snapshot,
@@ -201,6 +224,9 @@ pub fn make<P: Platform>(parts: Vec<Parts<P>>) -> Vec<(Worker<P>, Handle<P>)> {
             ident: (index as u16).wrapping_mul(0x3fd7),
             now: 0,
             events,
+            stations: stations.clone(),
+            sampling,
+            until_sample: 0,
         };
         workers.push((worker, handle));
     }
@@ -249,6 +275,11 @@ impl<P: Platform> Worker<P> {
             }
         }
         true
+    }
+
+    /// Takes buffers from this pool from now on.
+    pub fn set_pool(&mut self, pool: P::Pool) {
+        self.pool = pool;
     }
 
     /// Sets the time, in milliseconds since some point in the past. [`Self::run`] does so in every round.

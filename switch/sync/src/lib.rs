@@ -6,6 +6,7 @@
 //! | [`snapshot`] | control publishes | every worker, once a burst | one load of a line that is rarely written |
 //! | [`ring`] | one worker pushes | one worker pops | one line from the other core per batch |
 //! | [`counter`] | the worker that owns it | anyone | a load |
+//! | [`learned`] | every worker; control deletes | every worker | two lines that are rarely written |
 //! | [`sleep`] | the worker that goes to sleep; whoever wakes it | whoever hands it something | a fence per batch |
 //! | [`prefetch`] | – | – | a hint to the processor, no state |
 //!
@@ -22,6 +23,7 @@
 
 mod atomics;
 pub mod counter;
+pub mod learned;
 pub mod prefetch;
 pub mod ring;
 pub mod sleep;

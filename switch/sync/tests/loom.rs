@@ -9,6 +9,7 @@ use loom::model::Builder;
 use loom::sync::{Arc, Condvar, Mutex};
 use loom::thread;
 
+use weft_sync::learned::{Learn, LearnTable, Rules};
 use weft_sync::ring::{Consumer, ring};
 use weft_sync::sleep::SleepFlag;
 use weft_sync::snapshot::{Publisher, Reader, cell};
@@ -292,5 +293,116 @@ fn sleep_two_producers_and_one_wake_up() {
         for producer in producers {
             producer.join().unwrap();
         }
+    });
+}
+
+const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+/// Has the same first bucket as [`MAC`] with the seed below, so that its place is before the one that is taken beside it.
+const OTHER: [u8; 6] = [2, 0, 0, 0, 0, 4];
+const RULES: Rules = Rules { ageing: 100, limit: 4 };
+
+/// Two buckets of two places each, so that every address may be in every place.
+fn learn_table() -> Arc<LearnTable> {
+    Arc::new(LearnTable::new(4, 3, 1))
+}
+
+/// What must hold when all is quiet: the counts are those of the entries, and no address is there twice.
+fn check_learned(table: &LearnTable) -> usize {
+    let entries: Vec<_> = table.iter().collect();
+    for (index, entry) in entries.iter().enumerate() {
+        assert!(entries[..index].iter().all(|other| other.mac != entry.mac), "{entries:?}");
+    }
+    for port in 0..3 {
+        let behind = entries.iter().filter(|entry| entry.port == port).count();
+        assert_eq!(table.count_of(port) as usize, behind, "{entries:?}");
+    }
+    entries.len()
+}
+
+/// Two workers learn the same address behind different ports, while a place before it becomes free: they may take different
+/// places, and one entry is left.
+#[test]
+fn learned_the_same_address_at_once() {
+    explore(2, || {
+        let table = learn_table();
+        table.learn(OTHER, 0, 1, RULES, || true);
+        let workers: Vec<_> = [1, 2]
+            .map(|port| {
+                let table = table.clone();
+                thread::spawn(move || {
+                    let learned = table.learn(MAC, port, 1, RULES, || true);
+                    assert!(!matches!(learned, Learn::Full | Learn::PortFull | Learn::Busy));
+                })
+            })
+            .into();
+        table.forget_port(0);
+        for worker in workers {
+            worker.join().unwrap();
+        }
+        assert_eq!(check_learned(&table), 1);
+        assert!(matches!(table.lookup(MAC, 1, 100), Some(1 | 2)));
+    });
+}
+
+/// A look-up during a move finds the station, behind one port or the other.
+#[test]
+fn learned_a_move_against_a_lookup() {
+    explore(3, || {
+        let table = learn_table();
+        table.learn(MAC, 1, 1, RULES, || true);
+        let mover = table.clone();
+        let mover = thread::spawn(move || {
+            assert_eq!(mover.learn(MAC, 2, 2, RULES, || true), Learn::Moved);
+        });
+        let mut last = 1;
+        for _ in 0..2 {
+            let found = table.lookup(MAC, 2, 100).unwrap();
+            assert!((found == 1 || found == 2) && found >= last, "{found} after {last}");
+            last = found;
+        }
+        mover.join().unwrap();
+        assert_eq!(table.lookup(MAC, 2, 100), Some(2));
+        assert_eq!(check_learned(&table), 1);
+    });
+}
+
+/// Two moves of one address, and a port that goes meanwhile: the counts stay right.
+#[test]
+fn learned_moves_against_each_other_and_against_forgetting() {
+    explore(2, || {
+        let table = learn_table();
+        table.learn(MAC, 0, 1, RULES, || true);
+        let movers: Vec<_> = [1, 2]
+            .map(|port| {
+                let table = table.clone();
+                thread::spawn(move || table.learn(MAC, port, 1, RULES, || true))
+            })
+            .into();
+        table.forget_port(1);
+        for mover in movers {
+            mover.join().unwrap();
+        }
+        check_learned(&table);
+    });
+}
+
+/// Forgetting by age against the frame that is heard just then: the address is there, or it is not, and is learned by the
+/// next frame.
+#[test]
+fn learned_a_sweep_against_learning() {
+    explore(3, || {
+        let table = learn_table();
+        table.learn(MAC, 1, 1, RULES, || true);
+        let worker = table.clone();
+        let worker = thread::spawn(move || {
+            worker.learn(MAC, 1, 101, RULES, || true);
+            worker.learn(OTHER, 1, 101, RULES, || true);
+        });
+        table.sweep(101, 100);
+        worker.join().unwrap();
+        check_learned(&table);
+        table.learn(MAC, 1, 101, RULES, || true);
+        table.learn(OTHER, 1, 101, RULES, || true);
+        assert_eq!(check_learned(&table), 2);
     });
 }

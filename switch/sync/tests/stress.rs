@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Condvar, Mutex};
 use std::thread;
 
+use weft_sync::learned::{Learn, LearnTable, Rules};
 use weft_sync::ring::ring;
 use weft_sync::sleep::SleepFlag;
 use weft_sync::snapshot::cell;
@@ -165,4 +166,60 @@ fn a_sleeper_with_two_producers_always_wakes_up() {
             }
         }
     });
+}
+
+/// Workers learn and move the same few hundred addresses in a table that is too small for them, while control forgets. When all
+/// is quiet no address is there twice, and the counts are those of the entries.
+#[test]
+fn learned_addresses_are_there_once_and_counted() {
+    const PORTS: u16 = 4;
+    let table = LearnTable::new(128, PORTS.into(), 1);
+    let rules = Rules { ageing: 50, limit: 60 };
+    let mac = |number: usize| [2, 0, 0, 0, (number >> 8) as u8, number as u8];
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..3u16)
+            .map(|worker| {
+                let table = &table;
+                scope.spawn(move || {
+                    let mut random = usize::from(worker) * 7919 + 1;
+                    for step in 0..MANY {
+                        random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                        let number = (random >> 33) % 200;
+                        let port = (random >> 50) as u16 % PORTS;
+                        let now = (step * 400 / MANY) as u32;
+                        table.learn(mac(number), port, now, rules, || step % 3 > 0);
+                        if let Some(port) = table.lookup(mac(number), now, rules.ageing) {
+                            assert!(port < PORTS);
+                        }
+                    }
+                })
+            })
+            .collect();
+        let _end = SetOnDrop(&done);
+        let control = scope.spawn(|| {
+            let mut round = 0;
+            while !done.load(Relaxed) {
+                table.sweep(round, rules.ageing);
+                table.forget_port((round % u32::from(PORTS)) as u16);
+                assert!(table.iter().all(|entry| entry.port < PORTS && entry.mac[0] == 2));
+                round = (round + 1) % 400;
+                thread::yield_now();
+            }
+        });
+        for worker in workers {
+            worker.join().unwrap();
+        }
+        done.store(true, Relaxed);
+        control.join().unwrap();
+    });
+    let mut macs: Vec<_> = table.iter().map(|entry| entry.mac).collect();
+    macs.sort_unstable();
+    let all = macs.len();
+    macs.dedup();
+    assert_eq!(macs.len(), all, "an address is there twice");
+    for port in 0..PORTS {
+        assert_eq!(table.count_of(port) as usize, table.iter().filter(|e| e.port == port).count());
+    }
+    assert_ne!(table.learn(mac(1), 0, 400, rules, || true), Learn::Busy);
 }

@@ -1,6 +1,9 @@
 //! Two nodes, A (number 0) and B (number 1), with a pod each, joined by a link.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
 
+pub mod state;
+pub mod told;
+
 use std::net::IpAddr;
 
 use etherparse::PacketBuilder;

@@ -48,6 +48,13 @@ impl MacAddr {
         self.0[0] & 1 != 0
     }
 
+    /// True for the addresses that bridges do not forward (IEEE 802.1Q, table 8-1): spanning tree, pause frames, LLDP.
+    #[inline]
+    pub fn is_reserved(self) -> bool {
+        let [head @ .., last] = self.0;
+        head == [0x01, 0x80, 0xc2, 0, 0] && last < 0x10
+    }
+
     /// True for an address that one station can have.
     #[inline]
     pub fn is_unicast(self) -> bool {

@@ -371,8 +371,19 @@ fn completions_need_no_daemon() {
     for shell in ["bash", "zsh", "fish"] {
         let ran = weft(&["--socket", "/nonexistent", "completions", shell]);
         assert_eq!((ran.code, ran.err.as_str()), (0, ""));
-        assert!(ran.out.contains("purge"), "{shell}");
+        for word in ["purge", "neigh", "watch", "no-headers", "wide"] {
+            assert!(ran.out.contains(word), "{shell}: {word}");
+        }
     }
+    // The one that is sure to be there takes it.
+    let bash = "source <(\"$WEFT\" completions bash) && complete -p weft";
+    let taken = std::process::Command::new("bash")
+        .args(["-c", bash])
+        .env("WEFT", env!("CARGO_BIN_EXE_weft"))
+        .output();
+    let taken = taken.unwrap();
+    assert!(taken.status.success(), "{}", String::from_utf8_lossy(&taken.stderr));
+    assert!(String::from_utf8_lossy(&taken.stdout).contains("_weft"));
     assert_eq!(weft(&["--help"]).code, 0);
 }
 

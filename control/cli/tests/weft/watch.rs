@@ -220,3 +220,15 @@ fn on_a_terminal_each_round_is_drawn_over_the_last() {
     script.kill().unwrap();
     script.wait().unwrap();
 }
+
+#[test]
+fn without_colour_a_terminal_gets_no_escapes() {
+    for (set, coloured) in [("", true), ("NO_COLOR=1", false)] {
+        let line = format!("env {set} TERM=xterm {} --help", env!("CARGO_BIN_EXE_weft"));
+        let mut script = Command::new("script");
+        script.args(["-qec", &line, "/dev/null"]).env_remove("NO_COLOR").stdin(Stdio::null());
+        let shown = script.output().expect("script of util-linux is there").stdout;
+        assert!(String::from_utf8_lossy(&shown).contains("Usage"));
+        assert_eq!(shown.contains(&0x1b), coloured, "{line}");
+    }
+}

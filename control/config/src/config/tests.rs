@@ -35,6 +35,16 @@ fn the_example_shows_the_defaults() {
     assert_eq!(config.node_name().unwrap(), "worker-1");
 }
 
+/// Found by fuzzing: the parser has no words of its own for this one.
+#[test]
+fn a_character_that_may_stand_nowhere_is_named() {
+    let error = parse("[log]\n# a bell\u{7}\nlevel = \"info\"\n").unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "weftd.toml:2:9: the character '\\u{7}' cannot stand here; correct the TOML here"
+    );
+}
+
 #[test]
 fn settings_are_read_as_they_stand() {
     let config = parse(

@@ -67,6 +67,8 @@ async fn the_host_reaches_pods_through_its_port_with_flannels_addresses() {
     assert_eq!(way(&node, "10.244.1.9"), three("10.244.1.1", "169.254.1.1", "weft0"));
     assert_eq!(way(&node, "fd00:7::9"), three("fd00:1::", "fe80::1", "weft0"));
     assert_eq!(way(&node, "fd00:1::9"), three("fd00:1::1", "fe80::1", "weft0"));
+    // The switch's ICMP errors come from there.
+    assert_eq!(way(&node, "169.254.1.1"), three("10.244.1.0", "", "weft0"));
     for own in ["10.244.1.0", "10.244.1.1", "fd00:1::1"] {
         assert_eq!(node.json(&format!("route get {own}"))[0]["type"], "local", "{own}");
     }
@@ -109,7 +111,7 @@ async fn what_is_not_wanted_any_more_goes_and_strangers_stay() {
         .iter()
         .map(|r| r["dst"].as_str().expect("text").to_owned())
         .collect();
-    assert_eq!(destinations, ["10.8.0.0/16", "10.8.3.0/24"]);
+    assert_eq!(destinations, ["10.8.0.0/16", "10.8.3.0/24", "169.254.1.1"]);
     assert!(!node.ip("-6 route show dev weft0").contains("fd00"));
     assert_eq!(node.json("neigh show 169.254.1.1 dev weft0")[0]["lladdr"], "02:00:00:00:00:02");
     assert_eq!(node.ip("route show dev other0"), others);

@@ -9,7 +9,7 @@ fn state() -> State {
     let fields = json!({ "netns": "/run/netns/blue", "ifname": "eth0" });
     State {
         vtep_mac: Some("02:00:00:00:00:01".to_owned()),
-        vtep_macs: [("blue".to_owned(), "02:00:00:00:00:02".to_owned())].into(),
+        vtep_macs: [("storage".to_owned(), "02:00:00:00:00:02".to_owned())].into(),
         pods: vec![StoredPod {
             name: "default/web".to_owned(),
             attachment: StoredAttachment {

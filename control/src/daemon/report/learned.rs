@@ -3,10 +3,14 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use weft_switch::event::FlowSample;
+use weft_switch::stations;
 use weft_switch::types::{MacAddr, PortId};
 
-use crate::daemon::Daemon;
+use super::unix_seconds;
+use crate::daemon::{Daemon, learned};
+
+/// Claims that the status tells of at most.
+const NOTES: usize = 10;
 
 /// A station behind a trusted port.
 pub(super) struct Station {
@@ -29,29 +33,46 @@ pub(super) struct Claim {
 impl Daemon {
     /// The MAC addresses that are learned now.
     pub(super) fn stations(&self) -> Vec<Station> {
-        Vec::new()
+        let station = |s: stations::Station| Station { mac: s.mac, port: s.port, age_s: s.age.into() };
+        self.dataplane.learned().map(station).collect()
     }
 
     /// The neighbours of the snapshot that stations have told of, with the seconds since then.
     pub(super) fn told_neighbours(&self) -> HashMap<IpAddr, u64> {
-        HashMap::new()
+        self.learned_neighbours().map(|(address, known)| (address, known.heard.elapsed().as_secs())).collect()
     }
 
     /// Who claims whose address.
     pub(super) fn claims(&self) -> Vec<Claim> {
-        Vec::new()
+        let claim = |(claim, conflict): (&learned::Claim, &learned::Conflict)| Claim {
+            address: claim.address,
+            mac: claim.mac,
+            port: claim.port,
+            count: conflict.count,
+            last_seen: unix_seconds(conflict.last_seen),
+        };
+        self.conflicts().map(claim).collect()
+    }
+
+    /// Who claims whose address, a sentence each; the most recent first, and no more than a person reads.
+    pub(super) fn conflict_notes(&self) -> Vec<String> {
+        let (mut claims, names) = (self.claims(), self.port_names());
+        claims.sort_by_key(|claim| std::cmp::Reverse(claim.last_seen));
+        let more = claims.len().saturating_sub(NOTES);
+        let name = |id: &PortId| names.get(id).cloned().unwrap_or_else(|| id.to_string());
+        let note = |claim: &Claim| {
+            let Claim { address, mac, port, count, .. } = claim;
+            format!("{mac} behind {} claims {address}, which is another's ({count} times)", name(port))
+        };
+        let mut notes: Vec<_> = claims.iter().take(NOTES).map(note).collect();
+        if more > 0 {
+            notes.push(format!("{more} more claims of others' addresses: weft neigh lists them"));
+        }
+        notes
     }
 
     /// What the path to a peer carries, where a router has said so, in bytes of outer IP packet.
-    pub(super) fn path_mtu(&self, _peer: IpAddr) -> Option<u32> {
-        None
-    }
-
-    /// Has the workers sample one packet in so many; 0: none.
-    pub(in crate::daemon) fn sample_flows(&self, _one_in: u32) {}
-
-    /// The samples that have come since the last call.
-    pub(in crate::daemon) fn take_flows(&mut self) -> Vec<FlowSample> {
-        Vec::new()
+    pub(super) fn path_mtu(&self, peer: IpAddr) -> Option<u32> {
+        self.path_mtus().find(|(to, _)| *to == peer).map(|(_, bytes)| bytes)
     }
 }

@@ -1,7 +1,7 @@
 //! Network namespaces that vanish with the test, and the kernel's tools in them.
 
 use std::fs::File;
-use std::io::{Read, Seek};
+use std::io::{Read, Seek, Write};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -23,6 +23,45 @@ impl Namespace {
         let namespace = Self { name: format!("weft-t-{}-{number}-{role}", std::process::id()) };
         namespace.make();
         namespace
+    }
+
+    /// One whose kernel sends nothing by itself: no router solicitations, no multicast reports, no duplicate address
+    /// detection. It goes on asking for neighbours and answering.
+    pub(crate) fn quiet(role: &str) -> Self {
+        let namespace = Self::new(role);
+        namespace.nft(
+            "table inet quiet {
+                chain output {
+                    type filter hook output priority 0
+                    ip6 saddr :: drop
+                    meta l4proto igmp drop
+                    icmpv6 type { nd-router-solicit, mld-listener-report, mld-listener-done, mld2-listener-report } drop
+                }
+            }",
+        );
+        namespace
+    }
+
+    /// One whose kernel neither says nor hears anything: only a [`super::Wire`] does.
+    pub(crate) fn mute(role: &str) -> Self {
+        let namespace = Self::new(role);
+        for family in ["inet", "arp"] {
+            namespace.nft(&format!(
+                "table {family} mute {{
+                    chain output {{ type filter hook output priority 0; policy drop; }}
+                    chain input {{ type filter hook input priority 0; policy drop; }}
+                }}"
+            ));
+        }
+        namespace
+    }
+
+    /// Adds these rules.
+    pub(crate) fn nft(&self, rules: &str) {
+        let mut command = self.command("nft");
+        let output = command.arg(rules).output().expect("iproute2 is installed");
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "nft failed in {} (nftables is needed): {complaint}", self.name);
     }
 
     /// Makes it, with a loopback interface that is up.
@@ -83,7 +122,20 @@ impl Namespace {
         run(&all)
     }
 
-    /// The same with JSON as the answer.
+    /// Runs `ip` once with a line for each of its commands: a process each would take most of a test's time.
+    pub(crate) fn ip_batch(&self, lines: &[&str]) {
+        let mut command = Command::new("ip");
+        command.args(["-n", &self.name, "-batch", "-"]).stdin(Stdio::piped()).stdout(Stdio::null());
+        let mut ip = command.stderr(Stdio::piped()).spawn().expect("iproute2 is installed");
+        let mut stdin = ip.stdin.take().expect("a pipe");
+        stdin.write_all(lines.join("\n").as_bytes()).expect("ip reads them");
+        drop(stdin);
+        let output = ip.wait_with_output().expect("its end");
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{lines:?} failed in {} (root is needed): {complaint}", self.name);
+    }
+
+    /// Runs `ip` with JSON as the answer.
     pub(crate) fn json(&self, words: &str) -> Vec<Value> {
         let text = self.ip(&format!("-j {words}"));
         if text.trim().is_empty() {

@@ -127,9 +127,9 @@ fn contradictions_are_named() {
 fn a_checksum_is_not_written_over_an_address() {
     let ipv4 = Recipe { extra: 2, ..Recipe::new(GsoKind::Udp, false, 100, 1400) }.frame();
     for start in 0..42 {
-        assert!(parse(&header(1, 0, 0, start, 0), &ipv4).is_err(), "{start}");
+        assert!(parse(&header(1, 0, 0, start, 6), &ipv4).is_err(), "{start}");
     }
-    assert!(parse(&header(1, 0, 0, 42, 0), &ipv4).is_ok());
+    assert!(parse(&header(1, 0, 0, 42, 6), &ipv4).is_ok());
     let ipv6 = Recipe { vlan: true, ..Recipe::new(GsoKind::Tcp6, true, 100, 1400) };
     assert!(parse(&header(1, 0, 0, 57, 0), &ipv6.frame()).is_err());
     assert!(parse(&header(1, 0, 0, 58, 16), &ipv6.frame()).is_ok());
@@ -148,6 +148,35 @@ fn a_checksum_is_not_written_over_an_address() {
     assert!(parse(&header(1, 0, 0, 58, 16), &HeapBuf::from_bytes(&bytes)).is_err(), "neighbour discovery");
     let arp = [&[0xff; 12][..], &[8, 6], &[0; 46]].concat();
     assert!(parse(&header(1, 0, 0, 20, 8), &HeapBuf::from_bytes(&arp)).is_err());
+}
+
+/// Found by fuzzing: the authentication header was not passed over, so its "next header" could be written over.
+#[test]
+fn a_checksum_is_not_written_over_what_an_authentication_header_announces() {
+    let (bytes, l4) = Recipe::new(GsoKind::Udp, true, 100, 1400).bytes();
+    let mut authenticated = [&bytes[..l4], &[17, 1], &[0; 10], &bytes[l4..]].concat();
+    authenticated[20] = 51;
+    authenticated[19] += 12;
+    let frame = HeapBuf::from_bytes(&authenticated);
+    for (start, offset) in (0..100).flat_map(|start| [(start, 0), (start, 6)]) {
+        assert!(parse(&header(1, 0, 0, start, offset), &frame).is_err(), "{start}+{offset}");
+    }
+}
+
+/// Else what is dropped by its port or its type could be sent as something else and be made that on the way.
+#[test]
+fn a_checksum_is_not_written_over_a_port_or_a_type() {
+    for (protocol, field, rest) in [(6u8, 16, 20), (17, 6, 8), (1, 2, 8)] {
+        let (mut bytes, l4) = Recipe::new(GsoKind::Tcp4, false, 100, 1400).bytes();
+        bytes[23] = protocol;
+        let frame = HeapBuf::from_bytes(&bytes);
+        let at = |start: usize, offset| parse(&header(1, 0, 0, start as u16, offset), &frame);
+        for offset in (0..40).filter(|offset| *offset != field) {
+            assert!(at(l4, offset).is_err(), "protocol {protocol}, {offset}");
+        }
+        assert!((l4 + 1..l4 + rest).all(|start| at(start, field).is_err()), "protocol {protocol}");
+        assert!(at(l4, field).is_ok() && at(l4 + rest, 0).is_ok(), "protocol {protocol}");
+    }
 }
 
 /// From the kernel's VTEP over a veth: the place is the inner TCP header's.

@@ -1,0 +1,101 @@
+use super::*;
+
+const AGEING: Duration = Duration::from_secs(300);
+
+fn port(number: usize) -> PortId {
+    PortId::new(number).unwrap()
+}
+
+fn mac(last: u8) -> MacAddr {
+    MacAddr([2, 0, 0, 0, 0, last])
+}
+
+fn address(last: u16) -> IpAddr {
+    IpAddr::from([10, 244, (last >> 8) as u8, last as u8])
+}
+
+fn says(last: u16, station: u8, at: usize) -> Event {
+    Event::Neighbour { port: port(at), mac: mac(station), address: address(last) }
+}
+
+fn anyone(_: IpAddr) -> bool {
+    true
+}
+
+#[test]
+fn a_neighbour_is_news_once_and_forgotten_in_time() {
+    let (mut learned, start) = (Learned::default(), Instant::now());
+    let after = |seconds| start + Duration::from_secs(seconds);
+    assert!(learned.take(says(7, 1, 4), start, anyone));
+    assert!(!learned.take(says(7, 1, 4), after(100), anyone), "nothing new");
+    assert_eq!(learned.neighbours(), [(address(7), mac(1), port(4))]);
+    assert!(!learned.forget_old(after(399), AGEING, |_| false));
+    assert!(!learned.forget_old(after(400), AGEING, |_| true), "it still sends");
+    assert!(!learned.forget_old(after(699), AGEING, |_| false));
+    assert!(learned.forget_old(after(700), AGEING, |_| false));
+    assert!(learned.neighbours().is_empty() && learned.counts.is_empty());
+}
+
+#[test]
+fn an_address_moves_and_two_that_take_turns_are_a_conflict() {
+    let (mut learned, now) = (Learned::default(), Instant::now());
+    assert!(learned.take(says(7, 1, 4), now, anyone) && learned.take(says(7, 2, 5), now, anyone));
+    assert_eq!((learned.neighbours(), learned.conflicts.len()), (vec![(address(7), mac(2), port(5))], 0));
+    assert!(learned.take(says(7, 1, 4), now, anyone));
+    let claim = Claim { address: address(7), mac: mac(1), port: port(4) };
+    assert_eq!(learned.conflicts.keys().collect::<Vec<_>>(), [&claim]);
+    assert_eq!(learned.counts, HashMap::from([(port(4), 1)]));
+}
+
+#[test]
+fn a_port_has_its_limit_and_takes_its_neighbours_along() {
+    let (mut learned, now) = (Learned::default(), Instant::now());
+    let taken = (0..300).filter(|last| learned.take(says(*last, 1, 4), now, anyone)).count();
+    assert_eq!(taken, NEIGHBOURS);
+    assert!(learned.take(says(900, 1, 5), now, anyone), "another port has its own");
+    assert!(learned.take(says(901, 1, 5), now, anyone) && learned.take(says(901, 1, 4), now, anyone));
+    assert!(
+        !learned.neighbours.contains_key(&address(901)),
+        "it is not there any more, and there is no room where it is"
+    );
+    learned.keep_ports(|open| open == port(5));
+    assert_eq!(learned.neighbours(), [(address(900), mac(1), port(5))]);
+    assert!(learned.take(says(1, 1, 4), now, anyone));
+}
+
+#[test]
+fn conflicts_are_counted_bounded_and_forgotten() {
+    let (mut learned, start) = (Learned::default(), Instant::now());
+    let claim = |last| Event::Conflict { port: port(1), mac: mac(9), address: address(last) };
+    for second in 0..2000u16 {
+        assert!(!learned.take(claim(second), start + Duration::from_secs(second.into()), anyone));
+    }
+    assert_eq!(learned.conflicts.len(), CONFLICTS);
+    let last = start + Duration::from_secs(2000);
+    learned.take(claim(1999), last, anyone);
+    let key = Claim { address: address(1999), mac: mac(9), port: port(1) };
+    assert_eq!(learned.conflicts[&key].count, 2);
+    learned.forget_old(last + CONFLICT_KEPT - Duration::from_secs(1), AGEING, |_| false);
+    assert_eq!(learned.conflicts.len(), 1);
+    learned.forget_old(last + CONFLICT_KEPT, AGEING, |_| false);
+    assert!(learned.conflicts.is_empty());
+}
+
+#[test]
+fn a_path_mtu_falls_at_once_has_a_floor_and_rises_again() {
+    let (mut learned, start) = (Learned::default(), Instant::now());
+    let peers: [IpAddr; 2] = ["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()];
+    let told = |peer, mtu| Event::PathMtu { peer, mtu };
+    assert!(!learned.take(told(peers[0], 1400), start, |_| false), "nobody that is known");
+    assert!(learned.take(told(peers[0], 1400), start, anyone));
+    assert!(!learned.take(told(peers[0], 1450), start, anyone));
+    let later = start + Duration::from_secs(100);
+    assert!(!learned.take(told(peers[0], 1400), later, anyone), "no news, but it is believed for longer");
+    assert!(
+        learned.take(told(peers[0], 68), later, anyone) && learned.take(told(peers[1], 68), later, anyone)
+    );
+    assert_eq!(learned.path_mtus(), HashMap::from([(peers[0], 576), (peers[1], 1280)]));
+    assert!(!learned.forget_old(start + PATH_MTU_KEPT, AGEING, |_| false));
+    assert!(learned.forget_old(later + PATH_MTU_KEPT, AGEING, |_| false));
+    assert!(learned.path_mtus().is_empty());
+}

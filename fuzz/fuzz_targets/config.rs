@@ -1,0 +1,142 @@
+//! The files that an operator writes: weftd.toml and cluster.toml. Every input is read as each of them, by the functions
+//! that the daemon calls. A mistake is named with a place in the file; what is found valid compiles to tables in which
+//! every pod is found.
+#![no_main]
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+use libfuzzer_sys::fuzz_target;
+use weft_control::compile::{Facts, OpenPort, Uplink, Way, compile, gateway_mac, peer_addresses, pod_mtu};
+use weft_control::config::Config;
+use weft_control::model::{Model, gateway, validate};
+use weft_control::settings::FileError;
+use weft_control::source::{SourceError, file};
+use weft_switch::tables::{NextHop, Place, Role, Snapshot, SourcePorts};
+use weft_switch::types::{Generation, MacAddr, PortId};
+
+/// The node that the files are read as.
+const NODE: &str = "worker-1";
+
+thread_local! {
+    /// A file without a name, written anew for every input.
+    static FILE: RefCell<io::Result<File>> = RefCell::new(tempfile::tempfile());
+}
+
+fuzz_target!(|data: &[u8]| {
+    let path = FILE.with_borrow(|file| {
+        let file = file.as_ref().expect("a temporary file");
+        file.set_len(0).expect("emptied");
+        file.write_all_at(data, 0).expect("written");
+        PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
+    });
+    match Config::load(&path) {
+        Ok(config) => in_range(&config),
+        Err(error) => named(&error, data),
+    }
+    match file::load(&path, NODE) {
+        Ok(model) => compiled(&model),
+        Err(SourceError::File(error)) => named(&error, data),
+        Err(error) => panic!("{error}"),
+    }
+});
+
+fn in_range(config: &Config) {
+    let dataplane = &config.dataplane;
+    assert!((1..=64).contains(&dataplane.workers));
+    assert!(dataplane.cores.is_empty() || dataplane.cores.len() == dataplane.workers);
+    assert!((16 << 20..=64 << 30).contains(&dataplane.memory));
+    assert!(dataplane.spin_us <= 10_000 && (10..=100_000).contains(&dataplane.poll_beat_us));
+    assert!(config.control.socket.is_absolute() && config.control.socket.as_os_str().len() <= 107);
+    assert!(config.state.dir.is_absolute() && config.host_port.name.len() <= 15);
+}
+
+/// Every mistake is at a place that the file has, and says what is wrong and what to do.
+fn named(error: &FileError, data: &[u8]) {
+    assert!(!error.to_string().is_empty());
+    let FileError::Wrong { mistakes, .. } = error else { panic!("{error}") };
+    assert!(!mistakes.is_empty());
+    let lines: Vec<&[u8]> = data.split(|byte| *byte == b'\n').collect();
+    for mistake in mistakes {
+        assert!((1..=lines.len()).contains(&mistake.line), "{mistake} in {} lines", lines.len());
+        let line = lines[mistake.line - 1];
+        assert!((1..=line.len() + 1).contains(&mistake.column), "{mistake}");
+        assert!(!mistake.reason.is_empty() && !mistake.remedy.is_empty(), "{mistake:?}");
+        assert!(!mistake.reason.contains('\n'), "{mistake:?}");
+    }
+}
+
+/// The node as the daemon would find it: all its ports open, the ways to every other peer known.
+fn facts(model: &Model) -> Facts {
+    let place = Place::Worker(0);
+    let open = |index: usize| OpenPort { id: PortId::new(index % 2000).expect("below 2,048"), place };
+    let own = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+    let way = |mac| Way { source: own, next_hop: own, next_hop_mac: mac, mtu: None };
+    let peers = peer_addresses(model, NODE);
+    Facts {
+        node: NODE.to_owned(),
+        vtep_mac: MacAddr([2, 0, 0, 0, 0, 9]),
+        uplink: Uplink {
+            port: Some(open(0).id),
+            mac: MacAddr([2, 0, 0, 0, 0, 8]),
+            mtu: 1500,
+            addresses: vec![own],
+        },
+        host: Some((open(1), MacAddr([2, 0, 0, 0, 0, 7]))),
+        ports: model.pods_of(NODE).enumerate().map(|(n, pod)| (pod.name.clone(), open(n + 2))).collect(),
+        ways: peers
+            .iter()
+            .enumerate()
+            .map(|(n, peer)| (*peer, way((n % 2 == 0).then_some(MacAddr([2, 0, 0, 0, 0, 6])))))
+            .collect::<HashMap<_, _>>(),
+        source_ports: SourcePorts::default(),
+        outer_checksum: peers.len() % 2 == 0,
+        accept_unknown: false,
+    }
+}
+
+fn route(tables: &Snapshot, to: IpAddr) -> Option<NextHop> {
+    match to {
+        IpAddr::V4(v4) => tables.routes4.lookup(v4),
+        IpAddr::V6(v6) => tables.routes6.lookup(v6),
+    }
+}
+
+fn compiled(model: &Model) {
+    assert_eq!(validate(model, NODE), Ok(()));
+    let facts = facts(model);
+    let tables = compile(model, &facts, Generation(1));
+    assert!(pod_mtu(model, facts.uplink.mtu) > 0);
+    let own = model.node(NODE).expect("a model without the own node is not valid");
+    assert_eq!(tables.gateway.mac, gateway_mac(own));
+    assert!(tables.gateway.mac.is_unicast());
+    for gateway in own.subnets.iter().filter_map(gateway) {
+        assert_eq!(route(&tables, gateway), Some(NextHop::Host), "{gateway}");
+    }
+    for pod in model.pods_of(NODE) {
+        let port = facts.ports[&pod.name].id;
+        assert!(pod.mac_or_derived().is_unicast());
+        assert!(matches!(tables.ports.get(port).map(|port| &port.role), Some(Role::Pod(_))));
+        assert_eq!(tables.fdb.get(&pod.mac_or_derived()), Some(&port), "{}", pod.name);
+        for address in pod.addresses.iter().map(IpNet::addr) {
+            assert_eq!(tables.neighbour(address).map(|found| found.port), Some(port), "{address}");
+            assert_eq!(route(&tables, address), Some(NextHop::Local), "{address}");
+        }
+    }
+    for peer in model.nodes.iter().filter(|peer| peer.name != NODE) {
+        for subnet in &peer.subnets {
+            match route(&tables, subnet.broadcast()) {
+                Some(NextHop::Vtep(index)) => assert!((index as usize) < tables.vteps.len()),
+                Some(NextHop::Unreachable) => {}
+                other => panic!("{subnet} leads to {other:?}"),
+            }
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! What the fuzz targets share. The targets themselves are in `fuzz_targets/`, one for each door by which bytes come
+//! in; the README beside says how they are run.
+//!
+//! | file | |
+//! |---|---|
+//! | [`wire`] | what every wire format is asked: getters, setters, both ways |
+//! | [`sum`] | checksums, counted the slow way: nothing here believes the code that it looks at |
+//! | [`frames`] | frames as real senders make them, and what is done to spoil them |
+//! | [`tables`] | a switch's tables, drawn by lot |
+//! | [`look`] | a frame as etherparse reads it |
+//! | [`verdict`] | whether a frame may leave by a port |
+
+pub mod frames;
+pub mod look;
+pub mod sum;
+pub mod tables;
+pub mod verdict;
+pub mod wire;
