@@ -68,6 +68,21 @@ fn a_half_written_new_state_is_not_the_state() {
     assert_eq!(names(dir), ["state.json"]);
 }
 
+/// As the first release wrote it, which knew of one network only.
+#[test]
+fn an_older_state_is_understood() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let text =
+        r#"{ "version": 1, "vtep_mac": "02:00:00:00:00:01", "pods": [], "devices": [{ "name": "weft0" }] }"#;
+    std::fs::write(directory.path().join("state.json"), text).expect("it is written");
+    let (state, warning) = State::load(directory.path()).expect("it is read");
+    assert_eq!(
+        (state.vtep_mac.as_deref(), state.devices.len(), warning),
+        (Some("02:00:00:00:00:01"), 1, None)
+    );
+    assert!(state.vtep_macs.is_empty());
+}
+
 #[test]
 fn a_damaged_state_is_kept_aside() {
     let directory = tempfile::tempdir().expect("a directory");
