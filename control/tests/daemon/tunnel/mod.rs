@@ -9,6 +9,7 @@
 //! | `congestion` | ECN, both ways |
 //! | `fragments` | outer packets in pieces |
 //! | `follows` | peers that change |
+//! | `networks` | two of them at once |
 //! | `mtu` | underlays of several sizes |
 //! | `underlay6` | the tunnel over IPv6 |
 //!
@@ -19,6 +20,7 @@ mod follows;
 mod fragments;
 mod kernels;
 mod mtu;
+mod networks;
 mod pair;
 mod refuses;
 mod sends;
