@@ -173,6 +173,112 @@ fn each_way_is_listed_and_a_packet_s_way_is_told() {
 }
 
 #[test]
+fn stations_behind_a_trusted_pod_are_listed_and_who_claims_another_s_address_is_named() {
+    let lab = Lab::new();
+    let (web, fw) = (Namespace::new("web"), Namespace::new("fw"));
+    let _weftd = two_pods(&lab, &web, &fw);
+    let get = |path: &str| ask(&lab.socket(), "GET", path).json();
+    let configured = lab.pods().pods[0].mac.to_string();
+
+    // Another station behind fw, with an address that no pod has.
+    let station = "02:00:00:00:77:01";
+    fw.ip(&format!("link set eth0 address {station}"));
+    fw.ip("addr add 10.244.0.77/24 dev eth0");
+    wait_for("the station to be learned", || {
+        fw.exec("ping -n -c 1 -W 1 -I 10.244.0.77 10.244.0.1");
+        let fdb = get("/v1/fdb?port=fw")["entries"].clone();
+        let learned = fdb.as_array().unwrap().iter().find(|entry| entry["kind"] == "learned")?.clone();
+        assert_eq!((&learned["mac"], &learned["port"]), (&json!(station), &json!("fw")));
+        assert!(learned["age_s"].as_u64().unwrap() < 60, "{learned}");
+        assert_eq!(entry(&fdb, "mac", &configured)["kind"], "static");
+        Some(())
+    });
+    let known = wait_for("its address to be known", || {
+        let known = get("/v1/neigh?address=10.244.0.77")["entries"].clone();
+        known.as_array().unwrap().first().cloned()
+    });
+    assert_eq!(
+        (&known["kind"], &known["mac"], &known["port"]),
+        (&json!("learned"), &json!(station), &json!("fw"))
+    );
+    assert!(known["age_s"].is_u64(), "{known}");
+    assert_eq!(get("/v1/ports?name=fw")["ports"][0]["learned"], 1);
+    assert_eq!(get("/v1/ports?name=web")["ports"][0]["learned"], 0);
+    assert_eq!(get("/v1/routes?match=10.244.0.77")["routes"][0]["port"], "fw");
+
+    fw.ip("addr add 10.244.0.2/24 dev eth0");
+    let conflict = wait_for("the claim to be told", || {
+        // It asks for the gateway in the name of the other.
+        fw.ip("neigh flush dev eth0");
+        fw.exec("ping -n -c 1 -W 1 -I 10.244.0.2 10.244.0.1");
+        get("/v1/neigh?address=10.244.0.2")["conflicts"].as_array().unwrap().first().cloned()
+    });
+    assert_eq!((&conflict["mac"], &conflict["port"]), (&json!(station), &json!("fw")));
+    let (started, now) = (lab.status().started_at, conflict["last_seen"].as_u64().unwrap());
+    assert!(conflict["count"].as_u64().unwrap() > 0 && now >= started, "{conflict}");
+    assert_eq!(
+        entry(&get("/v1/neigh")["entries"], "address", "10.244.0.2")["port"],
+        "web",
+        "the pod keeps it"
+    );
+}
+
+#[test]
+fn flows_are_those_that_pass_while_somebody_looks() {
+    let lab = Lab::new();
+    let (web, db) = (Namespace::new("web"), Namespace::new("db"));
+    lab.write_cluster(&(tap_pod("web", 2, &web) + &tap_pod("db", 3, &db)));
+    let _weftd = lab.start();
+    lab.peer_resolved();
+    let get = |path: &str| ask(&lab.socket(), "GET", path).json();
+    let streams = ["10.244.0.3", "fd00:10:244::3", "10.244.1.9", "10.244.200.1"].map(|to| web.stream(to));
+    lab.flows_from("web");
+    let flows = get("/v1/flows?seconds=1");
+    assert_eq!((&flows["sampled_one_in"], &flows["lost"]), (&json!(1), &json!(0)));
+    let of = |src: &str, dst: &str| {
+        let found =
+            flows["flows"].as_array().unwrap().iter().find(|flow| flow["src"] == src && flow["dst"] == dst);
+        found.unwrap_or_else(|| panic!("no flow from {src} to {dst} in {flows}"))
+    };
+    for (src, dst, port, protocol, verdict, to) in [
+        ("10.244.0.2", "10.244.0.3", "web", 1, "port", json!("db")),
+        ("10.244.0.3", "10.244.0.2", "db", 1, "port", json!("web")),
+        ("fd00:10:244::2", "fd00:10:244::3", "web", 58, "port", json!("db")),
+        ("10.244.0.2", "10.244.1.9", "web", 1, "tunnel", json!("b")),
+    ] {
+        let flow = of(src, dst);
+        assert_eq!(
+            (&flow["port"], &flow["protocol"], &flow["verdict"], &flow["to"]),
+            (&json!(port), &json!(protocol), &json!(verdict), &to),
+            "{flow}"
+        );
+        // Echo requests of 84 bytes, or 104 of IPv6.
+        let (packets, bytes) = (flow["packets"].as_u64().unwrap(), flow["bytes"].as_u64().unwrap());
+        assert!(packets > 1 && bytes == packets * if protocol == 58 { 104 } else { 84 }, "{flow}");
+    }
+    let dropped = of("10.244.0.2", "10.244.200.1");
+    assert_eq!(dropped["verdict"], "dropped");
+    let reasons = get("/v1/drops")["total"].clone();
+    entry(&reasons, "reason", dropped["to"].as_str().unwrap());
+
+    let few = get("/v1/flows?seconds=1&limit=1");
+    assert_eq!(few["flows"].as_array().unwrap().len(), 1);
+    assert!(few["seen"].as_u64().unwrap() > 3, "{few}");
+
+    // More at once than may watch: each has an answer, most the flows and the rest that it is to come again.
+    let clients: Vec<_> = (0..20)
+        .map(|_| {
+            let socket = lab.socket();
+            thread::spawn(move || ask(&socket, "GET", "/v1/flows?seconds=2").status)
+        })
+        .collect();
+    let mut answers: Vec<_> = clients.into_iter().map(|client| client.join().unwrap()).collect();
+    answers.sort_unstable();
+    assert_eq!(answers, [vec![200; 16], vec![503; 4]].concat());
+    drop(streams);
+}
+
+#[test]
 fn what_is_answered_is_as_the_daemon_describes_it() {
     let lab = Lab::new();
     let (web, fw) = (Namespace::new("web"), Namespace::new("fw"));

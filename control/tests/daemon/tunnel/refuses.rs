@@ -391,7 +391,7 @@ fn a_neighbour_solicitation_inside_is_not_answered() {
 
 #[test]
 fn a_vlan_tag_inside() {
-    refused("inner_not_ip", |pair, to| {
+    refused("inner_tagged", |pair, to| {
         let (tunnel, inner) = sound(pair, to, Inside::V4);
         tunnel.with(&tagged(&inner, 0x8100, 5))
     });
