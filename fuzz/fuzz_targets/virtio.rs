@@ -142,7 +142,7 @@ fn checked(frame: &[u8]) -> Option<(L3, Option<u8>)> {
     let (protocol, l4, ports) = match &mut l3 {
         L3::V4(ip) => (ip.protocol, ip.l4, &mut ip.ports),
         L3::V6(ip) => (ip.protocol, ip.l4, &mut ip.ports),
-        L3::Arp | L3::Vlan | L3::Other => return Some((l3, None)),
+        L3::Arp | L3::Other => return Some((l3, None)),
     };
     if protocol == IpProtocol::SCTP {
         *ports = 0;
