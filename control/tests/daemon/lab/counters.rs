@@ -93,6 +93,11 @@ impl Counters {
 }
 
 impl Deltas {
+    /// By how much a counter of a port (`web.rx`, `up0.tx` …) has changed.
+    pub(crate) fn port(&self, name: &str) -> u64 {
+        self.ports.get(name).copied().unwrap_or_default()
+    }
+
     /// These counters of the whole switch (drop reasons, `tx`, `consumed`, `originated`) have changed by so much,
     /// and no other but `rx`.
     pub(crate) fn assert_only(&self, expected: &[(&str, u64)]) -> &Self {
@@ -103,6 +108,12 @@ impl Deltas {
             .filter(|(name, _)| *name != "rx")
             .collect();
         assert_eq!(changed, expected.iter().copied().collect(), "{self:?}");
+        self
+    }
+
+    /// This counter of the whole switch has not changed.
+    pub(crate) fn assert_without(&self, name: &str) -> &Self {
+        assert_eq!(self.of(name), 0, "{self:?}");
         self
     }
 

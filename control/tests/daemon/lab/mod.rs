@@ -4,6 +4,7 @@ mod counters;
 pub(crate) mod frames;
 pub(crate) mod http;
 mod namespace;
+pub(crate) mod routed;
 pub(crate) mod segment;
 mod weftd;
 mod wire;

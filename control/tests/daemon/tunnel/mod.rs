@@ -37,7 +37,7 @@ use crate::lab::{Lab, Namespace, VTEP_MACS};
 pub(crate) use pair::{Inside, Pair, Setup, To};
 
 /// b as flannel and the bridge plugin leave a node, with a pod. The underlay has 50 bytes more than `mtu`.
-fn kernel_node(lab: &Lab, mtu: u32) -> Namespace {
+pub(crate) fn kernel_node(lab: &Lab, mtu: u32) -> Namespace {
     let (b, pod) = (&lab.peer, Namespace::new("far"));
     b.must("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1");
     let [near, own] = VTEP_MACS;
@@ -67,7 +67,7 @@ fn kernel_node(lab: &Lab, mtu: u32) -> Namespace {
 }
 
 /// Sends some MiB by TCP from one namespace to an address of another, and compares what arrives.
-fn stream(from: &Namespace, to: &Namespace, address: &str) {
+pub(crate) fn stream(from: &Namespace, to: &Namespace, address: &str) {
     let listen = SocketAddr::new(address.parse().expect("an address"), 5201);
     let listener =
         to.enter(move || TcpListener::bind(listen).expect("a free port")).join().expect("a listener");
