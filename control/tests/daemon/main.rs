@@ -11,6 +11,7 @@ mod neighbours;
 mod ports;
 mod refusals;
 mod requests;
+mod router;
 mod settings;
 mod socket;
 mod source;
