@@ -14,11 +14,12 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 use libfuzzer_sys::fuzz_target;
-use weft_control::compile::{Facts, OpenPort, Uplink, Way, compile, gateway_mac, peer_addresses, pod_mtu};
+use weft_control::cluster;
+use weft_control::compile::{Facts, OpenPort, Uplink, Way, compile, gateway_mac, peer_addresses};
 use weft_control::config::Config;
 use weft_control::model::{Model, gateway, validate};
 use weft_control::settings::FileError;
-use weft_control::source::{SourceError, file};
+use weft_switch::limits::Limits;
 use weft_switch::tables::{NextHop, Place, Role, Snapshot, SourcePorts};
 use weft_switch::types::{Generation, MacAddr, PortId};
 
@@ -41,10 +42,9 @@ fuzz_target!(|data: &[u8]| {
         Ok(config) => in_range(&config),
         Err(error) => named(&error, data),
     }
-    match file::load(&path, NODE) {
+    match cluster::load(&path, NODE) {
         Ok(model) => compiled(&model),
-        Err(SourceError::File(error)) => named(&error, data),
-        Err(error) => panic!("{error}"),
+        Err(error) => named(&error, data),
     }
 });
 
@@ -82,7 +82,7 @@ fn facts(model: &Model) -> Facts {
     let peers = peer_addresses(model, NODE);
     Facts {
         node: NODE.to_owned(),
-        vtep_mac: MacAddr([2, 0, 0, 0, 0, 9]),
+        vtep_macs: model.networks.iter().map(|net| (net.name.clone(), MacAddr([2, 0, 0, 0, 0, 9]))).collect(),
         uplink: Uplink {
             port: Some(open(0).id),
             mac: MacAddr([2, 0, 0, 0, 0, 8]),
@@ -99,6 +99,11 @@ fn facts(model: &Model) -> Facts {
         source_ports: SourcePorts::default(),
         outer_checksum: peers.len() % 2 == 0,
         accept_unknown: false,
+        learned: Vec::new(),
+        path_mtus: peers.iter().take(1).map(|peer| (*peer, 576)).collect(),
+        limits: Limits::default(),
+        ageing: 300,
+        learn_limit: 256,
     }
 }
 
@@ -113,7 +118,6 @@ fn compiled(model: &Model) {
     assert_eq!(validate(model, NODE), Ok(()));
     let facts = facts(model);
     let tables = compile(model, &facts, Generation(1));
-    assert!(pod_mtu(model, facts.uplink.mtu) > 0);
     let own = model.node(NODE).expect("a model without the own node is not valid");
     assert_eq!(tables.gateway.mac, gateway_mac(own));
     assert!(tables.gateway.mac.is_unicast());
@@ -123,12 +127,18 @@ fn compiled(model: &Model) {
     for pod in model.pods_of(NODE) {
         let port = facts.ports[&pod.name].id;
         assert!(pod.mac_or_derived().is_unicast());
-        assert!(matches!(tables.ports.get(port).map(|port| &port.role), Some(Role::Pod(_))));
+        let trusted = matches!(tables.ports.get(port).map(|port| &port.role), Some(Role::Trusted));
+        assert_eq!(trusted, pod.trusted, "{}", pod.name);
+        assert_eq!(trusted, tables.trusted.contains(&port), "{}", pod.name);
+        assert!(tables.segment.contains(&port), "{}", pod.name);
         assert_eq!(tables.fdb.get(&pod.mac_or_derived()), Some(&port), "{}", pod.name);
         for address in pod.addresses.iter().map(IpNet::addr) {
             assert_eq!(tables.neighbour(address).map(|found| found.port), Some(port), "{address}");
             assert_eq!(route(&tables, address), Some(NextHop::Local), "{address}");
         }
+    }
+    for group in &tables.groups {
+        assert!(group.len() > 1 && !group.iter().any(|hop| matches!(hop, NextHop::Group(_))));
     }
     for peer in model.nodes.iter().filter(|peer| peer.name != NODE) {
         for subnet in &peer.subnets {

@@ -2,6 +2,7 @@
 //! connection is closed without one; the daemon answers the next client.
 #![no_main]
 
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -12,8 +13,9 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 use weft_api::{
-    ApiError, Drop as DropCount, Drops, Mac, Memory, Network, Origin, Pod, PodSpec, PodState, Pods, Source,
-    State, Stats, Status, Total, Uplink,
+    ApiError, ConfigReport, Drop as DropCount, Drops, Fdb, FdbEntry, FdbKind, Flows, Mac, Memory, Neighbours,
+    Network, Origin, Pod, PodSpec, PodState, Pods, Ports, Route, RouteKind, Routes, Sections, Source, State,
+    Stats, Status, Total, Uplink, Vteps, Workers,
 };
 use weft_control::api::{Backend, Limits, serve_with};
 use weft_fuzz::wire::number;
@@ -48,6 +50,7 @@ impl Backend for Invented {
             node: "n1".to_owned(),
             state: State::Ready,
             problems: Vec::new(),
+            notes: Vec::new(),
             started_at: 1,
             uptime_s: 2,
             generation: 3,
@@ -62,8 +65,56 @@ impl Backend for Invented {
         })
     }
 
-    async fn pods(&self) -> Result<Pods, ApiError> {
-        Ok(Pods { pods: self.pods().clone() })
+    async fn pods(&self, name: Option<String>) -> Result<Pods, ApiError> {
+        let mut pods = self.pods().clone();
+        pods.retain(|pod| name.as_ref().is_none_or(|name| pod.name == *name));
+        Ok(Pods { pods })
+    }
+
+    async fn ports(&self, _: Option<String>) -> Result<Ports, ApiError> {
+        Ok(Ports { ports: Vec::new() })
+    }
+
+    async fn fdb(&self, port: Option<String>, mac: Option<Mac>) -> Result<Fdb, ApiError> {
+        let mac = mac.unwrap_or(Mac([2, 0, 0, 0, 0, 1]));
+        Ok(Fdb {
+            entries: vec![FdbEntry { mac, port_id: Some(3), port, kind: FdbKind::Learned, age_s: Some(7) }],
+        })
+    }
+
+    async fn neighbours(&self, _: Option<IpAddr>) -> Result<Neighbours, ApiError> {
+        Ok(Neighbours { entries: Vec::new(), conflicts: Vec::new() })
+    }
+
+    async fn vteps(&self, node: Option<String>) -> Result<Vteps, ApiError> {
+        match node {
+            Some(node) => Err(ApiError::not_found(format!("there is no node {node:?}"))),
+            None => Ok(Vteps { vteps: Vec::new(), local: Vec::new() }),
+        }
+    }
+
+    async fn routes(&self, address: Option<IpAddr>) -> Result<Routes, ApiError> {
+        let Some(address) = address else { return Ok(Routes { routes: Vec::new() }) };
+        let (to, kind, via) = (address.into(), RouteKind::Host, vec![address]);
+        Ok(Routes { routes: vec![Route { to, kind, via, node: None, network: None, port: None, mtu: None }] })
+    }
+
+    async fn flows(&self, _: Duration, limit: usize) -> Result<Flows, ApiError> {
+        Ok(Flows { flows: Vec::new(), seen: limit as u64, sampled_one_in: 1, lost: 0 })
+    }
+
+    async fn workers(&self) -> Result<Workers, ApiError> {
+        Ok(Workers { workers: Vec::new() })
+    }
+
+    async fn config(&self) -> Result<ConfigReport, ApiError> {
+        Ok(ConfigReport {
+            path: "/etc/weft/weftd.toml".into(),
+            running: Sections::new(),
+            file: Sections::new(),
+            error: None,
+            restart_needed: Vec::new(),
+        })
     }
 
     async fn add_pod(&self, spec: PodSpec) -> Result<Pod, ApiError> {
@@ -73,6 +124,7 @@ impl Backend for Invented {
             port: spec.port,
             addresses: spec.addresses,
             mac: spec.mac.unwrap_or(Mac([2, 0, 0, 0, 0, 1])),
+            trusted: spec.trusted,
             port_id: Some(3),
             mtu: 1450,
             origin: Origin::Api,
