@@ -7,12 +7,18 @@
 //! | [`sum`] | checksums, counted the slow way: nothing here believes the code that it looks at |
 //! | [`frames`] | frames as real senders make them, and what is done to spoil them |
 //! | [`tables`] | a switch's tables, drawn by lot |
+//! | [`ways`] | what those tables say, found the slow way |
+//! | [`cast`] | who may stand in the frames that such a node gets |
 //! | [`look`] | a frame as etherparse reads it |
 //! | [`verdict`] | whether a frame may leave by a port |
+//! | [`answers`] | whether a frame is the switch's own |
 
+pub mod answers;
+pub mod cast;
 pub mod frames;
 pub mod look;
 pub mod sum;
 pub mod tables;
 pub mod verdict;
+pub mod ways;
 pub mod wire;
