@@ -32,19 +32,21 @@ fn run(u: &mut Unstructured<'_>) -> Result<()> {
     let mut node = Node::arbitrary(u)?;
     let mut switch = node.switch();
     let mut seen = Seen::default();
-    for _ in 0..6 {
+    for _ in 0..8 {
         if u.is_empty() {
             break;
         }
-        match u.int_in_range(0..=11)? {
-            0 => {
+        match u.int_in_range(0..=15)? {
+            0 | 1 => {
                 node.change(u)?;
                 switch.publish(node.tables());
             }
-            1 => {
+            2 => {
                 let room = if u.arbitrary()? { None } else { Some(u.int_in_range(0..=3)?) };
                 node.doors[u.choose_index(node.doors.len())?].wire.limit(room);
             }
+            3 | 4 => node.pass(u, &mut switch)?,
+            5 => node.drain(u, &mut switch)?,
             _ => burst(u, &node, &mut switch, &mut seen)?,
         }
     }
@@ -53,6 +55,8 @@ fn run(u: &mut Unstructured<'_>) -> Result<()> {
 
 fn burst(u: &mut Unstructured<'_>, node: &Node, switch: &mut MemSwitch, seen: &mut Seen) -> Result<()> {
     let mut came = Came { sound: true, ..Came::default() };
+    let kept = stations(node, switch, u32::MAX);
+    let before = stations(node, switch, node.ageing);
     // One frame that is spoilt says nothing of whose checksums must be right: half of all bursts have none.
     let spoilt: bool = u.arbitrary()?;
     for _ in 0..*u.choose(&[1, 1, 1, 2, 3])? {
@@ -77,6 +81,13 @@ fn burst(u: &mut Unstructured<'_>, node: &Node, switch: &mut MemSwitch, seen: &m
         rounds += 1;
         assert!(rounds < 10_000, "it never comes to rest");
     }
+    let after = stations(node, switch, node.ageing);
+    assert_learned(node, &kept, &stations(node, switch, u32::MAX), &came);
+    let settled = after.iter().filter(|station| before.contains(station));
+    let elsewhere = |mac, at| came.sources.iter().any(|(from, source)| *source == mac && *from != at);
+    came.settled =
+        settled.copied().filter(|(mac, at)| is_found(node, *at) && !elsewhere(*mac, *at)).collect();
+    came.heard = [before, after].concat();
     for (to, door) in node.doors.iter().enumerate() {
         for packet in door.wire.take() {
             seen.left += 1;
@@ -86,6 +97,31 @@ fn burst(u: &mut Unstructured<'_>, node: &Node, switch: &mut MemSwitch, seen: &m
     }
     assert_counted(node, switch, seen);
     Ok(())
+}
+
+/// The stations that were heard in the last `ageing` seconds, and behind which port.
+fn stations(node: &Node, switch: &MemSwitch, ageing: u32) -> Vec<(MacAddr, usize)> {
+    let all = switch.learned().into_iter().flat_map(|learned| learned.iter((node.now / 1000) as u32));
+    all.filter(|station| station.age < ageing).map(|station| (station.mac, station.port.index())).collect()
+}
+
+/// What was learned behind the port is believed.
+fn is_found(node: &Node, at: usize) -> bool {
+    node.doors.get(at).is_some_and(|door| door.published && door.station.is_trusted())
+}
+
+/// Stations are learned from what they send by trusted ports, never another's address, and not too many.
+fn assert_learned(node: &Node, before: &[(MacAddr, usize)], after: &[(MacAddr, usize)], came: &Came) {
+    for (mac, at) in after.iter().filter(|station| !before.contains(station)) {
+        assert!(came.sources.contains(&(*at, *mac)), "{mac} was not heard by {at}: {came:?}");
+        assert!(is_found(node, *at) && node.configured(*mac).is_none(), "{mac} by {at}: {came:?}");
+        assert!(mac.is_unicast() && !node.is_anothers(*mac, *at), "{mac} by {at}: {came:?}");
+    }
+    for at in 0..node.doors.len() {
+        let count = |of: &[(MacAddr, usize)]| of.iter().filter(|(_, port)| *port == at).count();
+        let (now, then) = (count(after), count(before));
+        assert!(now <= then.max(node.learn_limit as usize), "{now} stations behind {at}: {came:?}");
+    }
 }
 
 /// A frame as the station behind the port would send it, or nearly so.
@@ -102,6 +138,7 @@ fn packet(
             spoil(u, &mut made)?;
         }
         let wrap = node.wrap(u)?;
+        came.tunnel |= spoilt || node.takes(&wrap);
         made = tunnelled(u, &wrap, made)?;
     }
     if spoilt {

@@ -42,12 +42,16 @@ pub fn frame(u: &mut Unstructured<'_>, cast: &Cast) -> Result<Frame> {
     let dst = one(u, &cast.dst_macs)?.unwrap_or(MacAddr(u.arbitrary()?));
     let src = one(u, &cast.src_macs)?.unwrap_or(MacAddr(u.arbitrary()?));
     let mut ethernet = [dst.0, src.0].concat();
-    if u.ratio(1, 16)? {
-        let tag: u16 = u.arbitrary()?;
-        ethernet.extend(u.choose(&[[0x81, 0x00], [0x88, 0xa8]])?);
-        ethernet.extend(tag.to_be_bytes());
+    if u.ratio(1, 8)? {
+        for _ in 0..*u.choose(&[1, 1, 2, 3])? {
+            let tag: u16 = if u.arbitrary()? { 0 } else { u.arbitrary()? };
+            ethernet.extend(u.choose(&[[0x81, 0x00], [0x88, 0xa8]])?);
+            ethernet.extend(tag.to_be_bytes());
+        }
     }
-    let from = one(u, &cast.src)?.unwrap_or(any_address(u)?);
+    // Now and then somebody else's.
+    let of = if u.ratio(1, 16)? { &cast.dst } else { &cast.src };
+    let from = one(u, of)?.unwrap_or(any_address(u)?);
     let same_family: Vec<_> = cast.dst.iter().copied().filter(|to| to.is_ipv4() == from.is_ipv4()).collect();
     let to = match one(u, &same_family)? {
         Some(to) => to,
@@ -104,6 +108,7 @@ fn arp(
     let from = if u.ratio(1, 8)? { Ipv4Addr::UNSPECIFIED } else { from };
     let to = if u.ratio(1, 8)? { from } else { to };
     let head = [0x08, 0x06, 0, 1, 8, 0, 6, 4, 0, op];
+    let mac = if u.ratio(1, 16)? { MacAddr([2, 0, 0, 0, 5, 0]) } else { mac };
     let mut bytes = [&ethernet[..], &head, &mac.0, &from.octets(), &[0; 6], &to.octets()].concat();
     if u.arbitrary()? {
         bytes.resize(bytes.len().max(60), 0);
@@ -120,8 +125,9 @@ struct Upper {
 }
 
 fn upper(u: &mut Unstructured<'_>, v6: bool) -> Result<Upper> {
-    let ports: [u8; 4] =
-        u.choose(&[[0x9c, 0x40, 0, 53], [0, 68, 0, 67], [0, 67, 0, 68], [0x80, 0, 0x21, 0x18]]).copied()?;
+    let ports: [u8; 4] = u
+        .choose(&[[0x9c, 0x40, 0, 53], [0, 68, 0, 67], [0, 67, 0, 68], [2, 35, 2, 34], [0x80, 0, 0x21, 0x18]])
+        .copied()?;
     let payload = payload(u)?;
     Ok(match u.int_in_range(0..=9)? {
         0..=2 => {

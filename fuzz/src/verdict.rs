@@ -2,7 +2,7 @@
 //! behind the port, or a frame of somebody else that the tables let through to it. What the switch learns to do one day
 //! needs its explanation here.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use weft_switch::offload::finish::takes;
 use weft_switch::offload::{Checksum, GsoKind};
@@ -10,10 +10,9 @@ use weft_switch::packet::{HeapBuf, PacketBuf};
 use weft_switch::tables::NextHop;
 use weft_switch::types::MacAddr;
 
+use crate::answers::{is_answer, is_question};
 use crate::look::{self, Seen, SeenIp};
-use crate::tables::{Door, GATEWAY, HOST, Node, Station, gateways};
-
-const ALL_NODES: MacAddr = MacAddr([0x33, 0x33, 0, 0, 0, 1]);
+use crate::tables::{Door, GATEWAY, Node, OWN_VTEPS, ROUTER, Station, UPLINK, gateways};
 
 /// What was sent into the switch before it came to rest.
 #[derive(Debug, Default)]
@@ -22,6 +21,12 @@ pub struct Came {
     pub doors: Vec<usize>,
     /// From whom, by port.
     pub sources: Vec<(usize, MacAddr)>,
+    /// Some of it may be a tunnel packet that is taken.
+    pub tunnel: bool,
+    /// Stations that were learned before or are now, and behind which port.
+    pub heard: Vec<(MacAddr, usize)>,
+    /// Those of them that have been found behind one port all the time, which is trusted.
+    pub settled: Vec<(MacAddr, usize)>,
     /// All of it was as its senders must make it.
     pub sound: bool,
 }
@@ -40,7 +45,9 @@ pub fn judge(node: &Node, came: &Came, to: usize, packet: &HeapBuf) {
     }
     let verdict = match door.station {
         Station::Uplink => tunnelled(node, came, packet, &frame, &seen),
-        Station::Pod { .. } | Station::Host => on_segment(node, came, to, &frame, &seen),
+        Station::Pod { .. } | Station::Trusted { .. } | Station::Host => {
+            on_segment(node, came, to, &frame, &seen)
+        }
     };
     if let Err(why) = verdict {
         panic!("{why}: {seen:?}\ncame {came:?}, left by {to}: {door:?}");
@@ -69,95 +76,89 @@ fn assert_size(door: &Door, packet: &HeapBuf, frame: &[u8], seen: &Seen) {
 
 /// A frame to a pod or to the host.
 fn on_segment(node: &Node, came: &Came, to: usize, frame: &[u8], seen: &Seen) -> Result<(), String> {
-    let mut whys = Vec::new();
+    let mut whys = vec![is_question(node, to, frame, seen)];
     for from in &came.doors {
-        let allowed = if *from == to {
-            let answer = is_answer(node, came, to, frame, seen);
-            if answer.is_ok() || node.doors[to].station == Station::Host {
-                answer
-            } else {
-                forwarded(node, *from, to, frame, seen)
-            }
-        } else {
-            forwarded(node, *from, to, frame, seen)
-        };
-        match allowed {
-            Ok(()) => return Ok(()),
-            Err(why) => whys.push(why),
+        if *from == to {
+            whys.push(is_answer(node, came, to, frame, seen));
         }
+        whys.push(bridged(node, came, *from, to, frame, seen));
+        whys.push(routed(node, came, *from, to, frame, seen));
     }
-    Err(format!("no explanation: {whys:?}"))
+    if whys.iter().any(Result::is_ok) { Ok(()) } else { Err(format!("no explanation: {whys:?}")) }
 }
 
-fn is_answer(node: &Node, came: &Came, to: usize, frame: &[u8], seen: &Seen) -> Result<(), String> {
-    let known = came.sources.contains(&(to, seen.dst));
-    match (seen.ethertype, &seen.ip) {
-        (0x0806, _) => {
-            let op = frame.get(seen.l3 + 6..seen.l3 + 8);
-            let sender = frame.get(seen.l3 + 8..seen.l3 + 14);
-            // Whoever the answer names is of this node.
-            let named = sender.is_some_and(|mac| node.macs().iter().any(|known| known.0 == mac));
-            ensure(known && op == Some(&[0, 2]) && sender == Some(&seen.src.0) && named, "no ARP answer")
-        }
-        (_, Some(ip)) => match (ip.src.is_ipv4(), ip.icmp(frame)) {
-            (false, Some(136)) => {
-                ensure(known || seen.dst == ALL_NODES, "an advertisement for nobody")?;
-                ensure(ip.hops == 255, "an advertisement that has been forwarded")?;
-                ensure(ip.checksum_right(frame) == Some(true), "an advertisement with a wrong checksum")
-            }
-            (true, Some(0)) | (false, Some(129)) => {
-                ensure(known && gateways().contains(&ip.src), "an echo reply that is not the gateway's")
-            }
-            (true, Some(3 | 11)) | (false, Some(1..=3)) => {
-                ensure(known && gateways().contains(&ip.src), "an error that is not the gateway's")?;
-                ensure(ip.checksum_right(frame) == Some(true), "an error with a wrong checksum")
-            }
-            _ => Err("no answer".to_owned()),
-        },
-        _ => Err("no answer".to_owned()),
-    }
-}
-
-fn ensure(fine: bool, why: &str) -> Result<(), String> {
+pub(crate) fn ensure(fine: bool, why: &str) -> Result<(), String> {
     if fine { Ok(()) } else { Err(why.to_owned()) }
 }
 
-/// Whether the tables let this frame through from one port to the other.
-fn forwarded(node: &Node, from: usize, to: usize, frame: &[u8], seen: &Seen) -> Result<(), String> {
-    let (from, to) = (&node.doors[from].station, &node.doors[to].station);
-    if let Station::Pod { mac, addresses } = from {
-        ensure(seen.src == *mac || seen.src == GATEWAY, "from another's MAC address")?;
-        own_source(addresses, *mac, frame, seen)?;
-    }
-    let routed = seen.src == GATEWAY && *from != Station::Host;
-    if !routed {
-        ensure(*from != Station::Uplink, "bridged out of the tunnel")?;
-        ensure(from != to, "bridged back")?;
-        let its_own = match to {
-            Station::Pod { mac, .. } => seen.dst == *mac,
-            Station::Host => seen.dst == HOST,
-            Station::Uplink => false,
-        };
-        let flooded = seen.dst.is_multicast() || !node.macs().contains(&seen.dst);
-        // What the host sends may be routed as well as bridged, and is its own affair.
-        return ensure(its_own || flooded || *from == Station::Host, "bridged to another's port");
-    }
-    let ip = seen.ip.as_ref().filter(|_| seen.tags == 0).ok_or("routed, but not IP")?;
-    ensure(routable(ip), "routed from or to where nothing is routed")?;
-    match to {
+/// Whether the bridge carries this frame from one port to the other.
+fn bridged(
+    node: &Node,
+    came: &Came,
+    from: usize,
+    to: usize,
+    frame: &[u8],
+    seen: &Seen,
+) -> Result<(), String> {
+    let (station, door) = (&node.doors[from].station, &node.doors[to]);
+    ensure(*station != Station::Uplink, "bridged out of the tunnel")?;
+    ensure(from != to, "bridged back")?;
+    ensure(came.sources.contains(&(from, seen.src)), "bridged, but sent by nobody")?;
+    ensure(seen.tags <= 2, "with more tags than are looked through")?;
+    ensure(!seen.dst.is_reserved() && seen.dst != GATEWAY, "bridged to what bridges do not forward")?;
+    match station {
         Station::Pod { mac, addresses } => {
-            ensure(seen.dst == *mac && addresses.contains(&ip.dst), "routed to another's pod")?;
-            ensure(node.route(ip.dst) == Some(NextHop::Local), "routed against the routes")
+            ensure(seen.src == *mac, "from another's MAC address")?;
+            own_source(addresses, *mac, frame, seen)?;
         }
-        Station::Host => {
-            ensure(seen.dst == HOST, "routed to nobody")?;
-            ensure(matches!(node.route(ip.dst), None | Some(NextHop::Host)), "routed against the routes")
+        Station::Trusted { .. } => {
+            ensure(!node.is_anothers(seen.src, from), "from another's MAC address")?;
+            own_claim(node, from, frame, seen)?;
         }
-        Station::Uplink => Err("routed to the underlay".to_owned()),
+        Station::Host | Station::Uplink => {}
     }
+    let flooded = node.limits.flood.per_second > 0;
+    if seen.dst.is_multicast() {
+        ensure(flooded, "flooded where nothing is to be")?;
+        if matches!(station, Station::Pod { .. }) && seen.tags == 0 && asks_or_tells(frame, seen) {
+            return ensure(door.for_unknown || door.station == Station::Host, "other pods need not hear it");
+        }
+        return ensure(door.on_segment, "flooded out of the segment");
+    }
+    if let Some(own) = node.configured(seen.dst) {
+        return ensure(own == to, "bridged to another's port");
+    }
+    if let Some((_, at)) = came.settled.iter().find(|(mac, _)| *mac == seen.dst) {
+        return ensure(*at == to, "bridged past where the station is");
+    }
+    let learned = door.station.is_trusted() && came.heard.contains(&(seen.dst, to));
+    ensure(learned || (door.for_unknown && flooded), "an unknown station is not looked for there")
 }
 
-/// A pod sends only from its own addresses, in ARP and in tagged frames too, and is no router.
+/// ARP, a solicitation or a neighbour advertisement.
+fn asks_or_tells(frame: &[u8], seen: &Seen) -> bool {
+    let nd = |ip: &SeenIp| !ip.src.is_ipv4() && matches!(ip.icmp(frame), Some(133 | 135 | 136));
+    seen.ethertype == 0x0806 || seen.ip.as_ref().is_some_and(nd)
+}
+
+/// Whether the router sends this frame, which came by one port, out of the other.
+fn routed(node: &Node, came: &Came, from: usize, to: usize, frame: &[u8], seen: &Seen) -> Result<(), String> {
+    ensure(seen.src == GATEWAY, "not from the gateway")?;
+    let ip = seen.ip.as_ref().filter(|_| seen.tags == 0).ok_or("routed, but not IP")?;
+    ensure(routable(ip), "routed from or to where nothing is routed")?;
+    ensure(frame.len() - seen.l3 == ip.len, "routed with what follows the packet")?;
+    match &node.doors[from].station {
+        Station::Pod { mac, addresses } => own_source(addresses, *mac, frame, seen)?,
+        Station::Uplink => ensure(came.tunnel, "out of a tunnel that there is not")?,
+        Station::Trusted { .. } | Station::Host => {}
+    }
+    ensure(node.leads_to(ip.dst, seen.dst, to), "routed against the routes")?;
+    // Only a neighbour may be behind the port that the packet came by.
+    let near = node.ways(ip.dst).contains(&NextHop::Local) && node.neighbour(ip.dst) == Some((seen.dst, to));
+    ensure(from != to || near, "routed back")
+}
+
+/// A pod sends only from its own addresses, in ARP and in tagged frames too, and is no router and no server.
 fn own_source(addresses: &[IpAddr], mac: MacAddr, frame: &[u8], seen: &Seen) -> Result<(), String> {
     if seen.ethertype == 0x0806 {
         let message = frame.get(seen.l3..seen.l3 + 28).ok_or("an ARP message cut off")?;
@@ -175,7 +176,37 @@ fn own_source(addresses: &[IpAddr], mac: MacAddr, frame: &[u8], seen: &Seen) -> 
             IpAddr::V6(v6) => v6.is_unicast_link_local() || (v6.is_unspecified() && ip.protocol == 58),
         };
     ensure(own, "from another's address")?;
-    ensure(ip.src.is_ipv4() || !matches!(ip.icmp(frame), Some(134 | 137)), "a pod that says it is a router")
+    let upper = &frame[ip.upper.clone()];
+    if ip.protocol == 17 && !ip.fragment && upper.len() >= 4 {
+        let server: u16 = if ip.src.is_ipv4() { 67 } else { 547 };
+        ensure(upper[..2] != server.to_be_bytes(), "a pod that is a DHCP server")?;
+    }
+    match (ip.src.is_ipv4(), ip.icmp(frame)) {
+        (true, Some(5)) => Err("a pod that redirects".to_owned()),
+        (false, Some(134 | 137)) => Err("a pod that says it is a router".to_owned()),
+        (false, Some(136)) => {
+            let target = upper.get(8..24).ok_or("an advertisement cut off")?;
+            let target: [u8; 16] = target.try_into().map_err(|_| "an advertisement cut off")?;
+            let [a, b, c, d, e, f] = mac.0;
+            let link_local = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f];
+            let own = target == link_local || addresses.contains(&Ipv6Addr::from(target).into());
+            ensure(own, "an advertisement of another's address")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Nobody claims in ARP what a configured pod or the gateway has, trusted or not. Another VLAN is another segment.
+fn own_claim(node: &Node, from: usize, frame: &[u8], seen: &Seen) -> Result<(), String> {
+    if seen.ethertype != 0x0806 || seen.tags > 0 {
+        return Ok(());
+    }
+    let message = frame.get(seen.l3..seen.l3 + 28).ok_or("an ARP message cut off")?;
+    let sender = [message[14], message[15], message[16], message[17]].into();
+    let has = |door: &Door| door.station.pod().is_some_and(|(_, addresses)| addresses.contains(&sender));
+    let configured = node.doors.iter().any(has);
+    let own = node.neighbour(sender).is_some_and(|(mac, at)| at == from && mac.0 == message[8..14]);
+    ensure(!gateways().contains(&sender) && (!configured || own), "a claim of another's address")
 }
 
 fn routable(ip: &SeenIp) -> bool {
@@ -186,7 +217,7 @@ fn routable(ip: &SeenIp) -> bool {
 
 /// A frame to the underlay: a tunnel packet to a peer whose subnet the inner packet is for.
 fn tunnelled(node: &Node, came: &Came, packet: &HeapBuf, frame: &[u8], seen: &Seen) -> Result<(), String> {
-    ensure((seen.src, seen.dst) == node.outer_macs() && seen.tags == 0, "not to the underlay's router")?;
+    ensure((seen.src, seen.dst) == (UPLINK, ROUTER) && seen.tags == 0, "not to the underlay's router")?;
     let outer = seen.ip.as_ref().ok_or("not IP")?;
     ensure(outer.protocol == 17 && !outer.fragment && outer.hops == 64, "no tunnel packet")?;
     ensure(outer.len == frame.len() - 14 && outer.src == node.own_address(outer.dst), "the outer header")?;
@@ -197,14 +228,14 @@ fn tunnelled(node: &Node, came: &Came, packet: &HeapBuf, frame: &[u8], seen: &Se
         "the UDP header",
     )?;
     ensure((32768..60999).contains(&word(0)), "the UDP source port")?;
-    let vni = node.vni.get().to_be_bytes();
-    ensure(udp[8..16] == [8, 0, 0, 0, vni[1], vni[2], vni[3], 0], "the VXLAN header")?;
     let inner_frame = &udp[16..];
     let inner = look::read(inner_frame);
     let at = node.vteps.iter().position(|far| far.address == outer.dst && far.mac == inner.dst);
     let at = at.ok_or("to a peer that there is not")?;
     let far = &node.vteps[at];
-    ensure(far.resolved && inner.src == node.own_vtep(), "between other VTEPs")?;
+    let vni = node.vnis[far.network].get().to_be_bytes();
+    ensure(udp[8..16] == [8, 0, 0, 0, vni[1], vni[2], vni[3], 0], "the VXLAN header")?;
+    ensure(far.resolved && inner.src == OWN_VTEPS[far.network], "between other VTEPs")?;
     match (packet.offload().checksum, outer.src.is_ipv4() && !far.checksum) {
         (_, true) => ensure(word(6) == 0, "an outer checksum that is not asked for")?,
         (Checksum::Partial { start, offset }, false) => {
@@ -218,13 +249,18 @@ fn tunnelled(node: &Node, came: &Came, packet: &HeapBuf, frame: &[u8], seen: &Se
     }
     ensure(ip.len == inner_frame.len() - 14 && ip.len <= far.mtu.get(), "the inner length")?;
     ensure(routable(ip), "routed from or to where nothing is routed")?;
-    ensure(node.route(ip.dst) == Some(NextHop::Vtep(at as u32)), "routed against the routes")?;
+    ensure(node.ways(ip.dst).contains(&NextHop::Vtep(at as u32)), "routed against the routes")?;
     let explained = came.doors.iter().any(|from| match &node.doors[*from].station {
         Station::Pod { mac, addresses } => own_source(addresses, *mac, inner_frame, &inner).is_ok(),
-        Station::Host => true,
-        // What is said about a packet out of the tunnel goes back there.
+        Station::Trusted { .. } | Station::Host => true,
+        // What is said about a packet out of the tunnel goes back there, and nothing else.
         Station::Uplink => {
-            gateways().contains(&ip.src) && matches!(ip.icmp(inner_frame), Some(0..=3 | 11 | 129))
+            let error = match ip.icmp(inner_frame) {
+                Some(kind) if ip.src.is_ipv4() => matches!(kind, 3 | 11),
+                kind => matches!(kind, Some(1..=3)),
+            };
+            let told = node.limits.icmp.per_second > 0 && came.tunnel;
+            told && error && ip.hops == 64 && gateways().contains(&ip.src)
         }
     });
     ensure(explained, "from nobody who may send it")

@@ -208,3 +208,28 @@ fn malformed_discovery_is_believed_from_nobody() {
     cut.truncate(41);
     assert_eq!(room.send(At::Vm, &cut), Came::dropped(DropReason::ArpMalformed));
 }
+
+#[test]
+fn a_dhcpv6_server_does_not_hide_its_port_behind_the_first_segment() {
+    let mut room = Room::new();
+    let src: Ipv6Addr = "fe80::55".parse().unwrap();
+    let mut bytes = [&[0x33, 0x33, 0, 1, 0, 2][..], &POD_MAC[0], &[0x86, 0xdd, 0x60, 0, 0, 0]].concat();
+    let ext = 240usize;
+    bytes.extend(((ext + 12) as u16).to_be_bytes());
+    bytes.extend([60, 64]);
+    bytes.extend(src.octets());
+    bytes.extend("ff02::1:2".parse::<Ipv6Addr>().unwrap().octets());
+    bytes.extend([17, (ext / 8 - 1) as u8]);
+    bytes.extend(vec![0; ext - 2]);
+    let cut = bytes.len();
+    bytes.extend([2, 35, 2, 34, 0, 12, 0, 0, 1, 2, 3, 4]);
+    for at in [bytes.len(), cut + 3, cut] {
+        let chain = weft_switch::packet::HeapBuf::from_segments(&[&bytes[..at], &bytes[at..]]);
+        let (came, out) = room.send_all(At::Pod, vec![chain]);
+        assert_eq!((came.drops, out.len()), ([("dhcp_server", 1)].into(), 0), "cut at {at}");
+    }
+    // A client's frame goes its way.
+    bytes[cut..cut + 4].copy_from_slice(&[2, 34, 2, 35]);
+    let (_, out) = room.send_all(At::Pod, vec![weft_switch::packet::HeapBuf::from_bytes(&bytes)]);
+    assert_eq!(out.len(), 4);
+}

@@ -32,8 +32,13 @@ pub(super) fn refuse(guard: &PodGuard, head: &[u8], parsed: &Parsed) -> Option<D
             IpProtocol::ICMP if head.get(usize::from(ip.l4)) == Some(&REDIRECT) => Some(DropReason::Redirect),
             _ => None,
         },
-        L3::V6(ip) => (ip.protocol == IpProtocol::UDP && source_port(&ip) == DHCPV6_SERVER)
-            .then_some(DropReason::DhcpServer),
+        // Extension headers may push the ports behind the first segment: what is not seen may be a server's.
+        L3::V6(ip) if ip.protocol == IpProtocol::UDP => {
+            let l4 = usize::from(ip.l4);
+            let hidden = head.get(l4..l4 + 4).is_none();
+            (hidden || source_port(&ip) == DHCPV6_SERVER).then_some(DropReason::DhcpServer)
+        }
+        L3::V6(_) => None,
         L3::Arp | L3::Other => None,
     }
 }
