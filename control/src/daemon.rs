@@ -7,6 +7,7 @@
 //! that does not concern it.
 
 mod attachments;
+mod conflicts;
 mod flows;
 mod host;
 mod learned;

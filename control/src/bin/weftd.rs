@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 use weft_control::api::serve;
 use weft_control::config::{DEFAULT_PATH, LogLevel};
@@ -18,6 +19,9 @@ use weft_control::reload::{ConfigFile, Reload};
 
 /// How long ending may take after a signal.
 const END_WITHIN: Duration = Duration::from_millis(800);
+
+/// Lines of the log that wait to be written at most.
+const LINES: usize = 4096;
 
 /// A virtual switch for Kubernetes nodes with high packet rates.
 ///
@@ -42,7 +46,7 @@ fn main() -> ExitCode {
         Ok(config) => config,
         Err(error) => return fail(&error.to_string()),
     };
-    let set_log_level = log_to_stderr(config.log.level);
+    let (set_log_level, _flush) = log_to_stderr(config.log.level);
     let setup = Setup { config, file, reload: Reload::default(), set_log_level };
     // Two threads: control work is seldom, and the cores are the workers'.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
@@ -52,23 +56,28 @@ fn main() -> ExitCode {
     }
 }
 
-/// Begins to log, and returns what sets the level later. Whoever has set `WEFT_LOG` keeps what it says.
-fn log_to_stderr(level: LogLevel) -> SetLogLevel {
+/// Begins to log, and returns what sets the level later, and what writes the rest when it is dropped. Whoever has set
+/// `WEFT_LOG` keeps what it says. A thread of its own writes: nobody who reads standard error too slowly holds the daemon up,
+/// only lines are lost then.
+fn log_to_stderr(level: LogLevel) -> (SetLogLevel, WorkerGuard) {
     let given = EnvFilter::try_from_env("WEFT_LOG").ok();
     let fixed = given.is_some();
+    let (writer, flush) =
+        NonBlockingBuilder::default().buffered_lines_limit(LINES).lossy(true).finish(std::io::stderr());
     let log = tracing_subscriber::fmt()
         .with_env_filter(given.unwrap_or_else(|| EnvFilter::new(level.as_str())))
-        .with_writer(std::io::stderr)
+        .with_writer(writer)
         .with_target(false)
         .with_filter_reloading();
     let handle = log.reload_handle();
     log.init();
-    Box::new(move |level| {
+    let set = move |level: LogLevel| {
         if !fixed {
             // It fails once the log is gone, and with it who could be told.
             let _ = handle.reload(EnvFilter::new(level.as_str()));
         }
-    })
+    };
+    (Box::new(set), flush)
 }
 
 async fn run(setup: Setup) -> ExitCode {
@@ -87,7 +96,7 @@ async fn run(setup: Setup) -> ExitCode {
         // Whatever the daemon is at (it may still be starting): it ends in time. What the kernel holds stays as it is.
         std::thread::spawn(|| {
             std::thread::sleep(END_WITHIN);
-            say("something did not end in time; ending all the same");
+            // Nothing is said: whatever kept the rest may keep standard error too.
             std::process::exit(0);
         });
         drop(stop);

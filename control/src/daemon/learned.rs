@@ -6,20 +6,17 @@
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 use weft_switch::event::Event;
 use weft_switch::types::{MacAddr, PortId};
 
 use super::Daemon;
+use super::conflicts::{Claim, Conflict, Conflicts};
 
 /// Neighbours that are kept for one port at most.
 const NEIGHBOURS: usize = 256;
-/// Claims that are kept at most.
-const CONFLICTS: usize = 1024;
-/// How long a claim is kept after it was made last.
-const CONFLICT_KEPT: Duration = Duration::from_secs(600);
 /// How long a path's MTU is believed (RFC 1191, section 6.3; RFC 8201, section 4): then a larger packet tries it again.
 const PATH_MTU_KEPT: Duration = Duration::from_secs(600);
 /// Events that are taken from the workers at a time: a worker that tells without end does not keep the daemon.
@@ -38,29 +35,6 @@ pub struct LearnedNeighbour {
     before: Option<(MacAddr, PortId)>,
 }
 
-/// Who claims an address that is another's: the key of a [`Conflict`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Claim {
-    /// The address.
-    pub address: IpAddr,
-    /// Who claims it.
-    pub mac: MacAddr,
-    /// Where the claim came in.
-    pub port: PortId,
-}
-
-/// How often an address was claimed that is another's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Conflict {
-    /// Claims that were told.
-    pub count: u64,
-    /// The first of them.
-    pub first_seen: SystemTime,
-    /// The last.
-    pub last_seen: SystemTime,
-    told: Instant,
-}
-
 #[derive(Debug, Clone, Copy)]
 struct PathMtu {
     bytes: u32,
@@ -73,7 +47,9 @@ pub(super) struct Learned {
     neighbours: BTreeMap<IpAddr, LearnedNeighbour>,
     /// Neighbours of each port.
     counts: HashMap<PortId, usize>,
-    conflicts: BTreeMap<Claim, Conflict>,
+    conflicts: Conflicts,
+    /// Claims that are worth a line of the log, with the port and who claims what.
+    news: Vec<(Claim, MacAddr)>,
     path_mtus: HashMap<IpAddr, PathMtu>,
 }
 
@@ -83,7 +59,7 @@ impl Learned {
         match event {
             Event::Neighbour { port, mac, address } => self.neighbour(port, mac, address, now),
             Event::Conflict { port, mac, address } => {
-                self.conflict(Claim { address, mac, port }, now);
+                self.conflict(Claim { port, address }, mac, now);
                 false
             }
             Event::PathMtu { peer, mtu } => is_peer(peer) && self.path_mtu(peer, mtu.into(), now),
@@ -101,7 +77,7 @@ impl Learned {
             }
             let before = Some((known.mac, known.port));
             if known.before == Some((mac, port)) {
-                self.conflict(Claim { address, mac, port }, now);
+                self.conflict(Claim { port, address }, mac, now);
             }
             self.remove(address);
             // Also where the new port has its fill: the old place is wrong.
@@ -138,22 +114,10 @@ impl Learned {
         !gone.is_empty()
     }
 
-    fn conflict(&mut self, claim: Claim, now: Instant) {
-        let time = SystemTime::now();
-        let new = Conflict { count: 0, first_seen: time, last_seen: time, told: now };
-        if !self.conflicts.contains_key(&claim) {
-            if self.conflicts.len() >= CONFLICTS {
-                let oldest = self.conflicts.iter().min_by_key(|(_, conflict)| conflict.told);
-                if let Some(oldest) = oldest.map(|(claim, _)| *claim) {
-                    self.conflicts.remove(&oldest);
-                }
-            }
-            let Claim { address, mac, port } = claim;
-            warn!("{mac} behind port {port} claims {address}, which is another's");
+    fn conflict(&mut self, claim: Claim, mac: MacAddr, now: Instant) {
+        if self.conflicts.take(claim, mac, now) {
+            self.news.push((claim, mac));
         }
-        let conflict = self.conflicts.entry(claim).or_insert(new);
-        conflict.count += 1;
-        (conflict.last_seen, conflict.told) = (time, now);
     }
 
     /// A path's MTU is lowered at once, and rises when nothing was heard for a while.
@@ -186,7 +150,7 @@ impl Learned {
             }
         }
         let gone = self.remove_if(|known| now.saturating_duration_since(known.heard) >= ageing);
-        self.conflicts.retain(|_, conflict| now.saturating_duration_since(conflict.told) < CONFLICT_KEPT);
+        self.conflicts.forget_old(now);
         let before = self.path_mtus.len();
         self.path_mtus.retain(|_, path| path.until > now);
         gone || self.path_mtus.len() < before
@@ -195,7 +159,7 @@ impl Learned {
     /// Forgets the neighbours behind ports that are not open any more.
     pub(super) fn keep_ports(&mut self, is_open: impl Fn(PortId) -> bool) {
         self.remove_if(|known| !is_open(known.port));
-        self.conflicts.retain(|claim, _| is_open(claim.port));
+        self.conflicts.keep_ports(is_open);
     }
 
     /// The neighbours, for the tables.
@@ -219,7 +183,22 @@ impl Daemon {
             }
             changed |= self.learned.take(event, now, |peer| self.ways.contains_key(&peer));
         }
+        self.log_conflicts();
         self.publish_if(changed);
+    }
+
+    /// Says who claims what is another's.
+    fn log_conflicts(&mut self) {
+        if self.learned.news.is_empty() {
+            return;
+        }
+        let names = self.port_names();
+        for (Claim { port, address }, mac) in self.learned.news.drain(..) {
+            let name = names.get(&port).cloned().unwrap_or_else(|| port.to_string());
+            warn!(
+                "{mac} behind {name} claims {address}, which is another's; further claims are in weft neigh"
+            );
+        }
     }
 
     /// Forgets what is old, and publishes what has changed by it.

@@ -7,7 +7,7 @@ use weft_switch::stations;
 use weft_switch::types::{MacAddr, PortId};
 
 use super::unix_seconds;
-use crate::daemon::{Daemon, learned};
+use crate::daemon::{Daemon, conflicts};
 
 /// Claims that the status tells of at most.
 const NOTES: usize = 10;
@@ -44,9 +44,9 @@ impl Daemon {
 
     /// Who claims whose address.
     pub(super) fn claims(&self) -> Vec<Claim> {
-        let claim = |(claim, conflict): (&learned::Claim, &learned::Conflict)| Claim {
+        let claim = |(claim, conflict): (&conflicts::Claim, &conflicts::Conflict)| Claim {
             address: claim.address,
-            mac: claim.mac,
+            mac: conflict.mac,
             port: claim.port,
             count: conflict.count,
             last_seen: unix_seconds(conflict.last_seen),
