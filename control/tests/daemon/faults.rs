@@ -1,5 +1,10 @@
 //! What disappears under a running weftd: it lives on, says so, takes no CPU for it, and goes on when it is back.
 
+use std::process::{Child, Stdio};
+
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use weft_api::{PodState, State};
 
 use crate::lab::{Lab, Namespace, Weftd, tap_pod, tap_spec, wait_for};
@@ -133,4 +138,36 @@ fn a_pods_interface_is_deleted_and_made_again() {
     wait_for("the host port's addresses to be back", || lab.node.reaches("10.244.0.2").then_some(()));
     wait_for("all to be well", || Some(lab.status()).filter(|status| status.state == State::Ready));
     lab.counters_balance();
+}
+
+#[test]
+fn a_log_that_nobody_reads_holds_nothing_up() {
+    let lab = Lab::new();
+    let mut command = lab.node.command(env!("CARGO_BIN_EXE_weftd"));
+    command.arg("--config").arg(lab.path("weftd.toml")).stdin(Stdio::null()).stderr(Stdio::piped());
+    let mut weftd = Unread(command.spawn().expect("iproute2 is installed"));
+    let pipe = weftd.0.stderr.take().expect("a pipe");
+    fcntl(&pipe, FcntlArg::F_SETPIPE_SZ(4096)).expect("a small pipe");
+    wait_for("weftd to answer", || lab.ask(async |weftd| weftd.status().await).ok());
+    // Each costs a line of the log: together more than the pipe takes.
+    for number in 0..25 {
+        let section = format!("nonsense-{number}-{}", "x".repeat(200));
+        lab.replace_cluster(&format!("[{section}]\n"));
+        wait_for("the refusal", || lab.status().source.last_error.filter(|error| error.contains(&section)));
+    }
+    kill(Pid::from_raw(weftd.0.id() as i32), Signal::SIGTERM).expect("it is there");
+    let code = wait_for("the end", || weftd.0.try_wait().expect("the child's state"));
+    assert_eq!(code.code(), Some(0));
+    drop(pipe);
+}
+
+/// A weftd that is killed when the test is done with it.
+struct Unread(Child);
+
+impl Drop for Unread {
+    fn drop(&mut self) {
+        // It has ended already, where all went well.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
