@@ -73,7 +73,7 @@ drop_reasons! {
     SpoofedNeighbour = "spoofed_neighbour",
     /// A pod that is not trusted sent a router advertisement.
     RouterAdvertisement = "router_advertisement",
-    /// A pod that is not trusted sent what only DHCP servers and relays send: from UDP port 67, or 547 over IPv6.
+    /// A pod that is not trusted sent what only DHCP servers and relays send: from UDP port 67 or to 68, or from 547 or to 546 over IPv6.
     DhcpServer = "dhcp_server",
     /// A pod that is not trusted sent an ICMP redirect.
     Redirect = "redirect",
