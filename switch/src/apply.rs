@@ -30,8 +30,10 @@ use crate::wire::ipv6::Ipv6View;
 pub trait Outcome<P: BufPool> {
     /// To be sent to this port. `pool` is for a way out that must cut the packet up.
     fn send(&mut self, pool: &mut P, to: PortId, packet: P::Buf);
-    /// Dropped.
+    /// Dropped: the packet that came in, or a piece of it.
     fn drop(&mut self, reason: DropReason);
+    /// Dropped: the copy for this port of a frame that others may get.
+    fn drop_copy(&mut self, to: PortId, reason: DropReason);
     /// It was for weft itself.
     fn consume(&mut self);
     /// The switch has made this many frames more than came in.

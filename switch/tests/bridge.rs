@@ -297,6 +297,11 @@ fn a_port_with_a_smaller_mtu_is_passed_over_and_counted() {
         let came = room.send(At::Pod, &big);
         assert_eq!((came.to(), came.originated), (others.to_vec(), 3));
         assert_eq!(came.drops, [("flood_too_big", 1)].into());
+        // The port that did not get it counts it, not the one that it came from.
+        let count = |read: fn(&weft_switch::counters::PortCounters) -> u64, at: At| -> u64 {
+            room.node.switch.handles().map(|handle| read(handle.counters().port(at.id()))).sum()
+        };
+        assert_eq!((count(|c| c.rx_drops.get(), At::Pod), count(|c| c.tx_drops.get(), at)), (0, 1));
     }
 }
 

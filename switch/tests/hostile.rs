@@ -20,7 +20,7 @@ use weft_switch::port::{MemPort, TxCaps};
 use weft_switch::tables::{Neighbour, NextHop, Port};
 use weft_switch::types::{MacAddr, Mtu, PortId};
 
-use world::{FIRST_POD, GATEWAY, HOST_MAC, Node, POD_MAC, UPLINK_MAC, Underlay, VTEP_MAC, ipv4_frame};
+use world::{FIRST_POD, GATEWAY, HOST, HOST_MAC, Node, POD_MAC, UPLINK, UPLINK_MAC, Underlay, VTEP_MAC, ipv4_frame};
 
 const OTHER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 6];
 const OWN: [[u8; 4]; 2] = [[10, 244, 0, 5], [10, 244, 0, 6]];
@@ -323,6 +323,7 @@ impl Room {
         }
         while self.node.switch.step() > 0 {}
         self.node.assert_balanced();
+        self.assert_drops_were_received();
         for to in [From::Pod, From::Other, From::Host, From::Uplink] {
             let caps = if matches!(to, From::Pod | From::Other) { self.caps } else { TxCaps::NONE };
             for frame in self.port(to).take() {
@@ -342,6 +343,18 @@ impl Room {
                     _ => assert_own(from, to, &seen, tags > 0, &bytes),
                 }
             }
+        }
+    }
+
+    /// What a port has lost of what it received is not more than that, into however many pieces it was cut.
+    fn assert_drops_were_received(&self) {
+        for port in [UPLINK, HOST, FIRST_POD, FIRST_POD + 1].map(|id| PortId::new(id).unwrap()) {
+            let counts = self.node.switch.handles().map(|handle| {
+                let port = handle.counters().port(port);
+                (port.rx_packets.get(), port.rx_drops.get())
+            });
+            let (received, dropped) = counts.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+            assert!(dropped <= received, "{dropped} of {received} from {port:?}");
         }
     }
 

@@ -36,7 +36,7 @@ impl<P: BufPool> Applier<'_, P> {
             };
             match made {
                 Ok(made) => out.send(self.pool, to, made),
-                Err(reason) => out.drop(reason),
+                Err(reason) => out.drop_copy(to, reason),
             }
             if !another {
                 return;

@@ -83,7 +83,8 @@ impl<P: Platform> Worker<P> {
         }
         let mut applier =
             Applier { tables, pool, ident, from, now: *now, buckets: &mut slot.buckets, counters, events };
-        let mut ends = Ends { tables, outbox, dropped: lost as u64, consumed: 0, originated: 0 };
+        let mut ends =
+            Ends { tables, outbox, dropped: lost as u64, is_dropped: false, consumed: 0, originated: 0 };
         apply_burst(&mut applier, frames, &reads, &mut ends);
         port_counters.rx_drops.add(ends.dropped);
         counters.consumed.add(ends.consumed);
@@ -208,6 +209,7 @@ fn apply_burst<P: Platform>(
     ends: &mut Ends<'_, P>,
 ) {
     for (frame, read) in frames.drain(..).zip(reads) {
+        ends.is_dropped = false;
         applier.apply(frame, &read.parsed, read.outer.as_ref(), read.action, ends);
     }
 }
@@ -216,7 +218,10 @@ fn apply_burst<P: Platform>(
 struct Ends<'a, P: Platform> {
     tables: &'a Snapshot,
     outbox: &'a mut Outbox<P>,
+    /// Frames of which something was dropped.
     dropped: u64,
+    /// The present frame is among them: it came in once, however many pieces it has become.
+    is_dropped: bool,
     consumed: u64,
     originated: u64,
 }
@@ -228,7 +233,11 @@ impl<P: Platform> Outcome<P::Pool> for Ends<'_, P> {
     }
     fn drop(&mut self, reason: DropReason) {
         self.outbox.drop(reason, 1);
-        self.dropped += 1;
+        self.dropped += u64::from(!self.is_dropped);
+        self.is_dropped = true;
+    }
+    fn drop_copy(&mut self, to: PortId, reason: DropReason) {
+        self.outbox.drop_for(to, reason);
     }
     fn consume(&mut self) {
         self.consumed += 1;
