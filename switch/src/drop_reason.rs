@@ -92,7 +92,7 @@ drop_reasons! {
     ReservedAddress = "reserved_address",
     /// A frame with an 802.1Q tag to the gateway, which routes no VLAN.
     VlanTagged = "vlan_tagged",
-    /// The port has more broadcast, multicast and unknown unicast frames than bridge.flood_rate allows.
+    /// The port's broadcast, multicast and unknown unicast frames would become more copies than bridge.flood_rate allows.
     FloodLimited = "flood_limited",
     /// One of the ports that a frame is flooded to does not carry one of that size.
     FloodTooBig = "flood_too_big",

@@ -104,7 +104,7 @@ fn a_question_that_only_a_station_can_answer_goes_to_the_trusted_ports() {
 #[test]
 fn questions_to_the_trusted_ports_are_limited() {
     let mut room = Room::with(TxCaps::NONE, |tables| {
-        tables.limits.flood = Limit { per_second: 10, burst: 3 };
+        tables.limits.flood = Limit { per_second: 10, burst: 6 };
     });
     let questions = (0..9).map(|_| HeapBuf::from_bytes(&asks(POD_MAC[0], POD, STATION_IP))).collect();
     let (came, _) = room.send_all(At::Pod, questions);
