@@ -151,15 +151,15 @@ pub enum Scope {
     Segment,
     /// To the trusted ports, behind which unknown stations may be.
     Trusted,
-    /// To the trusted ports and the host, which may keep the address of an untrusted pod in a cache. Other pods ask weft.
-    Announce,
+    /// To the trusted ports and the host, which may have the address that is probed for. Other pods cannot.
+    Probe,
 }
 
 impl Scope {
     /// The ports that it means.
     pub fn ports(self, tables: &Snapshot) -> impl Iterator<Item = PortId> + use<'_> {
         let ports = if self == Self::Segment { &tables.segment } else { &tables.trusted };
-        let host = tables.gateway.host.filter(|_| self == Self::Announce).map(|host| host.port);
+        let host = tables.gateway.host.filter(|_| self == Self::Probe).map(|host| host.port);
         ports.iter().copied().chain(host)
     }
 }

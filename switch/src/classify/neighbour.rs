@@ -10,7 +10,8 @@
 //! | claims an address of another | dropped, and told if somebody has it | dropped and told |
 //! | asks for what is known | answered | answered, and the asker's own address is told |
 //! | probes for what another has | answered and told | the same |
-//! | probes for, or announces, its own | to the trusted ports and the host | to the whole segment; told |
+//! | probes for its own | to the trusted ports and the host | the same |
+//! | announces its own | to the whole segment | the same; told |
 //! | asks for an unknown address | to the trusted ports | the same |
 //! | is for one station | bridged | bridged |
 
@@ -205,8 +206,6 @@ impl Context<'_> {
             then
         } else if !public {
             Then::Consume
-        } else if matches!(from.port.role, Role::Pod(_)) {
-            self.carry(last, Scope::Announce)
         } else {
             self.carry(last, Scope::Segment)
         };
@@ -273,7 +272,7 @@ impl Context<'_> {
         };
         if own {
             // Silence means that the address is free: nobody but a trusted station may break it.
-            let then = if probe { self.carry(last, Scope::Announce) } else { Then::Consume };
+            let then = if probe { self.carry(last, Scope::Probe) } else { Then::Consume };
             return (then, false);
         }
         let unicast = !parsed.dst.is_multicast() && parsed.dst != tables.gateway.mac;
@@ -284,7 +283,7 @@ impl Context<'_> {
             // A station that is not there any more would be answered for; it speaks for itself.
             Some(Holder::Station(_)) if probe || unicast => (self.ask(last, public), false),
             Some(Holder::Station(to)) if to.port != from.id => (reply(target, to.mac, false), false),
-            Some(Holder::Pod(_)) if probe => (self.carry(last, Scope::Announce), false),
+            Some(Holder::Pod(_)) if probe => (self.carry(last, Scope::Probe), false),
             Some(Holder::Pod(_) | Holder::Station(_)) => (Then::Drop(DropReason::SamePort), false),
             None => (self.ask(last, public), false),
         }
