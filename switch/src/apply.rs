@@ -122,7 +122,9 @@ impl<P: BufPool> Applier<'_, P> {
     fn reply(&mut self, packet: &mut P::Buf, parsed: &Parsed, reply: Reply) -> Result<(), DropReason> {
         match reply {
             Reply::Arp(mac) => hairpin::arp(packet, parsed, mac),
-            Reply::Neighbour { mac, router } => hairpin::neighbour(self.pool, packet, parsed, mac, router),
+            Reply::Neighbour { mac, router, proxy } => {
+                hairpin::neighbour(self.pool, packet, parsed, mac, (router, proxy))
+            }
             Reply::Echo4 | Reply::Echo6 => {
                 trim_to_ip(packet, parsed);
                 hairpin::echo(packet, parsed)

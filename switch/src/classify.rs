@@ -175,6 +175,8 @@ pub enum Reply {
         mac: MacAddr,
         /// It is the gateway's: a router.
         router: bool,
+        /// The gateway speaks for another: what the asker has heard from that one itself holds (RFC 4861, section 7.2.8).
+        proxy: bool,
     },
     /// ICMP echo, IPv4.
     Echo4,

@@ -42,6 +42,10 @@ fn the_gateway_and_pods_are_answered_for_whoever_asks() {
         for (target, at) in [(own6(1), GATEWAY[0]), (own6(6), OTHER_MAC)] {
             let came = room.send(from, &asks6(mac, src, target));
             assert_eq!((came.to(), told6(came.only(), target)), (vec![from], at));
+            with_nd(came.only(), |_, _, message| {
+                let NdiscRepr::NeighborAdvert { flags, .. } = message else { panic!("{message:?}") };
+                assert!(flags.contains(NdiscNeighborFlags::OVERRIDE));
+            });
         }
     }
 }
@@ -67,7 +71,7 @@ fn pods_elsewhere_are_answered_for_with_the_gateways_address() {
     with_nd(came.only(), |_, dst, message| {
         assert_eq!(dst, own6(5));
         let NdiscRepr::NeighborAdvert { flags, .. } = message else { panic!("{message:?}") };
-        assert!(!flags.contains(NdiscNeighborFlags::ROUTER) && flags.contains(NdiscNeighborFlags::SOLICITED));
+        assert_eq!(flags, NdiscNeighborFlags::SOLICITED, "no router, and no override: RFC 4861, section 7.2.8");
     });
     // Where the way leads back to the asker, or to nowhere, the question goes to who may know (RFC 1027).
     for (from, mac, ip, target, to) in [

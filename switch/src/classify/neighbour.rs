@@ -277,12 +277,14 @@ impl Context<'_> {
         }
         let unicast = !parsed.dst.is_multicast() && parsed.dst != tables.gateway.mac;
         match self.holder(target) {
-            Some(Holder::Gateway) => (reply(target, tables.gateway.mac, true), probe),
-            Some(Holder::Away) => (reply(target, tables.gateway.mac, false), probe),
-            Some(Holder::Pod(to)) if to.port != from.id => (reply(target, to.mac, false), probe),
+            Some(Holder::Gateway) => (reply(target, tables.gateway.mac, Holder::Gateway), probe),
+            Some(Holder::Away) => (reply(target, tables.gateway.mac, Holder::Away), probe),
+            Some(Holder::Pod(to)) if to.port != from.id => (reply(target, to.mac, Holder::Pod(to)), probe),
             // A station that is not there any more would be answered for; it speaks for itself.
             Some(Holder::Station(_)) if probe || unicast => (self.ask(last, public), false),
-            Some(Holder::Station(to)) if to.port != from.id => (reply(target, to.mac, false), false),
+            Some(Holder::Station(to)) if to.port != from.id => {
+                (reply(target, to.mac, Holder::Station(to)), false)
+            },
             Some(Holder::Pod(_)) if probe => (self.carry(last, Scope::Probe), false),
             Some(Holder::Pod(_) | Holder::Station(_)) => (Then::Drop(DropReason::SamePort), false),
             None => (self.ask(last, public), false),
@@ -355,10 +357,14 @@ impl Context<'_> {
     }
 }
 
-fn reply(target: IpAddr, mac: MacAddr, router: bool) -> Then {
+fn reply(target: IpAddr, mac: MacAddr, holder: Holder) -> Then {
     Then::Hairpin(match target {
         IpAddr::V4(_) => Reply::Arp(mac),
-        IpAddr::V6(_) => Reply::Neighbour { mac, router },
+        IpAddr::V6(_) => Reply::Neighbour {
+            mac,
+            router: holder == Holder::Gateway,
+            proxy: holder == Holder::Away,
+        },
     })
 }
 
