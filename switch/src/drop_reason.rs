@@ -105,7 +105,7 @@ drop_reasons! {
     // ---- ARP and ND
     /// A question for an address that nobody here has.
     NeighbourUnknown = "neighbour_unknown",
-    /// A station behind a trusted port claims an address that another has: a pod, the gateway, or another node.
+    /// A station behind a trusted port claims an address that another has (a pod, the gateway, another node) or that is the subnet's own: its first and its last.
     NeighbourTaken = "neighbour_taken",
     /// A station behind a trusted port gives a MAC address in ARP or neighbour discovery that another has, or nobody can have.
     NeighbourMac = "neighbour_mac",

@@ -20,7 +20,9 @@ use weft_switch::port::{MemPort, TxCaps};
 use weft_switch::tables::{Neighbour, NextHop, Port};
 use weft_switch::types::{MacAddr, Mtu, PortId};
 
-use world::{FIRST_POD, GATEWAY, HOST, HOST_MAC, Node, POD_MAC, UPLINK, UPLINK_MAC, Underlay, VTEP_MAC, ipv4_frame};
+use world::{
+    FIRST_POD, GATEWAY, HOST, HOST_MAC, Node, POD_MAC, UPLINK, UPLINK_MAC, Underlay, VTEP_MAC, ipv4_frame,
+};
 
 const OTHER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 6];
 const OWN: [[u8; 4]; 2] = [[10, 244, 0, 5], [10, 244, 0, 6]];
@@ -423,7 +425,7 @@ fn assert_own(from: From, to: From, seen: &Seen, tagged: bool, bytes: &[u8]) {
         assert_eq!(bytes[22..28], mac_of(from), "the sender");
         let own = OWN[usize::from(from == From::Other)];
         assert!(bytes[28..32] == own || bytes[28..32] == [0; 4], "{:?}", &bytes[28..32]);
-        let question = bytes[21] == 1 && bytes[28..32] != bytes[38..42];
+        let question = bytes[20..22] == [0, 1] && bytes[28..32] != bytes[38..42];
         assert!(tagged || !group || to == From::Host || !question, "pods are not asked");
     }
     if let Some(ip) = &seen.ip {

@@ -71,7 +71,11 @@ fn pods_elsewhere_are_answered_for_with_the_gateways_address() {
     with_nd(came.only(), |_, dst, message| {
         assert_eq!(dst, own6(5));
         let NdiscRepr::NeighborAdvert { flags, .. } = message else { panic!("{message:?}") };
-        assert_eq!(flags, NdiscNeighborFlags::SOLICITED, "no router, and no override: RFC 4861, section 7.2.8");
+        assert_eq!(
+            flags,
+            NdiscNeighborFlags::SOLICITED,
+            "no router, and no override: RFC 4861, section 7.2.8"
+        );
     });
     // Where the way leads back to the asker, or to nowhere, the question goes to who may know (RFC 1027).
     for (from, mac, ip, target, to) in [
@@ -276,6 +280,20 @@ fn a_link_local_address_is_passed_on_only_if_it_is_known_to_be_the_pods() {
     let refused = Came::dropped(DropReason::SpoofedNeighbour).and(conflict(At::Pod, POD_MAC[0], gateways));
     assert_eq!(room.send(At::Pod, &asks6(POD_MAC[0], gateways, own6(50))), refused);
     assert_eq!(room.send(At::Pod, &says6(all_nodes(), POD_MAC[0], own, gateways, POD_MAC[0])), refused);
+}
+
+#[test]
+fn the_subnets_own_addresses_are_no_stations() {
+    let mut room = Room::new();
+    for address in [[10, 244, 0, 0], [10, 244, 0, 255]] {
+        for message in [asks(STATION, address, GATEWAY_IP), asks(STATION, address, address)] {
+            assert_eq!(room.send(At::Vm, &message), Came::dropped(DropReason::NeighbourTaken), "{address:?}");
+        }
+    }
+    for (from, mac, ip) in [(At::Pod, POD_MAC[0], POD), (At::Vm, VM_MAC, VM)] {
+        let to_all = ipv4_frame(mac, GATEWAY[0], ip, [10, 244, 0, 255], 9, b"to all of the subnet");
+        assert_eq!(room.send(from, &to_all), Came::dropped(DropReason::NoPod));
+    }
 }
 
 // ---- probes

@@ -21,6 +21,13 @@ impl<P: BufPool> Applier<'_, P> {
     /// flooding is.
     #[cold]
     pub(super) fn solicit(&mut self, parsed: &Parsed, out: &mut impl Outcome<P>) {
+        let nobodys = match parsed.l3 {
+            L3::V4(ip) => self.tables.gateway.is_nobodys(ip.dst.into()),
+            _ => false,
+        };
+        if nobodys {
+            return out.drop(DropReason::NoPod);
+        }
         out.drop(DropReason::NeighbourPending);
         if !self.buckets.flood.take(self.tables.limits.flood, self.now) {
             return;

@@ -206,6 +206,9 @@ impl Context<'_> {
             then
         } else if !public {
             Then::Consume
+        } else if said.claim.is_none() && matches!(from.port.role, Role::Pod(_)) {
+            // It announces nothing that another could keep.
+            self.carry(last, Scope::Probe)
         } else {
             self.carry(last, Scope::Segment)
         };
@@ -244,6 +247,9 @@ impl Context<'_> {
         let host = tables.gateway.host.is_some_and(|host| host.mac == mac);
         if foreign || host || mac == tables.gateway.mac || !mac.is_unicast() {
             return Err(Action::Drop(DropReason::NeighbourMac));
+        }
+        if tables.gateway.is_nobodys(address) {
+            return Err(Action::Drop(DropReason::NeighbourTaken));
         }
         let here = Neighbour { mac, port: from.id };
         match self.holder(address) {
@@ -284,7 +290,7 @@ impl Context<'_> {
             Some(Holder::Station(_)) if probe || unicast => (self.ask(last, public), false),
             Some(Holder::Station(to)) if to.port != from.id => {
                 (reply(target, to.mac, Holder::Station(to)), false)
-            },
+            }
             Some(Holder::Pod(_)) if probe => (self.carry(last, Scope::Probe), false),
             Some(Holder::Pod(_) | Holder::Station(_)) => (Then::Drop(DropReason::SamePort), false),
             None => (self.ask(last, public), false),
@@ -360,11 +366,9 @@ impl Context<'_> {
 fn reply(target: IpAddr, mac: MacAddr, holder: Holder) -> Then {
     Then::Hairpin(match target {
         IpAddr::V4(_) => Reply::Arp(mac),
-        IpAddr::V6(_) => Reply::Neighbour {
-            mac,
-            router: holder == Holder::Gateway,
-            proxy: holder == Holder::Away,
-        },
+        IpAddr::V6(_) => {
+            Reply::Neighbour { mac, router: holder == Holder::Gateway, proxy: holder == Holder::Away }
+        }
     })
 }
 
