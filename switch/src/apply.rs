@@ -20,6 +20,7 @@ use crate::offload::finish::finish;
 use crate::packet::{BufPool, PacketBuf};
 use crate::parse::{L3, Outer, Parsed};
 use crate::port::TxCaps;
+use crate::questions::Questions;
 use crate::tables::{Neighbour, Snapshot, Vtep};
 use crate::types::{MacAddr, PortId};
 use crate::wire::ethernet::{ETHERNET_LEN, EthernetView};
@@ -54,6 +55,8 @@ pub struct Applier<'a, P: BufPool> {
     pub now: u64,
     /// What the port has left of what is limited.
     pub buckets: &'a mut Buckets,
+    /// What the worker has asked for.
+    pub questions: &'a mut Questions,
     /// For what is counted beside the packets' ends.
     pub counters: &'a WorkerCounters,
     /// The way to the control side.
@@ -78,7 +81,7 @@ impl<P: BufPool> Applier<'_, P> {
             }
             Action::PathMtu => return self.path_mtu(&packet, out),
             Action::Flood(scope) => return self.flood(packet, parsed, scope, out),
-            Action::Solicit => return self.solicit(parsed, out),
+            Action::Solicit => return self.solicit(&packet, parsed, out),
             Action::Tell { news, then } => {
                 self.tell(&packet, parsed, news);
                 return self.apply(packet, parsed, outer, then.into(), out);

@@ -67,7 +67,8 @@ pub enum Action {
         /// What the way out carries.
         mtu: Mtu,
     },
-    /// Ask the stations behind the trusted ports which of them has the destination; the packet itself is dropped.
+    /// Ask the stations behind the trusted ports which of them has the destination; the packet itself is dropped. Its sender is told
+    /// once they have been silent for long enough.
     Solicit,
     /// Tell the control side what an ARP or neighbour discovery message claims; then as with the action of the same name.
     Tell {

@@ -28,6 +28,8 @@ pub struct Limits {
     /// Copies of frames that go to several ports: broadcast, multicast and unknown unicast. At once at least one for each port
     /// of the segment.
     pub flood: Limit,
+    /// Addresses of the node's subnets that the router asks for, behind all trusted ports each. No setting.
+    pub solicit: Limit,
     /// ICMP errors made about frames from the port (RFC 1812, section 4.3.2.8; RFC 4443, section 2.4(f)).
     pub icmp: Limit,
     /// Learned MAC addresses that move to the port.
@@ -38,6 +40,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             flood: Limit::per_second(10_000),
+            solicit: Limit { per_second: 100, burst: 100 },
             icmp: Limit { per_second: 1000, burst: 50 },
             moves: Limit { per_second: 10, burst: 10 },
         }
@@ -87,6 +90,8 @@ impl Bucket {
 pub struct Buckets {
     /// For [`Limits::flood`].
     pub flood: Bucket,
+    /// For [`Limits::solicit`].
+    pub solicit: Bucket,
     /// For [`Limits::icmp`].
     pub icmp: Bucket,
     /// For [`Limits::moves`].

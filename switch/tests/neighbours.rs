@@ -448,18 +448,55 @@ fn a_packet_to_an_unknown_station_makes_the_router_ask_from_the_subnets_gateway(
 #[test]
 fn packets_out_of_the_tunnel_make_the_router_ask_too_but_not_without_end() {
     let mut room = Room::with(TxCaps::NONE, |tables| {
-        tables.limits.flood = Limit { per_second: 10, burst: 3 };
+        tables.limits.solicit = Limit { per_second: 10, burst: 3 };
+        // A flood's budget is another.
+        tables.limits.flood = Limit::per_second(0);
     });
-    let inner = ipv4_frame(world::VTEP_MAC[1], world::VTEP_MAC[0], AWAY, STATION_IP, 9, b"from afar");
-    let payload = [&[8, 0, 0, 0, 0, 0, 1, 0], &inner[..]].concat();
-    let mut packet = Vec::new();
-    etherparse::PacketBuilder::ethernet2(world::UPLINK_MAC[1], world::UPLINK_MAC[0])
-        .ipv4([172, 16, 0, 2], [172, 16, 0, 1], 64)
-        .udp(40000, 8472)
-        .write(&mut packet, &payload)
-        .unwrap();
-    let (came, _) = room.send_all(At::Uplink, (0..9).map(|_| HeapBuf::from_bytes(&packet)).collect());
-    assert_eq!((came.out.len(), came.originated, came.drops), (6, 6, [("neighbour_pending", 9)].into()));
+    let packet = |last: u8| {
+        let to = [10, 244, 0, last];
+        let inner = ipv4_frame(world::VTEP_MAC[1], world::VTEP_MAC[0], AWAY, to, 9, b"from afar");
+        let payload = [&[8, 0, 0, 0, 0, 0, 1, 0], &inner[..]].concat();
+        let mut packet = Vec::new();
+        etherparse::PacketBuilder::ethernet2(world::UPLINK_MAC[1], world::UPLINK_MAC[0])
+            .ipv4([172, 16, 0, 2], [172, 16, 0, 1], 64)
+            .udp(40000, 8472)
+            .write(&mut packet, &payload)
+            .unwrap();
+        HeapBuf::from_bytes(&packet)
+    };
+    let (came, _) = room.send_all(At::Uplink, (0..9).map(|_| packet(50)).collect());
+    assert_eq!((came.out.len(), came.originated, came.drops), (2, 2, [("neighbour_pending", 9)].into()));
+    let (came, _) = room.send_all(At::Uplink, (60..69).map(packet).collect());
+    assert_eq!((came.out.len(), came.originated, came.drops), (4, 4, [("neighbour_pending", 9)].into()));
+}
+
+#[test]
+fn an_address_that_nobody_answers_for_is_refused_after_three_questions() {
+    let v4 = ipv4_frame(POD_MAC[0], GATEWAY[0], POD, STATION_IP, 9, b"is anybody there?");
+    let mut v6 = world::ipv6_frame(POD_MAC[0], GATEWAY[0], 0, 0, 9, b"and here?");
+    v6[38..54].copy_from_slice(&own6(50).octets());
+    for (packet, unreachable) in [(v4, (3, 1)), (v6, (1, 3))] {
+        let mut room = Room::new();
+        for _ in 0..3 {
+            let came = room.send(At::Pod, &packet);
+            assert_eq!(
+                (came.to(), came.drops),
+                (vec![At::Vm, At::Router], [("neighbour_pending", 1)].into())
+            );
+            assert_eq!(room.send(At::Pod, &packet), Came::dropped(DropReason::NeighbourPending));
+            room.pass(1);
+        }
+        // It is asked for further, and the sender told each time.
+        for to in [vec![At::Pod, At::Vm, At::Router], vec![At::Pod]] {
+            let came = room.send(At::Pod, &packet);
+            assert_eq!((came.to(), came.drops), (to, [("no_pod", 1)].into()));
+            assert_eq!(world::told::read(&came.out[0].1).type_and_code(), unreachable);
+        }
+        room.pass(60);
+        assert_eq!(room.send(At::Pod, &packet).drops, [("neighbour_pending", 1)].into(), "anew");
+        know(&mut room, At::Vm);
+        assert_eq!(room.send(At::Pod, &packet).to(), [At::Vm], "somebody has answered");
+    }
 }
 
 #[test]

@@ -45,6 +45,7 @@ impl<P: Platform> Worker<P> {
             sampling,
             until_sample,
             stations,
+            questions,
             ..
         } = self;
         let slot = &mut rx[index];
@@ -81,8 +82,17 @@ impl<P: Platform> Worker<P> {
         if one_in > 0 {
             sample(one_in, until_sample, from, &reads, events, counters);
         }
-        let mut applier =
-            Applier { tables, pool, ident, from, now: *now, buckets: &mut slot.buckets, counters, events };
+        let mut applier = Applier {
+            tables,
+            pool,
+            ident,
+            from,
+            now: *now,
+            buckets: &mut slot.buckets,
+            questions,
+            counters,
+            events,
+        };
         let mut ends =
             Ends { tables, outbox, dropped: lost as u64, is_dropped: false, consumed: 0, originated: 0 };
         apply_burst(&mut applier, frames, &reads, &mut ends);
