@@ -8,6 +8,7 @@ mod fragment;
 mod hairpin;
 mod icmp_error;
 mod path_mtu;
+mod priority_tag;
 mod solicit;
 
 use crate::classify::{Action, News, Reply, neighbour};
@@ -74,6 +75,15 @@ impl<P: BufPool> Applier<'_, P> {
         action: Action,
         out: &mut impl Outcome<P>,
     ) {
+        let untagged;
+        let mut parsed = parsed;
+        if parsed.priority && action.rewrites() {
+            untagged = match priority_tag::strip(&mut packet, parsed) {
+                Ok(untagged) => untagged,
+                Err(reason) => return out.drop(reason),
+            };
+            parsed = &untagged;
+        }
         let done = match action {
             Action::Drop(reason) => Err(reason),
             Action::Reject { reason, error } => {

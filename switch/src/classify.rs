@@ -121,6 +121,14 @@ pub enum Then {
     Hairpin(Reply),
 }
 
+impl Action {
+    /// The frame itself becomes another: an answer, or one that a router sends.
+    #[inline]
+    pub(crate) fn rewrites(&self) -> bool {
+        matches!(self, Self::Hairpin(_) | Self::Deliver { .. } | Self::Encap { .. } | Self::Fragment { .. })
+    }
+}
+
 impl From<Then> for Action {
     #[inline]
     fn from(then: Then) -> Self {
@@ -238,7 +246,7 @@ pub fn classify(
     }
     if parsed.dst == tables.gateway.mac {
         match parsed.l3 {
-            _ if parsed.tags > 0 => Action::Drop(DropReason::VlanTagged),
+            _ if parsed.in_vlan() => Action::Drop(DropReason::VlanTagged),
             L3::V4(ip) => route(tables, last, from, head, parsed, &ip, gso),
             L3::V6(ip) => route(tables, last, from, head, parsed, &ip, gso),
             _ => Action::Drop(DropReason::NotIp),

@@ -90,7 +90,7 @@ drop_reasons! {
     NotForwarded = "not_forwarded",
     /// To an address that bridges do not forward (01:80:c2:00:00:00 to 0f; IEEE 802.1Q, table 8-1).
     ReservedAddress = "reserved_address",
-    /// A frame with an 802.1Q tag to the gateway, which routes no VLAN.
+    /// A frame of a VLAN (802.1Q) to the gateway, which routes none. A tag of VLAN 0 counts as none.
     VlanTagged = "vlan_tagged",
     /// The port's broadcast, multicast and unknown unicast frames would become more copies than bridge.flood_rate allows.
     FloodLimited = "flood_limited",

@@ -185,14 +185,14 @@ impl Context<'_> {
                     Err(action) => return action,
                 },
                 // Another VLAN is another segment: what is said there is not known to be about this one.
-                Role::Trusted if parsed.tags == 0 => match self.claim_of_station(address, mac) {
+                Role::Trusted if !parsed.in_vlan() => match self.claim_of_station(address, mac) {
                     Ok(new) => news = new.then_some(News::Neighbour),
                     Err(action) => return action,
                 },
                 Role::Trusted | Role::Host | Role::Uplink => {}
             }
         }
-        let then = if parsed.tags > 0 {
+        let then = if parsed.in_vlan() {
             if public {
                 self.carry(last, Scope::Segment)
             } else {
@@ -235,7 +235,7 @@ impl Context<'_> {
         let spoofed = Then::Drop(DropReason::SpoofedNeighbour);
         // Nobody is harmed by the claim of an address that nobody has.
         Err(match held {
-            Some(_) if self.parsed.tags == 0 => Action::Tell { news: News::Claimed, then: spoofed },
+            Some(_) if !self.parsed.in_vlan() => Action::Tell { news: News::Claimed, then: spoofed },
             _ => spoofed.into(),
         })
     }
@@ -312,7 +312,7 @@ impl Context<'_> {
     fn carry(&self, last: &mut LastHits, scope: Scope) -> Then {
         let Self { tables, from, head, parsed } = self;
         if parsed.dst == tables.gateway.mac {
-            return if parsed.tags > 0 { Then::Drop(DropReason::VlanTagged) } else { Then::Consume };
+            return if parsed.in_vlan() { Then::Drop(DropReason::VlanTagged) } else { Then::Consume };
         }
         if !parsed.dst.is_multicast() {
             return bridge(tables, last, from, head, parsed, None);

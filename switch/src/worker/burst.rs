@@ -27,7 +27,7 @@ pub(super) struct Read {
 
 /// Stands in for what could not be parsed; its action is a drop.
 const UNREAD: Parsed =
-    Parsed { l2: 0, len: 0, dst: MacAddr::ZERO, src: MacAddr::ZERO, tags: 0, l3: L3::Other };
+    Parsed { l2: 0, len: 0, dst: MacAddr::ZERO, src: MacAddr::ZERO, tags: 0, priority: false, l3: L3::Other };
 
 impl<P: Platform> Worker<P> {
     /// Takes one burst from the receive queue of this index; how many frames it had.
