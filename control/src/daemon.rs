@@ -333,6 +333,7 @@ fn limits(config: &Config) -> Limits {
         flood: rate(config.bridge.flood_rate, 10),
         icmp: rate(config.router.icmp_rate, 20),
         moves: rate(config.bridge.move_rate, 1),
+        ..Limits::default()
     }
 }
 

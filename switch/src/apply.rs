@@ -8,6 +8,7 @@ mod fragment;
 mod hairpin;
 mod icmp_error;
 mod path_mtu;
+mod priority_tag;
 mod solicit;
 
 use crate::classify::{Action, News, Reply, neighbour};
@@ -20,6 +21,7 @@ use crate::offload::finish::finish;
 use crate::packet::{BufPool, PacketBuf};
 use crate::parse::{L3, Outer, Parsed};
 use crate::port::TxCaps;
+use crate::questions::Questions;
 use crate::tables::{Neighbour, Snapshot, Vtep};
 use crate::types::{MacAddr, PortId};
 use crate::wire::ethernet::{ETHERNET_LEN, EthernetView};
@@ -30,8 +32,10 @@ use crate::wire::ipv6::Ipv6View;
 pub trait Outcome<P: BufPool> {
     /// To be sent to this port. `pool` is for a way out that must cut the packet up.
     fn send(&mut self, pool: &mut P, to: PortId, packet: P::Buf);
-    /// Dropped.
+    /// Dropped: the packet that came in, or a piece of it.
     fn drop(&mut self, reason: DropReason);
+    /// Dropped: the copy for this port of a frame that others may get.
+    fn drop_copy(&mut self, to: PortId, reason: DropReason);
     /// It was for weft itself.
     fn consume(&mut self);
     /// The switch has made this many frames more than came in.
@@ -52,6 +56,8 @@ pub struct Applier<'a, P: BufPool> {
     pub now: u64,
     /// What the port has left of what is limited.
     pub buckets: &'a mut Buckets,
+    /// What the worker has asked for.
+    pub questions: &'a mut Questions,
     /// For what is counted beside the packets' ends.
     pub counters: &'a WorkerCounters,
     /// The way to the control side.
@@ -69,6 +75,15 @@ impl<P: BufPool> Applier<'_, P> {
         action: Action,
         out: &mut impl Outcome<P>,
     ) {
+        let untagged;
+        let mut parsed = parsed;
+        if parsed.priority && action.rewrites() {
+            untagged = match priority_tag::strip(&mut packet, parsed) {
+                Ok(untagged) => untagged,
+                Err(reason) => return out.drop(reason),
+            };
+            parsed = &untagged;
+        }
         let done = match action {
             Action::Drop(reason) => Err(reason),
             Action::Reject { reason, error } => {
@@ -76,7 +91,7 @@ impl<P: BufPool> Applier<'_, P> {
             }
             Action::PathMtu => return self.path_mtu(&packet, out),
             Action::Flood(scope) => return self.flood(packet, parsed, scope, out),
-            Action::Solicit => return self.solicit(parsed, out),
+            Action::Solicit => return self.solicit(&packet, parsed, out),
             Action::Tell { news, then } => {
                 self.tell(&packet, parsed, news);
                 return self.apply(packet, parsed, outer, then.into(), out);
@@ -120,7 +135,9 @@ impl<P: BufPool> Applier<'_, P> {
     fn reply(&mut self, packet: &mut P::Buf, parsed: &Parsed, reply: Reply) -> Result<(), DropReason> {
         match reply {
             Reply::Arp(mac) => hairpin::arp(packet, parsed, mac),
-            Reply::Neighbour { mac, router } => hairpin::neighbour(self.pool, packet, parsed, mac, router),
+            Reply::Neighbour { mac, router, proxy } => {
+                hairpin::neighbour(self.pool, packet, parsed, mac, (router, proxy))
+            }
             Reply::Echo4 | Reply::Echo6 => {
                 trim_to_ip(packet, parsed);
                 hairpin::echo(packet, parsed)

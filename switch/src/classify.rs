@@ -67,7 +67,8 @@ pub enum Action {
         /// What the way out carries.
         mtu: Mtu,
     },
-    /// Ask the stations behind the trusted ports which of them has the destination; the packet itself is dropped.
+    /// Ask the stations behind the trusted ports which of them has the destination; the packet itself is dropped. Its sender is told
+    /// once they have been silent for long enough.
     Solicit,
     /// Tell the control side what an ARP or neighbour discovery message claims; then as with the action of the same name.
     Tell {
@@ -120,6 +121,14 @@ pub enum Then {
     Hairpin(Reply),
 }
 
+impl Action {
+    /// The frame itself becomes another: an answer, or one that a router sends.
+    #[inline]
+    pub(crate) fn rewrites(&self) -> bool {
+        matches!(self, Self::Hairpin(_) | Self::Deliver { .. } | Self::Encap { .. } | Self::Fragment { .. })
+    }
+}
+
 impl From<Then> for Action {
     #[inline]
     fn from(then: Then) -> Self {
@@ -151,15 +160,15 @@ pub enum Scope {
     Segment,
     /// To the trusted ports, behind which unknown stations may be.
     Trusted,
-    /// To the trusted ports and the host, which may keep the address of an untrusted pod in a cache. Other pods ask weft.
-    Announce,
+    /// To the trusted ports and the host, which may have the address that is probed for. Other pods cannot.
+    Probe,
 }
 
 impl Scope {
     /// The ports that it means.
     pub fn ports(self, tables: &Snapshot) -> impl Iterator<Item = PortId> + use<'_> {
         let ports = if self == Self::Segment { &tables.segment } else { &tables.trusted };
-        let host = tables.gateway.host.filter(|_| self == Self::Announce).map(|host| host.port);
+        let host = tables.gateway.host.filter(|_| self == Self::Probe).map(|host| host.port);
         ports.iter().copied().chain(host)
     }
 }
@@ -175,6 +184,8 @@ pub enum Reply {
         mac: MacAddr,
         /// It is the gateway's: a router.
         router: bool,
+        /// The gateway speaks for another: what the asker has heard from that one itself holds (RFC 4861, section 7.2.8).
+        proxy: bool,
     },
     /// ICMP echo, IPv4.
     Echo4,
@@ -235,7 +246,7 @@ pub fn classify(
     }
     if parsed.dst == tables.gateway.mac {
         match parsed.l3 {
-            _ if parsed.tags > 0 => Action::Drop(DropReason::VlanTagged),
+            _ if parsed.in_vlan() => Action::Drop(DropReason::VlanTagged),
             L3::V4(ip) => route(tables, last, from, head, parsed, &ip, gso),
             L3::V6(ip) => route(tables, last, from, head, parsed, &ip, gso),
             _ => Action::Drop(DropReason::NotIp),

@@ -22,7 +22,8 @@ pub struct PortCounters {
     pub tx_packets: Counter,
     /// Bytes sent, with Ethernet headers.
     pub tx_bytes: Counter,
-    /// Frames received and then dropped, whatever the reason.
+    /// Frames received and then dropped, wholly or in part, whatever the reason: at most as many as were received. What of a
+    /// flooded frame does not get to a port counts there.
     pub rx_drops: Counter,
     /// Frames that could not be sent to this port.
     pub tx_drops: Counter,

@@ -73,7 +73,7 @@ drop_reasons! {
     SpoofedNeighbour = "spoofed_neighbour",
     /// A pod that is not trusted sent a router advertisement.
     RouterAdvertisement = "router_advertisement",
-    /// A pod that is not trusted sent what only DHCP servers and relays send: from UDP port 67, or 547 over IPv6.
+    /// A pod that is not trusted sent what only DHCP servers and relays send: from UDP port 67 or to 68, or from 547 or to 546 over IPv6.
     DhcpServer = "dhcp_server",
     /// A pod that is not trusted sent an ICMP redirect.
     Redirect = "redirect",
@@ -90,9 +90,9 @@ drop_reasons! {
     NotForwarded = "not_forwarded",
     /// To an address that bridges do not forward (01:80:c2:00:00:00 to 0f; IEEE 802.1Q, table 8-1).
     ReservedAddress = "reserved_address",
-    /// A frame with an 802.1Q tag to the gateway, which routes no VLAN.
+    /// A frame of a VLAN (802.1Q) to the gateway, which routes none. A tag of VLAN 0 counts as none.
     VlanTagged = "vlan_tagged",
-    /// The port has more broadcast, multicast and unknown unicast frames than bridge.flood_rate allows.
+    /// The port's broadcast, multicast and unknown unicast frames would become more copies than bridge.flood_rate allows.
     FloodLimited = "flood_limited",
     /// One of the ports that a frame is flooded to does not carry one of that size.
     FloodTooBig = "flood_too_big",
@@ -105,7 +105,7 @@ drop_reasons! {
     // ---- ARP and ND
     /// A question for an address that nobody here has.
     NeighbourUnknown = "neighbour_unknown",
-    /// A station behind a trusted port claims an address that another has: a pod, the gateway, or another node.
+    /// A station behind a trusted port claims an address that another has (a pod, the gateway, another node) or that is the subnet's own: its first and its last.
     NeighbourTaken = "neighbour_taken",
     /// A station behind a trusted port gives a MAC address in ARP or neighbour discovery that another has, or nobody can have.
     NeighbourMac = "neighbour_mac",

@@ -19,6 +19,7 @@ pub mod offload;
 pub mod packet;
 pub mod parse;
 pub mod port;
+pub mod questions;
 pub mod stations;
 pub mod tables;
 pub mod wire;

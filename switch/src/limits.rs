@@ -25,8 +25,11 @@ pub const NEWS: Limit = Limit { per_second: 100, burst: 256 };
 /// The rates of what the switch limits, for each port that frames come in by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Frames that are copied to several ports: broadcast, multicast and unknown unicast.
+    /// Copies of frames that go to several ports: broadcast, multicast and unknown unicast. At once at least one for each port
+    /// of the segment.
     pub flood: Limit,
+    /// Addresses of the node's subnets that the router asks for, behind all trusted ports each. No setting.
+    pub solicit: Limit,
     /// ICMP errors made about frames from the port (RFC 1812, section 4.3.2.8; RFC 4443, section 2.4(f)).
     pub icmp: Limit,
     /// Learned MAC addresses that move to the port.
@@ -36,7 +39,8 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            flood: Limit::per_second(1000),
+            flood: Limit::per_second(10_000),
+            solicit: Limit { per_second: 100, burst: 100 },
             icmp: Limit { per_second: 1000, burst: 50 },
             moves: Limit { per_second: 10, burst: 10 },
         }
@@ -53,6 +57,11 @@ pub struct Bucket {
 impl Bucket {
     /// Takes a token if there is one. `now` is the worker's time in milliseconds. A fresh bucket is full.
     pub fn take(&mut self, limit: Limit, now: u64) -> bool {
+        self.take_all(1, limit, now)
+    }
+
+    /// Takes so many tokens, or none where there are fewer. More than the burst there never are.
+    pub fn take_all(&mut self, tokens: u32, limit: Limit, now: u64) -> bool {
         if limit.per_second == 0 {
             return false;
         }
@@ -66,7 +75,7 @@ impl Bucket {
             None => full,
         };
         self.at = Some(now);
-        match self.milli.checked_sub(1000) {
+        match self.milli.checked_sub(u64::from(tokens) * 1000) {
             Some(left) => {
                 self.milli = left;
                 true
@@ -81,6 +90,8 @@ impl Bucket {
 pub struct Buckets {
     /// For [`Limits::flood`].
     pub flood: Bucket,
+    /// For [`Limits::solicit`].
+    pub solicit: Bucket,
     /// For [`Limits::icmp`].
     pub icmp: Bucket,
     /// For [`Limits::moves`].
@@ -104,6 +115,18 @@ mod tests {
         assert_eq!(taken(&mut bucket, 5_350), 2);
         assert_eq!(taken(&mut bucket, 60_000), 3);
         assert_eq!(taken(&mut bucket, 1), 0, "time that goes back gives nothing");
+    }
+
+    #[test]
+    fn several_are_taken_whole_or_not_at_all() {
+        let limit = Limit { per_second: 10, burst: 6 };
+        let mut bucket = Bucket::default();
+        assert!(!bucket.take_all(7, limit, 0));
+        assert!(bucket.take_all(4, limit, 0));
+        assert!(!bucket.take_all(3, limit, 0));
+        assert!(bucket.take_all(2, limit, 0), "those that did not suffice are still there");
+        assert!(!bucket.take_all(6, limit, 599));
+        assert!(bucket.take_all(6, limit, 600));
     }
 
     #[test]

@@ -86,6 +86,8 @@ pub struct Parsed {
     pub src: MacAddr,
     /// Bytes of 802.1Q tags between the Ethernet header and what it carries: those of two tags at most.
     pub tags: u8,
+    /// The only tag names no VLAN but a priority: for a receiver there is none (IEEE 802.1Q, section 6.9).
+    pub priority: bool,
     /// What it carries.
     pub l3: L3,
 }
@@ -95,6 +97,12 @@ impl Parsed {
     #[inline]
     pub fn l3_offset(&self) -> usize {
         usize::from(self.l2) + ETHERNET_LEN + usize::from(self.tags)
+    }
+
+    /// True for a frame of another VLAN than the switch's own.
+    #[inline]
+    pub fn in_vlan(&self) -> bool {
+        self.tags > 0 && !self.priority
     }
 }
 
@@ -118,12 +126,20 @@ pub fn parse(head: &[u8], len: usize, l2: usize) -> Result<Parsed, DropReason> {
         _ => L3::Other,
     };
     let tags = (at - l2 - ETHERNET_LEN) as u8;
-    Ok(Parsed { l2: l2 as u16, len: len.saturating_sub(l2) as u32, dst, src, tags, l3 })
+    let priority = usize::from(tags) == VLAN_LEN && names_no_vlan(frame);
+    Ok(Parsed { l2: l2 as u16, len: len.saturating_sub(l2) as u32, dst, src, tags, priority, l3 })
 }
 
 #[inline]
 fn is_tag(ethertype: EtherType) -> bool {
     matches!(ethertype, EtherType::VLAN | EtherType::QINQ)
+}
+
+/// True for a frame whose first tag is a customer's and carries a priority only.
+#[cold]
+fn names_no_vlan(frame: &[u8]) -> bool {
+    EthernetView::new_checked(frame).is_ok_and(|eth| eth.ethertype() == EtherType::VLAN)
+        && VlanView::new_checked(&frame[ETHERNET_LEN..]).is_ok_and(|tag| tag.vid() == 0)
 }
 
 /// Where what follows the tags at `at` begins, and what it is.

@@ -230,13 +230,13 @@ fn alone_on_the_segment_a_broadcast_has_its_reason() {
 
 #[test]
 fn a_storm_is_held_to_the_rate_of_its_port() {
-    let flood = Limit { per_second: 100, burst: 10 };
+    let flood = Limit { per_second: 100, burst: 8 };
     let limited = |tables: &mut weft_switch::tables::Snapshot| tables.limits.flood = flood;
     let mut room = Room::with(TxCaps::NONE, limited);
     let storm = || (0..50).map(|_| HeapBuf::from_bytes(&frame(POD_MAC[0], BROADCAST))).collect();
     let (came, _) = room.send_all(At::Pod, storm());
-    assert_eq!((came.out.len(), came.originated), (40, 30));
-    assert_eq!(came.drops, [("flood_limited", 40)].into());
+    assert_eq!((came.out.len(), came.originated), (8, 6), "two frames to four ports");
+    assert_eq!(came.drops, [("flood_limited", 48)].into());
     // Others have theirs, and what is for one station is not held up.
     assert_eq!(room.send(At::Other, &frame(OTHER_MAC, BROADCAST)).to().len(), 4);
     assert_eq!(room.send(At::Pod, &frame(POD_MAC[0], OTHER_MAC)).to(), [At::Other]);
@@ -244,7 +244,12 @@ fn a_storm_is_held_to_the_rate_of_its_port() {
     room.now += 50;
     room.node.switch.set_time(room.now);
     let (came, _) = room.send_all(At::Pod, storm());
-    assert_eq!(came.drops, [("flood_limited", 45)].into(), "a twentieth of a second gives five");
+    assert_eq!(came.drops, [("flood_limited", 49)].into(), "a twentieth of a second gives five copies");
+    // However small the limit, after a pause one frame gets to all.
+    room.publish(|tables| tables.limits.flood = Limit { per_second: 100, burst: 1 });
+    room.pass(10);
+    let (came, _) = room.send_all(At::Pod, storm());
+    assert_eq!((came.out.len(), came.drops), (4, [("flood_limited", 49)].into()));
     room.publish(|tables| tables.limits.flood = Limit::per_second(0));
     room.pass(10);
     assert_eq!(room.send(At::Pod, &frame(POD_MAC[0], BROADCAST)), Came::dropped(DropReason::FloodLimited));
@@ -297,6 +302,11 @@ fn a_port_with_a_smaller_mtu_is_passed_over_and_counted() {
         let came = room.send(At::Pod, &big);
         assert_eq!((came.to(), came.originated), (others.to_vec(), 3));
         assert_eq!(came.drops, [("flood_too_big", 1)].into());
+        // The port that did not get it counts it, not the one that it came from.
+        let count = |read: fn(&weft_switch::counters::PortCounters) -> u64, at: At| -> u64 {
+            room.node.switch.handles().map(|handle| read(handle.counters().port(at.id()))).sum()
+        };
+        assert_eq!((count(|c| c.rx_drops.get(), At::Pod), count(|c| c.tx_drops.get(), at)), (0, 1));
     }
 }
 

@@ -20,7 +20,9 @@ use weft_switch::port::{MemPort, TxCaps};
 use weft_switch::tables::{Neighbour, NextHop, Port};
 use weft_switch::types::{MacAddr, Mtu, PortId};
 
-use world::{FIRST_POD, GATEWAY, HOST_MAC, Node, POD_MAC, UPLINK_MAC, Underlay, VTEP_MAC, ipv4_frame};
+use world::{
+    FIRST_POD, GATEWAY, HOST, HOST_MAC, Node, POD_MAC, UPLINK, UPLINK_MAC, Underlay, VTEP_MAC, ipv4_frame,
+};
 
 const OTHER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 6];
 const OWN: [[u8; 4]; 2] = [[10, 244, 0, 5], [10, 244, 0, 6]];
@@ -323,6 +325,7 @@ impl Room {
         }
         while self.node.switch.step() > 0 {}
         self.node.assert_balanced();
+        self.assert_drops_were_received();
         for to in [From::Pod, From::Other, From::Host, From::Uplink] {
             let caps = if matches!(to, From::Pod | From::Other) { self.caps } else { TxCaps::NONE };
             for frame in self.port(to).take() {
@@ -342,6 +345,18 @@ impl Room {
                     _ => assert_own(from, to, &seen, tags > 0, &bytes),
                 }
             }
+        }
+    }
+
+    /// What a port has lost of what it received is not more than that, into however many pieces it was cut.
+    fn assert_drops_were_received(&self) {
+        for port in [UPLINK, HOST, FIRST_POD, FIRST_POD + 1].map(|id| PortId::new(id).unwrap()) {
+            let counts = self.node.switch.handles().map(|handle| {
+                let port = handle.counters().port(port);
+                (port.rx_packets.get(), port.rx_drops.get())
+            });
+            let (received, dropped) = counts.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+            assert!(dropped <= received, "{dropped} of {received} from {port:?}");
         }
     }
 
@@ -410,12 +425,14 @@ fn assert_own(from: From, to: From, seen: &Seen, tagged: bool, bytes: &[u8]) {
         assert_eq!(bytes[22..28], mac_of(from), "the sender");
         let own = OWN[usize::from(from == From::Other)];
         assert!(bytes[28..32] == own || bytes[28..32] == [0; 4], "{:?}", &bytes[28..32]);
-        assert!(tagged || !group || to == From::Host, "pods are not told of each other");
+        let question = bytes[20..22] == [0, 1] && bytes[28..32] != bytes[38..42];
+        assert!(tagged || !group || to == From::Host || !question, "pods are not asked");
     }
     if let Some(ip) = &seen.ip {
         assert_source(from, ip.src);
         assert!(!pod || !matches!(ip.nd, Some(134 | 137)), "a router's message");
-        assert!(!pod || tagged || !group || to == From::Host || !matches!(ip.nd, Some(133..=137)));
+        let pods_business = ip.nd != Some(133) && !ip.asks;
+        assert!(!pod || tagged || !group || to == From::Host || pods_business, "pods are not asked");
         assert!(!routed || from == From::Host || ip.routable, "{ip:?}");
     } else {
         assert!(!routed || from == From::Host, "routed, but not IP");
@@ -451,6 +468,8 @@ struct SeenIp {
     protocol: u8,
     /// The ICMPv6 type, of what is no fragment.
     nd: Option<u8>,
+    /// A neighbour solicitation for another's address.
+    asks: bool,
     /// The gateway's own word: an ICMP error.
     told: bool,
     routable: bool,
@@ -473,7 +492,7 @@ fn look_at(bytes: &[u8]) -> Seen {
                 && ip.protocol().0 == 1
                 && matches!(payload.get(ip.slice().len()), Some(3 | 11));
             let protocol = ip.protocol().0;
-            Some(SeenIp { src: src.into(), dst: dst.into(), protocol, nd: None, told, routable })
+            Some(SeenIp { src: src.into(), dst: dst.into(), protocol, nd: None, asks: false, told, routable })
         }
         0x86dd => {
             let ip = Ipv6HeaderSlice::from_slice(payload).expect("an IPv6 header");
@@ -484,11 +503,12 @@ fn look_at(bytes: &[u8]) -> Seen {
                 Ipv6ExtensionsSlice::from_slice_lax(ip.next_header(), after);
             let whole = protocol.0 == 58 && !extensions.is_fragmenting_payload();
             let nd = rest.first().copied().filter(|_| whole);
+            let asks = nd == Some(135) && rest.get(8..24) != Some(&src.octets()[..]);
             let told = src.octets() == v6("fd00:10:244::1") && matches!(nd, Some(1..=3));
             let routable = [src, dst]
                 .iter()
                 .all(|a| !a.is_loopback() && !a.is_multicast() && !a.is_unicast_link_local());
-            Some(SeenIp { src: src.into(), dst: dst.into(), protocol: protocol.0, nd, told, routable })
+            Some(SeenIp { src: src.into(), dst: dst.into(), protocol: protocol.0, nd, asks, told, routable })
         }
         _ => None,
     };

@@ -42,6 +42,10 @@ fn the_gateway_and_pods_are_answered_for_whoever_asks() {
         for (target, at) in [(own6(1), GATEWAY[0]), (own6(6), OTHER_MAC)] {
             let came = room.send(from, &asks6(mac, src, target));
             assert_eq!((came.to(), told6(came.only(), target)), (vec![from], at));
+            with_nd(came.only(), |_, _, message| {
+                let NdiscRepr::NeighborAdvert { flags, .. } = message else { panic!("{message:?}") };
+                assert!(flags.contains(NdiscNeighborFlags::OVERRIDE));
+            });
         }
     }
 }
@@ -67,7 +71,11 @@ fn pods_elsewhere_are_answered_for_with_the_gateways_address() {
     with_nd(came.only(), |_, dst, message| {
         assert_eq!(dst, own6(5));
         let NdiscRepr::NeighborAdvert { flags, .. } = message else { panic!("{message:?}") };
-        assert!(!flags.contains(NdiscNeighborFlags::ROUTER) && flags.contains(NdiscNeighborFlags::SOLICITED));
+        assert_eq!(
+            flags,
+            NdiscNeighborFlags::SOLICITED,
+            "no router, and no override: RFC 4861, section 7.2.8"
+        );
     });
     // Where the way leads back to the asker, or to nowhere, the question goes to who may know (RFC 1027).
     for (from, mac, ip, target, to) in [
@@ -104,7 +112,7 @@ fn a_question_that_only_a_station_can_answer_goes_to_the_trusted_ports() {
 #[test]
 fn questions_to_the_trusted_ports_are_limited() {
     let mut room = Room::with(TxCaps::NONE, |tables| {
-        tables.limits.flood = Limit { per_second: 10, burst: 3 };
+        tables.limits.flood = Limit { per_second: 10, burst: 6 };
     });
     let questions = (0..9).map(|_| HeapBuf::from_bytes(&asks(POD_MAC[0], POD, STATION_IP))).collect();
     let (came, _) = room.send_all(At::Pod, questions);
@@ -254,10 +262,8 @@ fn a_link_local_address_is_passed_on_only_if_it_is_known_to_be_the_pods() {
     let mut room = Room::with(TxCaps::NONE, |tables| tables.gateway.v6.push(v6("fe80::1")));
     let (own, private) = (link_local(POD_MAC[0]), v6("fe80::1234:5678:9abc:def0"));
     let announcement = says6(all_nodes(), POD_MAC[0], own, own, POD_MAC[0]);
-    assert_eq!(
-        room.send(At::Pod, &announcement),
-        Came::carried(&announcement, &[At::Host, At::Vm, At::Router])
-    );
+    let others = [At::Host, At::Other, At::Vm, At::Router];
+    assert_eq!(room.send(At::Pod, &announcement), Came::carried(&announcement, &others));
     let question = asks6(POD_MAC[0], own, own6(50));
     assert_eq!(room.send(At::Pod, &question), Came::carried(&question, &[At::Vm, At::Router]));
     assert_eq!(
@@ -274,6 +280,20 @@ fn a_link_local_address_is_passed_on_only_if_it_is_known_to_be_the_pods() {
     let refused = Came::dropped(DropReason::SpoofedNeighbour).and(conflict(At::Pod, POD_MAC[0], gateways));
     assert_eq!(room.send(At::Pod, &asks6(POD_MAC[0], gateways, own6(50))), refused);
     assert_eq!(room.send(At::Pod, &says6(all_nodes(), POD_MAC[0], own, gateways, POD_MAC[0])), refused);
+}
+
+#[test]
+fn the_subnets_own_addresses_are_no_stations() {
+    let mut room = Room::new();
+    for address in [[10, 244, 0, 0], [10, 244, 0, 255]] {
+        for message in [asks(STATION, address, GATEWAY_IP), asks(STATION, address, address)] {
+            assert_eq!(room.send(At::Vm, &message), Came::dropped(DropReason::NeighbourTaken), "{address:?}");
+        }
+    }
+    for (from, mac, ip) in [(At::Pod, POD_MAC[0], POD), (At::Vm, VM_MAC, VM)] {
+        let to_all = ipv4_frame(mac, GATEWAY[0], ip, [10, 244, 0, 255], 9, b"to all of the subnet");
+        assert_eq!(room.send(from, &to_all), Came::dropped(DropReason::NoPod));
+    }
 }
 
 // ---- probes
@@ -354,12 +374,13 @@ fn the_host_may_have_the_gateways_address() {
 // ---- announcements
 
 #[test]
-fn announcements_reach_those_who_may_keep_the_address() {
+fn announcements_reach_all_who_may_keep_the_address() {
     let mut room = Room::new();
     let (announce, reply) = (asks(POD_MAC[0], POD, POD), answers(BROADCAST, POD_MAC[0], POD, POD));
     let advert = says6(all_nodes(), POD_MAC[0], own6(5), own6(5), POD_MAC[0]);
     for message in [&announce, &reply, &advert] {
-        assert_eq!(room.send(At::Pod, message), Came::carried(message, &[At::Host, At::Vm, At::Router]));
+        let others = [At::Host, At::Other, At::Vm, At::Router];
+        assert_eq!(room.send(At::Pod, message), Came::carried(message, &others));
     }
     let all = [At::Host, At::Pod, At::Other, At::Router];
     let heard = neighbour(At::Vm, STATION, STATION_IP);
@@ -427,18 +448,55 @@ fn a_packet_to_an_unknown_station_makes_the_router_ask_from_the_subnets_gateway(
 #[test]
 fn packets_out_of_the_tunnel_make_the_router_ask_too_but_not_without_end() {
     let mut room = Room::with(TxCaps::NONE, |tables| {
-        tables.limits.flood = Limit { per_second: 10, burst: 3 };
+        tables.limits.solicit = Limit { per_second: 10, burst: 3 };
+        // A flood's budget is another.
+        tables.limits.flood = Limit::per_second(0);
     });
-    let inner = ipv4_frame(world::VTEP_MAC[1], world::VTEP_MAC[0], AWAY, STATION_IP, 9, b"from afar");
-    let payload = [&[8, 0, 0, 0, 0, 0, 1, 0], &inner[..]].concat();
-    let mut packet = Vec::new();
-    etherparse::PacketBuilder::ethernet2(world::UPLINK_MAC[1], world::UPLINK_MAC[0])
-        .ipv4([172, 16, 0, 2], [172, 16, 0, 1], 64)
-        .udp(40000, 8472)
-        .write(&mut packet, &payload)
-        .unwrap();
-    let (came, _) = room.send_all(At::Uplink, (0..9).map(|_| HeapBuf::from_bytes(&packet)).collect());
-    assert_eq!((came.out.len(), came.originated, came.drops), (6, 6, [("neighbour_pending", 9)].into()));
+    let packet = |last: u8| {
+        let to = [10, 244, 0, last];
+        let inner = ipv4_frame(world::VTEP_MAC[1], world::VTEP_MAC[0], AWAY, to, 9, b"from afar");
+        let payload = [&[8, 0, 0, 0, 0, 0, 1, 0], &inner[..]].concat();
+        let mut packet = Vec::new();
+        etherparse::PacketBuilder::ethernet2(world::UPLINK_MAC[1], world::UPLINK_MAC[0])
+            .ipv4([172, 16, 0, 2], [172, 16, 0, 1], 64)
+            .udp(40000, 8472)
+            .write(&mut packet, &payload)
+            .unwrap();
+        HeapBuf::from_bytes(&packet)
+    };
+    let (came, _) = room.send_all(At::Uplink, (0..9).map(|_| packet(50)).collect());
+    assert_eq!((came.out.len(), came.originated, came.drops), (2, 2, [("neighbour_pending", 9)].into()));
+    let (came, _) = room.send_all(At::Uplink, (60..69).map(packet).collect());
+    assert_eq!((came.out.len(), came.originated, came.drops), (4, 4, [("neighbour_pending", 9)].into()));
+}
+
+#[test]
+fn an_address_that_nobody_answers_for_is_refused_after_three_questions() {
+    let v4 = ipv4_frame(POD_MAC[0], GATEWAY[0], POD, STATION_IP, 9, b"is anybody there?");
+    let mut v6 = world::ipv6_frame(POD_MAC[0], GATEWAY[0], 0, 0, 9, b"and here?");
+    v6[38..54].copy_from_slice(&own6(50).octets());
+    for (packet, unreachable) in [(v4, (3, 1)), (v6, (1, 3))] {
+        let mut room = Room::new();
+        for _ in 0..3 {
+            let came = room.send(At::Pod, &packet);
+            assert_eq!(
+                (came.to(), came.drops),
+                (vec![At::Vm, At::Router], [("neighbour_pending", 1)].into())
+            );
+            assert_eq!(room.send(At::Pod, &packet), Came::dropped(DropReason::NeighbourPending));
+            room.pass(1);
+        }
+        // It is asked for further, and the sender told each time.
+        for to in [vec![At::Pod, At::Vm, At::Router], vec![At::Pod]] {
+            let came = room.send(At::Pod, &packet);
+            assert_eq!((came.to(), came.drops), (to, [("no_pod", 1)].into()));
+            assert_eq!(world::told::read(&came.out[0].1).type_and_code(), unreachable);
+        }
+        room.pass(60);
+        assert_eq!(room.send(At::Pod, &packet).drops, [("neighbour_pending", 1)].into(), "anew");
+        know(&mut room, At::Vm);
+        assert_eq!(room.send(At::Pod, &packet).to(), [At::Vm], "somebody has answered");
+    }
 }
 
 #[test]

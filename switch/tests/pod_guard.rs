@@ -70,13 +70,16 @@ fn routers_and_servers_messages_are_for_trusted_ports_only() {
         retyped(icmpv6(OTHER_MAC, mac, src, own6(6), message), 137)
     };
     type Make<'a> = &'a dyn Fn([u8; 6], Ipv6Addr, [u8; 4]) -> Vec<u8>;
-    let cases: [(Make<'_>, DropReason); 6] = [
+    let cases: [(Make<'_>, DropReason); 8] = [
         (&|mac, src, _| advertisement(mac, src), DropReason::RouterAdvertisement),
         (&|mac, src, _| redirect6(mac, src), DropReason::Redirect),
         (&|mac, _, ip| redirect4(mac, ip, OTHER_MAC), DropReason::Redirect),
         (&|mac, _, _| udp4(mac, OTHER_MAC, (67, 68)), DropReason::DhcpServer),
         (&|mac, _, _| udp4(mac, BROADCAST, (67, 68)), DropReason::DhcpServer),
         (&|mac, src, _| udp6(mac, src, (547, 546)), DropReason::DhcpServer),
+        // A client believes a server whatever its port.
+        (&|mac, _, _| udp4(mac, OTHER_MAC, (1234, 68)), DropReason::DhcpServer),
+        (&|mac, src, _| udp6(mac, src, (1234, 546)), DropReason::DhcpServer),
     ];
     for (number, (make, reason)) in cases.iter().enumerate() {
         let bad = make(POD_MAC[0], own6(5), POD);
@@ -169,6 +172,8 @@ fn fragments_hide_nothing() {
     for (frame, reason) in [
         (fragment6(&server6, 0, true), DropReason::DhcpServer),
         (fragment4(server4.clone(), 0, true), DropReason::DhcpServer),
+        (fragment6(&udp6(POD_MAC[0], own6(5), (1234, 546)), 0, true), DropReason::DhcpServer),
+        (fragment4(udp4(POD_MAC[0], OTHER_MAC, (1234, 68)), 0, true), DropReason::DhcpServer),
         (fragment4(redirect4(POD_MAC[0], POD, OTHER_MAC), 0, true), DropReason::Redirect),
         (cut(fragment6(&tcp6, 0, true), 40 + 8 + 19), DropReason::FirstFragmentShort),
         (cut(fragment6(&server6, 0, true), 40 + 8 + 7), DropReason::FirstFragmentShort),

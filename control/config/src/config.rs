@@ -168,7 +168,7 @@ pub struct Bridge {
     pub ageing_s: u32,
     /// How many MAC addresses are learned behind one port at most.
     pub learn_limit: u32,
-    /// Frames a second and port that are copied to several ports at most.
+    /// Copies a second, of what one port sends to several, at most.
     pub flood_rate: u32,
     /// Learned MAC addresses that move to a port at most, a second.
     pub move_rate: u32,
@@ -275,7 +275,7 @@ impl Default for HostPort {
 
 impl Default for Bridge {
     fn default() -> Self {
-        Self { ageing_s: 300, learn_limit: 256, flood_rate: 1000, move_rate: 10 }
+        Self { ageing_s: 300, learn_limit: 256, flood_rate: 10_000, move_rate: 10 }
     }
 }
 

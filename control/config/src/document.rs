@@ -179,7 +179,7 @@ mod tests {
         std::fs::write(&path, &shown).unwrap();
         assert_eq!(Config::load(&path).unwrap_or_else(|error| panic!("{error}\n{shown}")), config);
         assert!(shown.contains("ageing_s = 20                       # default: 300\n"), "{shown}");
-        assert!(shown.contains("\nflood_rate = 1000\n"), "{shown}");
+        assert!(shown.contains("\nflood_rate = 10000\n"), "{shown}");
         assert!(shown.contains("\n# interface = \"eth0\"\n"), "{shown}");
     }
 }

@@ -9,14 +9,18 @@ use crate::packet::{BufPool, PacketBuf};
 use crate::parse::Parsed;
 
 impl<P: BufPool> Applier<'_, P> {
-    /// Sends the frame to all ports of `scope` but the one that it came in by, as far as each carries its size. Limited for each port
-    /// that frames come in by, since one frame may become hundreds.
+    /// Sends the frame to all ports of `scope` but the one that it came in by, as far as each carries its size. The copies are
+    /// limited for each port that frames come in by, since one frame may become hundreds.
     #[cold]
     pub(super) fn flood(&mut self, packet: P::Buf, parsed: &Parsed, scope: Scope, out: &mut impl Outcome<P>) {
-        if !self.buckets.flood.take(self.tables.limits.flood, self.now) {
+        let (tables, from) = (self.tables, self.from);
+        let copies = scope.ports(tables).filter(|to| *to != from).count() as u32;
+        let mut limit = tables.limits.flood;
+        // After a pause one frame can go to the whole segment, however small the limit.
+        limit.burst = limit.burst.max(tables.segment.len() as u32);
+        if !self.buckets.flood.take_all(copies, limit, self.now) {
             return out.drop(DropReason::FloodLimited);
         }
-        let (tables, from) = (self.tables, self.from);
         let len = payload_len(packet.head(), parsed, packet.offload().gso);
         let ports = scope.ports(tables).filter(|to| *to != from);
         let mut ports = ports.filter_map(|to| Some((to, tables.ports.get(to)?.mtu.get()))).peekable();
@@ -36,7 +40,7 @@ impl<P: BufPool> Applier<'_, P> {
             };
             match made {
                 Ok(made) => out.send(self.pool, to, made),
-                Err(reason) => out.drop(reason),
+                Err(reason) => out.drop_copy(to, reason),
             }
             if !another {
                 return;

@@ -84,7 +84,7 @@ pub(super) fn neighbour<P: BufPool>(
     packet: &mut P::Buf,
     parsed: &Parsed,
     mac: MacAddr,
-    router: bool,
+    (router, proxy): (bool, bool),
 ) -> Result<(), DropReason> {
     const ALL_NODES: std::net::Ipv6Addr = std::net::Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
     let L3::V6(ip) = parsed.l3 else { return Err(DropReason::NdMalformed) };
@@ -93,7 +93,7 @@ pub(super) fn neighbour<P: BufPool>(
     let solicited = !ip.src.is_unspecified();
     let (to_mac, to) =
         if solicited { (parsed.src, ip.src) } else { (MacAddr([0x33, 0x33, 0, 0, 0, 1]), ALL_NODES) };
-    let advert = NeighbourAdvert { router, solicited, override_: true, target, target_mac: Some(mac) };
+    let advert = NeighbourAdvert { router, solicited, override_: !proxy, target, target_mac: Some(mac) };
 
     let len = advert.len();
     let mut answer = pool.alloc(ETHERNET_LEN + ipv6::IPV6_LEN + len).ok_or(DropReason::TxNoBuffer)?;

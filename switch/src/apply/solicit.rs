@@ -1,10 +1,10 @@
 //! Questions of the router's own: who has an address of the node's subnet that nobody is configured to have. Whoever has it is behind a
 //! trusted port, and its answer comes in as any other ARP or neighbour discovery message does.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{Applier, Outcome};
-use crate::classify::Scope;
+use crate::classify::{IcmpError, Scope};
 use crate::drop_reason::DropReason;
 use crate::packet::{BufPool, PacketBuf};
 use crate::parse::{L3, Parsed};
@@ -17,19 +17,32 @@ use crate::wire::ipv6::{IPV6_LEN, Ipv6Header};
 use crate::wire::ndp::{HOP_LIMIT, NeighbourSolicit, multicast_mac, solicited_node};
 
 impl<P: BufPool> Applier<'_, P> {
-    /// Asks behind every trusted port for the destination of a packet, which itself is dropped: its sender sends again. Limited as
-    /// flooding is.
+    /// Asks behind every trusted port for the destination of a packet, which itself is dropped: its sender sends again. It is told when
+    /// nobody answers.
     #[cold]
-    pub(super) fn solicit(&mut self, parsed: &Parsed, out: &mut impl Outcome<P>) {
-        out.drop(DropReason::NeighbourPending);
-        if !self.buckets.flood.take(self.tables.limits.flood, self.now) {
-            return;
+    pub(super) fn solicit(&mut self, packet: &P::Buf, parsed: &Parsed, out: &mut impl Outcome<P>) {
+        let wanted: IpAddr = match parsed.l3 {
+            L3::V4(ip) => ip.dst.into(),
+            L3::V6(ip) => ip.dst.into(),
+            L3::Arp | L3::Other => return out.drop(DropReason::NotIp),
+        };
+        if self.tables.gateway.is_nobodys(wanted) {
+            return out.drop(DropReason::NoPod);
         }
-        for to in Scope::Trusted.ports(self.tables) {
-            if let Some(question) = self.question(parsed) {
-                out.originate(1);
-                out.send(self.pool, to, question);
+        let due = self.questions.due(wanted, self.now);
+        if due.question && self.buckets.solicit.take(self.tables.limits.solicit, self.now) {
+            self.questions.asked(wanted, self.now);
+            for to in Scope::Trusted.ports(self.tables) {
+                if let Some(question) = self.question(parsed) {
+                    out.originate(1);
+                    out.send(self.pool, to, question);
+                }
             }
+        }
+        if due.refusal {
+            self.reject(packet, parsed, (DropReason::NoPod, IcmpError::HostUnreachable), out);
+        } else {
+            out.drop(DropReason::NeighbourPending);
         }
     }
 

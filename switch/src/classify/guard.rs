@@ -11,9 +11,10 @@ use crate::wire::ipv4::Ipv4View;
 use crate::wire::ipv6::{self, Ipv6View};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-/// UDP source ports of DHCP servers and relays (RFC 2131, section 4.1; RFC 8415, section 7.2).
-const DHCP_SERVER: u16 = 67;
-const DHCPV6_SERVER: u16 = 547;
+/// UDP ports of DHCP: from the first servers and relays send, to the second clients listen (RFC 2131, section 4.1; RFC 8415,
+/// section 7.2). A client takes what comes to its port from any.
+const DHCP: (u16, u16) = (67, 68);
+const DHCPV6: (u16, u16) = (547, 546);
 /// ICMP type (RFC 792).
 const REDIRECT: u8 = 5;
 /// Bytes of a UDP or ICMP header, and of the least that a fragment in the middle carries.
@@ -28,7 +29,7 @@ pub(super) fn refuse(guard: &PodGuard, head: &[u8], parsed: &Parsed) -> Option<D
         L3::V4(ip) if ip.fragment => refuse_fragment4(head, parsed, &ip),
         L3::V6(ip) if ip.fragment => refuse_fragment6(head, parsed, &ip),
         L3::V4(ip) => match ip.protocol {
-            IpProtocol::UDP if source_port(&ip) == DHCP_SERVER => Some(DropReason::DhcpServer),
+            IpProtocol::UDP if is_from_server(ip.ports, DHCP) => Some(DropReason::DhcpServer),
             IpProtocol::ICMP if head.get(usize::from(ip.l4)) == Some(&REDIRECT) => Some(DropReason::Redirect),
             _ => None,
         },
@@ -36,7 +37,7 @@ pub(super) fn refuse(guard: &PodGuard, head: &[u8], parsed: &Parsed) -> Option<D
         L3::V6(ip) if ip.protocol == IpProtocol::UDP => {
             let l4 = usize::from(ip.l4);
             let hidden = head.get(l4..l4 + 4).is_none();
-            (hidden || source_port(&ip) == DHCPV6_SERVER).then_some(DropReason::DhcpServer)
+            (hidden || is_from_server(ip.ports, DHCPV6)).then_some(DropReason::DhcpServer)
         }
         L3::V6(_) => None,
         L3::Arp | L3::Other => None,
@@ -44,8 +45,13 @@ pub(super) fn refuse(guard: &PodGuard, head: &[u8], parsed: &Parsed) -> Option<D
 }
 
 #[inline]
-fn source_port<A>(ip: &Ip<A>) -> u16 {
-    (ip.ports >> 16) as u16
+fn is_from_server(ports: u32, (server, client): (u16, u16)) -> bool {
+    (ports >> 16) as u16 == server || ports as u16 == client
+}
+
+/// The ports in a UDP header of which at least [`SHORT_HEADER`] bytes are there.
+fn ports(udp: &[u8]) -> u32 {
+    u32::from_be_bytes([udp[0], udp[1], udp[2], udp[3]])
 }
 
 /// Only the first fragment has the transport header; without it the others come to nothing.
@@ -61,7 +67,7 @@ fn refuse_fragment4(head: &[u8], parsed: &Parsed, ip: &Ip<Ipv4Addr>) -> Option<D
         IpProtocol::UDP | IpProtocol::TCP | IpProtocol::ICMP if transport.len() < SHORT_HEADER => {
             Some(DropReason::FirstFragmentShort)
         }
-        IpProtocol::UDP if transport[..2] == DHCP_SERVER.to_be_bytes() => Some(DropReason::DhcpServer),
+        IpProtocol::UDP if is_from_server(ports(transport), DHCP) => Some(DropReason::DhcpServer),
         IpProtocol::ICMP if transport[0] == REDIRECT => Some(DropReason::Redirect),
         _ => None,
     }
@@ -88,7 +94,7 @@ fn refuse_fragment6(head: &[u8], parsed: &Parsed, ip: &Ip<Ipv6Addr>) -> Option<D
         return Some(DropReason::FirstFragmentShort);
     }
     match ip.protocol {
-        IpProtocol::UDP if transport[..2] == DHCPV6_SERVER.to_be_bytes() => Some(DropReason::DhcpServer),
+        IpProtocol::UDP if is_from_server(ports(transport), DHCPV6) => Some(DropReason::DhcpServer),
         IpProtocol::ICMPV6 if (icmpv6::ROUTER_SOLICITATION..=icmpv6::REDIRECT).contains(&transport[0]) => {
             Some(DropReason::NdFragment)
         }

@@ -10,7 +10,8 @@
 //! | claims an address of another | dropped, and told if somebody has it | dropped and told |
 //! | asks for what is known | answered | answered, and the asker's own address is told |
 //! | probes for what another has | answered and told | the same |
-//! | probes for, or announces, its own | to the trusted ports and the host | to the whole segment; told |
+//! | probes for its own | to the trusted ports and the host | the same |
+//! | announces its own | to the whole segment | the same; told |
 //! | asks for an unknown address | to the trusted ports | the same |
 //! | is for one station | bridged | bridged |
 
@@ -184,14 +185,14 @@ impl Context<'_> {
                     Err(action) => return action,
                 },
                 // Another VLAN is another segment: what is said there is not known to be about this one.
-                Role::Trusted if parsed.tags == 0 => match self.claim_of_station(address, mac) {
+                Role::Trusted if !parsed.in_vlan() => match self.claim_of_station(address, mac) {
                     Ok(new) => news = new.then_some(News::Neighbour),
                     Err(action) => return action,
                 },
                 Role::Trusted | Role::Host | Role::Uplink => {}
             }
         }
-        let then = if parsed.tags > 0 {
+        let then = if parsed.in_vlan() {
             if public {
                 self.carry(last, Scope::Segment)
             } else {
@@ -205,8 +206,9 @@ impl Context<'_> {
             then
         } else if !public {
             Then::Consume
-        } else if matches!(from.port.role, Role::Pod(_)) {
-            self.carry(last, Scope::Announce)
+        } else if said.claim.is_none() && matches!(from.port.role, Role::Pod(_)) {
+            // It announces nothing that another could keep.
+            self.carry(last, Scope::Probe)
         } else {
             self.carry(last, Scope::Segment)
         };
@@ -233,7 +235,7 @@ impl Context<'_> {
         let spoofed = Then::Drop(DropReason::SpoofedNeighbour);
         // Nobody is harmed by the claim of an address that nobody has.
         Err(match held {
-            Some(_) if self.parsed.tags == 0 => Action::Tell { news: News::Claimed, then: spoofed },
+            Some(_) if !self.parsed.in_vlan() => Action::Tell { news: News::Claimed, then: spoofed },
             _ => spoofed.into(),
         })
     }
@@ -245,6 +247,9 @@ impl Context<'_> {
         let host = tables.gateway.host.is_some_and(|host| host.mac == mac);
         if foreign || host || mac == tables.gateway.mac || !mac.is_unicast() {
             return Err(Action::Drop(DropReason::NeighbourMac));
+        }
+        if tables.gateway.is_nobodys(address) {
+            return Err(Action::Drop(DropReason::NeighbourTaken));
         }
         let here = Neighbour { mac, port: from.id };
         match self.holder(address) {
@@ -273,18 +278,20 @@ impl Context<'_> {
         };
         if own {
             // Silence means that the address is free: nobody but a trusted station may break it.
-            let then = if probe { self.carry(last, Scope::Announce) } else { Then::Consume };
+            let then = if probe { self.carry(last, Scope::Probe) } else { Then::Consume };
             return (then, false);
         }
         let unicast = !parsed.dst.is_multicast() && parsed.dst != tables.gateway.mac;
         match self.holder(target) {
-            Some(Holder::Gateway) => (reply(target, tables.gateway.mac, true), probe),
-            Some(Holder::Away) => (reply(target, tables.gateway.mac, false), probe),
-            Some(Holder::Pod(to)) if to.port != from.id => (reply(target, to.mac, false), probe),
+            Some(Holder::Gateway) => (reply(target, tables.gateway.mac, Holder::Gateway), probe),
+            Some(Holder::Away) => (reply(target, tables.gateway.mac, Holder::Away), probe),
+            Some(Holder::Pod(to)) if to.port != from.id => (reply(target, to.mac, Holder::Pod(to)), probe),
             // A station that is not there any more would be answered for; it speaks for itself.
             Some(Holder::Station(_)) if probe || unicast => (self.ask(last, public), false),
-            Some(Holder::Station(to)) if to.port != from.id => (reply(target, to.mac, false), false),
-            Some(Holder::Pod(_)) if probe => (self.carry(last, Scope::Announce), false),
+            Some(Holder::Station(to)) if to.port != from.id => {
+                (reply(target, to.mac, Holder::Station(to)), false)
+            }
+            Some(Holder::Pod(_)) if probe => (self.carry(last, Scope::Probe), false),
             Some(Holder::Pod(_) | Holder::Station(_)) => (Then::Drop(DropReason::SamePort), false),
             None => (self.ask(last, public), false),
         }
@@ -305,7 +312,7 @@ impl Context<'_> {
     fn carry(&self, last: &mut LastHits, scope: Scope) -> Then {
         let Self { tables, from, head, parsed } = self;
         if parsed.dst == tables.gateway.mac {
-            return if parsed.tags > 0 { Then::Drop(DropReason::VlanTagged) } else { Then::Consume };
+            return if parsed.in_vlan() { Then::Drop(DropReason::VlanTagged) } else { Then::Consume };
         }
         if !parsed.dst.is_multicast() {
             return bridge(tables, last, from, head, parsed, None);
@@ -356,10 +363,12 @@ impl Context<'_> {
     }
 }
 
-fn reply(target: IpAddr, mac: MacAddr, router: bool) -> Then {
+fn reply(target: IpAddr, mac: MacAddr, holder: Holder) -> Then {
     Then::Hairpin(match target {
         IpAddr::V4(_) => Reply::Arp(mac),
-        IpAddr::V6(_) => Reply::Neighbour { mac, router },
+        IpAddr::V6(_) => {
+            Reply::Neighbour { mac, router: holder == Holder::Gateway, proxy: holder == Holder::Away }
+        }
     })
 }
 

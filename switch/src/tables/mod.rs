@@ -60,6 +60,17 @@ impl Gateway {
         subnet.map(|(_, _, own)| *own)
     }
 
+    /// True for an address that names one of the node's IPv4 subnets, or all in it: no station has it. A subnet of two or one
+    /// has none such (RFC 1122, section 3.2.1.3; RFC 3021).
+    pub fn is_nobodys(&self, address: IpAddr) -> bool {
+        let IpAddr::V4(v4) = address else { return false };
+        self.subnets4.iter().any(|(net, len, _)| {
+            let hosts = u32::MAX.checked_shr(u32::from(*len)).unwrap_or(0);
+            let first = net.to_bits() & !hosts;
+            *len < 31 && (v4.to_bits() == first || v4.to_bits() == first | hosts)
+        })
+    }
+
     /// As [`Self::for_v4`].
     pub fn for_v6(&self, address: Ipv6Addr) -> Option<Ipv6Addr> {
         let subnet = self.subnets6.iter().find(|(net, len, _)| address.masked(*len) == net.masked(*len));
@@ -116,12 +127,13 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// True for an address of one of the node's subnets.
+    /// True for an address of one of the node's subnets that a station can have.
     pub fn in_subnet(&self, address: IpAddr) -> bool {
-        match address {
-            IpAddr::V4(v4) => self.gateway.for_v4(v4).is_some(),
-            IpAddr::V6(v6) => self.gateway.for_v6(v6).is_some(),
-        }
+        !self.gateway.is_nobodys(address)
+            && match address {
+                IpAddr::V4(v4) => self.gateway.for_v4(v4).is_some(),
+                IpAddr::V6(v6) => self.gateway.for_v6(v6).is_some(),
+            }
     }
 
     /// The pod of this node that has `address`.

@@ -27,7 +27,7 @@ pub(super) struct Read {
 
 /// Stands in for what could not be parsed; its action is a drop.
 const UNREAD: Parsed =
-    Parsed { l2: 0, len: 0, dst: MacAddr::ZERO, src: MacAddr::ZERO, tags: 0, l3: L3::Other };
+    Parsed { l2: 0, len: 0, dst: MacAddr::ZERO, src: MacAddr::ZERO, tags: 0, priority: false, l3: L3::Other };
 
 impl<P: Platform> Worker<P> {
     /// Takes one burst from the receive queue of this index; how many frames it had.
@@ -45,6 +45,7 @@ impl<P: Platform> Worker<P> {
             sampling,
             until_sample,
             stations,
+            questions,
             ..
         } = self;
         let slot = &mut rx[index];
@@ -81,9 +82,19 @@ impl<P: Platform> Worker<P> {
         if one_in > 0 {
             sample(one_in, until_sample, from, &reads, events, counters);
         }
-        let mut applier =
-            Applier { tables, pool, ident, from, now: *now, buckets: &mut slot.buckets, counters, events };
-        let mut ends = Ends { tables, outbox, dropped: lost as u64, consumed: 0, originated: 0 };
+        let mut applier = Applier {
+            tables,
+            pool,
+            ident,
+            from,
+            now: *now,
+            buckets: &mut slot.buckets,
+            questions,
+            counters,
+            events,
+        };
+        let mut ends =
+            Ends { tables, outbox, dropped: lost as u64, is_dropped: false, consumed: 0, originated: 0 };
         apply_burst(&mut applier, frames, &reads, &mut ends);
         port_counters.rx_drops.add(ends.dropped);
         counters.consumed.add(ends.consumed);
@@ -208,6 +219,7 @@ fn apply_burst<P: Platform>(
     ends: &mut Ends<'_, P>,
 ) {
     for (frame, read) in frames.drain(..).zip(reads) {
+        ends.is_dropped = false;
         applier.apply(frame, &read.parsed, read.outer.as_ref(), read.action, ends);
     }
 }
@@ -216,7 +228,10 @@ fn apply_burst<P: Platform>(
 struct Ends<'a, P: Platform> {
     tables: &'a Snapshot,
     outbox: &'a mut Outbox<P>,
+    /// Frames of which something was dropped.
     dropped: u64,
+    /// The present frame is among them: it came in once, however many pieces it has become.
+    is_dropped: bool,
     consumed: u64,
     originated: u64,
 }
@@ -228,7 +243,11 @@ impl<P: Platform> Outcome<P::Pool> for Ends<'_, P> {
     }
     fn drop(&mut self, reason: DropReason) {
         self.outbox.drop(reason, 1);
-        self.dropped += 1;
+        self.dropped += u64::from(!self.is_dropped);
+        self.is_dropped = true;
+    }
+    fn drop_copy(&mut self, to: PortId, reason: DropReason) {
+        self.outbox.drop_for(to, reason);
     }
     fn consume(&mut self) {
         self.consumed += 1;

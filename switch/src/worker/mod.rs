@@ -22,6 +22,7 @@ use crate::event::Events;
 use crate::limits::Buckets;
 use crate::packet::BufPool;
 use crate::port::{BURST, Burst, RxQueue, TxQueue};
+use crate::questions::Questions;
 use crate::stations::Stations;
 use crate::tables::Snapshot;
 use crate::types::PortId;
@@ -153,6 +154,7 @@ pub struct Worker<P: Platform> {
     now: u64,
     events: Events,
     stations: Stations,
+    questions: Questions,
     sampling: Arc<Sampling>,
     /// Packets until the next sample.
     until_sample: u32,
@@ -225,6 +227,7 @@ pub fn make<P: Platform>(parts: Vec<Parts<P>>) -> Vec<(Worker<P>, Handle<P>)> {
             now: 0,
             events,
             stations: stations.clone(),
+            questions: Questions::default(),
             sampling,
             until_sample: 0,
         };

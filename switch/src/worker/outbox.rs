@@ -46,6 +46,12 @@ impl<P: Platform> Outbox<P> {
         self.counters.drops(reason).add(count as u64);
     }
 
+    /// One frame less for this port, for `reason`.
+    pub(super) fn drop_for(&self, to: PortId, reason: DropReason) {
+        self.counters.drops(reason).add(1);
+        self.counters.port(to).tx_drops.add(1);
+    }
+
     /// To be sent with the burst, by whichever worker has the port's queue.
     #[inline]
     pub(super) fn send(&mut self, tables: &Snapshot, pool: &mut P::Pool, to: PortId, packet: Buf<P>) {

@@ -1,4 +1,5 @@
-//! Frames with 802.1Q tags: carried by MAC address like others, never routed, never answered, and no way round the guard.
+//! Frames with 802.1Q tags: carried by MAC address like others, neither routed nor answered where the tag
+//! names a VLAN, and no way round the guard.
 
 use crate::lab::frames::{Checksum, Ip, Mac, UDP, ethernet, tagged, udp};
 use crate::lab::segment::{
@@ -28,6 +29,12 @@ fn tags(frame: &[u8]) -> Vec<Vec<u8>> {
         tagged(&tagged(frame, CUSTOMER, 5), SERVICE, 6),
         tagged(&tagged(frame, CUSTOMER, 0), CUSTOMER, 0),
     ]
+}
+
+/// The frame behind those that name a VLAN, or more than one tag.
+fn vlans(frame: &[u8]) -> Vec<Vec<u8>> {
+    let priority = tagged(frame, CUSTOMER, 0);
+    tags(frame).into_iter().filter(|frame| *frame != priority).collect()
 }
 
 #[test]
@@ -137,35 +144,51 @@ fn tags_do_not_hide_what_is_a_routers_or_servers_to_say() {
 }
 
 #[test]
-fn nothing_tagged_is_routed() {
+fn nothing_of_a_vlan_is_routed() {
     let (segment, [mut left, mut right]) = two();
     let mut host = segment.host();
     for to in ["10.244.0.3", "10.244.0.1", "10.244.1.2", "198.51.100.1"] {
-        let frames = tags(&packet((GATEWAY_MAC, left.mac), "10.244.0.2", to));
+        let frames = vlans(&packet((GATEWAY_MAC, left.mac), "10.244.0.2", to));
         segment.drops_each(&mut left, "vlan_tagged", &frames);
     }
-    let frames = tags(&packet((GATEWAY_MAC, left.mac), "fd00:10:244::2", "fd00:10:244::3"));
+    let frames = vlans(&packet((GATEWAY_MAC, left.mac), "fd00:10:244::2", "fd00:10:244::3"));
     segment.drops_each(&mut left, "vlan_tagged", &frames);
-    let frames = tags(&plain(GATEWAY_MAC, left.mac, "to the gateway"));
+    let frames = vlans(&plain(GATEWAY_MAC, left.mac, "to the gateway"));
     segment.drops_each(&mut left, "vlan_tagged", &frames);
     heard(&mut right, &mut left, &[]);
     host_heard(&mut host, &mut left, &[]);
 }
 
 #[test]
-fn nothing_tagged_is_answered() {
+fn nothing_of_a_vlan_is_answered() {
     let (segment, [mut left, mut right]) = two();
     let mut questions = Vec::new();
     for target in [GATEWAY[0], "10.244.0.3"] {
-        questions.extend(tags(&arp_request(&left, target)));
+        questions.extend(vlans(&arp_request(&left, target)));
     }
     for target in [GATEWAY[1], "fd00:10:244::3"] {
-        questions.extend(tags(&solicitation(&left, target)));
-        questions.extend(tags(&dad(left.mac, target)));
+        questions.extend(vlans(&solicitation(&left, target)));
+        questions.extend(vlans(&dad(left.mac, target)));
     }
     for question in &questions {
         // In its VLAN somebody else may answer.
         segment.carries(&mut left, &["right", "weft0"], question);
     }
     heard(&mut left, &mut right, &[]);
+}
+
+#[test]
+fn a_priority_tag_is_as_none_to_the_gateway() {
+    let (segment, [mut left, mut right]) = two();
+    for question in [arp_request(&left, GATEWAY[0]), solicitation(&left, GATEWAY[1])] {
+        let plain = segment.answer(&mut left, &question);
+        assert_eq!(segment.answer(&mut left, &tagged(&question, CUSTOMER, 0)), plain);
+    }
+    let routed = packet((GATEWAY_MAC, left.mac), "10.244.0.2", "10.244.0.3");
+    left.send(&tagged(&routed, CUSTOMER, 0));
+    // All behind TTL and checksum is as it was.
+    let ethernet = [&right.mac[..], &GATEWAY_MAC, &[8, 0]].concat();
+    right.receive("the routed packet, untagged", |frame| {
+        (frame.bytes[..14] == ethernet && frame.bytes[26..] == routed[26..]).then_some(())
+    });
 }

@@ -22,17 +22,17 @@ fn announcements(from: &Station, [v4, v6]: [&str; 2]) -> [Vec<u8>; 3] {
 }
 
 #[test]
-fn a_pods_own_address_is_told_to_those_who_do_not_know_it() {
+fn a_pods_own_address_is_told_to_all_who_may_keep_it() {
     let (segment, [mut left, mut right, mut vm]) = three();
     let mut host = segment.host();
     let frames = announcements(&left, ["10.244.0.2", "fd00:10:244::2"]);
     for frame in &frames {
-        segment.carries(&mut left, &["vm", "weft0"], frame);
+        segment.carries(&mut left, &["right", "vm", "weft0"], frame);
     }
     let expected: Vec<_> = frames.iter().map(Vec::as_slice).collect();
     heard(&mut vm, &mut left, &expected);
     host_heard(&mut host, &mut left, &expected);
-    heard(&mut right, &mut left, &[]);
+    heard(&mut right, &mut left, &expected);
     heard(&mut left, &mut right, &[]);
 }
 
