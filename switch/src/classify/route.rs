@@ -26,6 +26,8 @@ pub(crate) trait Family: Prefix {
     fn is_source(self) -> bool;
     /// A unicast address that routers forward to.
     fn is_destination(self) -> bool;
+    /// A source that routers do not forward from, but may answer on its link: an IPv6 link-local address.
+    fn is_on_link(self) -> bool;
     /// What a pod may send from.
     fn allowed(self, guard: &PodGuard, protocol: IpProtocol) -> bool;
     fn last(last: &mut LastHits) -> &mut Option<(Self, Target)>;
@@ -62,6 +64,10 @@ impl Family for Ipv4Addr {
     fn is_destination(self) -> bool {
         let [first, ..] = self.octets();
         first != 0 && first != 127 && first < 224
+    }
+    /// There is no message for it.
+    fn is_on_link(self) -> bool {
+        false
     }
     #[inline]
     fn allowed(self, guard: &PodGuard, _: IpProtocol) -> bool {
@@ -109,6 +115,9 @@ impl Family for Ipv6Addr {
     #[inline]
     fn is_destination(self) -> bool {
         !self.is_unspecified() && !self.is_loopback() && !self.is_multicast() && !self.is_unicast_link_local()
+    }
+    fn is_on_link(self) -> bool {
+        self.is_unicast_link_local()
     }
     /// Its own addresses; link-local ones, which do not leave the segment; and none at all before it has one, for
     /// duplicate address detection (RFC 4862).
@@ -180,6 +189,16 @@ fn nowhere(reason: DropReason) -> Action {
     Action::Reject { reason, error }
 }
 
+/// No address to forward from, or none to forward to.
+#[cold]
+fn not_routable<A: Family>(ip: &Ip<A>) -> Action {
+    let reason = DropReason::NotRoutable;
+    if ip.src.is_on_link() && ip.dst.is_destination() {
+        return Action::Reject { reason, error: IcmpError::BeyondScope };
+    }
+    Action::Drop(reason)
+}
+
 /// The way out carries less.
 #[cold]
 fn too_big<A: Family>(head: &[u8], parsed: &Parsed, way: Way, hop: bool, mtu: Mtu) -> Action {
@@ -230,7 +249,7 @@ pub(super) fn route<A: Family>(
         return if fits { Action::Hairpin(echo_reply) } else { Action::Drop(DropReason::MtuExceeded) };
     }
     if !ip.dst.is_destination() || !ip.src.is_source() {
-        return Action::Drop(DropReason::NotRoutable);
+        return not_routable(ip);
     }
     let target = match *A::last(last) {
         Some((dst, target)) if dst == ip.dst => target,
