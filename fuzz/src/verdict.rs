@@ -8,7 +8,7 @@ use weft_switch::offload::finish::takes;
 use weft_switch::offload::{Checksum, GsoKind};
 use weft_switch::packet::{HeapBuf, PacketBuf};
 use weft_switch::tables::NextHop;
-use weft_switch::types::MacAddr;
+use weft_switch::types::{MacAddr, Mtu};
 
 use crate::answers::{is_answer, is_question};
 use crate::look::{self, Seen, SeenIp};
@@ -247,7 +247,9 @@ fn tunnelled(node: &Node, came: &Came, packet: &HeapBuf, frame: &[u8], seen: &Se
     if came.sound {
         assert_ne!(ip.checksum_right(inner_frame), Some(false), "the inner checksum of {ip:?}");
     }
-    ensure(ip.len == inner_frame.len() - 14 && ip.len <= far.mtu.get(), "the inner length")?;
+    // What every IPv6 link has to carry is sent through a small path too.
+    let fits = if ip.src.is_ipv4() { far.mtu } else { far.mtu.max(Mtu::SMALLEST_V6) }.get();
+    ensure(ip.len == inner_frame.len() - 14 && ip.len <= fits, "the inner length")?;
     ensure(routable(ip), "routed from or to where nothing is routed")?;
     ensure(node.ways(ip.dst).contains(&NextHop::Vtep(at as u32)), "routed against the routes")?;
     let explained = came.doors.iter().any(|from| match &node.doors[*from].station {

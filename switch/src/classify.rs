@@ -99,6 +99,8 @@ pub enum IcmpError {
     HostUnreachable,
     /// Destination Unreachable: forbidden.
     Prohibited,
+    /// Destination Unreachable, IPv6 only: a link-local source, and a destination that is not on the link (RFC 4443, section 3.1).
+    BeyondScope,
     /// Fragmentation Needed or Packet Too Big.
     TooBig {
         /// What the way out carries, in bytes of IP packet.

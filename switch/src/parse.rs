@@ -228,7 +228,8 @@ pub fn parse_tunnel<B: PacketBuf>(packet: &B, tables: &Snapshot) -> Result<(Pars
         L3::V6(ip) => (ip.src.into(), IpAddr::V6(ip.dst), ip.protocol, ip.fragment, ip.ecn, ip.l4, ip.len),
         _ => return Err(DropReason::NotTunnel),
     };
-    if protocol != IpProtocol::UDP || !tables.local_vteps.iter().any(|local| local.address == dst) {
+    let mut ours = tables.local_vteps.iter().skip_while(|local| local.address != dst).peekable();
+    if protocol != IpProtocol::UDP || ours.peek().is_none() {
         return Err(DropReason::NotTunnel);
     }
     if fragment {
@@ -257,7 +258,8 @@ pub fn parse_tunnel<B: PacketBuf>(packet: &B, tables: &Snapshot) -> Result<(Pars
         return Err(DropReason::VxlanReserved);
     }
     let vni = vxlan.vni();
-    let local = tables.local_vteps.iter().find(|local| local.vni == vni && local.address == dst);
+    // Goes on where the address was found: the VTEPs are gone through once.
+    let local = ours.find(|local| local.vni == vni && local.address == dst);
     let local = local.ok_or(DropReason::VniUnknown)?;
     if !tables.peers.accepts(src, vni) {
         return Err(DropReason::VtepUnknown);

@@ -12,6 +12,8 @@ use weft_switch::event::Event;
 use weft_switch::limits::Limit;
 use weft_switch::packet::HeapBuf;
 use weft_switch::port::TxCaps;
+use weft_switch::tables::{Place, Port, Role};
+use weft_switch::types::Mtu;
 
 use world::told::told;
 use world::{
@@ -133,6 +135,50 @@ fn small_mtus_are_told_as_far_as_they_are_some() {
             inject(&mut node, &too_big(&on_wire(underlay, &large4()), *mtu, 200));
             node.assert_changed(&Default::default(), &REFUSED, &format!("{mtu} is no MTU"));
             assert!(node.take_events().is_empty());
+        }
+    }
+}
+
+/// A packet from the pod to the far node, of so many bytes, that must not be cut.
+fn of_size(v4: bool, len: usize) -> Vec<u8> {
+    if v4 {
+        whole(ipv4_frame(POD_MAC[0], GATEWAY[0], POD, FAR, 64, &vec![7; len - 20]))
+    } else {
+        ipv6_frame(POD_MAC[0], GATEWAY[0], 0, 1, 64, &vec![7; len - 40])
+    }
+}
+
+/// IPv6 senders make no smaller packets than of 1280 bytes. Where the way to a peer is known to carry less those are sent all the
+/// same, as long as the uplink takes the tunnel packet.
+#[test]
+fn a_small_path_takes_what_every_ipv6_link_has_to_carry() {
+    for (underlay, overhead) in [(Underlay::V4, 50), (Underlay::V6, 70)] {
+        for (uplink, path, v6_fits) in [
+            (1500, 1210, true),
+            (1500, 576, true),
+            (1280 + overhead, 1279, true),
+            (1279 + overhead, 1279, false),
+        ] {
+            let mut node = node(underlay);
+            let mut tables = node.tables();
+            let (up, mtu) = (tables.vteps[0].uplink, Mtu::new(uplink).unwrap());
+            tables.ports.insert(up, Port { role: Role::Uplink, mtu, place: Place::Worker(0) });
+            tables.vteps[0].mtu = Mtu::new(path).unwrap();
+            node.switch.publish(tables);
+            let mut send = |frame: Vec<u8>| {
+                node.pod.inject(HeapBuf::from_bytes(&frame));
+                node.switch.step();
+                (node.uplink.take().len(), node.pod.take())
+            };
+            let what = format!("{uplink}, {path}, {underlay:?}");
+            let (sent, answers) = send(of_size(false, 1280));
+            assert_eq!((sent, answers.len()), (usize::from(v6_fits), usize::from(!v6_fits)), "{what}");
+            let (sent, answers) = send(of_size(false, 1281));
+            assert_eq!((sent, told(&answers).mtu), (0, 1280), "{what}");
+            assert_eq!(send(of_size(true, path as usize)).0, 1, "{what}");
+            let (sent, answers) = send(of_size(true, path as usize + 1));
+            assert_eq!((sent, told(&answers).mtu), (0, path), "{what}");
+            node.assert_balanced();
         }
     }
 }

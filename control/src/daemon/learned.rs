@@ -122,8 +122,9 @@ impl Learned {
 
     /// A path's MTU is lowered at once, and rises when nothing was heard for a while.
     fn path_mtu(&mut self, peer: IpAddr, bytes: u32, now: Instant) -> bool {
-        // What every link has to carry (RFC 791; RFC 8200, section 5): a forged message does no more harm than that.
-        let bytes = bytes.max(if peer.is_ipv4() { 576 } else { 1280 });
+        // What every link has to carry (RFC 8200, section 5), and over IPv4 what leaves `Mtu::SMALLEST` inside the tunnel, which
+        // the tables know nothing below: a forged message does no more harm than that.
+        let bytes = bytes.max(if peer.is_ipv4() { 626 } else { 1280 });
         let until = now + PATH_MTU_KEPT;
         let known = self.path_mtus.entry(peer).or_insert(PathMtu { bytes: u32::MAX, until });
         if bytes > known.bytes {

@@ -136,7 +136,7 @@ impl<P: BufPool> Applier<'_, P> {
                     fragment_offset: 0,
                     ttl: TTL,
                     protocol: IpProtocol::ICMP,
-                    src: source_v4(self.tables, about.src, way)?,
+                    src: source_v4(&self.tables.gateway, about.src, way)?,
                     dst: about.src,
                     options: Default::default(),
                 };
@@ -168,7 +168,8 @@ fn header_v4(error: IcmpError) -> IcmpHeader {
         IcmpError::TimeExceeded => IcmpHeader::error(icmp::TIME_EXCEEDED, icmp::CODE_TTL_EXCEEDED),
         IcmpError::NoRoute => unreachable(icmp::CODE_NET_UNREACHABLE),
         IcmpError::HostUnreachable => unreachable(icmp::CODE_HOST_UNREACHABLE),
-        IcmpError::Prohibited => unreachable(icmp::CODE_PROHIBITED),
+        // IPv4 has no code for a source's scope: no rejection has it.
+        IcmpError::Prohibited | IcmpError::BeyondScope => unreachable(icmp::CODE_PROHIBITED),
         IcmpError::TooBig { mtu } => IcmpHeader::fragmentation_needed(mtu),
     }
 }
@@ -182,6 +183,7 @@ fn header_v6(error: IcmpError) -> Icmpv6Header {
         IcmpError::NoRoute => unreachable(icmpv6::CODE_NO_ROUTE),
         IcmpError::HostUnreachable => unreachable(icmpv6::CODE_ADDRESS_UNREACHABLE),
         IcmpError::Prohibited => unreachable(icmpv6::CODE_PROHIBITED),
+        IcmpError::BeyondScope => unreachable(icmpv6::CODE_BEYOND_SCOPE),
         // Less is no MTU of an IPv6 link, and receivers don't believe it (RFC 8200, section 5; RFC 8201, section 4).
         IcmpError::TooBig { mtu } => Icmpv6Header::packet_too_big(u32::from(mtu).max(LONGEST_V6 as u32)),
     }
@@ -190,35 +192,19 @@ fn header_v6(error: IcmpError) -> Icmpv6Header {
 /// From which address the router speaks to `to`: the gateway's in that subnet, else in the first. To the host
 /// over IPv4 it is one that the host does not have too, since a kernel takes nothing that comes from its own address: the one
 /// that the host's routes name.
-fn source_v4(tables: &Snapshot, to: Ipv4Addr, way: Way) -> Option<Ipv4Addr> {
-    let Gateway { v4, subnets4, host, .. } = &tables.gateway;
-    let near = |address: Ipv4Addr| {
-        let inside = subnets4.iter().filter(|(net, len, _)| same_v4(address, *net, *len));
-        inside.max_by_key(|(_, len, _)| *len).map(|(_, _, own)| *own)
-    };
-    let to_host = matches!(way, Way::Neighbour(to) if host.is_some_and(|host| host.port == to.port));
-    if to_host {
-        if let Some(apart) = v4.iter().find(|own| near(**own).is_none()) {
-            return Some(*apart);
-        }
-    }
-    near(to).or_else(|| subnets4.first().map(|(_, _, own)| *own)).or_else(|| v4.first().copied())
+fn source_v4(gateway: &Gateway, to: Ipv4Addr, way: Way) -> Option<Ipv4Addr> {
+    let host = gateway.host.map(|host| host.port);
+    let to_host = matches!(way, Way::Neighbour(to) if Some(to.port) == host);
+    let apart = gateway.v4.iter().find(|own| to_host && gateway.for_v4(**own).is_none());
+    let first = || gateway.subnets4.first().map(|(_, _, own)| own).or(gateway.v4.first());
+    apart.copied().or_else(|| gateway.for_v4(to)).or_else(|| first().copied())
 }
 
+/// As [`source_v4`]. To a link-local address it is one itself, if there is one (RFC 6724, section 5, rule 2).
 fn source_v6(gateway: &Gateway, to: Ipv6Addr) -> Option<Ipv6Addr> {
-    let inside = gateway.subnets6.iter().filter(|(net, len, _)| same_v6(to, *net, *len));
-    let near = inside.max_by_key(|(_, len, _)| *len).or_else(|| gateway.subnets6.first());
-    near.map(|(_, _, own)| *own).or_else(|| gateway.v6.first().copied())
-}
-
-fn same_v4(a: Ipv4Addr, b: Ipv4Addr, len: u8) -> bool {
-    let differ = a.to_bits() ^ b.to_bits();
-    differ.checked_shr(32 - u32::from(len.min(32))).unwrap_or(0) == 0
-}
-
-fn same_v6(a: Ipv6Addr, b: Ipv6Addr, len: u8) -> bool {
-    let differ = a.to_bits() ^ b.to_bits();
-    differ.checked_shr(128 - u32::from(len.min(128))).unwrap_or(0) == 0
+    let on_link = |own: &&Ipv6Addr| to.is_unicast_link_local() && own.is_unicast_link_local();
+    let first = || gateway.subnets6.first().map(|(_, _, own)| own).or(gateway.v6.first());
+    gateway.for_v6(to).or_else(|| gateway.v6.iter().find(on_link).or_else(first).copied())
 }
 
 /// Whether an error about this packet may be made (RFC 1812, section 4.3.2.7; RFC 4443, section 2.4(e)). Multicast
@@ -258,21 +244,4 @@ fn may_be_told_v6(ip: &[u8], head: &[u8], about: &Ip<Ipv6Addr>) -> bool {
     let message = head.get(usize::from(about.l4)..).unwrap_or_default();
     about.protocol != IpProtocol::ICMPV6
         || Icmpv6View::new_checked(message).is_ok_and(|message| !message.is_error())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn prefixes_of_any_length_are_compared() {
-        let v4 = |text: &str| text.parse::<Ipv4Addr>().unwrap();
-        assert!(same_v4(v4("10.244.1.9"), v4("10.244.1.0"), 24));
-        assert!(!same_v4(v4("10.244.2.9"), v4("10.244.1.0"), 24));
-        assert!(same_v4(v4("1.2.3.4"), v4("9.9.9.9"), 0));
-        assert!(!same_v4(v4("1.2.3.4"), v4("1.2.3.5"), 32));
-        let v6 = |text: &str| text.parse::<Ipv6Addr>().unwrap();
-        assert!(same_v6(v6("fd00::9"), v6("fd00::"), 64) && same_v6(v6("::1"), v6("fd00::"), 0));
-        assert!(!same_v6(v6("fd01::9"), v6("fd00::"), 64) && !same_v6(v6("::1"), v6("::2"), 128));
-    }
 }

@@ -43,17 +43,17 @@ fn inner(tables: &Snapshot, head: &[u8], told: &TooBig) -> Option<(Parsed, Quote
     // A quote is a packet that is cut off: its length says more than is there.
     let parsed = parse(seen, usize::MAX, told.vxlan + VXLAN_LEN).ok()?;
     let at = parsed.l3_offset();
+    let near = |way: &Way| matches!(way, Way::Neighbour(_));
     let (l4, whole, way, cuttable) = match parsed.l3 {
         L3::V4(ip) => {
             let view = Ipv4View::new_header_checked(seen.get(at..)?).ok()?;
-            (ip.l4, ip.len, way_to(tables, ip.src)?, !view.dont_fragment())
+            (ip.l4, ip.len, way_to(tables, ip.src, near)?, !view.dont_fragment())
         }
-        L3::V6(ip) => (ip.l4, ip.len, way_to(tables, ip.src)?, false),
+        L3::V6(ip) => (ip.l4, ip.len, way_to(tables, ip.src, near)?, false),
         _ => return None,
     };
     // What may be cut will be, as soon as the way is known to be smaller.
     let tellable = parsed.src == local.mac && !cuttable && usize::from(l4) + TRANSPORT <= seen.len();
-    let near = matches!(way, Way::Neighbour(_));
     let quote = Quote { at, len: (told.end - at).min(whole as usize) };
-    (tellable && near && may_be_told(tables, seen, &parsed)).then_some((parsed, quote, way))
+    (tellable && may_be_told(tables, seen, &parsed)).then_some((parsed, quote, way))
 }

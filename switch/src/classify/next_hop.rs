@@ -92,23 +92,25 @@ pub(super) fn member<A: Family>(tables: &Snapshot, from: &Ingress<'_>, group: u3
 pub(crate) fn way_back(tables: &Snapshot, from: PortId, parsed: &Parsed) -> Option<Way> {
     let port = tables.ports.get(from)?;
     let behind = Way::Neighbour(Neighbour { mac: parsed.src, port: from });
-    let known = || match parsed.l3 {
-        L3::V4(ip) => way_to(tables, ip.src),
-        L3::V6(ip) => way_to(tables, ip.src),
+    let known = |fits: fn(&Way) -> bool| match parsed.l3 {
+        L3::V4(ip) => way_to(tables, ip.src, fits),
+        // On every link there may be one with a link-local address: it is where the packet came from.
+        L3::V6(ip) if ip.src.is_unicast_link_local() => None,
+        L3::V6(ip) => way_to(tables, ip.src, fits),
         _ => None,
     };
     match port.role {
         Role::Pod(_) => Some(behind),
         Role::Host => tables.gateway.host.map(Way::Neighbour),
-        Role::Trusted => Some(known().unwrap_or(behind)),
-        Role::Uplink => known().filter(|way| matches!(way, Way::Vtep(_))),
+        Role::Trusted => Some(known(|_| true).unwrap_or(behind)),
+        Role::Uplink => known(|way| matches!(way, Way::Vtep(_))),
     }
 }
 
-/// The way to `address` for a packet that the switch itself makes. Of next hops that cost the same, the first that
-/// can be used.
-pub(crate) fn way_to<A: Family>(tables: &Snapshot, address: A) -> Option<Way> {
-    let way = |target| match target {
+/// The way to `address` for a packet that the switch itself makes, if it `fits`. Of next hops that cost the same, the first
+/// that can be used and fits.
+pub(crate) fn way_to<A: Family>(tables: &Snapshot, address: A, fits: impl Fn(&Way) -> bool) -> Option<Way> {
+    let usable = |target| match target {
         Target::Neighbour(to) | Target::Hop(to) => tables.ports.get(to.port).map(|_| Way::Neighbour(to)),
         Target::Host => tables.gateway.host.map(Way::Neighbour),
         Target::Vtep(vtep) => {
@@ -117,6 +119,7 @@ pub(crate) fn way_to<A: Family>(tables: &Snapshot, address: A) -> Option<Way> {
         }
         Target::Group(_) | Target::Unknown | Target::Nowhere(_) => None,
     };
+    let way = |target| usable(target).filter(&fits);
     match resolve(tables, address) {
         Target::Group(group) => {
             let members = tables.groups.get(group as usize)?;

@@ -12,7 +12,7 @@ use crate::drop_reason::DropReason;
 use crate::flow_hash;
 use crate::offload::{Gso, GsoKind};
 use crate::parse::{Ip, Parsed};
-use crate::tables::{Neighbour, PodGuard, Prefix, Role, Routes, Snapshot};
+use crate::tables::{Encap, Neighbour, PodGuard, Prefix, Role, Routes, Snapshot, Vtep};
 use crate::types::Mtu;
 use crate::wire::ip::IpProtocol;
 use crate::wire::ipv4::{IPV4_LEN, Ipv4Options, Ipv4View};
@@ -26,11 +26,15 @@ pub(crate) trait Family: Prefix {
     fn is_source(self) -> bool;
     /// A unicast address that routers forward to.
     fn is_destination(self) -> bool;
+    /// A source that routers do not forward from, but may answer on its link: an IPv6 link-local address.
+    fn is_on_link(self) -> bool;
     /// What a pod may send from.
     fn allowed(self, guard: &PodGuard, protocol: IpProtocol) -> bool;
     fn last(last: &mut LastHits) -> &mut Option<(Self, Target)>;
     /// Why a packet with such options is not forwarded.
     fn bad_options(head: &[u8], parsed: &Parsed, ip: &Ip<Self>) -> Option<DropReason>;
+    /// What the tunnel to this VTEP counts as carrying.
+    fn tunnel_mtu(tables: &Snapshot, far: &Vtep) -> Mtu;
     /// Whether a packet that is too big may be cut.
     fn may_be_cut(head: &[u8], parsed: &Parsed) -> bool;
     fn flow_hash(ip: &Ip<Self>) -> u32;
@@ -61,6 +65,10 @@ impl Family for Ipv4Addr {
         let [first, ..] = self.octets();
         first != 0 && first != 127 && first < 224
     }
+    /// There is no message for it.
+    fn is_on_link(self) -> bool {
+        false
+    }
     #[inline]
     fn allowed(self, guard: &PodGuard, _: IpProtocol) -> bool {
         guard.has_v4(self)
@@ -72,6 +80,10 @@ impl Family for Ipv4Addr {
     #[inline]
     fn bad_options(head: &[u8], parsed: &Parsed, ip: &Ip<Self>) -> Option<DropReason> {
         if usize::from(ip.l4) == parsed.l3_offset() + IPV4_LEN { None } else { bad_options(head, parsed) }
+    }
+    #[inline]
+    fn tunnel_mtu(_: &Snapshot, far: &Vtep) -> Mtu {
+        far.mtu
     }
     fn may_be_cut(head: &[u8], parsed: &Parsed) -> bool {
         Ipv4View::new_header_checked(&head[parsed.l3_offset()..]).is_ok_and(|ip| !ip.dont_fragment())
@@ -104,6 +116,9 @@ impl Family for Ipv6Addr {
     fn is_destination(self) -> bool {
         !self.is_unspecified() && !self.is_loopback() && !self.is_multicast() && !self.is_unicast_link_local()
     }
+    fn is_on_link(self) -> bool {
+        self.is_unicast_link_local()
+    }
     /// Its own addresses; link-local ones, which do not leave the segment; and none at all before it has one, for
     /// duplicate address detection (RFC 4862).
     #[inline]
@@ -122,6 +137,10 @@ impl Family for Ipv6Addr {
     fn bad_options(_: &[u8], _: &Parsed, _: &Ip<Self>) -> Option<DropReason> {
         None
     }
+    #[inline]
+    fn tunnel_mtu(tables: &Snapshot, far: &Vtep) -> Mtu {
+        if far.mtu >= Mtu::SMALLEST_V6 { far.mtu } else { least_v6(tables, far) }
+    }
     /// Only by its sender (RFC 8200, section 5).
     fn may_be_cut(_: &[u8], _: &Parsed) -> bool {
         false
@@ -132,6 +151,16 @@ impl Family for Ipv6Addr {
     }
     const ECHO: (IpProtocol, u8, Reply) = (IpProtocol::ICMPV6, 128, Reply::Echo6);
     const UNSPECIFIED: Self = Self::UNSPECIFIED;
+}
+
+/// A path that carries too little for IPv6, or is said to, is not this node's to judge as long as its own link takes the tunnel
+/// packet: over IPv4 routers may cut it, since it has no don't-fragment flag, and a forged message must not end all
+/// connections. Only where the uplink itself carries less there is nothing to be done.
+#[cold]
+fn least_v6(tables: &Snapshot, far: &Vtep) -> Mtu {
+    let overhead = far.encap.as_ref().map_or(0, Encap::overhead);
+    let uplink = tables.ports.get(far.uplink).map_or(0, |uplink| uplink.mtu.get());
+    if uplink >= Mtu::SMALLEST_V6.get() + overhead { Mtu::SMALLEST_V6 } else { far.mtu }
 }
 
 /// Options are forwarded as they are, but for a source route: with it a pod could get past what the tables say (RFC 7126,
@@ -158,6 +187,16 @@ fn nowhere(reason: DropReason) -> Action {
         _ => IcmpError::HostUnreachable,
     };
     Action::Reject { reason, error }
+}
+
+/// No address to forward from, or none to forward to.
+#[cold]
+fn not_routable<A: Family>(ip: &Ip<A>) -> Action {
+    let reason = DropReason::NotRoutable;
+    if ip.src.is_on_link() && ip.dst.is_destination() {
+        return Action::Reject { reason, error: IcmpError::BeyondScope };
+    }
+    Action::Drop(reason)
 }
 
 /// The way out carries less.
@@ -210,7 +249,7 @@ pub(super) fn route<A: Family>(
         return if fits { Action::Hairpin(echo_reply) } else { Action::Drop(DropReason::MtuExceeded) };
     }
     if !ip.dst.is_destination() || !ip.src.is_source() {
-        return Action::Drop(DropReason::NotRoutable);
+        return not_routable(ip);
     }
     let target = match *A::last(last) {
         Some((dst, target)) if dst == ip.dst => target,
@@ -242,7 +281,7 @@ pub(super) fn route<A: Family>(
             return Action::Drop(DropReason::TunnelToTunnel);
         }
         Target::Vtep(vtep) => match tables.vteps.get(vtep as usize) {
-            Some(far) if far.encap.is_some() => (Way::Vtep(vtep), Some(far.mtu)),
+            Some(far) if far.encap.is_some() => (Way::Vtep(vtep), Some(A::tunnel_mtu(tables, far))),
             _ => return Action::Drop(DropReason::VtepUnresolved),
         },
         // The choice is never another group.

@@ -54,10 +54,10 @@ impl Gateway {
         }
     }
 
-    /// The gateway's address in the node's subnet that has `address`.
+    /// The gateway's address in the node's subnet that has `address`: the smallest, where several have.
     pub fn for_v4(&self, address: Ipv4Addr) -> Option<Ipv4Addr> {
-        let subnet = self.subnets4.iter().find(|(net, len, _)| address.masked(*len) == net.masked(*len));
-        subnet.map(|(_, _, own)| *own)
+        let having = self.subnets4.iter().filter(|(net, len, _)| address.masked(*len) == net.masked(*len));
+        having.max_by_key(|(_, len, _)| *len).map(|(_, _, own)| *own)
     }
 
     /// True for an address that names one of the node's IPv4 subnets, or all in it: no station has it. A subnet of two or one
@@ -73,8 +73,8 @@ impl Gateway {
 
     /// As [`Self::for_v4`].
     pub fn for_v6(&self, address: Ipv6Addr) -> Option<Ipv6Addr> {
-        let subnet = self.subnets6.iter().find(|(net, len, _)| address.masked(*len) == net.masked(*len));
-        subnet.map(|(_, _, own)| *own)
+        let having = self.subnets6.iter().filter(|(net, len, _)| address.masked(*len) == net.masked(*len));
+        having.max_by_key(|(_, len, _)| *len).map(|(_, _, own)| *own)
     }
 }
 
@@ -165,5 +165,35 @@ impl Snapshot {
                 IpAddr::V6(v6) => drop(self.neighbours6.insert(*v6, Neighbour { mac, port })),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_gateway_speaks_from_the_smallest_subnet_that_has_the_address() {
+        let v4 = |text: &str| text.parse::<Ipv4Addr>().unwrap();
+        let subnets4 = vec![
+            (v4("0.0.0.0"), 0, v4("10.0.0.1")),
+            (v4("10.244.1.0"), 24, v4("10.244.1.1")),
+            (v4("10.244.0.0"), 16, v4("10.244.0.1")),
+            (v4("1.2.3.4"), 32, v4("1.2.3.5")),
+        ];
+        let v6 = |text: &str| text.parse::<Ipv6Addr>().unwrap();
+        let subnets6 = vec![(v6("fd00::"), 64, v6("fd00::1")), (v6("::2"), 128, v6("::3"))];
+        let gateway = Gateway { subnets4, subnets6, ..Gateway::default() };
+        for (address, own) in [
+            ("10.244.1.9", "10.244.1.1"),
+            ("10.244.2.9", "10.244.0.1"),
+            ("1.2.3.4", "1.2.3.5"),
+            ("1.2.3.5", "10.0.0.1"),
+        ] {
+            assert_eq!(gateway.for_v4(v4(address)), Some(v4(own)));
+        }
+        assert_eq!(gateway.for_v6(v6("fd00::9")), Some(v6("fd00::1")));
+        assert_eq!(gateway.for_v6(v6("::2")), Some(v6("::3")));
+        assert_eq!((gateway.for_v6(v6("fd01::9")), gateway.for_v6(v6("::1"))), (None, None));
     }
 }

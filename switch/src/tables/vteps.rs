@@ -84,6 +84,12 @@ impl Encap {
         Some(Self { block, len: len as u8, sum, pseudo })
     }
 
+    /// Bytes of outer headers before the inner IP packet, the outer Ethernet header not counted: what a path has to carry more.
+    #[inline]
+    pub fn overhead(&self) -> usize {
+        usize::from(self.len) - ETHERNET_LEN
+    }
+
     /// True over an IPv4 underlay.
     #[inline]
     pub(crate) fn is_v4(&self) -> bool {

@@ -39,6 +39,8 @@ pub const REDIRECT: u8 = 137;
 pub const CODE_NO_ROUTE: u8 = 0;
 /// Code of [`DESTINATION_UNREACHABLE`]: forbidden by an administrator.
 pub const CODE_PROHIBITED: u8 = 1;
+/// Code of [`DESTINATION_UNREACHABLE`]: beyond the scope of the source address.
+pub const CODE_BEYOND_SCOPE: u8 = 2;
 /// Code of [`DESTINATION_UNREACHABLE`]: no such host on the link.
 pub const CODE_ADDRESS_UNREACHABLE: u8 = 3;
 /// Code of [`TIME_EXCEEDED`]: on the way.

@@ -148,6 +148,8 @@ pub struct Mtu(u16);
 impl Mtu {
     /// What IPv4 demands of every link (RFC 791).
     pub const SMALLEST: Self = Self(576);
+    /// What IPv6 demands of every link (RFC 8200, section 5): no sender can be told of less.
+    pub const SMALLEST_V6: Self = Self(1280);
 
     /// Checks the range.
     pub const fn new(value: u32) -> Result<Self, TypeError> {

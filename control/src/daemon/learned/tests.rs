@@ -79,7 +79,7 @@ fn a_path_mtu_falls_at_once_has_a_floor_and_rises_again() {
     assert!(
         learned.take(told(peers[0], 68), later, anyone) && learned.take(told(peers[1], 68), later, anyone)
     );
-    assert_eq!(learned.path_mtus(), HashMap::from([(peers[0], 576), (peers[1], 1280)]));
+    assert_eq!(learned.path_mtus(), HashMap::from([(peers[0], 626), (peers[1], 1280)]));
     assert!(!learned.forget_old(start + PATH_MTU_KEPT, AGEING, |_| false));
     assert!(learned.forget_old(later + PATH_MTU_KEPT, AGEING, |_| false));
     assert!(learned.path_mtus().is_empty());
