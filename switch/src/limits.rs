@@ -30,6 +30,8 @@ pub struct Limits {
     pub flood: Limit,
     /// Addresses of the node's subnets that the router asks for, behind all trusted ports each. No setting.
     pub solicit: Limit,
+    /// Messages of the underlay's routers about tunnel packets that were too big which the control side is told of.
+    pub path_mtu: Limit,
     /// ICMP errors made about frames from the port (RFC 1812, section 4.3.2.8; RFC 4443, section 2.4(f)).
     pub icmp: Limit,
     /// Learned MAC addresses that move to the port.
@@ -41,6 +43,7 @@ impl Default for Limits {
         Self {
             flood: Limit::per_second(10_000),
             solicit: Limit { per_second: 100, burst: 100 },
+            path_mtu: Limit { per_second: 100, burst: 200 },
             icmp: Limit { per_second: 1000, burst: 50 },
             moves: Limit { per_second: 10, burst: 10 },
         }
@@ -92,6 +95,8 @@ pub struct Buckets {
     pub flood: Bucket,
     /// For [`Limits::solicit`].
     pub solicit: Bucket,
+    /// For [`Limits::path_mtu`].
+    pub path_mtu: Bucket,
     /// For [`Limits::icmp`].
     pub icmp: Bucket,
     /// For [`Limits::moves`].

@@ -51,6 +51,8 @@ pub(super) struct Learned {
     /// Claims that are worth a line of the log, with the port and who claims what.
     news: Vec<(Claim, MacAddr)>,
     path_mtus: HashMap<IpAddr, PathMtu>,
+    /// A path's MTU fell: to be published with what is forgotten, so that forged messages cost a table a second at most.
+    paths_changed: bool,
 }
 
 impl Learned {
@@ -62,7 +64,12 @@ impl Learned {
                 self.conflict(Claim { port, address }, mac, now);
                 false
             }
-            Event::PathMtu { peer, mtu } => is_peer(peer) && self.path_mtu(peer, mtu.into(), now),
+            Event::PathMtu { peer, mtu } => {
+                if is_peer(peer) {
+                    self.path_mtu(peer, mtu.into(), now);
+                }
+                false
+            }
             // Whoever watches has it.
             Event::Flow(_) => false,
         }
@@ -121,21 +128,21 @@ impl Learned {
     }
 
     /// A path's MTU is lowered at once, and rises when nothing was heard for a while.
-    fn path_mtu(&mut self, peer: IpAddr, bytes: u32, now: Instant) -> bool {
+    fn path_mtu(&mut self, peer: IpAddr, bytes: u32, now: Instant) {
         // What every link has to carry (RFC 8200, section 5), and over IPv4 what leaves `Mtu::SMALLEST` inside the tunnel, which
         // the tables know nothing below: a forged message does no more harm than that.
         let bytes = bytes.max(if peer.is_ipv4() { 626 } else { 1280 });
         let until = now + PATH_MTU_KEPT;
         let known = self.path_mtus.entry(peer).or_insert(PathMtu { bytes: u32::MAX, until });
         if bytes > known.bytes {
-            return false;
+            return;
         }
         let lower = bytes < known.bytes;
         *known = PathMtu { bytes, until };
         if lower {
             info!("the way to {peer} carries {bytes} bytes");
         }
-        lower
+        self.paths_changed |= lower;
     }
 
     /// Forgets what is old; true when the tables change by it. A neighbour whose station still sends (`sends`) is not old.
@@ -154,7 +161,8 @@ impl Learned {
         self.conflicts.forget_old(now);
         let before = self.path_mtus.len();
         self.path_mtus.retain(|_, path| path.until > now);
-        gone || self.path_mtus.len() < before
+        let paths_changed = std::mem::take(&mut self.paths_changed);
+        gone || paths_changed || self.path_mtus.len() < before
     }
 
     /// Forgets the neighbours behind ports that are not open any more.

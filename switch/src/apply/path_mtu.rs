@@ -22,9 +22,11 @@ impl<P: BufPool> Applier<'_, P> {
     pub(super) fn path_mtu(&mut self, packet: &P::Buf, out: &mut impl Outcome<P>) {
         out.consume();
         let Some(told) = too_big(packet, self.tables) else { return };
-        // Before the limit: whoever sends many such messages must not keep the true one away. What is told twice the
-        // control side knows already.
-        if !self.events.tell(Event::PathMtu { peer: told.peer, mtu: told.mtu }) {
+        // A limit of its own, before that of what the sender is told: whoever invents such messages keeps neither other
+        // events away nor, for long, a true one, which routers repeat.
+        if !self.buckets.path_mtu.take(self.tables.limits.path_mtu, self.now) {
+            self.counters.events_limited.add(1);
+        } else if !self.events.tell(Event::PathMtu { peer: told.peer, mtu: told.mtu }) {
             self.counters.events_lost.add(1);
         }
         let Some((inner, quote, way)) = inner(self.tables, packet.head(), &told) else { return };

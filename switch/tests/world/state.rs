@@ -24,6 +24,7 @@ impl Node {
                 ("icmp_sent", &counters.icmp_sent),
                 ("icmp_limited", &counters.icmp_limited),
                 ("events_lost", &counters.events_lost),
+                ("events_limited", &counters.events_limited),
             ];
             let drops = DropReason::ALL.iter().map(|reason| (reason.name(), counters.drops(*reason)));
             for (name, counter) in named.into_iter().chain(drops) {

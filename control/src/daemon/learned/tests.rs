@@ -67,18 +67,22 @@ fn a_port_has_its_limit_and_takes_its_neighbours_along() {
 }
 
 #[test]
-fn a_path_mtu_falls_at_once_has_a_floor_and_rises_again() {
+fn a_path_mtu_falls_within_a_second_has_a_floor_and_rises_again() {
     let (mut learned, start) = (Learned::default(), Instant::now());
     let peers: [IpAddr; 2] = ["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()];
-    let told = |peer, mtu| Event::PathMtu { peer, mtu };
-    assert!(!learned.take(told(peers[0], 1400), start, |_| false), "nobody that is known");
-    assert!(learned.take(told(peers[0], 1400), start, anyone));
-    assert!(!learned.take(told(peers[0], 1450), start, anyone));
+    let tell = |learned: &mut Learned, peer, mtu, now, known: bool| {
+        assert!(
+            !learned.take(Event::PathMtu { peer, mtu }, now, |_| known),
+            "published with what is forgotten"
+        );
+        learned.forget_old(now, AGEING, |_| false)
+    };
+    assert!(!tell(&mut learned, peers[0], 1400, start, false), "nobody that is known");
+    assert!(tell(&mut learned, peers[0], 1400, start, true));
+    assert!(!tell(&mut learned, peers[0], 1450, start, true));
     let later = start + Duration::from_secs(100);
-    assert!(!learned.take(told(peers[0], 1400), later, anyone), "no news, but it is believed for longer");
-    assert!(
-        learned.take(told(peers[0], 68), later, anyone) && learned.take(told(peers[1], 68), later, anyone)
-    );
+    assert!(!tell(&mut learned, peers[0], 1400, later, true), "no news, but it is believed for longer");
+    assert!(tell(&mut learned, peers[0], 68, later, true) && tell(&mut learned, peers[1], 68, later, true));
     assert_eq!(learned.path_mtus(), HashMap::from([(peers[0], 626), (peers[1], 1280)]));
     assert!(!learned.forget_old(start + PATH_MTU_KEPT, AGEING, |_| false));
     assert!(learned.forget_old(later + PATH_MTU_KEPT, AGEING, |_| false));
