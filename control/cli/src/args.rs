@@ -9,10 +9,7 @@ use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
-use weft_api::{
-    DEFAULT_HOST_PORT, DEFAULT_SOCKET, DEFAULT_STATE_DIR, FLOW_LIMIT, FLOW_LIMIT_MAX, FLOW_SECONDS,
-    FLOW_SECONDS_MAX, Mac,
-};
+use weft_api::{DEFAULT_SOCKET, FLOW_LIMIT, FLOW_LIMIT_MAX, FLOW_SECONDS, FLOW_SECONDS_MAX, Mac};
 
 pub(crate) use crate::config::ConfigCommand;
 pub(crate) use pod::AddArgs;
@@ -248,17 +245,24 @@ pub(crate) enum WorkerCommand {
 #[derive(Debug, Subcommand)]
 pub(crate) enum NodeCommand {
     /// Take away what weft made on this node: devices, neighbours, state. Only while weftd does not run
-    Purge {
-        /// Where weftd keeps its state
-        #[arg(long, default_value = DEFAULT_STATE_DIR, value_name = "DIR")]
-        state_dir: PathBuf,
-        /// The host's own port
-        #[arg(long, default_value = DEFAULT_HOST_PORT, value_name = "NAME")]
-        host_port: String,
-        /// Don't ask
-        #[arg(long)]
-        yes: bool,
-    },
+    #[command(after_help = "Examples:\n  weft node purge\n  weft node purge --config /srv/weftd.toml --yes")]
+    Purge(PurgeArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PurgeArgs {
+    /// The weftd.toml that says what is where [default: /etc/weft/weftd.toml, if it is there]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Where weftd keeps its state [default: its weftd.toml's state.dir]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
+    /// The host's own port [default: its weftd.toml's host_port.name]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) host_port: Option<String>,
+    /// Don't ask
+    #[arg(long)]
+    pub(crate) yes: bool,
 }
 
 fn parse_interval(text: &str) -> Result<Duration, String> {

@@ -229,9 +229,7 @@ async fn carry_out(client: Client, view: &View, command: Command) -> Result<(), 
         Command::Drops { all } => view.read(&client, async |c: &Client| Ok(c.drops(all).await?)).await,
         Command::Worker { .. } => view.read(&client, async |c: &Client| Ok(c.workers().await?)).await,
         Command::Config(command) => config::run(&client, view, command).await,
-        Command::Node(NodeCommand::Purge { state_dir, host_port, yes }) => {
-            view.print(&purge::run(&client, &state_dir, &host_port, yes).await?)
-        }
+        Command::Node(NodeCommand::Purge(args)) => view.print(&purge::run(client, args).await?),
         Command::Version => {
             let weftd = client.timeout(VERSION_TIMEOUT).index().await.ok().map(|index| index.version);
             view.print(&Versions { weft: env!("CARGO_PKG_VERSION"), weftd })

@@ -106,7 +106,13 @@ fn purge_takes_everything_away_but_not_under_a_running_weftd() {
     };
     let refused = purge().unwrap_err().to_string();
     assert!(refused.contains("already runs"), "{refused}");
-    assert!(web.pings("10.244.0.3"));
+    // With another state directory the lock tells nothing; the TAP that weftd holds does.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let state = elsewhere.path().to_owned();
+    let work = move |_| async move { weft_node::purge(&state, "weft0").await };
+    let refused = lab.wait_on(weft_node::inside(&lab.node.path(), work)).unwrap_err().to_string();
+    assert!(refused.contains("\"weft0\" is held open by a program"), "{refused}");
+    assert!(lab.node.has_interface("weft0") && web.pings("10.244.0.3"));
 
     weftd.stop();
     assert!(web.has_interface("eth0") && db.has_interface("eth0") && lab.node.has_interface("weft0"));
