@@ -45,7 +45,7 @@ pub(crate) struct CheckArgs {
     /// The files
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// Which file it is; otherwise its sections tell
+    /// Which file it is; otherwise its sections tell, or else its name
     #[arg(long, value_enum)]
     kind: Option<FileKind>,
     /// The node whose file it is; otherwise a cluster file is checked as one that all nodes have
