@@ -243,7 +243,6 @@ MAC                PORT  KIND        AGE
 0a:58:0a:f4:01:01  -     gateway       -
 ",
         ),
-        (&["fdb", "list", "--port", "web", "--mac", "02:00:00:00:00:01"], "no entries\n"),
         (
             &["neigh"],
             "\
@@ -255,7 +254,6 @@ CONFLICT    CLAIMED BY         PORT  TIMES
 10.244.1.5  02:00:00:00:00:66  web      12
 ",
         ),
-        (&["neigh", "--address", "fd00:0::9"], "no neighbours\n"),
         (
             &["vtep"],
             "\
@@ -266,7 +264,6 @@ NODE  NETWORK  ADDRESS    MAC                NEXT HOP      MTU  RESOLVED
 n2    default  192.0.2.2  02:00:00:00:00:02  192.0.2.254  1450  no
 ",
         ),
-        (&["vtep", "list", "--node", "n9", "--no-headers"], "\nno other nodes\n"),
         (
             &["route"],
             "\
@@ -308,6 +305,26 @@ WORKER  CORE   BUSY  CYCLES/PACKET  RX PACKETS  TX PACKETS  DROPS  GENERATION  P
         assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{args:?}");
         assert_eq!(ran.out, expected, "{args:?}");
     }
+}
+
+#[test]
+fn a_filter_that_nothing_matches_is_no_empty_switch() {
+    let daemon = daemon();
+    for (args, filters) in [
+        (
+            &["fdb", "list", "--port", "web", "--mac", "02:00:00:00:00:01"][..],
+            "--port web --mac 02:00:00:00:00:01",
+        ),
+        (&["neigh", "--address", "fd00:0::9"], "--address fd00::9"),
+        (&["vtep", "list", "--node", "n9"], "--node n9"),
+    ] {
+        let ran = daemon.weft(args);
+        assert_eq!((ran.code, ran.out.as_str()), (1, ""), "{args:?}");
+        assert_eq!(ran.err, format!("weft: nothing matches {filters}\n"));
+    }
+    let ran = daemon.weft(&["-ojson", "vtep", "--node", "n9"]);
+    let said: Value = serde_json::from_str(&ran.err).unwrap();
+    assert_eq!((ran.code, said), (1, json!({ "error": "nothing matches --node n9", "code": "not_found" })));
 }
 
 #[test]
