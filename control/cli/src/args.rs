@@ -2,6 +2,7 @@
 
 mod pod;
 
+use std::ffi::OsString;
 use std::fmt::Display;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -274,6 +275,16 @@ fn parse_interval(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// What an error of usage does not say by itself: an interval behind `--watch` belongs to it with `=`.
+pub(crate) fn hint(error: &clap::Error, words: &[OsString]) -> Option<String> {
+    let unexpected = matches!(error.kind(), ErrorKind::UnknownArgument | ErrorKind::InvalidSubcommand);
+    let interval = words.windows(2).find_map(|pair| {
+        let interval = pair[1].to_str()?;
+        (pair[0] == "--watch" && parse_interval(interval).is_ok()).then_some(interval)
+    });
+    interval.filter(|_| unexpected).map(|interval| format!("hint: write --watch={interval}"))
+}
+
 /// An error of usage, printed as clap prints its own.
 pub(crate) fn usage(kind: ErrorKind, message: impl Display) -> clap::Error {
     Cli::command().error(kind, message)
@@ -298,6 +309,20 @@ mod tests {
                 assert!(Cli::try_parse_from(words).is_ok(), "an example that is none: weft {line}");
             }
         }
+    }
+
+    #[test]
+    fn an_interval_without_its_sign_is_hinted_at() {
+        let hinted = |line: &str| {
+            let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+            hint(&Cli::try_parse_from(&words).err()?, &words)
+        };
+        for line in ["weft stats --watch 2", "weft --watch 2 stats", "weft port show a --watch 2"] {
+            assert_eq!(hinted(line).as_deref(), Some("hint: write --watch=2"), "{line}");
+        }
+        assert_eq!(hinted("weft stats --watch=2"), None);
+        assert_eq!(hinted("weft stats --watch often"), None);
+        assert_eq!(hinted("weft stats --wotch 2"), None);
     }
 
     #[test]

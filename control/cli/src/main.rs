@@ -148,6 +148,10 @@ fn not_parsed(error: clap::Error) -> ExitCode {
         return ExitCode::from(failure.exit);
     }
     let _ = error.print();
+    if let Some(hint) = args::hint(&error, &words) {
+        // Nobody is left to be told.
+        let _ = writeln!(io::stderr(), "\n{hint}");
+    }
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
 }
 
