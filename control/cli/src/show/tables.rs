@@ -1,6 +1,6 @@
 //! What the switch looks up, and what passes: `weft fdb`, `neigh`, `vtep`, `route`, `flow`.
 
-use weft_api::{Fdb, Flows, NeighbourState, Neighbours, Routes, Vteps};
+use weft_api::{FLOW_LIMIT_MAX, Fdb, Flows, NeighbourState, Neighbours, Routes, Vteps};
 
 use super::yes;
 use crate::table::{Table, bytes, duration, list, or_dash};
@@ -190,7 +190,8 @@ impl Show for Flows {
         }
         let listed = self.flows.len() as u64;
         if self.seen > listed {
-            out += &format!("\n{} flows more: --limit lists them\n", self.seen - listed);
+            let more = self.seen - listed;
+            out += &format!("\n{more} flows more: --limit lists up to {FLOW_LIMIT_MAX}\n");
         }
         if self.sampled_one_in > 1 || self.lost > 0 {
             out += &format!("\nestimated: one packet in {} was looked at", self.sampled_one_in);

@@ -287,7 +287,7 @@ TO             KIND  VIA        NODE  PORT  NETWORK   MTU
 FROM  PROTOCOL  SOURCE      SPORT  DESTINATION  DPORT  PACKETS    BYTES  VERDICT  TO
 web   tcp       10.244.1.5  40000  10.244.2.5     443      800  1.0 MiB  tunnel   n2
 
-2 flows more: --limit lists them
+2 flows more: --limit lists up to 10000
 
 estimated: one packet in 8 was looked at, 2 samples were lost
 ",
