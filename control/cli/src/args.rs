@@ -15,6 +15,9 @@ use weft_api::{DEFAULT_SOCKET, FLOW_LIMIT, FLOW_LIMIT_MAX, FLOW_SECONDS, FLOW_SE
 pub(crate) use crate::config::ConfigCommand;
 pub(crate) use pod::AddArgs;
 
+/// Options that every command takes, apart from its own.
+const COMMON: &str = "Common options";
+
 /// Talks to weftd, the virtual switch of this node.
 #[derive(Debug, Parser)]
 #[command(name = "weft", disable_version_flag = true, arg_required_else_help = true)]
@@ -28,17 +31,17 @@ Exit codes: 0 done, 1 weftd refused or failed, 2 wrong usage, 3 weftd not reacha
 With NO_COLOR set, nothing is coloured.")]
 pub(crate) struct Cli {
     /// weftd's control socket
-    #[arg(long, global = true, env = "WEFT_SOCKET", default_value = DEFAULT_SOCKET, value_name = "PATH")]
+    #[arg(long, global = true, help_heading = COMMON, env = "WEFT_SOCKET", default_value = DEFAULT_SOCKET, value_name = "PATH")]
     pub(crate) socket: PathBuf,
     /// How to print, errors included
-    #[arg(short, long, global = true, value_enum, default_value_t = Output::Table)]
+    #[arg(short, long, global = true, help_heading = COMMON, value_enum, default_value_t = Output::Table)]
     pub(crate) output: Output,
     /// Ask again and again, each second or at this interval, until Ctrl-C; stats and drops then show rates
-    #[arg(long, global = true, value_name = "SECONDS", num_args = 0..=1, require_equals = true)]
+    #[arg(long, global = true, help_heading = COMMON, value_name = "SECONDS", num_args = 0..=1, require_equals = true)]
     #[arg(default_missing_value = "1", value_parser = parse_interval)]
     pub(crate) watch: Option<Duration>,
     /// Leave the headings of tables out
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = COMMON)]
     pub(crate) no_headers: bool,
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -109,11 +112,9 @@ pub(crate) enum Command {
     /// The flows of the next seconds, estimated from sampled packets: those with the most bytes first
     #[command(after_help = "Examples:\n  weft flow\n  weft flow --seconds 5 --limit 10\n  weft flow --watch")]
     Flow {
-        /// How long to watch
-        #[arg(long, default_value_t = FLOW_SECONDS, value_parser = clap::value_parser!(u32).range(1..=i64::from(FLOW_SECONDS_MAX)))]
+        #[arg(long, help = format!("How long to watch, 1 to {FLOW_SECONDS_MAX} seconds"), value_name = "SECONDS", default_value_t = FLOW_SECONDS, value_parser = clap::value_parser!(u32).range(1..=i64::from(FLOW_SECONDS_MAX)))]
         seconds: u32,
-        /// How many to list at most
-        #[arg(long, default_value_t = FLOW_LIMIT as u32, value_parser = clap::value_parser!(u32).range(1..=FLOW_LIMIT_MAX as i64))]
+        #[arg(long, help = format!("How many to list at most, 1 to {FLOW_LIMIT_MAX}"), value_name = "COUNT", default_value_t = FLOW_LIMIT as u32, value_parser = clap::value_parser!(u32).range(1..=FLOW_LIMIT_MAX as i64))]
         limit: u32,
     },
     /// Counters of ports and workers
