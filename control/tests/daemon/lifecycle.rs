@@ -22,6 +22,14 @@ fn a_pod_has_its_interface_and_reaches_the_node() {
     lab.write_cluster(&tap_pod("web", 2, &web));
     let _weftd = lab.start();
 
+    let dropped = |address: &str| {
+        let address = address.parse().unwrap();
+        let taken = lab.ask(async |weftd| weftd.route_to(address).await).expect("a route");
+        taken.routes[0].dropped.clone()
+    };
+    for (address, reason) in [("10.244.0.99", Some("no_pod")), ("10.244.0.2", None), ("10.244.0.1", None)] {
+        assert_eq!(dropped(address).as_deref(), reason, "{address}");
+    }
     let listed = lab.pods().pods.remove(0);
     let link = web.json("-d link show dev eth0").remove(0);
     assert_eq!(link["linkinfo"]["info_kind"], "tun");

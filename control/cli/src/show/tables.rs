@@ -3,7 +3,7 @@
 use weft_api::{FLOW_LIMIT_MAX, Fdb, Flows, NeighbourState, Neighbours, Routes, Vteps};
 
 use super::yes;
-use crate::table::{Table, bytes, duration, list, or_dash};
+use crate::table::{Table, bytes, duration, list, or_dash, printable};
 use crate::view::{Form, Show};
 
 impl Show for Fdb {
@@ -135,7 +135,11 @@ impl Show for Routes {
                 or_dash(route.mtu),
             ]);
         }
-        table.render()
+        let mut out = table.render();
+        for reason in self.routes.iter().filter_map(|route| route.dropped.as_deref()) {
+            out += &format!("\nnobody here has the address: dropped as {}\n", printable(reason));
+        }
+        out
     }
 }
 

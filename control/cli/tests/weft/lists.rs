@@ -113,6 +113,7 @@ fn route(to: &str, kind: RouteKind, via: &[&str], node: Option<&str>, port: Opti
         network: node.map(|_| "default".into()),
         port: port.map(Into::into),
         mtu: node.map(|_| 1450),
+        dropped: None,
     }
 }
 
@@ -151,6 +152,8 @@ fn workers() -> Workers {
 
 fn daemon() -> Daemon {
     let one = |port: Port| Ports { ports: vec![port] };
+    let nobody =
+        Route { dropped: Some("no_pod".into()), ..route("10.244.1.0/24", RouteKind::Local, &[], None, None) };
     let way = route("10.244.2.0/24", RouteKind::Vtep, &["192.0.2.2"], Some("n2"), Some("eth0"));
     Daemon::start(
         Answers::default()
@@ -171,6 +174,7 @@ fn daemon() -> Daemon {
             .with("GET /v1/vteps?node=n9", 200, &Vteps { vteps: vec![], local: vec![] })
             .with("GET /v1/routes", 200, &routes())
             .with("GET /v1/routes?match=10.244.2.5", 200, &Routes { routes: vec![way] })
+            .with("GET /v1/routes?match=10.244.1.99", 200, &Routes { routes: vec![nobody] })
             .with("GET /v1/routes?match=127.0.0.1", 200, &Routes { routes: vec![] })
             .with("GET /v1/flows?seconds=1&limit=100", 200, &flows())
             .with(
@@ -279,6 +283,15 @@ TO             KIND   VIA                      NODE  PORT
             "\
 TO             KIND  VIA        NODE  PORT  NETWORK   MTU
 10.244.2.0/24  vtep  192.0.2.2  n2    eth0  default  1450
+",
+        ),
+        (
+            &["route", "get", "10.244.1.99"],
+            "\
+TO             KIND   VIA  NODE  PORT
+10.244.1.0/24  local  -    -     -
+
+nobody here has the address: dropped as no_pod
 ",
         ),
         (
