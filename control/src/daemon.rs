@@ -188,7 +188,7 @@ impl Daemon {
     async fn look_after(&mut self) {
         self.dataplane.sample();
         self.forget_old();
-        self.flows.note_received(self.total().rx);
+        self.note_received(self.total().rx);
         let broken = self.dataplane.take_broken();
         // The kernel does not tell of these: weft's own descriptor keeps what is left of the namespace alive.
         let lost = self.pods.values().any(PodPort::has_lost_netns);

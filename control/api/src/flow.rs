@@ -24,7 +24,8 @@ pub struct Flows {
     pub flows: Vec<Flow>,
     /// How many flows there were, those over the limit among them.
     pub seen: u64,
-    /// One packet in so many was looked at; packets and bytes are estimated from them. More traffic, fewer samples.
+    /// One packet in so many was looked at in the end; packets and bytes are estimated from them. More traffic, fewer
+    /// samples: each counts as many packets as it stood for when it was taken.
     pub sampled_one_in: u32,
     /// Samples that were lost because too many came at once.
     pub lost: u64,

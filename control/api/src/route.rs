@@ -39,6 +39,9 @@ pub struct Route {
     /// The largest IP packet on this way, in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u32>,
+    /// The reason by which packets are dropped, where no pod of this node has the address. With `?match=ADDRESS` only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dropped: Option<String>,
 }
 
 /// What becomes of packets to a prefix.

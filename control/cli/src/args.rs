@@ -2,6 +2,7 @@
 
 mod pod;
 
+use std::ffi::OsString;
 use std::fmt::Display;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -9,13 +10,13 @@ use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
-use weft_api::{
-    DEFAULT_HOST_PORT, DEFAULT_SOCKET, DEFAULT_STATE_DIR, FLOW_LIMIT, FLOW_LIMIT_MAX, FLOW_SECONDS,
-    FLOW_SECONDS_MAX, Mac,
-};
+use weft_api::{DEFAULT_SOCKET, FLOW_LIMIT, FLOW_LIMIT_MAX, FLOW_SECONDS, FLOW_SECONDS_MAX, Mac};
 
 pub(crate) use crate::config::ConfigCommand;
 pub(crate) use pod::AddArgs;
+
+/// Options that every command takes, apart from its own.
+const COMMON: &str = "Common options";
 
 /// Talks to weftd, the virtual switch of this node.
 #[derive(Debug, Parser)]
@@ -30,17 +31,17 @@ Exit codes: 0 done, 1 weftd refused or failed, 2 wrong usage, 3 weftd not reacha
 With NO_COLOR set, nothing is coloured.")]
 pub(crate) struct Cli {
     /// weftd's control socket
-    #[arg(long, global = true, env = "WEFT_SOCKET", default_value = DEFAULT_SOCKET, value_name = "PATH")]
+    #[arg(long, global = true, help_heading = COMMON, env = "WEFT_SOCKET", default_value = DEFAULT_SOCKET, value_name = "PATH")]
     pub(crate) socket: PathBuf,
     /// How to print, errors included
-    #[arg(short, long, global = true, value_enum, default_value_t = Output::Table)]
+    #[arg(short, long, global = true, help_heading = COMMON, value_enum, default_value_t = Output::Table)]
     pub(crate) output: Output,
     /// Ask again and again, each second or at this interval, until Ctrl-C; stats and drops then show rates
-    #[arg(long, global = true, value_name = "SECONDS", num_args = 0..=1, require_equals = true)]
+    #[arg(long, global = true, help_heading = COMMON, value_name = "SECONDS", num_args = 0..=1, require_equals = true)]
     #[arg(default_missing_value = "1", value_parser = parse_interval)]
     pub(crate) watch: Option<Duration>,
     /// Leave the headings of tables out
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = COMMON)]
     pub(crate) no_headers: bool,
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -111,11 +112,9 @@ pub(crate) enum Command {
     /// The flows of the next seconds, estimated from sampled packets: those with the most bytes first
     #[command(after_help = "Examples:\n  weft flow\n  weft flow --seconds 5 --limit 10\n  weft flow --watch")]
     Flow {
-        /// How long to watch
-        #[arg(long, default_value_t = FLOW_SECONDS, value_parser = clap::value_parser!(u32).range(1..=i64::from(FLOW_SECONDS_MAX)))]
+        #[arg(long, help = format!("How long to watch, 1 to {FLOW_SECONDS_MAX} seconds"), value_name = "SECONDS", default_value_t = FLOW_SECONDS, value_parser = clap::value_parser!(u32).range(1..=i64::from(FLOW_SECONDS_MAX)))]
         seconds: u32,
-        /// How many to list at most
-        #[arg(long, default_value_t = FLOW_LIMIT as u32, value_parser = clap::value_parser!(u32).range(1..=FLOW_LIMIT_MAX as i64))]
+        #[arg(long, help = format!("How many to list at most, 1 to {FLOW_LIMIT_MAX}"), value_name = "COUNT", default_value_t = FLOW_LIMIT as u32, value_parser = clap::value_parser!(u32).range(1..=FLOW_LIMIT_MAX as i64))]
         limit: u32,
     },
     /// Counters of ports and workers
@@ -248,17 +247,24 @@ pub(crate) enum WorkerCommand {
 #[derive(Debug, Subcommand)]
 pub(crate) enum NodeCommand {
     /// Take away what weft made on this node: devices, neighbours, state. Only while weftd does not run
-    Purge {
-        /// Where weftd keeps its state
-        #[arg(long, default_value = DEFAULT_STATE_DIR, value_name = "DIR")]
-        state_dir: PathBuf,
-        /// The host's own port
-        #[arg(long, default_value = DEFAULT_HOST_PORT, value_name = "NAME")]
-        host_port: String,
-        /// Don't ask
-        #[arg(long)]
-        yes: bool,
-    },
+    #[command(after_help = "Examples:\n  weft node purge\n  weft node purge --config /srv/weftd.toml --yes")]
+    Purge(PurgeArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PurgeArgs {
+    /// The weftd.toml that says what is where [default: /etc/weft/weftd.toml, if it is there]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Where weftd keeps its state [default: its weftd.toml's state.dir]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
+    /// The host's own port [default: its weftd.toml's host_port.name]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) host_port: Option<String>,
+    /// Don't ask
+    #[arg(long)]
+    pub(crate) yes: bool,
 }
 
 fn parse_interval(text: &str) -> Result<Duration, String> {
@@ -268,6 +274,16 @@ fn parse_interval(text: &str) -> Result<Duration, String> {
     } else {
         Err("not within 0.1 to 86400 seconds".to_owned())
     }
+}
+
+/// What an error of usage does not say by itself: an interval behind `--watch` belongs to it with `=`.
+pub(crate) fn hint(error: &clap::Error, words: &[OsString]) -> Option<String> {
+    let unexpected = matches!(error.kind(), ErrorKind::UnknownArgument | ErrorKind::InvalidSubcommand);
+    let interval = words.windows(2).find_map(|pair| {
+        let interval = pair[1].to_str()?;
+        (pair[0] == "--watch" && parse_interval(interval).is_ok()).then_some(interval)
+    });
+    interval.filter(|_| unexpected).map(|interval| format!("hint: write --watch={interval}"))
 }
 
 /// An error of usage, printed as clap prints its own.
@@ -294,6 +310,20 @@ mod tests {
                 assert!(Cli::try_parse_from(words).is_ok(), "an example that is none: weft {line}");
             }
         }
+    }
+
+    #[test]
+    fn an_interval_without_its_sign_is_hinted_at() {
+        let hinted = |line: &str| {
+            let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+            hint(&Cli::try_parse_from(&words).err()?, &words)
+        };
+        for line in ["weft stats --watch 2", "weft --watch 2 stats", "weft port show a --watch 2"] {
+            assert_eq!(hinted(line).as_deref(), Some("hint: write --watch=2"), "{line}");
+        }
+        assert_eq!(hinted("weft stats --watch=2"), None);
+        assert_eq!(hinted("weft stats --watch often"), None);
+        assert_eq!(hinted("weft stats --wotch 2"), None);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 use weft_api::{Client, Sections};
-use weft_config::check::{Checked, Kind, Wanted, check, mistakes};
+use weft_config::check::{Checked, Kind, Wanted, check, kind_of, mistakes};
 use weft_config::config::table::SETTINGS;
 use weft_config::config::{Config, Effect, Setting, Value};
 use weft_config::document::{config_toml, defaults_toml};
@@ -45,7 +45,7 @@ pub(crate) struct CheckArgs {
     /// The files
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// Which file it is; otherwise its sections tell
+    /// Which file it is; otherwise its sections tell, or else its name
     #[arg(long, value_enum)]
     kind: Option<FileKind>,
     /// The node whose file it is; otherwise a cluster file is checked as one that all nodes have
@@ -226,9 +226,20 @@ impl Show for Differences {
     }
 }
 
+/// A weftd.toml that somebody has named.
+fn load(file: &Path) -> Result<Config, Failure> {
+    Config::load(file).map_err(|error| match kind_of(file) {
+        Ok(Kind::Cluster) => Failure::failed(format!(
+            "{} is a cluster.toml, and diff is for a weftd.toml: check it with weft config check",
+            file.display()
+        )),
+        _ => Failure::failed(error),
+    })
+}
+
 async fn diff(client: &Client, view: &View, file: Option<&Path>) -> Result<(), Failure> {
     let said = match file {
-        Some(file) => Some(sections(&Config::load(file).map_err(Failure::failed)?)?),
+        Some(file) => Some(sections(&load(file)?)?),
         None => None,
     };
     let report = client.config().await?;

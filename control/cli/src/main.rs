@@ -148,6 +148,10 @@ fn not_parsed(error: clap::Error) -> ExitCode {
         return ExitCode::from(failure.exit);
     }
     let _ = error.print();
+    if let Some(hint) = args::hint(&error, &words) {
+        // Nobody is left to be told.
+        let _ = writeln!(io::stderr(), "\n{hint}");
+    }
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
 }
 
@@ -197,16 +201,32 @@ async fn carry_out(client: Client, view: &View, command: Command) -> Result<(), 
         Command::Pod { command } => pod(client, view, command.unwrap_or(PodCommand::List)).await,
         Command::Fdb { command, filter } => {
             let filter = command.map_or(filter, |FdbCommand::List(filter)| filter);
-            let ask = async |c: &Client| Ok(c.fdb(filter.port.as_deref(), filter.mac).await?);
+            let ask = async |c: &Client| {
+                let found = c.fdb(filter.port.as_deref(), filter.mac).await?;
+                let filters = [("port", filter.port.clone()), ("mac", filter.mac.map(|mac| mac.to_string()))];
+                matched(view, found.entries.is_empty(), filters)?;
+                Ok(found)
+            };
             view.read(&client, ask).await
         }
         Command::Neigh { command, filter } => {
             let filter = command.map_or(filter, |NeighCommand::List(filter)| filter);
-            view.read(&client, async |c: &Client| Ok(c.neighbours(filter.address).await?)).await
+            let ask = async |c: &Client| {
+                let found = c.neighbours(filter.address).await?;
+                let none = found.entries.is_empty() && found.conflicts.is_empty();
+                matched(view, none, [("address", filter.address.map(|address| address.to_string()))])?;
+                Ok(found)
+            };
+            view.read(&client, ask).await
         }
         Command::Vtep { command, filter } => {
             let filter = command.map_or(filter, |VtepCommand::List(filter)| filter);
-            view.read(&client, async |c: &Client| Ok(c.vteps(filter.node.as_deref()).await?)).await
+            let ask = async |c: &Client| {
+                let found = c.vteps(filter.node.as_deref()).await?;
+                matched(view, found.vteps.is_empty(), [("node", filter.node.clone())])?;
+                Ok(found)
+            };
+            view.read(&client, ask).await
         }
         Command::Route { command: None | Some(RouteCommand::List) } => {
             view.read(&client, async |c: &Client| Ok(c.routes().await?)).await
@@ -229,9 +249,7 @@ async fn carry_out(client: Client, view: &View, command: Command) -> Result<(), 
         Command::Drops { all } => view.read(&client, async |c: &Client| Ok(c.drops(all).await?)).await,
         Command::Worker { .. } => view.read(&client, async |c: &Client| Ok(c.workers().await?)).await,
         Command::Config(command) => config::run(&client, view, command).await,
-        Command::Node(NodeCommand::Purge { state_dir, host_port, yes }) => {
-            view.print(&purge::run(&client, &state_dir, &host_port, yes).await?)
-        }
+        Command::Node(NodeCommand::Purge(args)) => view.print(&purge::run(client, args).await?),
         Command::Version => {
             let weftd = client.timeout(VERSION_TIMEOUT).index().await.ok().map(|index| index.version);
             view.print(&Versions { weft: env!("CARGO_PKG_VERSION"), weftd })
@@ -262,6 +280,20 @@ async fn pod(client: Client, view: &View, command: PodCommand) -> Result<(), Fai
             }
         }
     }
+}
+
+/// Refuses an empty list that a filter has made: it looks like an empty switch. Whoever watches may wait for the first.
+fn matched<const N: usize>(
+    view: &View,
+    none: bool,
+    filters: [(&str, Option<String>); N],
+) -> Result<(), Failure> {
+    let given: Vec<String> =
+        filters.into_iter().filter_map(|(name, value)| Some(format!("--{name} {}", value?))).collect();
+    if !none || given.is_empty() || view.watch.is_some() {
+        return Ok(());
+    }
+    Err(Failure::not_found(format!("nothing matches {}", given.join(" "))))
 }
 
 fn no_such(what: &str, name: &str) -> Failure {

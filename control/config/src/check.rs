@@ -17,6 +17,12 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Which file usually has this name.
+    fn of_name(path: &Path) -> Option<Self> {
+        let name = path.file_name()?;
+        [Self::Weftd, Self::Cluster].into_iter().find(|kind| name == kind.file_name())
+    }
+
     /// The file's usual name.
     pub const fn file_name(self) -> &'static str {
         match self {
@@ -45,7 +51,7 @@ pub struct Checked {
 /// What to check.
 #[derive(Debug, Default)]
 pub struct Wanted<'a> {
-    /// Which file it is; none: its sections tell.
+    /// Which file it is; none: its sections tell, or else its name.
     pub kind: Option<Kind>,
     /// The node whose file it is. None: for weftd.toml, the one that it names; for cluster.toml, all of them have it.
     pub node: Option<&'a str>,
@@ -87,7 +93,14 @@ fn named_by(config: &Config, node: Option<&str>) -> Checked {
     Checked { path: path.clone(), kind: Some(Kind::Cluster), error }
 }
 
-/// Which file it is, by its sections.
+/// Which file it is, by its sections, or else its name.
+///
+/// # Errors
+/// It can't be read, is no TOML, has sections of both, or neither its sections nor its name tell.
+pub fn kind_of(path: &Path) -> Result<Kind, FileError> {
+    recognise(path, settings::read(path)?)
+}
+
 fn recognise(path: &Path, text: String) -> Result<Kind, FileError> {
     let reader = Reader::new(path, text)?;
     let mut first: [Option<(String, usize)>; 2] = [None, None];
@@ -101,6 +114,9 @@ fn recognise(path: &Path, text: String) -> Result<Kind, FileError> {
         if let Some(kind) = kind {
             first[kind as usize].get_or_insert((name, at));
         }
+    }
+    if let ([None, None], Some(kind)) = (&first, Kind::of_name(path)) {
+        return Ok(kind);
     }
     let sections: Vec<_> = SECTIONS.iter().map(|(name, _)| *name).collect();
     let (reason, remedy, at) = match first {
@@ -148,32 +164,53 @@ pub fn mistakes(error: &FileError) -> Vec<Mistake> {
 mod tests {
     use super::*;
 
-    fn kind_of(text: &str) -> Result<Kind, String> {
+    fn told(text: &str) -> Result<Kind, String> {
         recognise(Path::new("x.toml"), text.to_owned()).map_err(|error| error.to_string())
     }
 
     #[test]
     fn sections_tell_which_file_it_is() {
-        assert_eq!(kind_of("[dataplane]\nworkers = 2"), Ok(Kind::Weftd));
-        assert_eq!(kind_of("[node]\nname = \"a\""), Ok(Kind::Weftd));
-        assert_eq!(kind_of("[[node]]\nname = \"a\""), Ok(Kind::Cluster));
-        assert_eq!(kind_of("[[network]]\nname = \"a\"\n[[route]]\n"), Ok(Kind::Cluster));
-        assert_eq!(kind_of("node = [{ name = \"a\" }]"), Ok(Kind::Cluster));
+        assert_eq!(told("[dataplane]\nworkers = 2"), Ok(Kind::Weftd));
+        assert_eq!(told("[node]\nname = \"a\""), Ok(Kind::Weftd));
+        assert_eq!(told("[[node]]\nname = \"a\""), Ok(Kind::Cluster));
+        assert_eq!(told("[[network]]\nname = \"a\"\n[[route]]\n"), Ok(Kind::Cluster));
+        assert_eq!(told("node = [{ name = \"a\" }]"), Ok(Kind::Cluster));
         // A wrong section beside a right one is for the reader to tell.
-        assert_eq!(kind_of("[pods]\n[log]\n"), Ok(Kind::Weftd));
-        let mixed = kind_of("[log]\nlevel = \"info\"\n[network]\n").unwrap_err();
+        assert_eq!(told("[pods]\n[log]\n"), Ok(Kind::Weftd));
+        let mixed = told("[log]\nlevel = \"info\"\n[network]\n").unwrap_err();
         assert!(
             mixed.starts_with("x.toml:3:2: [log] belongs into weftd.toml and [network] into cluster.toml"),
             "{mixed}"
         );
         for nothing in ["", "# all defaults\n", "[other]\n"] {
-            let text = kind_of(nothing).unwrap_err();
+            let text = told(nothing).unwrap_err();
             assert!(
                 text.starts_with("x.toml:1:1: nothing here tells which file it is; say --kind"),
                 "{text}"
             );
         }
-        assert!(kind_of("[log").unwrap_err().contains("x.toml:1:"));
+        assert!(told("[log").unwrap_err().contains("x.toml:1:"));
+    }
+
+    #[test]
+    fn the_name_tells_where_no_section_does() {
+        let of = |name: &str, text: &str| recognise(Path::new(name), text.to_owned()).ok();
+        for text in ["", "# all defaults\n", "[other]\n"] {
+            assert_eq!(of("/etc/weft/weftd.toml", text), Some(Kind::Weftd), "{text:?}");
+            assert_eq!(of("cluster.toml", text), Some(Kind::Cluster), "{text:?}");
+        }
+        assert_eq!(of("weftd.toml", "[[node]]\n"), Some(Kind::Cluster), "a section tells more than a name");
+        assert_eq!(of("weftd.toml", "[log]\n[network]\n"), None);
+
+        let folder = tempfile::tempdir().unwrap();
+        let [weftd, cluster] = ["weftd.toml", "cluster.toml"].map(|name| folder.path().join(name));
+        for path in [&weftd, &cluster] {
+            std::fs::write(path, "").unwrap();
+        }
+        let only = Wanted { only: true, ..Wanted::default() };
+        let all = check(&weftd, &only);
+        assert!(all[0].error.is_none() && all[0].kind == Some(Kind::Weftd), "{all:?}");
+        assert_eq!(check(&cluster, &only)[0].kind, Some(Kind::Cluster));
     }
 
     #[test]

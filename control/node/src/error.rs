@@ -33,6 +33,17 @@ pub enum Error {
         /// The interface.
         name: String,
     },
+    /// A program has the TAP open.
+    #[error(
+        "TAP {name:?}{} is held open by a program, most likely a weftd that runs: end it first; nothing was removed",
+        .netns.as_ref().map(|path| format!(" in {}", path.display())).unwrap_or_default()
+    )]
+    Held {
+        /// The interface.
+        name: String,
+        /// Its network namespace; none: the current one.
+        netns: Option<PathBuf>,
+    },
     /// The kernel refused a request.
     #[error("cannot {doing}: {source}")]
     Kernel {

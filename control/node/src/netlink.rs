@@ -40,6 +40,8 @@ pub(crate) struct Link {
     pub(crate) admin_up: bool,
     /// Set up, and its carrier is there.
     pub(crate) running: bool,
+    /// It has a carrier, be it up or not. A TAP has one while a program holds it open.
+    pub(crate) carrier: bool,
     /// Made by the TUN/TAP driver.
     pub(crate) tun: bool,
     /// How the kernel makes link-local addresses; none if IPv6 is off.
@@ -238,6 +240,7 @@ impl Link {
             mtu: 0,
             admin_up,
             running: admin_up && flags.contains(LinkFlags::LowerUp),
+            carrier: false,
             tun: false,
             addr_gen_mode: None,
         };
@@ -246,6 +249,7 @@ impl Link {
                 LinkAttribute::IfName(name) => link.name.clone_from(name),
                 LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
                 LinkAttribute::Address(bytes) => link.mac = bytes.as_slice().try_into().ok(),
+                LinkAttribute::Carrier(carrier) => link.carrier = *carrier != 0,
                 LinkAttribute::LinkInfo(info) => {
                     link.tun = info.iter().any(|i| matches!(i, LinkInfo::Kind(InfoKind::Tun)));
                 }

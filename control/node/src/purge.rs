@@ -2,10 +2,11 @@
 
 use crate::error::Error;
 use crate::lock::Lock;
-use crate::netlink::Kernel;
+use crate::netlink::{Kernel, Link};
 use crate::netns::inside;
 use crate::state::{CORRUPT_PREFIX, Device, NEW_FILE, STATE_FILE, State};
 use rtnetlink::Handle;
+use std::future::Future;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -19,8 +20,9 @@ pub struct Purged {
 }
 
 /// Deletes the recorded devices, the host's port, the neighbours that weft had resolved and the state's files. A
-/// weftd that runs is an error; a device or namespace that is gone is fine. Only TUN/TAP devices are deleted,
-/// another kind of the same name is an error and nothing after it is touched, so that a second run can go on.
+/// weftd that runs is an error, one with another state directory too: a program holds a TAP open then, and nothing is
+/// deleted. A device or namespace that is gone is fine. Only TUN/TAP devices are deleted: where another kind has one's
+/// name, that is an error and nothing is deleted either.
 pub async fn purge(state_dir: &Path, host_port: &str) -> Result<Purged, Error> {
     let _lock = Lock::take(state_dir)?;
     let (mut state, warning) = State::load(state_dir)?;
@@ -31,6 +33,11 @@ pub async fn purge(state_dir: &Path, host_port: &str) -> Result<Purged, Error> {
     let port = Device { netns: None, name: host_port.to_owned() };
     if !state.devices.contains(&port) {
         state.devices.push(port);
+    }
+    for Device { netns, name } in &state.devices {
+        if is_held(netns.as_deref(), name).await? {
+            return Err(Error::Held { name: name.clone(), netns: netns.clone() });
+        }
     }
     for device in state.devices {
         if delete_tap(device.netns.as_deref(), &device.name).await? {
@@ -49,10 +56,29 @@ pub async fn purge(state_dir: &Path, host_port: &str) -> Result<Purged, Error> {
 /// A device of that name that is no TAP is an error.
 pub async fn delete_tap(netns: Option<&Path>, name: &str) -> Result<bool, Error> {
     let name = name.to_owned();
+    there(netns, move |handle| delete(handle, name)).await
+}
+
+/// Whether a program holds a TAP open.
+async fn is_held(netns: Option<&Path>, name: &str) -> Result<bool, Error> {
+    let name = name.to_owned();
+    let held = move |handle| async move {
+        let found = tap(&Kernel(handle), name).await?;
+        Ok(found.is_some_and(|link| link.carrier))
+    };
+    there(netns, held).await
+}
+
+/// What `work` finds in a network namespace; false if that is gone.
+async fn there<W, F>(netns: Option<&Path>, work: W) -> Result<bool, Error>
+where
+    W: FnOnce(Handle) -> F + Send + 'static,
+    F: Future<Output = Result<bool, Error>>,
+{
     match netns {
-        None => delete(Kernel::open()?.into_handle(), name).await,
+        None => work(Kernel::open()?.into_handle()).await,
         Some(path) if !path.exists() => Ok(false),
-        Some(path) => match inside(path, move |handle| delete(handle, name)).await {
+        Some(path) => match inside(path, work).await {
             // A plain file is left where a namespace has been unmounted.
             Err(Error::Namespace { source, .. }) if source.kind() == ErrorKind::InvalidInput => Ok(false),
             outcome => outcome,
@@ -60,16 +86,19 @@ pub async fn delete_tap(netns: Option<&Path>, name: &str) -> Result<bool, Error>
     }
 }
 
+/// The TAP of a name, if there is one.
+async fn tap(kernel: &Kernel, name: String) -> Result<Option<Link>, Error> {
+    match kernel.link(&name).await {
+        Ok(link) if link.tun => Ok(Some(link)),
+        Ok(_) => Err(Error::NotTap { name }),
+        Err(Error::NoInterface { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 async fn delete(handle: Handle, name: String) -> Result<bool, Error> {
     let kernel = Kernel(handle);
-    let link = match kernel.link(&name).await {
-        Ok(link) => link,
-        Err(Error::NoInterface { .. }) => return Ok(false),
-        Err(error) => return Err(error),
-    };
-    if !link.tun {
-        return Err(Error::NotTap { name });
-    }
+    let Some(link) = tap(&kernel, name).await? else { return Ok(false) };
     kernel.delete_link(&link).await?;
     Ok(true)
 }

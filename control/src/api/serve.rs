@@ -1,11 +1,13 @@
 //! Guards the connections: how many there are, how long each part of one may take, how much it may send. A client
 //! can harm nobody but itself.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
@@ -19,7 +21,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use weft_api::{ApiError, BODY_LIMIT, ErrorCode};
@@ -30,7 +32,8 @@ use super::routes::{self, Failure};
 /// What a client may take.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Connections at a time; more wait in the socket's backlog. 64. Each costs a task and up to 200 KiB.
+    /// Connections at a time. 64. Each costs a task and up to 200 KiB. One more takes the place of the one that has
+    /// kept its request back for longest; where all have sent theirs, it waits in the socket's backlog.
     pub connections: usize,
     /// From the connection to the end of the request's head. 5 s.
     pub head: Duration,
@@ -65,6 +68,67 @@ const DISCARD_LIMIT: usize = 1024 * 1024;
 
 /// Pause after a connection could not be accepted, such as for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long a client has its place for certain before it has sent its request. A client that is ready to ask needs
+/// far less; it also bounds how often clients that come again and again can change places.
+const GRACE: Duration = Duration::from_millis(50);
+
+/// A connection, as far as its place goes.
+struct Visitor {
+    since: Instant,
+    /// The request is here, head and body: the place is its own until it is answered.
+    asked: AtomicBool,
+    /// To end, for somebody else.
+    leave: Notify,
+}
+
+/// The places, and who may have to give one up.
+struct Places {
+    free: Arc<Semaphore>,
+    /// Those that had not asked when they were last looked at, the oldest first.
+    idle: VecDeque<Weak<Visitor>>,
+}
+
+impl Places {
+    fn new(count: usize) -> Self {
+        Self { free: Arc::new(Semaphore::new(count)), idle: VecDeque::new() }
+    }
+
+    /// A place, and who has it: a free one, or that of the client that has kept its request back for longest. None if there
+    /// never is one again.
+    async fn take(&mut self) -> Option<(OwnedSemaphorePermit, Arc<Visitor>)> {
+        loop {
+            self.idle.retain(|visitor| visitor.upgrade().is_some_and(|visitor| !visitor.has_asked()));
+            let free = Arc::clone(&self.free).acquire_owned();
+            let Some(oldest) = self.idle.front().and_then(Weak::upgrade) else {
+                return Some((free.await.ok()?, self.enter()));
+            };
+            let patience = GRACE.saturating_sub(oldest.since.elapsed());
+            tokio::select! {
+                biased;
+                place = free => return Some((place.ok()?, self.enter())),
+                () = sleep(patience) => {}
+            }
+            if !oldest.has_asked() {
+                oldest.leave.notify_one();
+                self.idle.pop_front();
+            }
+        }
+    }
+
+    fn enter(&mut self) -> Arc<Visitor> {
+        let visitor =
+            Arc::new(Visitor { since: Instant::now(), asked: AtomicBool::new(false), leave: Notify::new() });
+        self.idle.push_back(Arc::downgrade(&visitor));
+        visitor
+    }
+}
+
+impl Visitor {
+    fn has_asked(&self) -> bool {
+        self.asked.load(Ordering::Relaxed)
+    }
+}
 
 /// Where connections come in.
 pub trait Listener: Send {
@@ -115,17 +179,23 @@ pub async fn serve_routes<L: Listener>(
     shutdown: impl Future<Output = ()>,
 ) {
     let routes = TowerToHyperService::new(routes);
-    let slots = Arc::new(Semaphore::new(limits.connections));
+    let mut places = Places::new(limits.connections);
     let mut connections = JoinSet::new();
     let accepting = async {
-        // The semaphore is never closed.
-        while let Ok(slot) = Arc::clone(&slots).acquire_owned().await {
+        loop {
             match listener.next().await {
+                // Only who is here already may drive somebody out.
                 Ok(stream) => {
-                    let connection = serve_one(stream, routes.clone(), limits);
+                    let Some((place, visitor)) = places.take().await else { break };
+                    let served = serve_one(stream, routes.clone(), limits, Arc::clone(&visitor));
                     connections.spawn(async move {
-                        let _ = timeout(limits.connection, connection).await;
-                        drop(slot);
+                        tokio::select! {
+                            _ = timeout(limits.connection, served) => {}
+                            () = visitor.leave.notified() => {
+                                tracing::debug!("a connection to {} ended for another", L::NAME);
+                            }
+                        }
+                        drop(place);
                     });
                 }
                 Err(error) => {
@@ -151,10 +221,11 @@ async fn serve_one<C: AsyncRead + AsyncWrite + Unpin>(
     stream: C,
     routes: TowerToHyperService<Router>,
     limits: Limits,
+    visitor: Arc<Visitor>,
 ) {
     let service = service_fn(move |request| {
-        let routes = routes.clone();
-        async move { Ok::<_, Infallible>(answer(request, routes, limits).await) }
+        let (routes, visitor) = (routes.clone(), Arc::clone(&visitor));
+        async move { Ok::<_, Infallible>(answer(request, routes, limits, &visitor).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -171,9 +242,16 @@ async fn serve_one<C: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
-async fn answer(request: Request<Incoming>, routes: TowerToHyperService<Router>, limits: Limits) -> Response {
+async fn answer(
+    request: Request<Incoming>,
+    routes: TowerToHyperService<Router>,
+    limits: Limits,
+    visitor: &Visitor,
+) -> Response {
     let (head, body) = request.into_parts();
-    let body = match timeout(limits.body, read(body)).await {
+    let read = timeout(limits.body, read(body)).await;
+    visitor.asked.store(true, Ordering::Relaxed);
+    let body = match read {
         Ok(Ok(body)) => body,
         Ok(Err(failure)) => return failure.into_response(),
         Err(_) => {

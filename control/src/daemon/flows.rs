@@ -14,15 +14,17 @@ use super::Daemon;
 
 /// Samples a second that are aimed at: a quarter of what one worker can tell between two collections.
 const SAMPLES: u64 = 10_000;
-/// Flows that a watch tells apart; what comes beyond is counted as lost. 8 MiB.
-const FLOWS: usize = 65_536;
 /// Watches at a time.
 const WATCHES: usize = 16;
+/// Flows that each watch can tell apart, whatever the others have; what comes beyond both bounds is counted as lost.
+const OWN_FLOWS: usize = 2_048;
+/// Flows over that, of all watches together. With those 8 MiB.
+const SHARED_FLOWS: usize = 32_768;
 
 /// What a flow's packets have in common.
 type Key = (PortId, IpAddr, IpAddr, u8, (u16, u16), Verdict);
 
-/// Samples and bytes.
+/// Packets and bytes, as estimated from the samples.
 #[derive(Default, Clone, Copy)]
 struct Tally(u64, u64);
 
@@ -33,21 +35,22 @@ struct Watch {
     /// What the workers had lost when it began.
     lost_before: u64,
     seen: HashMap<Key, Tally>,
-    /// Samples of flows over [`FLOWS`].
+    /// Samples of flows that there was no room for.
     over: u64,
     answer: oneshot::Sender<Result<Flows, ApiError>>,
 }
 
 impl Watch {
-    fn take(&mut self, sample: &FlowSample) {
+    /// Takes a sample that stands for `one_in` packets. `room` says whether a flow over its own number has a place.
+    fn take(&mut self, sample: &FlowSample, one_in: u32, room: bool) {
         let key = (sample.port, sample.src, sample.dst, sample.protocol, sample.ports, sample.verdict);
-        if self.seen.len() >= FLOWS && !self.seen.contains_key(&key) {
+        if self.seen.len() >= OWN_FLOWS && !room && !self.seen.contains_key(&key) {
             self.over += 1;
             return;
         }
-        let Tally(samples, bytes) = self.seen.entry(key).or_default();
-        *samples += 1;
-        *bytes += u64::from(sample.bytes);
+        let Tally(packets, bytes) = self.seen.entry(key).or_default();
+        *packets += u64::from(one_in);
+        *bytes += u64::from(sample.bytes) * u64::from(one_in);
     }
 }
 
@@ -69,13 +72,19 @@ impl Watches {
 
     /// Everybody who watches sees it.
     pub(super) fn take(&mut self, sample: &FlowSample) {
-        self.watches.iter_mut().for_each(|watch| watch.take(sample));
+        for at in 0..self.watches.len() {
+            let shared: usize =
+                self.watches.iter().map(|watch| watch.seen.len().saturating_sub(OWN_FLOWS)).sum();
+            self.watches[at].take(sample, self.one_in, shared < SHARED_FLOWS);
+        }
     }
 
-    /// Told once a second how many frames have been received since the start.
-    pub(super) fn note_received(&mut self, received: u64) {
+    /// How few packets are to be looked at from now on, if that is fewer than before.
+    fn note_received(&mut self, received: u64) -> Option<u32> {
         self.rate = received.saturating_sub(self.received);
         self.received = received;
+        let wanted = one_in(self.rate);
+        (self.any() && wanted > self.one_in).then_some(wanted)
     }
 }
 
@@ -85,6 +94,17 @@ fn one_in(rate: u64) -> u32 {
 }
 
 impl Daemon {
+    /// Told once a second how many frames have been received since the start. A watch that began in a quiet moment samples
+    /// less once it is loud.
+    pub(super) fn note_received(&mut self, received: u64) {
+        if let Some(one_in) = self.flows.note_received(received) {
+            // What was sampled before stands for fewer packets.
+            self.take_events();
+            self.flows.one_in = one_in;
+            self.dataplane.sample_flows(one_in);
+        }
+    }
+
     /// Begins to watch, and answers after so long with so many flows at most.
     pub(super) fn watch_flows(
         &mut self,
@@ -127,16 +147,15 @@ impl Daemon {
 
     fn answer_watch(&self, watch: Watch) {
         let Watch { limit, lost_before, seen, over, answer, .. } = watch;
-        let one_in = u64::from(self.flows.one_in);
         let lost = self.events_lost().saturating_sub(lost_before) + over;
         let count = seen.len() as u64;
         let mut seen: Vec<_> = seen.into_iter().collect();
-        seen.sort_unstable_by_key(|(key, Tally(samples, bytes))| {
-            (std::cmp::Reverse((*bytes, *samples)), key.1, key.2, key.3, key.4, key.0)
+        seen.sort_unstable_by_key(|(key, Tally(packets, bytes))| {
+            (std::cmp::Reverse((*bytes, *packets)), key.1, key.2, key.3, key.4, key.0)
         });
         let (names, nodes) = (self.port_names(), self.nodes_by_vtep());
         let name = |id: PortId| names.get(&id).cloned().unwrap_or_else(|| id.to_string());
-        let flows = seen.into_iter().take(limit).map(|(key, Tally(samples, bytes))| {
+        let flows = seen.into_iter().take(limit).map(|(key, Tally(packets, bytes))| {
             let (port, src, dst, protocol, (sport, dport), verdict) = key;
             let (verdict, to) = match verdict {
                 Verdict::Port(id) => (FlowVerdict::Port, Some(name(id))),
@@ -149,7 +168,6 @@ impl Daemon {
                     (FlowVerdict::Dropped, reason.map(|reason| reason.name().to_owned()))
                 }
             };
-            let (packets, bytes) = (samples * one_in, bytes * one_in);
             Flow { port: name(port), src, dst, protocol, sport, dport, packets, bytes, verdict, to }
         });
         let flows = flows.collect();
@@ -176,10 +194,22 @@ mod tests {
     }
 
     #[test]
-    fn a_watch_tells_flows_apart_and_keeps_to_its_limit() {
-        let (answer, _answered) = oneshot::channel();
-        let mut watch =
-            Watch { until: Instant::now(), limit: 1, lost_before: 0, seen: HashMap::new(), over: 0, answer };
+    fn watches_tell_flows_apart_and_keep_to_their_bounds() {
+        let mut watches = Watches { one_in: 1, ..Watches::default() };
+        let mut answers = Vec::new();
+        let mut begin = |watches: &mut Watches| {
+            let (answer, answered) = oneshot::channel();
+            answers.push(answered);
+            let until = Instant::now();
+            watches.watches.push(Watch {
+                until,
+                limit: 1,
+                lost_before: 0,
+                seen: HashMap::new(),
+                over: 0,
+                answer,
+            });
+        };
         let mut sample = FlowSample {
             port: PortId::new(1).unwrap(),
             src: IpAddr::from([10, 0, 0, 1]),
@@ -189,18 +219,39 @@ mod tests {
             bytes: 100,
             verdict: Verdict::Flooded,
         };
-        watch.take(&sample);
-        watch.take(&sample);
+        begin(&mut watches);
+        watches.take(&sample);
+        // Each sample counts as many packets as it stood for when it was taken.
+        assert_eq!(watches.note_received(5_000), None);
+        assert_eq!(watches.note_received(45_000), Some(4));
+        watches.one_in = 4;
+        assert_eq!(watches.note_received(45_000), None, "a quiet second changes nothing under way");
+        watches.take(&sample);
         sample.verdict = Verdict::Dropped(0);
-        watch.take(&sample);
-        let mut tallies: Vec<_> =
-            watch.seen.values().map(|Tally(samples, bytes)| (*samples, *bytes)).collect();
-        tallies.sort_unstable();
-        assert_eq!(tallies, [(1, 100), (2, 200)]);
-        for number in 0..FLOWS as u32 {
-            sample.dst = IpAddr::from(number.to_be_bytes());
-            watch.take(&sample);
-        }
-        assert_eq!((watch.seen.len(), watch.over), (FLOWS, 2));
+        watches.take(&sample);
+        let tallies = |watch: &Watch| {
+            let mut all: Vec<_> =
+                watch.seen.values().map(|Tally(packets, bytes)| (*packets, *bytes)).collect();
+            all.sort_unstable();
+            all
+        };
+        assert_eq!(tallies(&watches.watches[0]), [(4, 400), (5, 500)]);
+
+        // Who comes first has all that is shared; who comes later its own part all the same.
+        let mut flood = |watches: &mut Watches| {
+            for number in 0..(SHARED_FLOWS + OWN_FLOWS) as u32 {
+                sample.dst = IpAddr::from(number.to_be_bytes());
+                watches.take(&sample);
+            }
+        };
+        flood(&mut watches);
+        assert_eq!((watches.watches[0].seen.len(), watches.watches[0].over), (SHARED_FLOWS + OWN_FLOWS, 2));
+        begin(&mut watches);
+        flood(&mut watches);
+        assert_eq!(
+            (watches.watches[1].seen.len(), watches.watches[1].over),
+            (OWN_FLOWS, SHARED_FLOWS as u64)
+        );
+        assert_eq!(watches.watches[0].over, 4);
     }
 }

@@ -59,14 +59,14 @@ pub async fn serve(
         let wanted = *listen.borrow_and_update();
         let Some(address) = wanted else {
             problem.send_replace(None);
-            changed(&mut listen).await;
+            changed(&mut listen, wanted).await;
             continue;
         };
         match TcpListener::bind(address).await {
             Ok(listener) => {
                 problem.send_replace(None);
                 info!("metrics: http://{address}/metrics");
-                serve_routes(LIMITS, listener, routes.clone(), changed(&mut listen)).await;
+                serve_routes(LIMITS, listener, routes.clone(), changed(&mut listen, wanted)).await;
             }
             Err(error) => {
                 let text = format!(
@@ -77,21 +77,18 @@ pub async fn serve(
                     warn!("{text}");
                     problem.send_replace(Some(text));
                 }
-                let _ = timeout(RETRY, changed(&mut listen)).await;
+                let _ = timeout(RETRY, changed(&mut listen, wanted)).await;
             }
         }
     }
 }
 
-/// Returns when the setting is another; never once nobody can set it any more.
-async fn changed(listen: &mut watch::Receiver<Option<SocketAddr>>) {
-    let before = *listen.borrow_and_update();
-    while listen.changed().await.is_ok() {
-        if *listen.borrow_and_update() != before {
-            return;
-        }
+/// Returns when the setting is another than `before`, which may be so already; never once nobody can set it any more.
+async fn changed(listen: &mut watch::Receiver<Option<SocketAddr>>, before: Option<SocketAddr>) {
+    // The value is looked at before a change is waited for: one that came meanwhile is none to wait for.
+    if listen.wait_for(|now| *now != before).await.is_err() {
+        std::future::pending().await
     }
-    std::future::pending().await
 }
 
 fn router(client: Client) -> Router {

@@ -22,6 +22,14 @@ fn a_pod_has_its_interface_and_reaches_the_node() {
     lab.write_cluster(&tap_pod("web", 2, &web));
     let _weftd = lab.start();
 
+    let dropped = |address: &str| {
+        let address = address.parse().unwrap();
+        let taken = lab.ask(async |weftd| weftd.route_to(address).await).expect("a route");
+        taken.routes[0].dropped.clone()
+    };
+    for (address, reason) in [("10.244.0.99", Some("no_pod")), ("10.244.0.2", None), ("10.244.0.1", None)] {
+        assert_eq!(dropped(address).as_deref(), reason, "{address}");
+    }
     let listed = lab.pods().pods.remove(0);
     let link = web.json("-d link show dev eth0").remove(0);
     assert_eq!(link["linkinfo"]["info_kind"], "tun");
@@ -106,7 +114,13 @@ fn purge_takes_everything_away_but_not_under_a_running_weftd() {
     };
     let refused = purge().unwrap_err().to_string();
     assert!(refused.contains("already runs"), "{refused}");
-    assert!(web.pings("10.244.0.3"));
+    // With another state directory the lock tells nothing; the TAP that weftd holds does.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let state = elsewhere.path().to_owned();
+    let work = move |_| async move { weft_node::purge(&state, "weft0").await };
+    let refused = lab.wait_on(weft_node::inside(&lab.node.path(), work)).unwrap_err().to_string();
+    assert!(refused.contains("\"weft0\" is held open by a program"), "{refused}");
+    assert!(lab.node.has_interface("weft0") && web.pings("10.244.0.3"));
 
     weftd.stop();
     assert!(web.has_interface("eth0") && db.has_interface("eth0") && lab.node.has_interface("weft0"));

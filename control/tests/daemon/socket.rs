@@ -115,6 +115,9 @@ fn each_way_is_listed_and_a_packet_s_way_is_told() {
     assert_eq!(get("/v1/vteps?node=b")["vteps"], json!([far]));
     assert_eq!(get("/v1/vteps?node=a")["vteps"], json!([]));
     assert_eq!(entry(&vteps["local"], "address", "172.16.0.1")["mac"], VTEP_MACS[0]);
+    assert!(lab.node.ip("-6 addr show dev up0").contains("fe80:"), "the uplink has no link-local address");
+    let local = vteps["local"].as_array().unwrap();
+    assert!(!local.iter().any(|end| end["address"].as_str().unwrap().starts_with("fe80:")), "{local:?}");
 
     let routes = get("/v1/routes")["routes"].clone();
     for (to, kind, port) in [

@@ -1,9 +1,9 @@
 //! What the switch looks up, and what passes: `weft fdb`, `neigh`, `vtep`, `route`, `flow`.
 
-use weft_api::{Fdb, Flows, NeighbourState, Neighbours, Routes, Vteps};
+use weft_api::{FLOW_LIMIT_MAX, Fdb, Flows, NeighbourState, Neighbours, Routes, Vteps};
 
 use super::yes;
-use crate::table::{Table, bytes, duration, list, or_dash};
+use crate::table::{Table, bytes, duration, list, or_dash, printable};
 use crate::view::{Form, Show};
 
 impl Show for Fdb {
@@ -135,7 +135,11 @@ impl Show for Routes {
                 or_dash(route.mtu),
             ]);
         }
-        table.render()
+        let mut out = table.render();
+        for reason in self.routes.iter().filter_map(|route| route.dropped.as_deref()) {
+            out += &format!("\nnobody here has the address: dropped as {}\n", printable(reason));
+        }
+        out
     }
 }
 
@@ -190,7 +194,8 @@ impl Show for Flows {
         }
         let listed = self.flows.len() as u64;
         if self.seen > listed {
-            out += &format!("\n{} flows more: --limit lists them\n", self.seen - listed);
+            let more = self.seen - listed;
+            out += &format!("\n{more} flows more: --limit lists up to {FLOW_LIMIT_MAX}\n");
         }
         if self.sampled_one_in > 1 || self.lost > 0 {
             out += &format!("\nestimated: one packet in {} was looked at", self.sampled_one_in);

@@ -207,5 +207,8 @@ fn differences_are_1_and_none_is_0() {
     let wrong = folder.write("wrong.toml", "[log]\nlevel = 1\n");
     let ran = daemon.weft(&["config", "diff", &wrong]);
     assert!(ran.code == 1 && ran.err.contains("wrong.toml:2:9: log.level"), "{}", ran.err);
+    let nodes = folder.write("nodes.toml", "[network]\nipv4 = \"10.244.0.0/16\"\n");
+    let ran = daemon.weft(&["config", "diff", &nodes]);
+    assert!(ran.code == 1 && ran.err.contains("nodes.toml is a cluster.toml"), "{}", ran.err);
     assert_eq!(weft(&["--socket", folder.path("none").to_str().unwrap(), "config", "diff"]).code, 3);
 }

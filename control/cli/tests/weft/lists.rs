@@ -113,6 +113,7 @@ fn route(to: &str, kind: RouteKind, via: &[&str], node: Option<&str>, port: Opti
         network: node.map(|_| "default".into()),
         port: port.map(Into::into),
         mtu: node.map(|_| 1450),
+        dropped: None,
     }
 }
 
@@ -151,6 +152,8 @@ fn workers() -> Workers {
 
 fn daemon() -> Daemon {
     let one = |port: Port| Ports { ports: vec![port] };
+    let nobody =
+        Route { dropped: Some("no_pod".into()), ..route("10.244.1.0/24", RouteKind::Local, &[], None, None) };
     let way = route("10.244.2.0/24", RouteKind::Vtep, &["192.0.2.2"], Some("n2"), Some("eth0"));
     Daemon::start(
         Answers::default()
@@ -171,6 +174,7 @@ fn daemon() -> Daemon {
             .with("GET /v1/vteps?node=n9", 200, &Vteps { vteps: vec![], local: vec![] })
             .with("GET /v1/routes", 200, &routes())
             .with("GET /v1/routes?match=10.244.2.5", 200, &Routes { routes: vec![way] })
+            .with("GET /v1/routes?match=10.244.1.99", 200, &Routes { routes: vec![nobody] })
             .with("GET /v1/routes?match=127.0.0.1", 200, &Routes { routes: vec![] })
             .with("GET /v1/flows?seconds=1&limit=100", 200, &flows())
             .with(
@@ -243,7 +247,6 @@ MAC                PORT  KIND        AGE
 0a:58:0a:f4:01:01  -     gateway       -
 ",
         ),
-        (&["fdb", "list", "--port", "web", "--mac", "02:00:00:00:00:01"], "no entries\n"),
         (
             &["neigh"],
             "\
@@ -255,7 +258,6 @@ CONFLICT    CLAIMED BY         PORT  TIMES
 10.244.1.5  02:00:00:00:00:66  web      12
 ",
         ),
-        (&["neigh", "--address", "fd00:0::9"], "no neighbours\n"),
         (
             &["vtep"],
             "\
@@ -266,7 +268,6 @@ NODE  NETWORK  ADDRESS    MAC                NEXT HOP      MTU  RESOLVED
 n2    default  192.0.2.2  02:00:00:00:00:02  192.0.2.254  1450  no
 ",
         ),
-        (&["vtep", "list", "--node", "n9", "--no-headers"], "\nno other nodes\n"),
         (
             &["route"],
             "\
@@ -285,12 +286,21 @@ TO             KIND  VIA        NODE  PORT  NETWORK   MTU
 ",
         ),
         (
+            &["route", "get", "10.244.1.99"],
+            "\
+TO             KIND   VIA  NODE  PORT
+10.244.1.0/24  local  -    -     -
+
+nobody here has the address: dropped as no_pod
+",
+        ),
+        (
             &["flow"],
             "\
 FROM  PROTOCOL  SOURCE      SPORT  DESTINATION  DPORT  PACKETS    BYTES  VERDICT  TO
 web   tcp       10.244.1.5  40000  10.244.2.5     443      800  1.0 MiB  tunnel   n2
 
-2 flows more: --limit lists them
+2 flows more: --limit lists up to 10000
 
 estimated: one packet in 8 was looked at, 2 samples were lost
 ",
@@ -308,6 +318,26 @@ WORKER  CORE   BUSY  CYCLES/PACKET  RX PACKETS  TX PACKETS  DROPS  GENERATION  P
         assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{args:?}");
         assert_eq!(ran.out, expected, "{args:?}");
     }
+}
+
+#[test]
+fn a_filter_that_nothing_matches_is_no_empty_switch() {
+    let daemon = daemon();
+    for (args, filters) in [
+        (
+            &["fdb", "list", "--port", "web", "--mac", "02:00:00:00:00:01"][..],
+            "--port web --mac 02:00:00:00:00:01",
+        ),
+        (&["neigh", "--address", "fd00:0::9"], "--address fd00::9"),
+        (&["vtep", "list", "--node", "n9"], "--node n9"),
+    ] {
+        let ran = daemon.weft(args);
+        assert_eq!((ran.code, ran.out.as_str()), (1, ""), "{args:?}");
+        assert_eq!(ran.err, format!("weft: nothing matches {filters}\n"));
+    }
+    let ran = daemon.weft(&["-ojson", "vtep", "--node", "n9"]);
+    let said: Value = serde_json::from_str(&ran.err).unwrap();
+    assert_eq!((ran.code, said), (1, json!({ "error": "nothing matches --node n9", "code": "not_found" })));
 }
 
 #[test]

@@ -367,6 +367,47 @@ fn purge_refuses_while_a_daemon_runs_and_asks_otherwise() {
 }
 
 #[test]
+fn purge_looks_into_the_configuration_for_what_the_command_line_leaves_out() {
+    let daemon = daemon();
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    std::fs::create_dir(path("state")).unwrap();
+    std::fs::write(path("state/state.json"), "{}").unwrap();
+    let write = |socket: &str| {
+        let text = format!(
+            "[control]\nsocket = {socket:?}\n[state]\ndir = {:?}\n[host_port]\nname = \"weft-t-none\"\n",
+            path("state")
+        );
+        std::fs::write(path("weftd.toml"), text).unwrap();
+    };
+    let purge = ["node", "purge", "--yes", "--config", &path("weftd.toml")];
+    // Its daemon runs.
+    write(&daemon.socket.display().to_string());
+    let ran = weft(&purge);
+    assert_eq!(ran.code, 1);
+    assert!(ran.err.contains("weftd is running"), "{}", ran.err);
+    // A configuration that can't be read is no reason to purge by the defaults.
+    for (text, said) in [("[state", "weftd.toml:1:"), ("[state]\ndir = 5", "state.dir")] {
+        std::fs::write(path("weftd.toml"), text).unwrap();
+        let ran = weft(&purge);
+        assert_eq!(ran.code, 1);
+        assert!(ran.err.contains(said) && ran.err.contains("nothing was removed"), "{}", ran.err);
+    }
+    assert!(weft(&["node", "purge", "--yes", "--config", &path("none")]).err.contains("nothing was removed"));
+    assert!(folder.path().join("state/state.json").exists());
+    // Nobody has the socket; that somebody has the state directory shows which one was meant.
+    write(&path("none"));
+    std::fs::create_dir(path("other")).unwrap();
+    let _locks = ["state", "other"].map(|dir| weft_node::Lock::take(&folder.path().join(dir)).unwrap());
+    let other = path("other");
+    for (more, dir) in [(&[][..], "state"), (&["--state-dir", &other][..], "other")] {
+        let ran = weft(&[&purge[..], more].concat());
+        assert_eq!(ran.code, 1);
+        assert!(ran.err.contains(&path(dir)) && ran.err.contains("already runs"), "{}", ran.err);
+    }
+}
+
+#[test]
 fn completions_need_no_daemon() {
     for shell in ["bash", "zsh", "fish"] {
         let ran = weft(&["--socket", "/nonexistent", "completions", shell]);

@@ -176,6 +176,7 @@ impl Backend for Invented {
             network: None,
             port: None,
             mtu: Some(1450),
+            dropped: Some("no_pod".into()),
         };
         Ok(Routes { routes: vec![route] })
     }

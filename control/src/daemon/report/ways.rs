@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use weft_api::{LocalVtep, Mac, Route, RouteKind, Routes, Vtep, Vteps};
+use weft_switch::drop_reason::DropReason;
 use weft_switch::tables::{self, NextHop, Snapshot};
 use weft_switch::types::{MacAddr, PortId, Vni};
 
@@ -91,7 +92,12 @@ impl Daemon {
             }
         });
         let vteps = vteps.collect();
-        let local = tables.local_vteps.iter().map(|own| LocalVtep {
+        // The uplink's link-local addresses are in the table too, but no node has its peers there.
+        let usable = |address: IpAddr| match address {
+            IpAddr::V4(_) => true,
+            IpAddr::V6(v6) => !v6.is_unicast_link_local(),
+        };
+        let local = tables.local_vteps.iter().filter(|own| usable(own.address)).map(|own| LocalVtep {
             network: self.network_named(own.vni).to_owned(),
             vni: own.vni.get(),
             address: own.address,
@@ -123,6 +129,9 @@ impl Daemon {
                 let there = tables.neighbour(address);
                 route.port = there.and_then(|there| legend.names.get(&there.port).cloned());
                 route.mtu = there.and_then(|there| legend.mtu_of(there.port));
+                // Behind a trusted port may be somebody who can be asked for.
+                let nobody = there.is_none() && tables.trusted.is_empty() && !tables.gateway.has(address);
+                route.dropped = nobody.then(|| DropReason::NoPod.name().to_owned());
             }
             route
         });
@@ -140,6 +149,7 @@ impl Legend<'_> {
             network: None,
             port: None,
             mtu: None,
+            dropped: None,
         };
         match next_hop {
             NextHop::Local => blank,
