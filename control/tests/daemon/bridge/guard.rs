@@ -79,7 +79,12 @@ fn link_local_addresses_stay_on_the_segment() {
     segment.carries(&mut left, &["right"], &frame);
     heard(&mut right, &mut left, &[&frame]);
     let routed = packet((GATEWAY_MAC, left.mac), "fe80::2", "fd00:10:244::3");
-    segment.drops(&mut left, "not_routable", &routed);
+    // The sender is told: beyond the scope of the source address (RFC 4443, section 3.1).
+    left.drain();
+    let deltas = segment.lab.deltas(1, || left.send(&routed));
+    deltas.assert_only(&[("not_routable", 1), ("originated", 1), ("tx", 1)]);
+    let told = left.receive("an error", |frame| Some(frame.bytes.clone()));
+    assert_eq!((told[20], &told[54..56]), (58, &[1, 2][..]), "{told:x?}");
 }
 
 #[test]

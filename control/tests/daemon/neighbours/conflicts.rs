@@ -117,8 +117,9 @@ fn what_harms_nobody_is_no_conflict() {
         arp_frame(BROADCAST, 1, (left.mac, "0.0.0.0"), (NOBODY, "10.244.0.2")),
         dad(left.mac, "fd00:10:244::2"),
     ];
-    for frame in &own {
-        segment.carries(&mut left, &["vm", "weft0"], frame);
+    // An announcement is for all, a probe for those whom weft can't speak for.
+    for (frame, to) in own.iter().zip([&["right", "vm", "weft0"][..], &["vm", "weft0"], &["vm", "weft0"]]) {
+        segment.carries(&mut left, to, frame);
     }
     for number in [1, 2] {
         let by = stranger(number);

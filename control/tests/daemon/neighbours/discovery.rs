@@ -65,8 +65,10 @@ fn weft_answers_for_pods_elsewhere_with_the_gateways_address() {
     for target in ["fd00:10:244:1::2", "fd00:10:244:1::"] {
         let question = solicitation(&left, target);
         let answer = segment.answer(&mut left, &question);
-        // A router's address, but not a router with this address.
-        assert_eq!(answer, answer_to(&left, target, GATEWAY_MAC, 0), "{target}");
+        // A router's address, but not a router with this address; and whoever has it may say otherwise (RFC 4861, 7.2.8).
+        let ips = (target, LEFT);
+        let expected = advertisement(left.mac, GATEWAY_MAC, ips, SOLICITED, (target, GATEWAY_MAC));
+        assert_eq!(answer, expected, "{target}");
     }
     heard(&mut right, &mut left, &[]);
 }
