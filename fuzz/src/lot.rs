@@ -32,7 +32,13 @@ fn limit(u: &mut Unstructured<'_>) -> Result<Limit> {
 }
 
 fn limits(u: &mut Unstructured<'_>) -> Result<Limits> {
-    Ok(Limits { flood: limit(u)?, icmp: limit(u)?, moves: limit(u)? })
+    Ok(Limits {
+        flood: limit(u)?,
+        icmp: limit(u)?,
+        moves: limit(u)?,
+        solicit: limit(u)?,
+        path_mtu: limit(u)?,
+    })
 }
 
 impl Node {
