@@ -96,7 +96,8 @@ impl Backend for Invented {
     async fn routes(&self, address: Option<IpAddr>) -> Result<Routes, ApiError> {
         let Some(address) = address else { return Ok(Routes { routes: Vec::new() }) };
         let (to, kind, via) = (address.into(), RouteKind::Host, vec![address]);
-        Ok(Routes { routes: vec![Route { to, kind, via, node: None, network: None, port: None, mtu: None }] })
+        let route = Route { to, kind, via, node: None, network: None, port: None, mtu: None, dropped: None };
+        Ok(Routes { routes: vec![route] })
     }
 
     async fn flows(&self, _: Duration, limit: usize) -> Result<Flows, ApiError> {
