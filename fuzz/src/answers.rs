@@ -84,7 +84,7 @@ pub(crate) fn is_question(node: &Node, to: usize, frame: &[u8], seen: &Seen) -> 
     };
     ensure(gateways().contains(&asker), "a question from another than the gateway")?;
     ensure(node.doors[to].for_unknown, "asked where nobody unknown can be")?;
-    ensure(node.limits.flood.per_second > 0, "asked where nothing is to be flooded")?;
+    ensure(node.limits.solicit.per_second > 0, "asked where nothing is to be asked")?;
     ensure(node.in_subnet(target) && node.ways(target).contains(&NextHop::Local), "asked for what is away")?;
     ensure(node.neighbour(target).is_none(), "asked for what is known")
 }
