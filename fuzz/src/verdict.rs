@@ -120,8 +120,10 @@ fn bridged(
     let flooded = node.limits.flood.per_second > 0;
     if seen.dst.is_multicast() {
         ensure(flooded, "flooded where nothing is to be")?;
-        if matches!(station, Station::Pod { .. }) && seen.tags == 0 && asks_or_tells(frame, seen) {
-            return ensure(door.for_unknown || door.station == Station::Host, "other pods need not hear it");
+        if matches!(station, Station::Pod { .. }) && !in_vlan(frame, seen) && asks_or_tells(frame, seen) {
+            let announced = door.on_segment && announces(frame, seen);
+            let may_ask = door.for_unknown || door.station == Station::Host;
+            return ensure(may_ask || announced, "other pods need not hear it");
         }
         return ensure(door.on_segment, "flooded out of the segment");
     }
@@ -133,6 +135,21 @@ fn bridged(
     }
     let learned = door.station.is_trusted() && came.heard.contains(&(seen.dst, to));
     ensure(learned || (door.for_unknown && flooded), "an unknown station is not looked for there")
+}
+
+/// Tagged, and not with a priority tag alone, which is none.
+fn in_vlan(frame: &[u8], seen: &Seen) -> bool {
+    let priority = seen.tags == 1 && frame.get(14..16).is_some_and(|tag| tag[0] & 0x0f == 0 && tag[1] == 0);
+    seen.tags > 0 && !priority
+}
+
+/// An ARP message that names its sender and asks for nobody else, or an advertisement: caches keep it.
+fn announces(frame: &[u8], seen: &Seen) -> bool {
+    let advert = |ip: &SeenIp| !ip.src.is_ipv4() && ip.icmp(frame) == Some(136);
+    let arp =
+        |message: &[u8]| message[14..18] != [0; 4] && (message[7] == 2 || message[14..18] == message[24..28]);
+    (seen.ethertype == 0x0806 && frame.get(seen.l3..seen.l3 + 28).is_some_and(arp))
+        || seen.ip.as_ref().is_some_and(advert)
 }
 
 /// ARP, a solicitation or a neighbour advertisement.
