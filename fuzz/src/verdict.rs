@@ -125,7 +125,9 @@ fn bridged(
             let may_ask = door.for_unknown || door.station == Station::Host;
             return ensure(may_ask || announced, "other pods need not hear it");
         }
-        return ensure(door.on_segment, "flooded out of the segment");
+        // A question for somebody unknown goes to the trusted ports, whatever the list of the segment says.
+        let asked = door.for_unknown && asks_or_tells(frame, seen);
+        return ensure(door.on_segment || asked, "flooded out of the segment");
     }
     if let Some(own) = node.configured(seen.dst) {
         return ensure(own == to, "bridged to another's port");
