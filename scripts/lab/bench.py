@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import fcntl
 import json
+import shutil
 import signal
 import sys
 import time
@@ -277,6 +278,14 @@ def table(rows):
     return "\n".join("  ".join(f"{cell:{width}}" for cell, width in zip(line, widths)).rstrip() for line in lines)
 
 
+def check_programs(options):
+    """Better now than after minutes."""
+    if absent := [name for name in ("weftd", "weft", "weft-load") if not (lab.BIN / name).exists()]:
+        raise LabError(f"{', '.join(absent)} not in {lab.BIN}: cargo build --release -p weft-control -p weft-cli -p weft-perf")
+    if options.perf and not shutil.which("perf"):
+        raise LabError("perf is not installed: apt-get install linux-perf")
+
+
 def measure(run, options, rows, out):
     say(f"making the lab {run.name}: weft nodes w1, w2, kernel flannel nodes k1, k2")
     bench = Bench(run, options)
@@ -311,6 +320,7 @@ def main(target):
         signal.signal(number, stop)
     rows, failure, run, stopped = [], None, None, None
     try:
+        check_programs(options)
         with alone():
             for name in remove_leftovers(kept=False):
                 say(f"removed {name}, left by an earlier run")

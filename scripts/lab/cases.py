@@ -12,6 +12,8 @@ from gauges import Cpu, thread_seconds
 from nodes import Pod
 
 WEFT, KERNEL = "weft", "kernel-flannel"
+# Which nodes send and receive, by what the bench calls them.
+ACROSS = {WEFT: ("near", "far"), KERNEL: ("kernel near", "kernel far")}
 IDLE_PODS = 10
 # Announcements of new pods, and what their kernels ask for at first.
 SETTLE_SECONDS = 3.0
@@ -45,12 +47,35 @@ def measured(bench, profile, load):
 
 
 def tcp(roles, streams):
-    """TCP from pod to pod; `roles` are the nodes of sender and receiver for each subject, by what the bench calls them."""
+    """TCP from pod to pod; `roles` are the nodes of sender and receiver for each subject."""
 
     def measure(bench, subject, profile):
         way = bench.way(*roles[subject])
         traffic.greet(way)
         return [measured(bench, profile, lambda: traffic.tcp(bench.run, way, streams, bench.seconds))]
+
+    return measure
+
+
+def udp64(bench, subject, profile):
+    """The rate of small packets, for both kinds of receivers."""
+    way = bench.way(*ACROSS[subject])
+    traffic.greet(way)
+    return [
+        traffic.udp(bench.run, way, bench.seconds, kind == "busy", lambda load: measured(bench, f"{profile}-{kind}", load))
+        | {"sender": "weft-load send", "receiver": kind}
+        for kind in ("blocking", "busy")
+    ]
+
+
+def request_response(protocol):
+    """One request at a time, from node to node."""
+
+    def measure(bench, subject, profile):
+        way = bench.way(*ACROSS[subject])
+        traffic.greet(way)
+        load = lambda: traffic.request_response(bench.run, way, protocol, bench.seconds)
+        return [measured(bench, profile, load)]
 
     return measure
 
@@ -79,8 +104,8 @@ def idle(bench, _subject, profile):
     ]
 
 
-ACROSS = {WEFT: ("near", "far"), KERNEL: ("kernel near", "kernel far")}
 GBPS = {"gbps": "Gbit/s"}
+LATENCY = {"p50_us": "µs", "p99_us": "µs"}
 
 CASES = [
     Case("tcp1-same-node", "TCP, 1 stream, two pods of one node", GBPS, 0.85, 1.2,
@@ -91,6 +116,12 @@ CASES = [
          tcp(ACROSS | {WEFT: ("near", "kernel far")}, 1)),
     Case("tcp1-from-kernel", "TCP, 1 stream, kernel flannel node to weft node", GBPS, 0.6, 1.0,
          tcp(ACROSS | {WEFT: ("kernel near", "far")}, 1)),
+    Case("udp64-cross", f"UDP, {traffic.PAYLOAD} bytes of payload, the rate with no more than 0.1 % loss", {"kpps": "kpps"},
+         1.5, 4, udp64),
+    Case("rr-tcp", f"{traffic.PAYLOAD}-byte request and response over TCP, weft node to weft node", LATENCY, 1.3, 1.0,
+         request_response("tcp"), less=True),
+    Case("rr-udp", f"{traffic.PAYLOAD}-byte request and response over UDP, weft node to weft node", LATENCY, 1.3, 1.0,
+         request_response("udp"), less=True),
     # The last one, since it adds pods.
     Case("idle", f"CPU of weftd with {IDLE_PODS} pods and no traffic", {"cpu_pct": "%"}, 1, 0.2, idle,
          less=True, absolute=True),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from checks import Ports, end, inside, wait_for_listener
 from nodes import BIN
-from run import LabError, wait_for
+from run import Hopeless, LabError, wait_for
 
 LOAD = BIN / "weft-load"
 PAYLOAD = 64  # bytes of UDP payload, and of requests and responses
@@ -83,9 +83,123 @@ def tcp(run, way, streams, seconds):
     }
 
 
+def udp_trial(run, way, rate, seconds, busy):
+    """UDP packets at a rate (0: as many as the sender can); what was sent, and what of it came."""
+    options = ("--buffer", RECEIVE_BUFFER, *(["--busy"] if busy else []))
+    receiver, log, address = listening(run, way, ("receive",), options)
+    try:
+        done = inside(
+            way.source, *way.source_words(LOAD, "send", address), "--rate", int(rate), "--size", PAYLOAD,
+            "--seconds", seconds, check=False, timeout=seconds + 30,
+        )  # fmt: skip
+        sent = result_of("weft-load send", done)
+        ended(receiver, log)
+    finally:
+        end(receiver)
+    received = last_line(log)
+    if received["received"] > sent["sent"] or received["twice"]:
+        raise WrongTraffic(f"{way}: {sent['sent']} packets sent, {received['received']} and {received['twice']} twice received")
+    return {
+        "kpps": sent["pps"] / 1e3,
+        "gbps": received["received"] * PAYLOAD * 8 / sent["seconds"] / 1e9,
+        "loss": 1 - received["received"] / sent["sent"] if sent["sent"] else 1.0,
+        "reordered": received["reordered"],
+    }
+
+
+def udp_search(run, way, busy):
+    """The highest rate of which no more than `MOST_LOSS` is lost, by bisection below what the sender can send; with it,
+    what a sender that does not stop sends and what of that arrives."""
+    flood = udp_trial(run, way, 0, TRIAL_SECONDS, busy)
+    most = flood["kpps"] * 1e3
+    facts = {"flood_kpps": flood["kpps"], "flood_loss": flood["loss"]}
+    if flood["loss"] <= MOST_LOSS:
+        return 0, facts
+    good, bad = most / 64, most
+    while bad / good > 1.03:
+        rate = (good * bad) ** 0.5
+        if udp_trial(run, way, rate, TRIAL_SECONDS, busy)["loss"] <= MOST_LOSS:
+            good = rate
+        else:
+            bad = rate
+    return good, facts
+
+
+def udp(run, way, seconds, busy, measured):
+    """A search, and then a longer run at what it found, which is the one that counts; a rate that does not hold for that
+    long is lowered until it does."""
+    rate, facts = udp_search(run, way, busy)
+    for _ in range(12):
+        sample = measured(lambda: udp_trial(run, way, rate, seconds, busy))
+        if sample["loss"] <= MOST_LOSS:
+            break
+        rate = (rate or facts["flood_kpps"] * 1e3) * 0.93
+    else:
+        raise WrongTraffic(f"{way}: {sample['loss']:.2%} lost even at {sample['kpps']:.0f} kpps")
+    return sample | facts | {"payload": PAYLOAD, "receive_buffer": RECEIVE_BUFFER}
+
+
+def request_response(run, way, protocol, seconds):
+    """Requests, one after the other: how long the answers take."""
+    echo, log, address = listening(run, way, ("echo", protocol), ("--size", PAYLOAD))
+    try:
+        done = inside(
+            way.source, *way.source_words(LOAD, "ask", protocol, address), "--size", PAYLOAD, "--seconds", seconds,
+            check=False, timeout=seconds + 30,
+        )  # fmt: skip
+        result = result_of("weft-load ask", done)
+        ended(echo, log)
+    finally:
+        end(echo)
+    answers, lost = result["answers"], result["lost"]
+    return {
+        "p50_us": result["p50_us"],
+        "p99_us": result["p99_us"],
+        "mean_us": result["mean_us"],
+        "max_us": result["max_us"],
+        "answers": answers,
+        "loss": lost / (answers + lost),
+        "payload": PAYLOAD,
+    }
+
+
+def listening(run, way, command, options):
+    """Starts the end that is connected to, and waits until it is ready: the process, its output, its address."""
+    port = Ports.take()
+    address, log = f"{way.address}:{port}", run.dir / f"weft-load-{port}.log"
+    process = run.spawn(way.target.netns, *way.target_words(LOAD, *command, address, *options), log=log.name)
+
+    def ready():
+        if process.poll() is not None:
+            raise Hopeless(f"weft-load {command[0]} ended: {log.read_text(errors='replace').strip()}")
+        return "listening" in log.read_text()
+
+    try:
+        wait_for(f"weft-load {command[0]} to listen", ready, every=0.01)
+    except BaseException:
+        end(process)
+        raise
+    return process, log, address
+
+
+def ended(process, log):
+    """Waits for the other end to have heard that the load is over."""
+    try:
+        process.wait(timeout=15)
+    except subprocess.TimeoutExpired:
+        raise WrongTraffic("the receiver was not told that the sender has ended") from None
+    if process.returncode != 0:
+        raise WrongTraffic(f"the receiver: {log.read_text(errors='replace').strip().splitlines()[-1]}")
+
+
+def last_line(log):
+    return json.loads(log.read_text().splitlines()[-1])
+
+
 def result_of(program, done):
     """The JSON that a load printed last."""
     try:
+        # iperf3's is the whole output, and says what was wrong if something was; weft-load says that beside it.
         return json.loads(done.stdout)
     except ValueError as e:
         raise WrongTraffic(f"{program} said {done.stdout[-200:]!r} {done.stderr[-200:]!r}") from e
