@@ -179,7 +179,8 @@ class Bench:
         return Way(one, role[target].pods[1], *self.ends)
 
     def profiled(self, name):
-        return self.profile.recorded(name, self.seconds) if self.profile else contextlib.nullcontext()
+        """What a load runs in, so that it is recorded if that was asked for."""
+        return self.profile.recorded(name, self.seconds, self.weft_nodes) if self.profile else contextlib.nullcontext()
 
     def facts(self):
         """What every row says of the circumstances."""
