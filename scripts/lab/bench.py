@@ -101,7 +101,7 @@ def arguments():
     if unknown := [name for name in options.cases if name not in names]:
         parser.error(f"no such case: {', '.join(unknown)}; there are {', '.join(names)}")
     options.cases = [case for case in CASES if not options.cases or case.name in options.cases]
-    return parser, options
+    return options
 
 
 def unit(case):
@@ -179,7 +179,8 @@ class Bench:
         return Way(one, role[target].pods[1], *self.ends)
 
     def profiled(self, name):
-        return self.profile.recorded(name, self.seconds) if self.profile else contextlib.nullcontext()
+        """What a load runs in, so that it is recorded if that was asked for."""
+        return self.profile.recorded(name, self.seconds, self.weft_nodes) if self.profile else contextlib.nullcontext()
 
     def facts(self):
         """What every row says of the circumstances."""
@@ -287,19 +288,28 @@ def check_programs(options):
 
 
 def measure(run, options, rows, out):
+    """Fills `rows`, and returns the cases that could not be measured."""
     say(f"making the lab {run.name}: weft nodes w1, w2, kernel flannel nodes k1, k2")
     bench = Bench(run, options)
     facts = bench.facts()
     say(f"uplink {facts['uplink']}; the load's ends on cores {bench.ends[0]} and {bench.ends[1]}, "
         f"workers of w1 on {bench.worker_cores[0]}, of w2 on {bench.worker_cores[1]}")  # fmt: skip
+    failed = []
     for case in options.cases:
         busy = busy_pct(bench.cores)
         if busy > BUSY_PCT:
             say(f"WARNING: the machine is busy with other things, {busy:.0f} % of a core: what follows means little")
-        for row in rows_of(case, take(bench, case, options.rounds), facts | {"background_pct": round(busy, 1)}):
+        try:
+            samples = take(bench, case, options.rounds)
+        except LabError as e:
+            say(f"FAILED: {case.name}: {e}")
+            failed.append(case.name)
+            continue
+        for row in rows_of(case, samples, facts | {"background_pct": round(busy, 1)}):
             rows.append(row)
             out.write(json.dumps(row, ensure_ascii=False) + "\n")
             out.flush()
+    return failed
 
 
 @contextlib.contextmanager
@@ -314,11 +324,11 @@ def alone():
 
 
 def main(target):
-    _, options = arguments()
+    options = arguments()
     path = options.json or target / "bench" / time.strftime("pods-%Y%m%d-%H%M%S.json")
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, stop)
-    rows, failure, run, stopped = [], None, None, None
+    rows, failure, stopped = [], None, None
     try:
         check_programs(options)
         with alone():
@@ -328,12 +338,15 @@ def main(target):
             run = Run()
             try:
                 with open(path, "w") as out:
-                    measure(run, options, rows, out)
+                    if failed := measure(run, options, rows, out):
+                        failure = f"not measured: {', '.join(failed)}"
             finally:
                 # From here on nothing may interrupt, or something would stay.
                 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                     signal.signal(number, signal.SIG_IGN)
                 run.remove()
+                if not rows:
+                    path.unlink(missing_ok=True)
     except Stopped as e:
         stopped = e
     except (LabError, OSError) as e:

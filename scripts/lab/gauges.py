@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -101,8 +102,8 @@ class Profile:
         folder.mkdir(parents=True, exist_ok=True)
 
     @contextlib.contextmanager
-    def recorded(self, name, seconds):
-        """Records from now on for some seconds, at the most as long as the block runs."""
+    def recorded(self, name, seconds, weftds):
+        """Records from now on for some seconds; the block runs meanwhile."""
         data = self.folder / f"{name}.data"
         words = ["perf", "record", "-q", "-a", "-g", "-F", str(self.SAMPLES_A_SECOND), "-o", str(data), "sleep", str(seconds)]
         perf = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
@@ -116,14 +117,19 @@ class Profile:
                 perf.wait()
         if perf.returncode != 0:
             raise LabError(f"perf record: {said.strip()}")
-        self.report(data)
+        self.report(data, weftds)
 
-    def report(self, data):
+    def report(self, data, weftds):
         with open(data.with_suffix(".txt"), "w") as out:
+            for node in weftds:
+                threads = ", ".join(f"{number}:{name}" for number, name in thread_seconds(node.pid))
+                out.write(f"threads of weftd on {node.name}: {threads}\n")
             for title, how in self.REPORTS:
                 words = ("perf", "report", "-q", "-i", data, "--stdio", "-g", "none", "--percent-limit", "0.3", *how)
                 said = call(*words, timeout=120).stdout
-                out.write(f"{title}\n\n{said.strip()}\n\n")
+                # perf pads its columns to the longest name that there is.
+                lines = [re.sub(r"\s{3,}", "  ", line.strip())[:160] for line in said.splitlines() if line.strip()]
+                out.write("\n".join(["", f"{title}:", *lines, ""]))
 
 
 def usable_cores():

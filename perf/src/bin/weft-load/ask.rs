@@ -15,7 +15,8 @@ const LOST: Duration = Duration::from_millis(500);
 const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(crate) fn ask_tcp(to: SocketAddr, size: usize, warm_up: Duration, seconds: Duration) -> Result<()> {
-    let mut stream = TcpStream::connect_timeout(&to, PATIENCE).with_context(|| format!("cannot connect to {to}"))?;
+    let mut stream =
+        TcpStream::connect_timeout(&to, PATIENCE).with_context(|| format!("cannot connect to {to}"))?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     let (mut request, mut answer) = (vec![0; size], vec![0; size]);

@@ -17,7 +17,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::datagram::{HEADER, LARGEST};
 
 #[derive(Parser)]
-#[command(name = "weft-load", about = "Loads for weft's benchmarks: UDP packets at a rate, and requests with responses")]
+#[command(
+    name = "weft-load",
+    about = "Loads for weft's benchmarks: UDP packets at a rate, and requests with responses"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -33,9 +33,12 @@ pub(crate) fn receive(listen: SocketAddr, busy: bool, buffer: usize) -> Result<(
         let mut lengths = [0; BATCH];
         let mut slots = datagrams.iter_mut();
         // As many slots as slices, so that none is left without one.
-        let mut slices: [_; BATCH] = array::from_fn(|_| [IoSliceMut::new(slots.next().map_or(&mut [], |slot| slot))]);
+        let mut slices: [_; BATCH] =
+            array::from_fn(|_| [IoSliceMut::new(slots.next().map_or(&mut [], |slot| slot))]);
         let count = match recvmmsg(socket.as_raw_fd(), &mut headers, &mut slices, flags, None) {
-            Ok(messages) => messages.zip(&mut lengths).map(|(message, length)| *length = message.bytes).count(),
+            Ok(messages) => {
+                messages.zip(&mut lengths).map(|(message, length)| *length = message.bytes).count()
+            }
             Err(Errno::EAGAIN) if busy && last.elapsed() < PATIENCE => continue,
             Err(Errno::EINTR) => continue,
             Err(Errno::EAGAIN) => bail!("nothing came for {} s", PATIENCE.as_secs()),

@@ -38,7 +38,9 @@ pub(crate) fn send(to: SocketAddr, rate: u64, size: usize, seconds: Duration) ->
             break;
         }
         match pace.at(elapsed, sent) {
-            Next::Send(count) => sent += batch.send(sent, count).with_context(|| format!("cannot send to {to}"))?,
+            Next::Send(count) => {
+                sent += batch.send(sent, count).with_context(|| format!("cannot send to {to}"))?
+            }
             // Never spun: the core may be the switch's too. What oversleeping costs is made up for by the next batch.
             Next::Wait(time) => thread::sleep(time),
         }
@@ -97,7 +99,12 @@ struct Batch {
 
 impl Batch {
     fn new(fd: RawFd, size: usize) -> Self {
-        Self { fd, size, headers: MultiHeaders::preallocate(BATCH, None), datagrams: Box::new([[0; LARGEST]; BATCH]) }
+        Self {
+            fd,
+            size,
+            headers: MultiHeaders::preallocate(BATCH, None),
+            datagrams: Box::new([[0; LARGEST]; BATCH]),
+        }
     }
 
     /// Sends so many, numbered from the first on; says how many went.
