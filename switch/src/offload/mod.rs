@@ -9,6 +9,7 @@
 //! | [`finish`] | what every way out calls: pass on, fill in or cut |
 //! | [`checksum`] | fills in and checks transport checksums over chains |
 //! | [`segment`] | cuts GSO frames |
+//! | `merge` | the other way round: packets of a flow become one GSO frame |
 //!
 //! A checksum's place is data from a guest. It is checked once, in [`virtio::parse`], against the frame as it was
 //! then; everything later checks only that it stays within the packet.
@@ -16,6 +17,7 @@
 pub mod checksum;
 pub mod finish;
 mod layout;
+pub(crate) mod merge;
 pub mod segment;
 mod sum;
 #[cfg(test)]
