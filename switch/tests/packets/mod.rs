@@ -286,6 +286,10 @@ pub fn read(bytes: &[u8], state: Offload) -> Seen {
         return Seen { packet, size: None, partial: false };
     }
     let l4_bytes = &bytes[l4..];
+    if matches!(protocol, 1 | 58) {
+        // Without the checksum, which may be left to the receiver.
+        packet.payload = [&l4_bytes[..2], &l4_bytes[4..]].concat();
+    }
     let mut right = true;
     match protocol {
         TCP => {
