@@ -80,8 +80,25 @@ impl PacketBuf for FixedBuf {
     fn pull_up(&mut self, count: usize) -> bool {
         count <= self.len()
     }
+    fn segments(&self) -> usize {
+        1
+    }
+    /// As far as the one room goes.
+    fn append(&mut self, other: Self) -> Result<(), Self> {
+        let end = self.0.end + other.len();
+        let Some(to) = self.0.room.get_mut(self.0.end..end) else { return Err(other) };
+        to.copy_from_slice(other.head());
+        self.0.end = end;
+        Ok(())
+    }
     fn for_each_segment(&self, mut see: impl FnMut(&[u8])) {
         see(self.head());
+    }
+    fn for_each_segment_mut(&mut self, mut see: impl FnMut(&mut [u8])) {
+        see(self.head_mut());
+    }
+    fn pieces(&self) -> impl Iterator<Item = &[u8]> {
+        std::iter::once(self.head())
     }
     fn read_at(&self, offset: usize, to: &mut [u8]) -> usize {
         let from = self.head().get(offset..).unwrap_or_default();

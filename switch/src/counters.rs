@@ -1,7 +1,8 @@
 //! What is counted. One worker writes its [`WorkerCounters`], once a burst and without locked instructions; other threads
 //! read them at any time.
 //!
-//! At rest, summed over the workers: rx + originated = tx + consumed + Σ drops. `originated` are the frames that the
+//! At rest, summed over the workers: rx + originated = tx + consumed + merged + Σ drops. `merged` are the frames that were put
+//! behind another and are now part of it. `originated` are the frames that the
 //! switch makes itself: the second and further pieces of a frame that is cut in software, the second and further copies of
 //! a frame that is flooded (those too that a port has no room for), ICMP errors, and questions for neighbours.
 
@@ -43,6 +44,8 @@ pub struct WorkerCounters {
     pub tx: Counter,
     /// Frames that were for weft itself.
     pub consumed: Counter,
+    /// Frames that became part of the one before them in their flow.
+    pub merged: Counter,
     /// Bursts with at least one frame.
     pub bursts: Counter,
     /// Frames handed to another worker, which sends or drops them.
@@ -80,6 +83,7 @@ impl Default for WorkerCounters {
             originated: Counter::default(),
             tx: Counter::default(),
             consumed: Counter::default(),
+            merged: Counter::default(),
             bursts: Counter::default(),
             handed_over: Counter::default(),
             busy_cycles: Counter::default(),

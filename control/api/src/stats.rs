@@ -55,6 +55,8 @@ pub struct WorkerStats {
     pub consumed: u64,
     /// Frames that the switch made itself: the further ones when it cuts a GSO frame.
     pub originated: u64,
+    /// Frames that became part of the one before them in their flow.
+    pub merged: u64,
     /// Frames dropped.
     pub drops: u64,
     /// Bursts that held at least one frame.
@@ -85,7 +87,7 @@ pub struct WorkerStats {
     pub events_lost: u64,
 }
 
-/// The whole switch. `rx + originated = tx + consumed + drops`, but for the frames on their way at the moment.
+/// The whole switch. `rx + originated = tx + consumed + merged + drops`, but for the frames on their way at the moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Total {
@@ -97,6 +99,8 @@ pub struct Total {
     pub tx: u64,
     /// Frames that the switch itself was the destination of.
     pub consumed: u64,
+    /// Frames that became part of the one before them in their flow.
+    pub merged: u64,
     /// Frames dropped.
     pub drops: u64,
 }
@@ -106,7 +110,7 @@ impl Total {
     /// workers counted on between the reading of one counter and the next.
     pub fn in_flight(&self) -> i128 {
         let sum = |counters: &[u64]| counters.iter().map(|&c| i128::from(c)).sum::<i128>();
-        sum(&[self.rx, self.originated]) - sum(&[self.tx, self.consumed, self.drops])
+        sum(&[self.rx, self.originated]) - sum(&[self.tx, self.consumed, self.merged, self.drops])
     }
 }
 

@@ -247,6 +247,7 @@ impl Daemon {
             total.originated += counters.originated.get();
             total.tx += counters.tx.get();
             total.consumed += counters.consumed.get();
+            total.merged += counters.merged.get();
             total.drops += counters.all_drops();
         }
         total
@@ -274,6 +275,7 @@ fn worker_stats(id: usize, side: &WorkerSide) -> WorkerStats {
         tx_packets: counters.tx.get(),
         consumed: counters.consumed.get(),
         originated: counters.originated.get(),
+        merged: counters.merged.get(),
         drops: counters.all_drops(),
         bursts: counters.bursts.get(),
         cycles_per_packet,

@@ -72,11 +72,16 @@ const PORT_COUNTERS: [PortCounter; 6] = [
 /// What a worker counts: name, what it means.
 type WorkerCounter = (&'static str, &'static str, fn(&WorkerStats) -> u64);
 
-const WORKER_COUNTERS: [WorkerCounter; 15] = [
+const WORKER_COUNTERS: [WorkerCounter; 16] = [
     ("weft_worker_rx_packets", "Frames that the worker received.", |worker| worker.rx_packets),
     ("weft_worker_tx_packets", "Frames that the worker sent.", |worker| worker.tx_packets),
     ("weft_worker_consumed_packets", "Frames that were for the switch itself.", |worker| worker.consumed),
     ("weft_worker_originated_packets", "Frames that the switch made itself.", |worker| worker.originated),
+    (
+        "weft_worker_merged_packets",
+        "Frames that became part of the one before them in their flow.",
+        |worker| worker.merged,
+    ),
     ("weft_worker_dropped_packets", "Frames that the worker dropped, whatever the reason.", |worker| {
         worker.drops
     }),

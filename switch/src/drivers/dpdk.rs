@@ -2,7 +2,8 @@
 
 use std::os::fd::BorrowedFd;
 
-use weft_ffi::dpdk::{EthRx, EthTx, Mbuf, VhostRx, VhostTx};
+use arrayvec::ArrayVec;
+use weft_ffi::dpdk::{EthRx, EthTx, MAX_SEGMENTS, Mbuf, VhostRx, VhostTx};
 
 use super::NativePool;
 use crate::offload::Offload;
@@ -11,6 +12,8 @@ use crate::port::{Armed, Burst, RxLoss, RxQueue, TxCaps, TxQueue};
 
 /// How often a burst is offered to a guest that takes it in parts.
 const GUEST_TRIES: usize = 8;
+
+const _: () = assert!(MAX_SEGMENTS == crate::packet::MAX_CHAIN);
 
 impl PacketBuf for Mbuf {
     #[inline]
@@ -40,8 +43,29 @@ impl PacketBuf for Mbuf {
     fn pull_up(&mut self, count: usize) -> bool {
         Mbuf::pull_up(self, count)
     }
+    #[inline]
+    fn segments(&self) -> usize {
+        self.segment_count()
+    }
+    #[inline]
+    fn append(&mut self, other: Self) -> Result<(), Self> {
+        Mbuf::append(self, other)
+    }
     fn for_each_segment(&self, see: impl FnMut(&[u8])) {
         Mbuf::for_each_segment(self, see);
+    }
+    fn for_each_segment_mut(&mut self, mut see: impl FnMut(&mut [u8])) {
+        if self.segment_count() == 1 {
+            return see(Mbuf::head_mut(self));
+        }
+        let mut segments = ArrayVec::new();
+        self.io_slices_mut(&mut segments);
+        for bytes in &mut segments {
+            see(bytes);
+        }
+    }
+    fn pieces(&self) -> impl Iterator<Item = &[u8]> {
+        Mbuf::pieces(self)
     }
     fn read_at(&self, offset: usize, to: &mut [u8]) -> usize {
         Mbuf::read_at(self, offset, to)

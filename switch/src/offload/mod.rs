@@ -9,6 +9,7 @@
 //! | [`finish`] | what every way out calls: pass on, fill in or cut |
 //! | [`checksum`] | fills in and checks transport checksums over chains |
 //! | [`segment`] | cuts GSO frames |
+//! | `merge` | the other way round: packets of a flow become one GSO frame |
 //!
 //! A checksum's place is data from a guest. It is checked once, in [`virtio::parse`], against the frame as it was
 //! then; everything later checks only that it stays within the packet.
@@ -16,11 +17,14 @@
 pub mod checksum;
 pub mod finish;
 mod layout;
+pub(crate) mod merge;
 pub mod segment;
 mod sum;
 #[cfg(test)]
 mod tests;
 pub mod virtio;
+
+pub(crate) use sum::sum_of;
 
 /// What is known of, or still to be done about, the packet's transport checksum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -85,6 +89,12 @@ const OFFSET: u32 = 32;
 const SIZE: u32 = 48;
 
 impl Offload {
+    /// Nothing is left to be done.
+    #[inline]
+    pub fn is_finished(self) -> bool {
+        self.gso.is_none() && !matches!(self.checksum, Checksum::Partial { .. })
+    }
+
     /// As a number, for a field of the mbuf. The default is 0. A [`Gso`] of size 0, which there must not be, is lost.
     pub fn pack(self) -> u64 {
         let checksum = match self.checksum {

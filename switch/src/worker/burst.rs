@@ -1,9 +1,10 @@
-//! One burst, all the way: rx, parse, look up and classify, apply, tx. This is the order of the stages.
+//! One burst, all the way: rx, parse, look up and classify, merge, apply, tx. This is the order of the stages.
 
 use arrayvec::ArrayVec;
 use weft_sync::prefetch::prefetch_bytes;
 
 use super::learn::learn;
+use super::merge::merge;
 use super::outbox::Outbox;
 use super::sample::sample;
 use super::{Buf, HANDOVER, Platform, Worker};
@@ -66,7 +67,7 @@ impl<P: Platform> Worker<P> {
 
         let tables = snapshot.load();
         let second = seconds(*now);
-        let reads = read_burst(tables, stations, second, from, frames);
+        let mut reads = read_burst(tables, stations, second, from, frames);
         if tables.ports.get(from).is_some_and(|port| matches!(port.role, Role::Trusted)) {
             learn(
                 tables,
@@ -82,6 +83,7 @@ impl<P: Platform> Worker<P> {
         if one_in > 0 {
             sample(one_in, until_sample, from, &reads, events, counters);
         }
+        merge(outbox.takes(), frames, &mut reads, counters);
         let mut applier = Applier {
             tables,
             pool,

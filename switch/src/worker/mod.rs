@@ -5,9 +5,11 @@
 
 mod burst;
 mod learn;
+mod merge;
 mod outbox;
 mod run;
 mod sample;
+mod takes;
 
 use std::sync::Arc;
 
@@ -29,6 +31,7 @@ use crate::types::PortId;
 use outbox::Outbox;
 pub use run::{Clock, Idle, Sleeper};
 use sample::Sampling;
+use takes::Takes;
 
 /// Packets that wait in the ring from one worker to another at most.
 const HANDOVER: usize = 1024;
@@ -173,7 +176,7 @@ pub struct Parts<P: Platform> {
 /// Makes the workers of a switch, with a ring from each to each other.
 pub fn make<P: Platform>(parts: Vec<Parts<P>>) -> Vec<(Worker<P>, Handle<P>)> {
     let count = parts.len();
-    let stations = Stations::default();
+    let (stations, takes) = (Stations::default(), Takes::default());
     let flags: Vec<_> = (0..count).map(|_| Arc::new(SleepFlag::new())).collect();
     let wakers: Vec<_> = parts.iter().map(|part| part.waker.clone()).collect();
     let mut inboxes: Vec<Vec<_>> = (0..count).map(|_| Vec::new()).collect();
@@ -217,7 +220,7 @@ pub fn make<P: Platform>(parts: Vec<Parts<P>>) -> Vec<(Worker<P>, Handle<P>)> {
             commands: receiver,
             broken,
             rx: Vec::new(),
-            outbox: Outbox::new(index as u16, roads, counters.clone()),
+            outbox: Outbox::new(index as u16, roads, counters.clone(), takes.clone()),
             inboxes,
             sleeping,
             counters,

@@ -92,8 +92,11 @@ impl Node {
             Snapshot { vxlan_port: 8472, source_ports: SourcePorts::default(), ..Snapshot::default() };
         let uplink = PortId::new(UPLINK).unwrap();
         let host = PortId::new(HOST).unwrap();
-        tables.ports.insert(uplink, Port { role: Role::Uplink, mtu: Mtu::new(1500).unwrap(), place });
-        tables.ports.insert(host, Port { role: Role::Host, mtu, place });
+        tables.ports.insert(
+            uplink,
+            Port { role: Role::Uplink, mtu: Mtu::new(1500).unwrap(), place, tunnel_gso: false },
+        );
+        tables.ports.insert(host, Port { role: Role::Host, mtu, place, tunnel_gso: false });
         tables.segment.push(host);
         tables.gateway = Gateway {
             mac: MacAddr(GATEWAY[own]),
@@ -113,7 +116,7 @@ impl Node {
             let addresses = [IpAddr::from(*address), v6];
             let guard = PodGuard::new(MacAddr(*mac), &addresses);
             let place = Place::Worker(*worker as u16);
-            tables.ports.insert(id, Port { role: Role::Pod(guard), mtu, place });
+            tables.ports.insert(id, Port { role: Role::Pod(guard), mtu, place, tunnel_gso: false });
             tables.add_pod(id, MacAddr(*mac), &addresses);
             tables.segment.push(id);
         }
@@ -156,12 +159,13 @@ impl Node {
         self.switch.handles().map(|handle| handle.counters().handed_over.get()).sum()
     }
 
-    /// rx + originated = tx + consumed + Σ drops.
+    /// rx + originated = tx + consumed + merged + Σ drops.
     pub fn assert_balanced(&self) {
         let (mut came, mut went) = (0, 0);
         for counters in self.switch.handles().map(|handle| handle.counters()) {
             came += counters.rx.get() + counters.originated.get();
-            went += counters.tx.get() + counters.consumed.get() + counters.all_drops();
+            went += counters.tx.get() + counters.consumed.get() + counters.merged.get();
+            went += counters.all_drops();
         }
         assert_eq!(came, went, "node {}", self.number);
     }

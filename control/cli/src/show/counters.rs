@@ -54,6 +54,7 @@ impl Show for Stats {
                 ">TX PACKETS",
                 ">CONSUMED",
                 ">ORIGINATED",
+                ">MERGED",
                 ">DROPS",
                 ">BURSTS",
                 ">CYCLES/PACKET",
@@ -75,6 +76,7 @@ impl Show for Stats {
                 worker.tx_packets.to_string(),
                 worker.consumed.to_string(),
                 worker.originated.to_string(),
+                worker.merged.to_string(),
                 worker.drops.to_string(),
                 worker.bursts.to_string(),
                 format!("{:.0}", worker.cycles_per_packet),
@@ -90,13 +92,14 @@ impl Show for Stats {
         }
         let total = &self.total;
         format!(
-            "{}\n{}\nbalance: rx {} + originated {} = tx {} + consumed {} + drops {} + in flight {}\n",
+            "{}\n{}\nbalance: rx {} + originated {} = tx {} + consumed {} + merged {} + drops {} + in flight {}\n",
             ports.render(),
             workers.render(),
             total.rx,
             total.originated,
             total.tx,
             total.consumed,
+            total.merged,
             total.drops,
             total.in_flight()
         )

@@ -209,7 +209,7 @@ impl Lab {
 
     /// Waits until no frame is on its way, so that the counters must add up.
     pub(crate) fn counters_balance(&self) {
-        wait_for("rx + originated = tx + consumed + drops", || {
+        wait_for("rx + originated = tx + consumed + merged + drops", || {
             (self.stats().total.in_flight() == 0).then_some(())
         });
     }
