@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 use tracing::{info, warn};
 use weft_ffi::dpdk::{
-    DATA_ROOM, Eal, EalConfig, EalError, EthPort, MemoryKind, Mempool, PoolError, VhostPort,
+    DATA_ROOM, Eal, EalConfig, EalError, EthPort, LARGE_ROOM, MemoryKind, Mempool, PoolError, VhostPort,
 };
 use weft_ffi::kernel::clock::{tsc, tsc_hz};
 use weft_switch::counters::WorkerCounters;
@@ -29,6 +29,10 @@ use crate::config;
 
 /// Mbufs that a worker keeps at hand.
 const POOL_CACHE: u32 = 256;
+/// Large ones: those of a burst.
+const LARGE_CACHE: u32 = 32;
+/// Large ones for each worker that there should be whatever the memory is.
+const LARGE_PER_WORKER: u32 = 32;
 /// How long a worker may take to pass a burst boundary or to obey before that is a defect worth a message.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -116,6 +120,7 @@ impl WorkerSide {
 pub struct Dataplane {
     eal: Eal,
     pool: Mempool,
+    large_pool: Mempool,
     buffers: usize,
     publisher: Publisher<Snapshot>,
     workers: Vec<WorkerSide>,
@@ -128,9 +133,9 @@ impl Dataplane {
     /// system.
     pub fn start(settings: &config::Dataplane, file_prefix: &str) -> Result<Self, StartError> {
         let cores = cores(settings)?;
-        let buffers = buffers_in(settings.memory as usize);
+        let Buffers { small, large } = Buffers::of(settings.memory as usize, settings.workers);
         let eal = Eal::start(&EalConfig {
-            memory: Mempool::bytes_for(buffers, DATA_ROOM),
+            memory: Mempool::bytes_for(small, DATA_ROOM) + Mempool::bytes_for(large, LARGE_ROOM),
             file_prefix: Some(file_prefix.to_owned()),
             hugepages: settings.hugepages != config::Hugepages::Never,
             ..EalConfig::default()
@@ -138,15 +143,17 @@ impl Dataplane {
         if settings.hugepages == config::Hugepages::Require && eal.memory() != MemoryKind::Hugepages {
             return Err(StartError::NoHugepages);
         }
-        info!("{buffers} packet buffers in {}", eal.memory());
-        let pool = Mempool::new(&eal, "weft", buffers, POOL_CACHE, DATA_ROOM)?;
+        info!("{small} packet buffers, and {large} for large frames, in {}", eal.memory());
+        let pool = Mempool::new(&eal, "weft", small, POOL_CACHE, DATA_ROOM)?;
+        let large_cache = LARGE_CACHE.min(large / (4 * settings.workers as u32).max(1));
+        let large_pool = Mempool::new(&eal, "weft-large", large, large_cache, LARGE_ROOM)?;
         let (publisher, readers) = cell(Box::<Snapshot>::default(), settings.workers);
         let mut sleepers = Vec::new();
         let mut parts = Vec::new();
         for (index, snapshot) in readers.into_iter().enumerate() {
             let (sleeper, waker) = EpollSleeper::new().map_err(|e| StartError::Worker(index, e))?;
             sleepers.push(sleeper);
-            parts.push(Parts { snapshot, pool: NativePool(pool.clone()), waker });
+            parts.push(Parts { snapshot, pool: NativePool::new(pool.clone(), large_pool.clone()), waker });
         }
         let idle = Idle {
             spin: match settings.idle {
@@ -159,7 +166,8 @@ impl Dataplane {
         let mut dataplane = Self {
             eal,
             pool,
-            buffers: buffers as usize,
+            large_pool,
+            buffers: small as usize + large as usize,
             publisher,
             workers: Vec::new(),
             ports: BTreeMap::new(),
@@ -197,14 +205,19 @@ impl Dataplane {
         &self.eal
     }
 
-    /// The packet buffers.
+    /// The packet buffers that devices receive into: the small ones.
     pub fn pool(&self) -> &Mempool {
         &self.pool
     }
 
-    /// How many packet buffers there are.
+    /// How many packet buffers there are, of both sizes.
     pub fn buffers(&self) -> usize {
         self.buffers
+    }
+
+    /// How many of them nobody holds.
+    pub fn free_buffers(&self) -> usize {
+        self.pool.available() + self.large_pool.available()
     }
 
     /// The workers.
@@ -476,11 +489,33 @@ fn cores(settings: &config::Dataplane) -> Result<Vec<usize>, StartError> {
     Ok(there[skip..].to_vec())
 }
 
-/// How many packet buffers fit so many bytes. A pool has a cost of its own, so it is asked for a large one.
-fn buffers_in(bytes: usize) -> u32 {
-    const MANY: u32 = 1 << 16;
-    let each = Mempool::bytes_for(MANY, DATA_ROOM).div_ceil(MANY as usize).max(1);
-    u32::try_from(bytes / each).unwrap_or(u32::MAX)
+/// How the memory is divided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Buffers {
+    small: u32,
+    large: u32,
+}
+
+impl Buffers {
+    /// Of a quarter of the memory large ones, but enough for each worker's bursts as long as half of it is left: they are needed only
+    /// for what is in flight between TAPs and the ways out, and small ones do in their place.
+    fn of(bytes: usize, workers: usize) -> Self {
+        let most = Self::fit(bytes / 2, LARGE_ROOM);
+        let wanted = LARGE_PER_WORKER.saturating_mul(workers as u32).min(most);
+        let large = Self::fit(bytes / 4, LARGE_ROOM).max(wanted);
+        let rest = bytes.saturating_sub(large as usize * Self::each(LARGE_ROOM));
+        Self { small: Self::fit(rest, DATA_ROOM), large }
+    }
+
+    fn fit(bytes: usize, room: u16) -> u32 {
+        u32::try_from(bytes / Self::each(room)).unwrap_or(u32::MAX)
+    }
+
+    /// A pool has a cost of its own, so it is asked for a large one.
+    fn each(room: u16) -> usize {
+        const MANY: u32 = 1 << 16;
+        Mempool::bytes_for(MANY, room).div_ceil(MANY as usize).max(1)
+    }
 }
 
 /// What DPDK's files of the weftd with this state directory are called: the same after a restart, another for a

@@ -121,7 +121,13 @@ pub async fn open_tap(
     mtu: Mtu,
 ) -> Result<Opened, OpenError> {
     let name: IfName = ifname.parse()?;
-    let options = TapOptions { persist: true, multi_queue: true, mac: Some(mac.0), ..TapOptions::default() };
+    let options = TapOptions {
+        persist: true,
+        multi_queue: true,
+        offloads: true,
+        mac: Some(mac.0),
+        ..TapOptions::default()
+    };
     let tap = tokio::task::spawn_blocking(move || Tap::open(netns.as_deref().map(Path::new), name, options));
     let (tap, existed) = tap.await??;
     let (rx, tx) = tap_queues(tap, mtu);
