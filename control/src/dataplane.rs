@@ -3,7 +3,7 @@
 //! Used from one task of the control side. What has to wait for the workers (a port's removal) waits asynchronously; no worker
 //! ever waits for it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 use std::thread::JoinHandle;
@@ -271,6 +271,20 @@ impl Dataplane {
         }
     }
 
+    /// Waits until every worker has carried out what it was told before this.
+    pub async fn obeyed(&self) {
+        let mut told = Vec::new();
+        for side in &self.workers {
+            let (done, answer) = crossbeam_channel::bounded(1);
+            side.handle.send(Command::Tell(done));
+            told.push(answer);
+        }
+        let answers = gather(&told, Instant::now() + PATIENCE).await;
+        if answers.len() < told.len() {
+            warn!("a worker does not obey");
+        }
+    }
+
     /// Publishes the next snapshot, which `make` makes for its generation.
     pub fn publish(&mut self, make: impl FnOnce(Generation) -> Snapshot) -> Generation {
         let generation = Generation(self.publisher.current().generation.0 + 1);
@@ -316,21 +330,7 @@ impl Dataplane {
             side.handle.send(Command::Remove(id, done));
             taken.push(answer);
         }
-        let mut queues = Vec::new();
-        for answer in taken {
-            while Instant::now() < deadline + PATIENCE {
-                match answer.try_recv() {
-                    Ok(given) => {
-                        queues.push(given);
-                        break;
-                    }
-                    Err(crossbeam_channel::TryRecvError::Disconnected) => break,
-                    Err(crossbeam_channel::TryRecvError::Empty) => {
-                        tokio::time::sleep(Duration::from_micros(200)).await;
-                    }
-                }
-            }
-        }
+        let queues = gather(&taken, deadline + PATIENCE).await;
         if queues.len() < self.workers.len() {
             // The number stays taken for ever: a worker may still have queues of it.
             warn!("port {id}: a worker does not give its queues back");
@@ -404,8 +404,10 @@ impl Dataplane {
     }
 
     /// The ports that have broken since the last call.
-    pub fn take_broken(&self) -> Vec<PortId> {
-        self.workers.iter().flat_map(|side| std::iter::from_fn(|| side.handle.take_broken())).collect()
+    pub fn take_broken(&self) -> BTreeSet<PortId> {
+        // Each worker tells of its own queue, one perhaps when the port has been closed already.
+        let told = self.workers.iter().flat_map(|side| std::iter::from_fn(|| side.handle.take_broken()));
+        told.filter(|id| self.ports.contains_key(id)).collect()
     }
 
     /// What a port has counted since it was made.
@@ -450,20 +452,44 @@ impl Dataplane {
     }
 }
 
+/// What the workers answer until then.
+async fn gather<T>(answers: &[crossbeam_channel::Receiver<T>], deadline: Instant) -> Vec<T> {
+    let mut given = Vec::new();
+    for answer in answers {
+        while Instant::now() < deadline {
+            match answer.try_recv() {
+                Ok(answer) => {
+                    given.push(answer);
+                    break;
+                }
+                Err(crossbeam_channel::TryRecvError::Disconnected) => break,
+                Err(crossbeam_channel::TryRecvError::Empty) => {
+                    tokio::time::sleep(Duration::from_micros(200)).await;
+                }
+            }
+        }
+    }
+    given
+}
+
 /// Closes what the workers have given back: queues first, then what they belong to.
 fn close(queues: Vec<Queues<Native>>, device: Option<Device>, delete: bool) -> Result<(), String> {
-    let (mut rx, mut tx) = (Vec::new(), Vec::new());
+    let (mut taps, mut others) = ((Vec::new(), Vec::new()), Vec::new());
     for given in queues {
-        rx.extend(given.rx);
-        tx.extend(given.tx);
-    }
-    match (rx.pop(), tx.pop()) {
-        (Some(Rx::Tap(rx)), Some(Tx::Tap(tx))) if delete => {
-            delete_tap(rx, tx).map_err(|e| format!("its TAP stays: {e}"))?;
+        match (given.rx, given.tx) {
+            (Some(Rx::Tap(rx)), Some(Tx::Tap(tx))) => {
+                taps.0.push(rx);
+                taps.1.push(tx);
+            }
+            other => others.push(other),
         }
-        queues => drop(queues),
     }
-    drop((rx, tx));
+    drop(others);
+    if delete {
+        delete_tap(taps.0, taps.1).map_err(|e| format!("its TAP stays: {e}"))?;
+    } else {
+        drop(taps);
+    }
     match device {
         Some(Device::Vhost(port)) => port.close(),
         Some(Device::Eth(mut port)) => port.close().map_err(|e| e.to_string())?,

@@ -39,16 +39,18 @@ pub struct TapRx {
 /// Sends to the interface's user.
 pub struct TapTx(Arc<Tap>);
 
-/// The two queues of a TAP whose interface has this MTU.
+/// The two directions of a TAP's queue, whose interface has this MTU.
 pub fn tap_queues(tap: Tap, mtu: Mtu) -> (TapRx, TapTx) {
     let tap = Arc::new(tap);
     (TapRx { tap: tap.clone(), longest: mtu.get() + LINK_HEADERS }, TapTx(tap))
 }
 
-/// Deletes the device that the two queues are of, for ever. Without this a persistent one stays.
-pub fn delete_tap(rx: TapRx, tx: TapTx) -> io::Result<()> {
+/// Deletes the device that these are all the open queues of, for ever. Without this a persistent one stays.
+pub fn delete_tap(rx: Vec<TapRx>, tx: Vec<TapTx>) -> io::Result<()> {
     drop(rx);
-    Arc::into_inner(tx.0).map_or(Ok(()), Tap::delete)
+    // It goes when the last of them is closed, at the end of this.
+    let mut taps = tx.into_iter().filter_map(|tx| Arc::into_inner(tx.0));
+    taps.next().map_or(Ok(()), Tap::delete)
 }
 
 impl RxQueue<NativePool> for TapRx {
