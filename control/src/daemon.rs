@@ -265,6 +265,7 @@ impl Daemon {
                 mac: MacAddr(uplink.mac),
                 mtu: uplink.mtu,
                 addresses: uplink.addresses.iter().map(|net| net.addr()).collect(),
+                tunnel_gso: false,
             },
             host: self.host.as_ref().map(|host| (host.port, host.mac)),
             ports: self.pods.iter().map(|(name, open)| (name.clone(), open.port)).collect(),

@@ -22,6 +22,8 @@ mod sum;
 mod tests;
 pub mod virtio;
 
+pub(crate) use sum::sum_of;
+
 /// What is known of, or still to be done about, the packet's transport checksum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Checksum {
