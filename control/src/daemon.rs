@@ -16,6 +16,7 @@ mod report;
 mod requests;
 mod rights;
 pub mod settings;
+mod spread;
 mod start;
 mod uplink;
 mod vteps;
@@ -105,6 +106,8 @@ pub struct Daemon {
     learned: learned::Learned,
     /// Receive queues, with worker and port, that wait until a snapshot names their port.
     fresh: Vec<(usize, PortId, Rx)>,
+    /// The queues that open ports are still to get.
+    spread: spread::Spread,
     flows: flows::Watches,
     settings: settings::Settings,
     /// Why nobody can ask for the metrics.
@@ -137,6 +140,7 @@ impl Daemon {
                 Some(update) = inputs.settings.recv() => self.take_config(update).await,
                 Ok(()) = inputs.underlay.changed() => self.reconcile().await,
                 Some(request) = inputs.requests.recv() => self.answer(request).await,
+                (job, opened) = self.spread.next() => self.take_queue(job, opened).await,
                 _ = retry.tick(), if self.has_problems() => self.reconcile().await,
                 _ = sample.tick() => self.look_after().await,
                 _ = events.tick() => {
@@ -212,7 +216,7 @@ impl Daemon {
         let model = self.desired();
         self.publish(&model);
         for id in broken {
-            self.dataplane.remove(id, false).await;
+            self.close_port(id, false).await;
         }
         self.reconcile().await;
     }
@@ -244,7 +248,7 @@ impl Daemon {
         self.look_up_ways(&model).await;
         self.publish(&model);
         for id in unwanted {
-            self.dataplane.remove(id, true).await;
+            self.close_port(id, true).await;
         }
         self.delete_orphans(&model).await;
         self.save();

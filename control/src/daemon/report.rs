@@ -137,7 +137,7 @@ impl Daemon {
         Memory {
             hugepages: self.dataplane.eal().memory() == MemoryKind::Hugepages,
             packet_buffers_total: self.dataplane.buffers() as u64,
-            packet_buffers_free: self.dataplane.pool().available() as u64,
+            packet_buffers_free: self.dataplane.free_buffers() as u64,
             rss_bytes: resident_bytes(),
         }
     }

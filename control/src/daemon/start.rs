@@ -14,6 +14,7 @@ use weft_node::{Lock, Mirror, State};
 use super::flows::Watches;
 use super::learned::Learned;
 use super::settings::{SetLogLevel, Settings};
+use super::spread::Spread;
 use super::vteps::Macs;
 use super::{Client, Daemon, Inputs, SourceState, attachments, rights};
 use crate::api::{BindError, SocketFile, bind};
@@ -139,6 +140,7 @@ pub async fn start(setup: Setup) -> Result<Started, StartError> {
         ways: HashMap::new(),
         learned: Learned::default(),
         fresh: Vec::new(),
+        spread: Spread::new(),
         flows: Watches::default(),
         settings: own_settings,
         metrics_problem,
@@ -195,7 +197,7 @@ impl Daemon {
         if let Some(host) = self.host.take() {
             let model = self.model.clone();
             self.publish(&model);
-            self.dataplane.remove(host.port.id, host.created).await;
+            self.close_port(host.port.id, host.created).await;
         }
         self.fresh.clear();
         self.dataplane.stop();

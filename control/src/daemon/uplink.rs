@@ -50,7 +50,7 @@ impl Daemon {
         let old = self.uplink.replace(UplinkPort { id, index: uplink.index, vxlan_port: port });
         if let Some(old) = old {
             self.publish(model);
-            self.dataplane.remove(old.id, false).await;
+            self.close_port(old.id, false).await;
         }
     }
 }

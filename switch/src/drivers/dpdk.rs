@@ -93,7 +93,7 @@ impl TxQueue<NativePool> for EthTx {
 impl RxQueue<NativePool> for VhostRx {
     #[inline]
     fn rx(&mut self, pool: &mut NativePool, burst: &mut Burst<Mbuf>) -> RxLoss {
-        VhostRx::rx(self, &pool.0, burst);
+        VhostRx::rx(self, pool.small(), burst);
         RxLoss { malformed: self.take_malformed(), too_long: self.take_too_long(), ..RxLoss::default() }
     }
     fn wait_fd(&self) -> Option<BorrowedFd<'_>> {

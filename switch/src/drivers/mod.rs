@@ -3,18 +3,19 @@
 
 mod dpdk;
 mod packet;
+mod pool;
 mod sleep;
 mod tap;
 
 use std::os::fd::BorrowedFd;
 
-use weft_ffi::dpdk::{EthRx, EthTx, Mbuf, Mempool, VhostRx, VhostTx};
+use weft_ffi::dpdk::{EthRx, EthTx, Mbuf, VhostRx, VhostTx};
 
 pub use packet::{PacketSocketRx, PacketSocketTx};
+pub use pool::NativePool;
 pub use sleep::{EpollSleeper, Tsc, WorkerWaker};
 pub use tap::{TapRx, TapTx, delete_tap, tap_queues};
 
-use crate::packet::BufPool;
 use crate::port::{Armed, Burst, RxLoss, RxQueue, TxCaps, TxQueue};
 use crate::worker::Platform;
 
@@ -27,18 +28,6 @@ impl Platform for Native {
     type Rx = Rx;
     type Tx = Tx;
     type Waker = WorkerWaker;
-}
-
-/// Packets are mbufs.
-#[derive(Debug, Clone)]
-pub struct NativePool(pub Mempool);
-
-impl BufPool for NativePool {
-    type Buf = Mbuf;
-    #[inline]
-    fn alloc(&mut self, len: usize) -> Option<Mbuf> {
-        self.0.alloc(len)
-    }
 }
 
 /// A receive queue of any driver. One branch a burst chooses.

@@ -76,7 +76,7 @@ pub const SETTINGS: &[Setting] = &[
         form: Form::Bytes { min: 16 << 20, max: 64 << 30 },
         otherwise: None,
         example: None,
-        what: "Memory for packet buffers: an integer, or text with KiB, MiB or GiB.",
+        what: "Memory for packet buffers: an integer, or text with KiB, MiB or GiB. A quarter of it is buffers for large (GSO) frames, at least 2 MiB for each worker but never more than half; when they run out, chains of small ones take their place.",
         cost: "It is taken at the start and kept.",
         when: "More where the counters say that buffers ran out: many ports with deep queues, or jumbo frames.",
         effect: Effect::Restart,
