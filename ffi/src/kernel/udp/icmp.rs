@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use libc::c_int;
 
 use super::control::Control;
-use super::{Name, UdpError, bind_to_device, failed, is_without_family, switch_on};
+use super::{Name, UdpError, bind_to_device, failed, switch_on};
 use crate::kernel::interface::IfName;
 use crate::kernel::sys;
 
@@ -53,7 +53,7 @@ impl IcmpRx {
         sys::set_option(v4.as_fd(), libc::SOL_RAW, ICMP_FILTER, &!(1u32 << DESTINATION_UNREACHABLE))
             .map_err(failed(what, "choose the messages"))?;
         let v6 = match raw(libc::AF_INET6, libc::IPPROTO_ICMPV6, interface) {
-            Err(error) if is_without_family(&error) => None,
+            Err(error) if error.is_without_family() => None,
             other => Some(other?),
         };
         if let Some(v6) = &v6 {

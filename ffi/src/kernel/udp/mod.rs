@@ -53,9 +53,11 @@ fn failed(what: impl ToString, step: &'static str) -> impl FnOnce(io::Error) -> 
     move |source| UdpError::Step { what: what.to_string(), step, source }
 }
 
-/// True for the answer of a kernel that has no IPv6.
-fn is_without_family(error: &UdpError) -> bool {
-    matches!(error, UdpError::Step { source, .. } if source.raw_os_error() == Some(libc::EAFNOSUPPORT))
+impl UdpError {
+    /// True for the answer of a kernel that has no IPv6.
+    pub fn is_without_family(&self) -> bool {
+        matches!(self, Self::Step { source, .. } if source.raw_os_error() == Some(libc::EAFNOSUPPORT))
+    }
 }
 
 /// Only what comes by this interface, from now on.

@@ -8,7 +8,7 @@ use std::ptr;
 use libc::c_int;
 
 use super::control::Control;
-use super::{Name, UdpError, bind_to_device, failed, is_without_family, switch_on};
+use super::{Name, UdpError, bind_to_device, failed, switch_on};
 use crate::kernel::interface::IfName;
 use crate::kernel::sys;
 
@@ -69,7 +69,7 @@ impl UdpRx {
     /// So many sockets (one at least) on `port`, among which the kernel spreads the flows that come in by `interface`.
     pub fn open(interface: IfName, port: u16, count: usize) -> Result<Vec<Self>, UdpError> {
         let first = match Self::bind(libc::AF_INET6, interface, port, false) {
-            Err(error) if is_without_family(&error) => None,
+            Err(error) if error.is_without_family() => None,
             other => Some(other?),
         };
         let family = if first.is_some() { libc::AF_INET6 } else { libc::AF_INET };
