@@ -1,6 +1,7 @@
 //! The uplink's port: sockets on an ordinary interface, and the claim on the tunnel's UDP port where these are beside the kernel.
 
 use tracing::info;
+use weft_ffi::kernel::interface;
 use weft_ffi::kernel::udp_claim::UdpClaim;
 use weft_switch::drivers::UnderlayMtu;
 use weft_switch::types::PortId;
@@ -33,6 +34,11 @@ impl Daemon {
         if let Some(open) = &self.uplink {
             open.mtu.set(uplink.mtu);
             if open.index == uplink.index && open.vxlan_port == port {
+                // Packet sockets tell when their interface goes; others hear nothing any more, and of nothing.
+                let gone = !uplink.up && uplink.name.parse().is_ok_and(|name| interface::index(name).is_err());
+                if gone && !needs_claim(kind) {
+                    self.problems.push(format!("uplink {}: there is no such interface", uplink.name));
+                }
                 return;
             }
         }
