@@ -49,6 +49,8 @@ pub struct Uplink {
     pub addresses: Vec<IpAddr>,
     /// Its port takes tunnel packets whose inner frame is unfinished ([`weft_switch::port::TxCaps::gso_tunnel`]).
     pub tunnel_gso: bool,
+    /// The kernel sends the tunnel's packets itself: next hops are its business.
+    pub kernel_resolves: bool,
 }
 
 /// A port of this node that is open.
@@ -307,7 +309,7 @@ fn far_vtep(from: &Sources<'_>, network: usize, peer: &Node, address: IpAddr, up
         let source = published.filter(|ip| facts.uplink.addresses.contains(ip)).unwrap_or(way.source);
         let outer = Outer {
             src_mac: facts.uplink.mac,
-            dst_mac: way.next_hop_mac?,
+            dst_mac: way.next_hop_mac.or(facts.uplink.kernel_resolves.then_some(MacAddr::ZERO))?,
             src: source,
             dst: address,
             port: model.port,

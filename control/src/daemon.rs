@@ -35,7 +35,7 @@ use weft_switch::tables::SourcePorts;
 use weft_switch::types::{MacAddr, Mtu, PortId};
 
 use crate::compile::{self, Facts, OpenPort, Way, compile, peer_addresses};
-use crate::config::{Config, ConfigError, OuterChecksum};
+use crate::config::{Config, ConfigError, OuterChecksum, UplinkKind};
 use crate::dataplane::Dataplane;
 use crate::model::{Model, Pod};
 use crate::source::SourceError;
@@ -257,6 +257,7 @@ impl Daemon {
     /// Compiles and publishes.
     fn publish(&mut self, model: &Model) {
         let uplink = self.mirror.uplink();
+        let socket = self.config.uplink.kind == UplinkKind::Socket;
         let port = self.uplink.as_ref().map(|uplink| uplink.id);
         let (pods, host) = (&self.pods, &self.host);
         let ports = || pods.values().map(|open| open.port.id).chain(host.as_ref().map(|host| host.port.id));
@@ -269,14 +270,16 @@ impl Daemon {
                 mac: MacAddr(uplink.mac),
                 mtu: uplink.mtu,
                 addresses: uplink.addresses.iter().map(|net| net.addr()).collect(),
-                tunnel_gso: false,
+                tunnel_gso: socket,
+                kernel_resolves: socket,
             },
             host: self.host.as_ref().map(|host| (host.port, host.mac)),
             ports: self.pods.iter().map(|(name, open)| (name.clone(), open.port)).collect(),
             ways: self.ways.clone(),
             source_ports: weft_node::local_port_range()
                 .map_or_else(|_| SourcePorts::default(), |(low, high)| SourcePorts::new(low, high)),
-            outer_checksum: self.config.uplink.outer_checksum == OuterChecksum::Valid,
+            // Sockets have the kernel fill it in.
+            outer_checksum: !socket && self.config.uplink.outer_checksum == OuterChecksum::Valid,
             accept_unknown: !self.config.uplink.known_vteps_only,
             learned: self.learned.neighbours(),
             path_mtus: self.learned.path_mtus(),

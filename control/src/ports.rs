@@ -8,9 +8,11 @@ use weft_ffi::dpdk::{EthConfig, EthError, EthPort, VhostConfig, VhostError, Vhos
 use weft_ffi::kernel::interface::{IfName, NameError};
 use weft_ffi::kernel::packet::{Filter, PacketError, PacketTx, RxOptions, RxRing, TxOptions};
 use weft_ffi::kernel::tap::{Tap, TapError, TapExisted, TapOptions, TapQueues};
-use weft_switch::drivers::{PacketSocketRx, PacketSocketTx, Rx, Tx, delete_tap, tap_queues};
+use weft_ffi::kernel::udp::{IcmpRx, UdpError, UdpRx};
+use weft_switch::drivers::{PacketSocketRx, PacketSocketTx, Rx, SocketRx, SocketTx, Tx, UnderlayMtu, delete_tap, tap_queues};
 use weft_switch::types::{MacAddr, Mtu};
 
+use crate::config::UplinkKind;
 use crate::dataplane::{Dataplane, Device};
 use crate::model::{Attachment, VhostMode};
 
@@ -26,6 +28,15 @@ pub enum OpenError {
     /// A packet socket.
     #[error(transparent)]
     Packet(#[from] PacketError),
+    /// The tunnel's sockets.
+    #[error(transparent)]
+    Udp(#[from] UdpError),
+    /// What stands for several of them.
+    #[error("the uplink's sockets cannot be waited for: {0}")]
+    Wait(std::io::Error),
+    /// A way to the underlay that there is not.
+    #[error("uplink.kind = {0:?} is not in this weftd: choose \"socket\" or \"af_packet\"")]
+    Kind(&'static str),
     /// A vhost-user socket.
     #[error(transparent)]
     Vhost(#[from] VhostError),
@@ -156,9 +167,43 @@ pub async fn open_tap(
     Ok(Opened { rx: Rx::Tap(rx), tx: Tx::Tap(tx), device: Device::Queues, created, further })
 }
 
-/// Opens the uplink for so many workers: a queue each way for each of them.
-pub fn open_uplink(interface: &str, vxlan_port: u16, workers: usize) -> Result<Vec<(Rx, Tx)>, OpenError> {
+/// Opens the uplink for so many workers: a queue each way for each of them. `mtu` is followed where a queue has to know it.
+pub fn open_uplink(
+    kind: UplinkKind,
+    interface: &str,
+    vxlan_port: u16,
+    workers: usize,
+    mtu: &UnderlayMtu,
+) -> Result<Vec<(Rx, Tx)>, OpenError> {
     let name: IfName = interface.parse()?;
+    match kind {
+        UplinkKind::Socket => open_sockets(name, vxlan_port, workers, mtu),
+        UplinkKind::AfPacket => open_packet_sockets(name, vxlan_port, workers),
+        UplinkKind::AfXdp => Err(OpenError::Kind(kind.as_str())),
+    }
+}
+
+fn open_sockets(
+    name: IfName,
+    vxlan_port: u16,
+    workers: usize,
+    mtu: &UnderlayMtu,
+) -> Result<Vec<(Rx, Tx)>, OpenError> {
+    let sockets = UdpRx::open(name, vxlan_port, workers)?;
+    // One worker is enough for what routers say.
+    let mut icmp = Some(IcmpRx::open(name)?);
+    let queues = sockets.into_iter().map(|socket| {
+        let rx = SocketRx::new(socket, icmp.take(), vxlan_port, mtu.clone()).map_err(OpenError::Wait)?;
+        Ok((Rx::Socket(Box::new(rx)), Tx::Socket(Box::new(SocketTx::open()?))))
+    });
+    queues.collect()
+}
+
+fn open_packet_sockets(
+    name: IfName,
+    vxlan_port: u16,
+    workers: usize,
+) -> Result<Vec<(Rx, Tx)>, OpenError> {
     let options = RxOptions { filter: Some(Filter::udp_to(vxlan_port)), ..RxOptions::default() };
     let rings = match workers {
         1 => vec![RxRing::open(name, &options)?],

@@ -326,6 +326,14 @@ impl Mbuf {
         })
     }
 
+    /// The bytes of each segment, in order.
+    pub fn pieces_mut(&mut self) -> impl Iterator<Item = &mut [u8]> {
+        self.segments().map(|segment| {
+            // SAFETY: as above, `self` is borrowed exclusively, and segments don't overlap: each has its own buffer.
+            unsafe { slice::from_raw_parts_mut(segment.data(), usize::from(segment.data_len())) }
+        })
+    }
+
     /// Appends the segments for a vectored write, as far as `out` has room. False when they did not all fit.
     pub fn io_slices<'a>(&'a self, out: &mut ArrayVec<IoSlice<'a>, MAX_SEGMENTS>) -> bool {
         self.pieces().all(|bytes| out.try_push(IoSlice::new(bytes)).is_ok())

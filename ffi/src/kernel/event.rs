@@ -118,7 +118,8 @@ impl Events {
     }
 }
 
-/// A set of descriptors to wait for, level-triggered.
+/// A set of descriptors to wait for, level-triggered. Its own descriptor is readable while one of them is ready, so that it can
+/// stand for them in another set.
 #[derive(Debug)]
 pub struct Epoll(OwnedFd);
 

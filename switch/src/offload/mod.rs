@@ -10,6 +10,7 @@
 //! | [`checksum`] | fills in and checks transport checksums over chains |
 //! | [`segment`] | cuts GSO frames |
 //! | `merge` | the other way round: packets of a flow become one GSO frame |
+//! | [`unfilled`] | the state of what a kernel on the same machine left unfinished without a word |
 //!
 //! A checksum's place is data from a guest. It is checked once, in [`virtio::parse`], against the frame as it was
 //! then; everything later checks only that it stays within the packet.
@@ -22,6 +23,7 @@ pub mod segment;
 mod sum;
 #[cfg(test)]
 mod tests;
+pub mod unfilled;
 pub mod virtio;
 
 pub(crate) use sum::sum_of;
