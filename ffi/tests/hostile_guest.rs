@@ -79,7 +79,8 @@ impl Hostile {
             let words = |a: u32, b: u32| [a.to_le_bytes(), b.to_le_bytes()].concat();
             guest.say(8, &words(ring, RING as u32), None);
             guest.say(10, &words(ring, 0), None);
-            let at = |offset: usize| (guest.map as u64 + (ring as usize * 0x4000 + offset) as u64).to_le_bytes();
+            let at =
+                |offset: usize| (guest.map as u64 + (ring as usize * 0x4000 + offset) as u64).to_le_bytes();
             let (desc, used, avail) = (at(0), at(0x2000), at(0x1000));
             guest.say(9, &[&words(ring, 0)[..], &desc, &used, &avail, &[0; 8]].concat(), None);
             let (call, kick) = (&guest.kicks[ring as usize], &guest.kicks[ring as usize + 2]);
@@ -237,7 +238,9 @@ fn headers_that_lie(lab: &mut Lab) {
         let end = len as u16;
         for protocol in [Some(6), Some(17), Some(132), Some(1), Some(51), None] {
             for start in [0, 13, 33, 34, 54, end - 2, end - 1, end, end + 1, 0x7fff, 0xfff0, 0xffff] {
-                for offset in [0, 6, 16, end.wrapping_sub(start).wrapping_sub(1), 0u16.wrapping_sub(start), 0xffff] {
+                for offset in
+                    [0, 6, 16, end.wrapping_sub(start).wrapping_sub(1), 0u16.wrapping_sub(start), 0xffff]
+                {
                     cases.push((header(1, 0, 0, 0, start, offset), frame(protocol, len)));
                 }
             }
@@ -360,7 +363,8 @@ fn buffers_that_lie(lab: &mut Lab) {
         assert!(packet.write_at(0, &frame(Some(6), 20_054)));
         let upper = Upper::Tcp;
         let (l2_len, l3_len, l4_len) = (14, 20, 20);
-        let work = TxWork { l2_len, l3_len, l4_len, v6: false, upper, segment: Some(1400), ip_checksum: false };
+        let work =
+            TxWork { l2_len, l3_len, l4_len, v6: false, upper, segment: Some(1400), ip_checksum: false };
         assert!(packet.set_tx_work(Some(&work)) && VhostTx::keep_sum(&mut packet, 54));
         let mut burst = Burst::new();
         burst.push(packet);

@@ -67,13 +67,8 @@ impl InProcess {
     }
 
     fn with(eal: &Eal, pool: &Mempool, devargs: &str, mtu: u16, offloads: bool) -> Self {
-        let config = EthConfig {
-            mtu,
-            rx_descriptors: 256,
-            tx_descriptors: 256,
-            offloads,
-            ..EthConfig::default()
-        };
+        let config =
+            EthConfig { mtu, rx_descriptors: 256, tx_descriptors: 256, offloads, ..EthConfig::default() };
         let mut port = EthPort::attach(eal, devargs, pool, &config).unwrap();
         let (mut rx, mut tx) = port.split();
         Self { rx: rx.remove(0), tx: tx.remove(0), port }
@@ -170,7 +165,8 @@ fn packets_in_both_directions(lab: &Lab) {
     assert_eq!(send_to(&mut tx, &mut waiting), 0);
     assert_eq!(waiting.len(), 1, "without a guest everything stays");
 
-    let mut guest = InProcess::new(&lab.eal, &lab.pool, &format!("net_virtio_user0,path={path},queue_size=256"));
+    let mut guest =
+        InProcess::new(&lab.eal, &lab.pool, &format!("net_virtio_user0,path={path},queue_size=256"));
     wait_for("the guest to be connected", || port.connected());
     assert_ne!(port.features() & 1 << 32, 0, "VIRTIO_F_VERSION_1 is missing: {:#x}", port.features());
     assert_ne!(port.features() & 1 << 15, 0, "VIRTIO_NET_F_MRG_RXBUF is missing: {:#x}", port.features());
@@ -316,9 +312,14 @@ fn unfinished_frames_in_both_directions(lab: &Lab) {
     let offloads = guest.port.offloads();
     assert!(offloads.checksum && offloads.tso && !offloads.ip_checksum);
     for v6 in [false, true] {
-        for (payload, segment) in
-            [(0, None), (1000, None), (8900, None), (100, Some(1448)), (20_000, Some(1448)), (65_000, Some(536))]
-        {
+        for (payload, segment) in [
+            (0, None),
+            (1000, None),
+            (8900, None),
+            (100, Some(1448)),
+            (20_000, Some(1448)),
+            (65_000, Some(536)),
+        ] {
             let (mut packet, work, bytes) = unfinished(&lab.pool, v6, payload, segment);
             assert!(packet.set_tx_work(Some(&work)));
             let mut burst = Burst::new();
@@ -418,7 +419,8 @@ fn client_reconnects(lab: &Lab) {
     let (port, mut rx, mut tx) = lab.port(&path, VhostMode::Client);
     let mut burst = Burst::new();
     for round in 1..=2 {
-        let mut guest = InProcess::new(&lab.eal, &lab.pool, &format!("net_virtio_user0,path={path},server=1"));
+        let mut guest =
+            InProcess::new(&lab.eal, &lab.pool, &format!("net_virtio_user0,path={path},server=1"));
         // This guest takes a connection when it is asked for its link.
         wait_for("weft to connect", || {
             guest.port.link();

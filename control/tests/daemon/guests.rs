@@ -173,7 +173,8 @@ fn jumbo_frames_pass_and_one_that_fits_no_buffer_holds_nothing_up() {
         assert!(frames[0].bytes == whole && frames[0].partial.is_none());
     }
     for ip in ends(2, 4) {
-        let frame = |len| ip.frame(single.mac, one.mac, TCP, &tcp(&ip, (11, 12), (1000, 0x10), &pattern(len)));
+        let frame =
+            |len| ip.frame(single.mac, one.mac, TCP, &tcp(&ip, (11, 12), (1000, 0x10), &pattern(len)));
         let (long, short) = (frame(8000), frame(100));
         let before = lab.drops("tx_not_taken");
         one.send(&long, None);

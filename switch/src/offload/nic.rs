@@ -49,7 +49,8 @@ pub fn taken(told: Told, segment: Option<u16>, frame: &mut impl PacketBuf) -> Re
     header[0] = virtio::NEEDS_CSUM;
     if let Some(size) = segment {
         // The sender's word for it is lost on the way here; a TCP sender that uses ECN sets both together.
-        let ecn = bytes_at::<1>(frame, found.l4 + 13).is_some_and(|[flags]| flags & CWR != 0);
+        let flags = bytes_at::<1>(frame, found.l4 + 13).filter(|_| found.protocol == TCP);
+        let ecn = flags.is_some_and(|[flags]| flags & CWR != 0);
         header[1] = if ecn { kind | virtio::GSO_ECN } else { kind };
         header[4..6].copy_from_slice(&size.to_le_bytes());
     }

@@ -46,7 +46,8 @@ fn mac(host: u8) -> Mac {
 
 /// A guest's pod of a in the cluster file, at 10.244.0.`host` and fd00:10:244::`host`. weftd makes the socket.
 pub(crate) fn guest_pod(lab: &Lab, name: &str, host: u8) -> String {
-    let mut text = format!("[[pod]]\nname = \"{name}\"\nnode = \"a\"\nkind = \"vhost-user\"\nmode = \"server\"\n");
+    let mut text =
+        format!("[[pod]]\nname = \"{name}\"\nnode = \"a\"\nkind = \"vhost-user\"\nmode = \"server\"\n");
     let _ = write!(
         text,
         "socket = \"{}\"\nmac = \"02:00:00:00:09:{host:02x}\"\naddresses = [\"10.244.0.{host}\", \"fd00:10:244::{host:x}\"]\n",

@@ -7,6 +7,7 @@ use crate::offload::virtio::VirtioError;
 use crate::offload::{Checksum, Gso, GsoKind, Offload};
 use crate::packet::{HeapBuf, HeapPool, PacketBuf};
 use crate::port::TxCaps;
+use crate::wire::checksum::Sum;
 use proptest::prelude::*;
 
 const KINDS: [(GsoKind, bool); 4] =
@@ -32,6 +33,11 @@ fn a_missing_checksum_is_the_one_of_the_frame() {
             assert_eq!(taken(Told::Missing, None, &mut frame), Ok(state));
             assert_eq!(frame.to_vec(), recipe.bytes().0, "the pseudo-header's sum is in its place");
             frame.set_offload(state);
+            if !v6 {
+                let l3 = l4 - 20;
+                let checksum = Sum::new().add(&recipe.bytes().0[l3..l4]).checksum();
+                frame.write_at(l3 + 10, &checksum.to_be_bytes());
+            }
             finish(&mut HeapPool::default(), frame, TxCaps::NONE, |_, frame| _ = look_at(&frame)).unwrap();
         }
     }
@@ -114,7 +120,8 @@ fn what_contradicts_the_frame_is_refused() {
 #[test]
 fn what_is_told_is_where_the_headers_are() {
     for (kind, v6) in KINDS {
-        for (vlan, extra, segment) in [(false, 0, true), (true, 0, false), (false, 1, true), (true, 2, false)] {
+        for (vlan, extra, segment) in [(false, 0, true), (true, 0, false), (false, 1, true), (true, 2, false)]
+        {
             let recipe = Recipe { vlan, extra, ..Recipe::new(kind, v6, 300, 100) };
             let mut frame = recipe.frame();
             if !segment {
@@ -155,7 +162,9 @@ fn what_cannot_be_told_is_not() {
         frame.set_offload(Offload { checksum, gso });
         assert_eq!(told(&frame), Err(Untold), "{what}");
     }
-    for (what, at, byte) in [("a fragment", 20, 0x20), ("another protocol", 23, 132), ("a TCP header of 16 bytes", 46, 0x40)] {
+    for (what, at, byte) in
+        [("a fragment", 20, 0x20), ("another protocol", 23, 132), ("a TCP header of 16 bytes", 46, 0x40)]
+    {
         let mut frame = recipe.frame();
         frame.write_at(at, &[byte]);
         assert_eq!(told(&frame), Err(Untold), "{what}");
