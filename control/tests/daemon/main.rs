@@ -4,6 +4,7 @@
 
 mod bridge;
 mod faults;
+mod guests;
 mod lab;
 mod lifecycle;
 mod metrics;

@@ -6,6 +6,7 @@
 //! | file | |
 //! |---|---|
 //! | [`virtio`] | the state from and to a virtio-net header |
+//! | [`nic`] | the state from and to what DPDK's drivers say: kinds and lengths |
 //! | [`finish`] | what every way out calls: pass on, fill in or cut |
 //! | [`checksum`] | fills in and checks transport checksums over chains |
 //! | [`segment`] | cuts GSO frames |
@@ -19,6 +20,7 @@ pub mod checksum;
 pub mod finish;
 mod layout;
 pub(crate) mod merge;
+pub mod nic;
 pub mod segment;
 mod sum;
 #[cfg(test)]

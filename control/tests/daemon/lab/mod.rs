@@ -2,6 +2,7 @@
 
 mod counters;
 pub(crate) mod frames;
+pub(crate) mod guest;
 pub(crate) mod http;
 mod namespace;
 pub(crate) mod routed;
