@@ -5,8 +5,10 @@
 mod bridge;
 mod faults;
 mod lab;
+mod latency;
 mod lifecycle;
 mod metrics;
+mod mtu;
 mod neighbours;
 mod ports;
 mod refusals;
