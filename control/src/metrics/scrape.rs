@@ -72,7 +72,7 @@ const PORT_COUNTERS: [PortCounter; 6] = [
 /// What a worker counts: name, what it means.
 type WorkerCounter = (&'static str, &'static str, fn(&WorkerStats) -> u64);
 
-const WORKER_COUNTERS: [WorkerCounter; 15] = [
+const WORKER_COUNTERS: [WorkerCounter; 16] = [
     ("weft_worker_rx_packets", "Frames that the worker received.", |worker| worker.rx_packets),
     ("weft_worker_tx_packets", "Frames that the worker sent.", |worker| worker.tx_packets),
     ("weft_worker_consumed_packets", "Frames that were for the switch itself.", |worker| worker.consumed),
