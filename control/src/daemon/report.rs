@@ -10,10 +10,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use weft_api::{
     Drop, Drops, Mac, Memory, Network, Origin, Peer, PodState, Pods, PortStats, Source, State, Stats, Status,
-    Total, Uplink, Worker, WorkerStats, Workers,
+    Total, Uplink, Worker, WorkerState, WorkerStats, Workers,
 };
 use weft_ffi::dpdk::MemoryKind;
-use weft_ffi::kernel::clock::tsc_hz;
+use weft_ffi::kernel::clock::{tsc, tsc_hz};
 use weft_switch::drop_reason::DropReason;
 use weft_switch::tables::Place;
 
@@ -85,7 +85,8 @@ impl Daemon {
     /// Whether the ways to a node are known down to the next hop's MAC address, or that is the kernel's business.
     fn is_resolved(&self, node: &Node) -> bool {
         let socket = self.config.uplink.kind == UplinkKind::Socket;
-        let resolved = |end: &IpAddr| self.ways.get(end).is_some_and(|way| socket || way.next_hop_mac.is_some());
+        let resolved =
+            |end: &IpAddr| self.ways.get(end).is_some_and(|way| socket || way.next_hop_mac.is_some());
         self.ends_of(node).iter().all(resolved)
     }
 
@@ -269,6 +270,7 @@ fn worker_stats(id: usize, side: &WorkerSide) -> WorkerStats {
     let packets = counters.rx.get();
     let cycles_per_packet =
         if packets == 0 { 0.0 } else { counters.busy_cycles.get() as f64 / packets as f64 };
+    let (asleep, sleeps_now) = counters.asleep.until(tsc());
     WorkerStats {
         id: id as u16,
         core: side.core,
@@ -282,7 +284,11 @@ fn worker_stats(id: usize, side: &WorkerSide) -> WorkerStats {
         cycles_per_packet,
         busy_seconds: counters.busy_cycles.get() as f64 / tsc_hz() as f64,
         busy: side.busy(),
+        state: if sleeps_now { WorkerState::Sleeping } else { WorkerState::Polling },
+        asleep_seconds: asleep as f64 / tsc_hz() as f64,
+        asleep: side.asleep(),
         sleeps: counters.sleeps.get(),
+        wakes: counters.wakes.get(),
         handed_over: counters.handed_over.get(),
         icmp_sent: counters.icmp_sent.get(),
         icmp_limited: counters.icmp_limited.get(),

@@ -31,8 +31,8 @@ const UNREAD: Parsed =
     Parsed { l2: 0, len: 0, dst: MacAddr::ZERO, src: MacAddr::ZERO, tags: 0, priority: false, l3: L3::Other };
 
 impl<P: Platform> Worker<P> {
-    /// Takes one burst from the receive queue of this index; how many frames it had.
-    pub(super) fn poll(&mut self, index: usize) -> usize {
+    /// Takes one burst from this port's receive queue; how many frames it had.
+    pub(super) fn poll(&mut self, from: PortId) -> usize {
         let Self {
             snapshot,
             pool,
@@ -49,7 +49,7 @@ impl<P: Platform> Worker<P> {
             questions,
             ..
         } = self;
-        let slot = &mut rx[index];
+        let Some(slot) = rx.get_mut(from) else { return 0 };
         let loss = slot.queue.rx(pool, frames);
         let lost = count_loss(loss, outbox);
         let received = frames.len() + lost;
@@ -58,7 +58,6 @@ impl<P: Platform> Worker<P> {
             return 0;
         }
         slot.empty = 0;
-        let from = slot.port;
         let port_counters = counters.port(from);
         counters.bursts.add(1);
         counters.rx.add(received as u64);

@@ -59,7 +59,9 @@ impl Show for Stats {
                 ">BURSTS",
                 ">CYCLES/PACKET",
                 ">BUSY",
+                ">ASLEEP",
                 ">SLEEPS",
+                "+>WAKES",
                 ">HANDED OVER",
                 "+>ICMP ERRORS",
                 "+>ICMP LIMITED",
@@ -80,8 +82,10 @@ impl Show for Stats {
                 worker.drops.to_string(),
                 worker.bursts.to_string(),
                 format!("{:.0}", worker.cycles_per_packet),
-                format!("{:.1}%", worker.busy * 100.0),
+                percent(worker.busy),
+                percent(worker.asleep),
                 worker.sleeps.to_string(),
+                worker.wakes.to_string(),
                 worker.handed_over.to_string(),
                 worker.icmp_sent.to_string(),
                 worker.icmp_limited.to_string(),
@@ -154,6 +158,7 @@ impl Show for Stats {
                 ">DROPS/S",
                 ">BURSTS/S",
                 ">BUSY",
+                ">ASLEEP",
                 ">SLEEPS/S",
                 ">HANDED OVER/S",
             ],
@@ -167,13 +172,18 @@ impl Show for Stats {
                 growth(worker.tx_packets, was.map(|was| was.tx_packets), seconds),
                 growth(worker.drops, was.map(|was| was.drops), seconds),
                 growth(worker.bursts, was.map(|was| was.bursts), seconds),
-                format!("{:.1}%", worker.busy * 100.0),
+                percent(worker.busy),
+                percent(worker.asleep),
                 growth(worker.sleeps, was.map(|was| was.sleeps), seconds),
                 growth(worker.handed_over, was.map(|was| was.handed_over), seconds),
             ]);
         }
         format!("{}\n{}", ports.render(), workers.render())
     }
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.1}%", share * 100.0)
 }
 
 impl Show for Drops {
@@ -214,8 +224,11 @@ impl Show for Workers {
             &[
                 ">WORKER",
                 ">CORE",
+                "STATE",
                 ">BUSY",
+                ">ASLEEP",
                 "+>BUSY SECONDS",
+                "+>ASLEEP SECONDS",
                 ">CYCLES/PACKET",
                 ">RX PACKETS",
                 ">TX PACKETS",
@@ -229,13 +242,16 @@ impl Show for Workers {
             table.row(vec![
                 stats.id.to_string(),
                 or_dash(stats.core),
-                format!("{:.1}%", stats.busy * 100.0),
+                stats.state.to_string(),
+                percent(stats.busy),
+                percent(stats.asleep),
                 format!("{:.1}", stats.busy_seconds),
+                format!("{:.1}", stats.asleep_seconds),
                 format!("{:.0}", stats.cycles_per_packet),
                 stats.rx_packets.to_string(),
                 stats.tx_packets.to_string(),
                 stats.drops.to_string(),
-                worker.generation.map_or_else(|| "asleep".to_owned(), |generation| generation.to_string()),
+                or_dash(worker.generation),
                 list(&worker.ports),
             ]);
         }

@@ -352,7 +352,9 @@ fn is_one(spares: &[Option<Mbuf>], received: &Received) -> bool {
     };
     const INNER: usize = VXLAN_LEN + ETHERNET_LEN;
     let head = spares.first().and_then(Option::as_ref).map_or(&[][..], |spare| PacketBuf::head(spare));
-    let word = |at: usize| head.get(at..at + 2).map_or(0, |bytes| usize::from(u16::from_be_bytes([bytes[0], bytes[1]])));
+    let word = |at: usize| {
+        head.get(at..at + 2).map_or(0, |bytes| usize::from(u16::from_be_bytes([bytes[0], bytes[1]])))
+    };
     let inner = match word(INNER - 2) {
         0x0800 => word(INNER + 2),
         0x86dd => IPV6_LEN + word(INNER + 4),
