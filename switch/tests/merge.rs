@@ -304,8 +304,11 @@ fn cut(frames: &[HeapBuf]) -> Vec<Packet> {
     packets
 }
 
+/// Addresses and ports.
+type Flow = (Vec<u8>, Vec<u8>, (u16, u16));
+
 /// The packets of each flow in their order, without identifications of packets that are not to be fragmented.
-fn by_flow(frames: &[HeapBuf]) -> BTreeMap<(Vec<u8>, Vec<u8>, (u16, u16)), Vec<Packet>> {
+fn by_flow(frames: &[HeapBuf]) -> BTreeMap<Flow, Vec<Packet>> {
     let mut flows: BTreeMap<_, Vec<Packet>> = BTreeMap::new();
     for mut packet in cut(frames) {
         if packet.fragment & 0x4000 != 0 {

@@ -11,7 +11,8 @@
 //!
 //! What the library makes of a guest's virtio-net header is less than what was in it: flags and a size. It believes no place
 //! of a checksum: one in TCP or UDP is reported as missing, whatever place the guest has named in front of their end; any other it
-//! fills in itself (in tunnel packets, ICMP), before anybody here has looked at the frame; one beyond the frame it ignores. To
+//! fills in itself (in tunnel packets, ICMP), before anybody here has looked at the frame; one beyond the frame it ignores. (The
+//! second byte of such a field may fall behind a full buffer, where a pool has padding in front of the next one.) To
 //! guests it writes the header from flags and lengths, and may write the pseudo-header's sum anew: without the length where
 //! TCP is to be segmented, which is the rule of some NICs and breaks guests that forward. [`VhostTx::keep_sum`] is the remedy.
 
