@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use weft_perf::fixed::{FixedBuf, FixedPool, Sink, Source, circle};
 use weft_perf::lane::{Way, frames, tables};
 use weft_switch::memory::NoWake;
-use weft_switch::port::{Burst, RxLoss, RxQueue};
+use weft_switch::port::{Burst, RxLoss, RxQueue, TxCaps};
 use weft_switch::types::PortId;
 use weft_switch::worker::{Clock, Command, Handle, Idle, Parts, Platform, Sleeper, make};
 use weft_sync::snapshot::cell;
@@ -99,7 +99,7 @@ fn round(idle: usize) -> f64 {
     let parts =
         readers.into_iter().map(|snapshot| Parts { snapshot, pool: FixedPool::new(8), waker: NoWake });
     let (worker, handle) = make::<Bench>(parts.collect()).remove(0);
-    let (source, sink) = circle(frames(Way::Bridge, 1, 64).unwrap());
+    let (source, sink) = circle(frames(Way::Bridge, 1, 64).unwrap(), TxCaps::NONE);
     handle.send(Command::AddTx(port(2), sink));
     handle.send(Command::AddRx(port(1), Rx::Busy(source)));
     let mut far_ends = Vec::new();

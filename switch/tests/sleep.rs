@@ -91,7 +91,7 @@ fn tables(pods: usize, workers: usize) -> Snapshot {
     for pod in 0..pods {
         let role = Role::Pod(PodGuard::new(mac(pod), &[]));
         let place = Place::Worker((pod % workers) as u16);
-        tables.ports.insert(port(pod), Port { role, mtu: Mtu::new(1500).unwrap(), place });
+        tables.ports.insert(port(pod), Port { role, mtu: Mtu::new(1500).unwrap(), place, tunnel_gso: false });
         tables.add_pod(port(pod), mac(pod), &[]);
     }
     tables
