@@ -222,7 +222,7 @@ fn packets_of_a_frame_that_may_be_cut_are_fragments_each() {
     let (deltas, _) = sends(&mut router, &ip, 1500, &body);
     // 1460 bytes each: three packets of two fragments, and one that fits.
     deltas.assert_only(&[("originated", 6), ("tx", 7)]);
-    let (mut got, mut segment) = (Vec::<u8>::new(), Vec::<u8>::new());
+    let (mut got, mut segment): (Vec<u8>, Vec<u8>) = (Vec::new(), Vec::new());
     for index in 0..7 {
         let packet = router.receive(Side::Db, "fragment", |packet| Some(packet.to_vec()));
         let ip_header = Packet::read(&packet);
