@@ -14,7 +14,7 @@ use weft_ffi::dpdk::{EthRx, EthTx, Mbuf, VhostRx, VhostTx};
 pub use packet::{PacketSocketRx, PacketSocketTx};
 pub use pool::NativePool;
 pub use sleep::{EpollSleeper, Tsc, WorkerWaker};
-pub use tap::{TapRx, TapTx, delete_tap, tap_queues};
+pub use tap::{Spreader, TapRx, TapTx, delete_tap, tap_queues};
 
 use crate::port::{Armed, Burst, RxLoss, RxQueue, TxCaps, TxQueue};
 use crate::worker::Platform;
