@@ -10,7 +10,7 @@ use weft_ffi::kernel::packet::{Filter, PacketError, PacketTx, RxOptions, RxRing,
 use weft_ffi::kernel::tap::{Tap, TapError, TapExisted, TapOptions, TapQueues};
 use weft_ffi::kernel::udp::{IcmpRx, UdpError, UdpRx};
 use weft_switch::drivers::{
-    PacketSocketRx, PacketSocketTx, Rx, SocketRx, SocketTx, Tx, UnderlayMtu, delete_tap, tap_queues,
+    PacketSocketRx, PacketSocketTx, Rx, SocketRx, SocketTx, Spreader, Tx, UnderlayMtu, delete_tap, tap_queues,
 };
 use weft_switch::types::{MacAddr, Mtu};
 
@@ -76,10 +76,11 @@ pub struct FurtherQueues {
 }
 
 impl FurtherQueues {
-    /// Opens one. Blocks for some milliseconds.
-    pub fn open(&self) -> Result<(Rx, Tx), TapError> {
+    /// Opens one, and gives what is to be called when the last one has its worker. Blocks for some milliseconds.
+    pub fn open(&self) -> Result<(Rx, Tx, Spreader), TapError> {
         let (rx, tx) = tap_queues(self.queues.open(self.netns.as_deref())?, self.mtu);
-        Ok((Rx::Tap(rx), Tx::Tap(tx)))
+        let spreader = tx.spreader();
+        Ok((Rx::Tap(rx), Tx::Tap(tx), spreader))
     }
 }
 
@@ -101,7 +102,9 @@ pub async fn open_pod(
     mtu: Mtu,
 ) -> Result<Opened, OpenError> {
     match attachment {
-        Attachment::Tap { netns, ifname } => open_tap(Some(netns.clone()), ifname, mac, mtu).await,
+        Attachment::Tap { netns, ifname } => {
+            open_tap(Some(netns.clone()), ifname, mac, mtu, dataplane.workers().len()).await
+        }
         Attachment::VhostUser { socket, mode } => {
             let mode = match mode {
                 VhostMode::Client => weft_ffi::dpdk::VhostMode::Client,
@@ -144,18 +147,20 @@ pub async fn open_pod(
     }
 }
 
-/// Opens a TAP, in a network namespace or in weftd's own; takes it up again if it is there. Its interface has `mac` if it is
-/// new.
+/// Opens a TAP's first queue, of as many as there are workers, in a network namespace or in weftd's own; takes the TAP up again if
+/// it is there. Its interface has `mac` if it is new.
 pub async fn open_tap(
     netns: Option<PathBuf>,
     ifname: &str,
     mac: MacAddr,
     mtu: Mtu,
+    workers: usize,
 ) -> Result<Opened, OpenError> {
     let name: IfName = ifname.parse()?;
     let options = TapOptions {
         persist: true,
         multi_queue: true,
+        hold: workers > 1,
         offloads: true,
         mac: Some(mac.0),
         ..TapOptions::default()

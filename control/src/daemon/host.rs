@@ -74,7 +74,8 @@ impl Daemon {
 
     async fn make_host_port(&mut self, wanted: &HostPort, room: u32) -> Result<(), String> {
         let mac = MacAddr(wanted.mac);
-        let opened = open_tap(None, &wanted.name, mac, tap_mtu(room)).await;
+        let workers = self.dataplane.workers().len();
+        let opened = open_tap(None, &wanted.name, mac, tap_mtu(room), workers).await;
         let opened = opened.map_err(|e| format!("host port: {e}"))?;
         let Some(id) = self.dataplane.new_port() else {
             opened.discard();
@@ -83,7 +84,7 @@ impl Daemon {
         let created = opened.created;
         self.dataplane.attach_tx(0, id, opened.tx);
         self.fresh.push((0, id, opened.rx));
-        self.spread.add(id, opened.further, 0, self.dataplane.workers().len());
+        self.spread.add(id, opened.further, 0, workers);
         let port = OpenPort { id, place: Place::Worker(0) };
         self.host = Some(HostSide { port, mac, created, room, configured: None });
         Ok(())

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 use tracing::warn;
-use weft_switch::drivers::{Rx, Tx};
+use weft_switch::drivers::{Rx, Spreader, Tx};
 use weft_switch::tables::Place;
 use weft_switch::types::PortId;
 
@@ -28,7 +28,7 @@ pub(super) struct Job {
 }
 
 /// A queue, or why there is none.
-type Opened = Result<(Rx, Tx), String>;
+type Opened = Result<(Rx, Tx, Spreader), String>;
 
 /// What is to be opened in the background, one after the other.
 pub(super) struct Spread {
@@ -89,24 +89,28 @@ impl Daemon {
     pub(super) async fn take_queue(&mut self, mut job: Job, opened: Opened) {
         let id = job.id;
         let Some(worker) = job.workers.pop().filter(|_| self.open_port(id).is_some()) else { return };
-        match opened {
-            Ok((rx, tx)) => {
-                self.dataplane.attach_tx(worker, id, tx);
-                self.dataplane.attach_rx(worker, id, rx);
-            }
-            // What it has serves: the others hand over to the first one.
+        // What it has serves if one cannot be opened: the others hand over to the first one.
+        let (rx, tx, spreader) = match opened {
+            Ok(opened) => opened,
             Err(error) => return warn!("port {id}: not every worker has a queue of its own: {error}"),
-        }
+        };
+        self.dataplane.attach_tx(worker, id, tx);
+        self.dataplane.attach_rx(worker, id, rx);
         if !job.workers.is_empty() {
             return self.spread.waiting.push_front(job);
         }
-        // Who sends by its own queue must have it.
+        // Who sends by its own queue must have it, and nobody may be given frames before.
         self.dataplane.obeyed().await;
         if let Some(port) = self.open_port(id) {
             port.place = Place::Each;
         }
         let model = self.desired();
         self.publish(&model);
+        match tokio::task::spawn_blocking(move || spreader.spread()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => warn!("port {id}: all its flows stay with one worker: {error}"),
+            Err(error) => warn!("port {id}: spreading its flows broke off: {error}"),
+        }
     }
 
     fn open_port(&mut self, id: PortId) -> Option<&mut OpenPort> {

@@ -146,7 +146,7 @@ fn every_worker_gets_a_queue_of_each_pod() {
     let spread = ["web", "db", host.as_str()];
     wait_until_spread(&lab, &spread);
     lab.flows_from("web");
-    pings.assert_unbroken();
+    pings.assert_whole();
     for (namespace, device) in [(&web, "eth0"), (&db, "eth0"), (&lab.node, host.as_str())] {
         assert_eq!(open_queues(namespace, device), 2, "{device}");
     }

@@ -6,7 +6,8 @@
 //!
 //! A multi-queue device is opened with one queue; its further ones ([`TapQueues`]) cost the kernel some milliseconds each, and can
 //! be opened while the first is at work. The kernel chooses among them by flow, and has a flow come out of the queue that its other
-//! direction went in by.
+//! direction went in by; so that no running flow comes out of a queue that nobody reads yet, it is told to use the first one until
+//! [`Tap::spread`].
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, IoSliceMut};
@@ -30,6 +31,8 @@ pub struct TapOptions {
     /// Lets further queues be opened later. A device keeps what it was made with. Costs up to a few milliseconds when
     /// the device is made. Default: false.
     pub multi_queue: bool,
+    /// Further queues will be opened: all frames come out of the first one until [`Tap::spread`]. Default: false.
+    pub hold: bool,
     /// The kernel may hand over frames with checksums that are not filled in, and GSO frames of up to 64 KiB: TCP over both, and UDP
     /// where the kernel can ([`Tap::takes_gso_udp`]). Default: false, every frame is finished.
     pub offloads: bool,
@@ -42,7 +45,7 @@ pub struct TapOptions {
 
 impl Default for TapOptions {
     fn default() -> Self {
-        Self { persist: true, multi_queue: false, offloads: false, mac: None, queue_len: None }
+        Self { persist: true, multi_queue: false, hold: false, offloads: false, mac: None, queue_len: None }
     }
 }
 
@@ -209,6 +212,11 @@ impl Tap {
         self.gso_udp
     }
 
+    /// Every queue that is to be open has its reader: from now on the kernel chooses by flow.
+    pub fn spread(&self) -> io::Result<()> {
+        sys::ioctl_int(self.as_fd(), TUNSETSTEERINGEBPF, -1)
+    }
+
     /// The MAC address that its user in the kernel sees now.
     pub fn mac(&self) -> io::Result<[u8; 6]> {
         let mut ifreq = self.name.to_ifreq();
@@ -328,6 +336,10 @@ fn open_here(name: IfName, options: TapOptions, place: &Place) -> Result<(Tap, T
     // A device that is taken up has the sizes and offloads of its last user: state all of them.
     sys::ioctl_int(fd, libc::TUNSETVNETHDRSZ as _, VNET_HDR_LEN as c_int)
         .map_err(failed("set the size of its headers"))?;
+    if multi_queue {
+        // Where the kernel has no BPF, flows may change queues as these come.
+        let _held = hold(fd, options.hold);
+    }
     let gso_udp = set_offloads(fd, options.offloads).map_err(failed("set its offloads"))?;
     let index = interface::index(name).map_err(failed("find its number"))?;
     let tap = Tap { file, name, index, multi_queue, gso_udp };
@@ -382,4 +394,17 @@ fn set_offloads(fd: BorrowedFd<'_>, wanted: bool) -> io::Result<bool> {
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => set(WITHOUT_USO).map(|_| false),
         Err(error) => Err(error),
     }
+}
+
+/// `_IOR('T', 224, int)` of linux/if_tun.h.
+const TUNSETSTEERINGEBPF: c_ulong = 0x8004_54e0;
+
+/// Has all frames come out of the first queue; or, as the last user of the device may have said so, not.
+fn hold(fd: BorrowedFd<'_>, wanted: bool) -> io::Result<()> {
+    if !wanted {
+        return sys::ioctl_int(fd, TUNSETSTEERINGEBPF, -1);
+    }
+    // r0 = 0; exit.
+    let program = sys::load_socket_filter(&[0x0000_0000_0000_00b7, 0x0000_0000_0000_0095])?;
+    sys::ioctl_int(fd, TUNSETSTEERINGEBPF, program.as_raw_fd())
 }

@@ -269,7 +269,7 @@ fn further_queues_take_their_share() {
     let single = TapOptions { persist: false, ..TapOptions::default() };
     assert_eq!(open(&pod, "one0", single).unwrap().0.queues(), None, "made for one");
 
-    let options = TapOptions { multi_queue: true, mac: Some(MAC_A), ..TapOptions::default() };
+    let options = TapOptions { multi_queue: true, hold: true, mac: Some(MAC_A), ..TapOptions::default() };
     let (first, _) = open(&pod, "pod0", options).unwrap();
     let queues = first.queues().expect("made for several");
     pod.ip("link set pod0 up");
@@ -293,7 +293,13 @@ fn further_queues_take_their_share() {
         }
         ports
     };
-    sockets.iter().for_each(|socket| assert_eq!(socket.send_to(b"to whom?", "10.9.0.2:9").unwrap(), 8));
+    let send = |text: &[u8]| {
+        sockets.iter().for_each(|socket| assert_eq!(socket.send_to(text, "10.9.0.2:9").unwrap(), text.len()));
+    };
+    send(b"to the first, until all are ready");
+    assert_eq!((received(&first).len(), received(&second).len()), (32, 0));
+    second.spread().unwrap();
+    send(b"to whom?");
     let (mut one, mut two) = (received(&first), received(&second));
     assert!(!one.is_empty() && !two.is_empty() && one.len() + two.len() == 32, "{one:?} {two:?}");
 
@@ -304,7 +310,7 @@ fn further_queues_take_their_share() {
             assert!(tap.send(&partial_udp(0), &[IoSlice::new(&answer)]).unwrap());
         }
     }
-    sockets.iter().for_each(|socket| assert_eq!(socket.send_to(b"and now?", "10.9.0.2:9").unwrap(), 8));
+    send(b"and now?");
     let mut now = (received(&second), received(&first));
     [&mut one, &mut two, &mut now.0, &mut now.1].into_iter().for_each(|ports| ports.sort_unstable());
     assert_eq!(now, (one, two));

@@ -16,7 +16,7 @@ pub use packet::{PacketSocketRx, PacketSocketTx};
 pub use pool::NativePool;
 pub use sleep::{EpollSleeper, Tsc, WorkerWaker};
 pub use socket::{SENDERS, SocketRx, SocketTx, UnderlayMtu};
-pub use tap::{TapRx, TapTx, delete_tap, tap_queues};
+pub use tap::{Spreader, TapRx, TapTx, delete_tap, tap_queues};
 
 use crate::port::{Armed, Burst, RxLoss, RxQueue, TxCaps, TxQueue};
 use crate::worker::Platform;

@@ -2,7 +2,7 @@
 
 use std::io::{self, ErrorKind, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use arrayvec::ArrayVec;
 use weft_ffi::dpdk::Mbuf;
@@ -51,6 +51,24 @@ pub fn delete_tap(rx: Vec<TapRx>, tx: Vec<TapTx>) -> io::Result<()> {
     // It goes when the last of them is closed, at the end of this.
     let mut taps = tx.into_iter().filter_map(|tx| Arc::into_inner(tx.0));
     taps.next().map_or(Ok(()), Tap::delete)
+}
+
+impl TapTx {
+    /// Lets the kernel spread the device's flows over its queues, each of which has a worker that reads it.
+    pub fn spreader(&self) -> Spreader {
+        Spreader(Arc::downgrade(&self.0))
+    }
+}
+
+/// Spreads a TAP's flows over its queues, once all of them are open. Keeps no queue open.
+pub struct Spreader(Weak<Tap>);
+
+impl Spreader {
+    /// Does it. It may wait for the kernel.
+    pub fn spread(self) -> io::Result<()> {
+        // A device that is gone has nothing to spread.
+        self.0.upgrade().map_or(Ok(()), |tap| tap.spread())
+    }
 }
 
 impl RxQueue<NativePool> for TapRx {
