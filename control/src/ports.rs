@@ -9,7 +9,9 @@ use weft_ffi::kernel::interface::{IfName, NameError};
 use weft_ffi::kernel::packet::{Filter, PacketError, PacketTx, RxOptions, RxRing, TxOptions};
 use weft_ffi::kernel::tap::{Tap, TapError, TapExisted, TapOptions, TapQueues};
 use weft_ffi::kernel::udp::{IcmpRx, UdpError, UdpRx};
-use weft_switch::drivers::{PacketSocketRx, PacketSocketTx, Rx, SocketRx, SocketTx, Tx, UnderlayMtu, delete_tap, tap_queues};
+use weft_switch::drivers::{
+    PacketSocketRx, PacketSocketTx, Rx, SocketRx, SocketTx, Tx, UnderlayMtu, delete_tap, tap_queues,
+};
 use weft_switch::types::{MacAddr, Mtu};
 
 use crate::config::UplinkKind;
@@ -199,11 +201,7 @@ fn open_sockets(
     queues.collect()
 }
 
-fn open_packet_sockets(
-    name: IfName,
-    vxlan_port: u16,
-    workers: usize,
-) -> Result<Vec<(Rx, Tx)>, OpenError> {
+fn open_packet_sockets(name: IfName, vxlan_port: u16, workers: usize) -> Result<Vec<(Rx, Tx)>, OpenError> {
     let options = RxOptions { filter: Some(Filter::udp_to(vxlan_port)), ..RxOptions::default() };
     let rings = match workers {
         1 => vec![RxRing::open(name, &options)?],

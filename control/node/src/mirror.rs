@@ -109,7 +109,8 @@ impl Mirror {
         let uplink = read_uplink(&kernel, &name).await?;
         let known = read_neighbours(&kernel, uplink.index).await?;
         let keeps = neighbours == Neighbours::Keep;
-        let view = View { uplink, keeps, neighbours: known, watched: BTreeMap::new(), next_hops: HashSet::new() };
+        let view =
+            View { uplink, keeps, neighbours: known, watched: BTreeMap::new(), next_hops: HashSet::new() };
         let (changes, receiver) = watch::channel(0);
         let turn = tokio::sync::Mutex::new(());
         let shared = Arc::new(Shared { name, turn, view: Mutex::new(view), changes });

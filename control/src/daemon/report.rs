@@ -85,7 +85,8 @@ impl Daemon {
     /// Whether the ways to a node are known down to the next hop's MAC address, or that is the kernel's business.
     fn is_resolved(&self, node: &Node) -> bool {
         let socket = self.config.uplink.kind == UplinkKind::Socket;
-        let resolved = |end: &IpAddr| self.ways.get(end).is_some_and(|way| socket || way.next_hop_mac.is_some());
+        let resolved =
+            |end: &IpAddr| self.ways.get(end).is_some_and(|way| socket || way.next_hop_mac.is_some());
         self.ends_of(node).iter().all(resolved)
     }
 

@@ -284,8 +284,7 @@ fn further_queues_take_their_share() {
     drop(third);
     eventually("the third queue to be closed", || (open_queues(&pod, "mine0") == 2).then_some(()));
 
-    let sockets: Vec<_> =
-        (0..32).map(|_| pod.within(|| UdpSocket::bind("10.9.0.1:0")).unwrap()).collect();
+    let sockets: Vec<_> = (0..32).map(|_| pod.within(|| UdpSocket::bind("10.9.0.1:0")).unwrap()).collect();
     let mut buffer = [0; 2000];
     let mut received = |tap: &Tap| {
         let mut ports = Vec::new();

@@ -134,12 +134,9 @@ mod tests {
 
     fn pseudo(frame: &[u8]) -> u16 {
         let (l4, _, protocol) = places(frame);
-        let addresses = if frame[INNER + 12] == 0x86 { INNER + 22..INNER + 54 } else { INNER + 26..INNER + 34 };
-        Sum::new()
-            .add(&frame[addresses])
-            .add_u16(protocol.into())
-            .add_u16((frame.len() - l4) as u16)
-            .fold()
+        let addresses =
+            if frame[INNER + 12] == 0x86 { INNER + 22..INNER + 54 } else { INNER + 26..INNER + 34 };
+        Sum::new().add(&frame[addresses]).add_u16(protocol.into()).add_u16((frame.len() - l4) as u16).fold()
     }
 
     /// Over the pseudo-header and everything from `l4` on.

@@ -106,11 +106,7 @@ impl PacketTx {
     /// is told to `refused` with its place in `frames`, and the others go on.
     ///
     /// Takes no memory per frame, once it has seen a batch of as many pieces.
-    pub fn send_batch<'a, F, P>(
-        &mut self,
-        frames: F,
-        mut refused: impl FnMut(usize, io::Error),
-    ) -> TxReport
+    pub fn send_batch<'a, F, P>(&mut self, frames: F, mut refused: impl FnMut(usize, io::Error)) -> TxReport
     where
         F: IntoIterator<Item = (VnetHdr, P)>,
         P: IntoIterator<Item = &'a [u8]>,
@@ -165,12 +161,7 @@ impl PacketTx {
         self.piece_counts.clear();
     }
 
-    fn flush(
-        &mut self,
-        count: usize,
-        report: &mut TxReport,
-        refused: &mut impl FnMut(usize, io::Error),
-    ) {
+    fn flush(&mut self, count: usize, report: &mut TxReport, refused: &mut impl FnMut(usize, io::Error)) {
         let mut done = 0;
         while done < count {
             let rest = self.messages.get_mut(done..).unwrap_or_default();

@@ -133,6 +133,9 @@ mod tests {
         assert_eq!(control.read(end).tos, 2);
         let end = control.sender("2001:db8::1".parse().unwrap(), 1);
         assert_eq!(end, 40 + 24);
-        assert_eq!(control.read(end), Told { to: Some("2001:db8::1".parse().unwrap()), tos: 1, segment: None });
+        assert_eq!(
+            control.read(end),
+            Told { to: Some("2001:db8::1".parse().unwrap()), tos: 1, segment: None }
+        );
     }
 }

@@ -114,9 +114,8 @@ fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<(usize, Option<IpA
     message.msg_control = control.0.as_mut_ptr().cast();
     message.msg_controllen = control.0.len() as _;
     // SAFETY: the message names live values of this function's, and the buffer that the caller lends.
-    let len = sys::check_len(unsafe {
-        libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT)
-    })?;
+    let len =
+        sys::check_len(unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT) })?;
     let told = control.read(message.msg_controllen as usize);
     Ok((len, name.read().map(|from| from.ip()), told.to))
 }

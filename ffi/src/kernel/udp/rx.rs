@@ -97,7 +97,8 @@ impl UdpRx {
             .map_err(failed(what, "set the size of the receive buffer"))?;
         switch_on(&socket, libc::SOL_UDP, libc::UDP_GRO)
             .map_err(failed(what, "have packets put together (Linux 5.0)"))?;
-        switch_on(&socket, libc::IPPROTO_IP, libc::IP_RECVTOS).map_err(failed(what, "ask for the TOS byte"))?;
+        switch_on(&socket, libc::IPPROTO_IP, libc::IP_RECVTOS)
+            .map_err(failed(what, "ask for the TOS byte"))?;
         let bound = if family == libc::AF_INET6 {
             sys::set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, &(0 as c_int))
                 .map_err(failed(what, "take IPv4 in"))?;
@@ -215,10 +216,9 @@ impl Calls {
         for pieces in buffers.into_iter().take(RX_BATCH) {
             let before = self.pieces.len();
             self.pieces.extend(
-                pieces.into_iter().map(|piece| libc::iovec {
-                    iov_base: piece.as_mut_ptr().cast(),
-                    iov_len: piece.len(),
-                }),
+                pieces
+                    .into_iter()
+                    .map(|piece| libc::iovec { iov_base: piece.as_mut_ptr().cast(), iov_len: piece.len() }),
             );
             self.piece_counts.push(self.pieces.len() - before);
         }

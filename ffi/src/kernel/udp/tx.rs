@@ -186,10 +186,7 @@ impl Calls {
             let pieces = &mut self.pieces;
             (message.pieces)(&mut |piece| {
                 // The kernel only reads what it sends.
-                pieces.push(libc::iovec {
-                    iov_base: piece.as_ptr().cast_mut().cast(),
-                    iov_len: piece.len(),
-                });
+                pieces.push(libc::iovec { iov_base: piece.as_ptr().cast_mut().cast(), iov_len: piece.len() });
             });
             self.piece_counts.push(self.pieces.len() - before);
             self.names.push(Name::of(message.to));

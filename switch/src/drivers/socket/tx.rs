@@ -50,7 +50,15 @@ enum Content {
     /// Packets, from the first of the list on, of `size` bytes each but for the last.
     Packets { first: u8, last: u8, count: usize, size: usize, bytes: usize, pieces: usize, closed: bool },
     /// Some of the packets that a frame stands for.
-    Cut { packet: u8, headers: usize, headers_len: usize, payload: usize, size: usize, len: usize, count: usize },
+    Cut {
+        packet: u8,
+        headers: usize,
+        headers_len: usize,
+        payload: usize,
+        size: usize,
+        len: usize,
+        count: usize,
+    },
 }
 
 /// What is to be sent of one burst. The lists are used again.
@@ -242,7 +250,8 @@ impl Plan {
         while sockets != 0 {
             let socket = sockets.trailing_zeros() as u8;
             sockets &= sockets - 1;
-            let through = |(lane, _): &&'a (Lane, Content)| lane.from.is_ipv6() == v6 && lane.socket == socket;
+            let through =
+                |(lane, _): &&'a (Lane, Content)| lane.from.is_ipv6() == v6 && lane.socket == socket;
             let messages = self.messages.iter().filter(through).map(|(lane, content)| Message {
                 to: lane.to,
                 from: lane.from,
