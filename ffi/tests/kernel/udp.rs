@@ -88,10 +88,10 @@ fn each_socket_has_a_port_of_its_own() {
 fn what_the_interface_does_not_carry_is_refused_alone() {
     let cable = Cable::new();
     let (mut tx, mut rx) = open(&cable);
-    let (large, segment) = (vec![0; 1473], vec![0; 2 * 1473]);
+    let large = vec![0; 2 * 1473];
+    let (one, two): ([&[u8]; 1], [&[u8]; 1]) = ([&large[..1473]], [&large]);
     let mut told = Vec::new();
-    let messages =
-        [message(None, 0, &[&large]), message(Some(1473), 0, &[&segment]), message(None, 0, &[b"small"])];
+    let messages = [message(None, 0, &one), message(Some(1473), 0, &two), message(None, 0, &[b"small"])];
     tx.send(0, messages, |index, error| told.push((index, error.raw_os_error())));
     assert_eq!(told.iter().map(|(index, _)| *index).collect::<Vec<_>>(), [0, 1], "{told:?}");
     assert_eq!(eventually("the small one", || receive(&mut rx, 8).pop()).1, b"small");
