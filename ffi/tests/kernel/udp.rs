@@ -14,6 +14,7 @@ fn address(text: &str) -> IpAddr {
 }
 
 /// From a to b, with these pieces.
+#[expect(clippy::type_complexity, reason = "a closure's type has no other name")]
 fn message<'a>(
     segment: Option<u16>,
     tos: u8,
