@@ -87,12 +87,14 @@ struct PortRecord {
     before: PortTotals,
 }
 
-/// How busy a worker was in the last second.
+/// How busy a worker was in the last second, and how much of it asleep.
 #[derive(Debug, Clone, Copy, Default)]
 struct Sample {
     at: u64,
     busy: u64,
-    share: f64,
+    busy_share: f64,
+    asleep: u64,
+    asleep_share: f64,
 }
 
 /// One worker as the control side sees it.
@@ -112,7 +114,12 @@ impl WorkerSide {
 
     /// The share of time that it was busy, 0 to 1, over the last sampling period.
     pub fn busy(&self) -> f64 {
-        self.sample.share
+        self.sample.busy_share
+    }
+
+    /// The share of time that it slept, 0 to 1, over the last sampling period.
+    pub fn asleep(&self) -> f64 {
+        self.sample.asleep_share
     }
 }
 
@@ -392,10 +399,17 @@ impl Dataplane {
     pub fn sample(&mut self) {
         let now = tsc();
         for side in &mut self.workers {
-            let busy = side.handle.counters().busy_cycles.get();
+            let counters = side.handle.counters();
+            let (busy, (asleep, _)) = (counters.busy_cycles.get(), counters.asleep.until(now));
             let passed = now.wrapping_sub(side.sample.at).max(1);
-            let share = (busy - side.sample.busy) as f64 / passed as f64;
-            side.sample = Sample { at: now, busy, share: share.min(1.0) };
+            let share = |new: u64, old: u64| (new.saturating_sub(old) as f64 / passed as f64).min(1.0);
+            side.sample = Sample {
+                at: now,
+                busy,
+                busy_share: share(busy, side.sample.busy),
+                asleep,
+                asleep_share: share(asleep, side.sample.asleep),
+            };
         }
         if let Some(side) = self.workers.first() {
             side.handle.learned().sweep(Self::second(), self.ageing());

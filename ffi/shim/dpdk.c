@@ -98,3 +98,8 @@ uint16_t weft_eth_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbuf
 {
 	return rte_eth_tx_burst(port, queue, mbufs, count);
 }
+
+uint16_t weft_eth_tx_prepare(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count)
+{
+	return rte_eth_tx_prepare(port, queue, mbufs, count);
+}

@@ -29,6 +29,19 @@ enum weft_mbuf_field {
 	WEFT_MBUF_DATA_LEN = offsetof(struct rte_mbuf, data_len),
 	WEFT_MBUF_BUF_LEN = offsetof(struct rte_mbuf, buf_len),
 	WEFT_MBUF_NEXT = offsetof(struct rte_mbuf, next),
+	WEFT_MBUF_POOL = offsetof(struct rte_mbuf, pool),
+	WEFT_MBUF_TX_OFFLOAD = offsetof(struct rte_mbuf, tx_offload),
+};
+
+/* Where the parts of `tx_offload` begin in it, in bits, and how wide they are. */
+enum weft_mbuf_lengths {
+	WEFT_L2_LEN_AT = RTE_MBUF_L2_LEN_OFS,
+	WEFT_L2_LEN_BITS = RTE_MBUF_L2_LEN_BITS,
+	WEFT_L3_LEN_AT = RTE_MBUF_L3_LEN_OFS,
+	WEFT_L3_LEN_BITS = RTE_MBUF_L3_LEN_BITS,
+	WEFT_L4_LEN_AT = RTE_MBUF_L4_LEN_OFS,
+	WEFT_L4_LEN_BITS = RTE_MBUF_L4_LEN_BITS,
+	WEFT_TSO_SEGSZ_AT = RTE_MBUF_TSO_SEGSZ_OFS,
 };
 
 enum weft_size {
@@ -42,9 +55,28 @@ enum weft_size {
 
 /* The data of the mbuf belongs to another one. */
 static const uint64_t WEFT_MBUF_INDIRECT = RTE_MBUF_F_INDIRECT;
+/* What a driver says of a received packet. */
+static const uint64_t WEFT_MBUF_RX_L4_MASK = RTE_MBUF_F_RX_L4_CKSUM_MASK;
+static const uint64_t WEFT_MBUF_RX_L4_GOOD = RTE_MBUF_F_RX_L4_CKSUM_GOOD;
+static const uint64_t WEFT_MBUF_RX_L4_BAD = RTE_MBUF_F_RX_L4_CKSUM_BAD;
+static const uint64_t WEFT_MBUF_RX_L4_NONE = RTE_MBUF_F_RX_L4_CKSUM_NONE;
+static const uint64_t WEFT_MBUF_RX_LRO = RTE_MBUF_F_RX_LRO;
+/* What a driver is asked to do with a packet that it sends. */
+static const uint64_t WEFT_MBUF_TX_ALL = RTE_MBUF_F_TX_OFFLOAD_MASK;
+static const uint64_t WEFT_MBUF_TX_IPV4 = RTE_MBUF_F_TX_IPV4;
+static const uint64_t WEFT_MBUF_TX_IPV6 = RTE_MBUF_F_TX_IPV6;
+static const uint64_t WEFT_MBUF_TX_IP_CKSUM = RTE_MBUF_F_TX_IP_CKSUM;
+static const uint64_t WEFT_MBUF_TX_TCP_CKSUM = RTE_MBUF_F_TX_TCP_CKSUM;
+static const uint64_t WEFT_MBUF_TX_UDP_CKSUM = RTE_MBUF_F_TX_UDP_CKSUM;
+static const uint64_t WEFT_MBUF_TX_TCP_SEG = RTE_MBUF_F_TX_TCP_SEG;
 static const uint32_t WEFT_MEMPOOL_NO_IOVA_CONTIG = RTE_MEMPOOL_F_NO_IOVA_CONTIG;
 static const uint64_t WEFT_RX_SCATTER = RTE_ETH_RX_OFFLOAD_SCATTER;
+static const uint64_t WEFT_RX_CHECKSUMS = RTE_ETH_RX_OFFLOAD_TCP_CKSUM | RTE_ETH_RX_OFFLOAD_UDP_CKSUM;
+static const uint64_t WEFT_RX_LRO = RTE_ETH_RX_OFFLOAD_TCP_LRO;
 static const uint64_t WEFT_TX_MULTI_SEGS = RTE_ETH_TX_OFFLOAD_MULTI_SEGS;
+static const uint64_t WEFT_TX_CHECKSUMS = RTE_ETH_TX_OFFLOAD_TCP_CKSUM | RTE_ETH_TX_OFFLOAD_UDP_CKSUM;
+static const uint64_t WEFT_TX_IP_CHECKSUM = RTE_ETH_TX_OFFLOAD_IPV4_CKSUM;
+static const uint64_t WEFT_TX_TSO = RTE_ETH_TX_OFFLOAD_TCP_TSO;
 static const uint64_t WEFT_VHOST_CLIENT = RTE_VHOST_USER_CLIENT;
 static const uint64_t WEFT_VHOST_COMPLIANT_OL_FLAGS = RTE_VHOST_USER_NET_COMPLIANT_OL_FLAGS;
 
@@ -74,5 +106,7 @@ void weft_mempool_caches_flush(void);
 
 uint16_t weft_eth_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t room);
 uint16_t weft_eth_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count);
+/* Has the driver look at packets and prepare their headers; how many were fit, from the front. */
+uint16_t weft_eth_tx_prepare(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count);
 
 #endif

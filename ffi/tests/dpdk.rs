@@ -52,6 +52,7 @@ fn buffers_and_devices() {
     two_sizes_make_one_packet(&eal, &pool);
     threads_give_their_caches_back(&eal, &pool);
     chains_behave_like_the_model(&pool);
+    chains_are_joined(&pool);
     vectored_io_sees_every_segment(&pool);
     meta_is_zero_when_fresh(&eal, &pool);
     null_receives_and_swallows(&eal, &pool);
@@ -238,6 +239,30 @@ fn chains_behave_like_the_model(pool: &Mempool) {
         assert!(!packet.write_at(usize::MAX, &[1]));
     }
     assert_eq!(pool.in_use(), 0, "segments that were cut off were not freed");
+}
+
+fn chains_are_joined(pool: &Mempool) {
+    let (mut packet, mut other) = (pool.alloc(3000).unwrap(), pool.alloc(5000).unwrap());
+    let bytes = [fill(&mut packet, 1), fill(&mut other, 2)[40..].to_vec()].concat();
+    assert!(other.trim_front(40));
+    packet.set_meta(7);
+    other.set_meta(9);
+    let segments = packet.segment_count() + other.segment_count();
+    packet.append(other).unwrap();
+    assert_eq!((packet.len(), packet.segment_count(), packet.meta()), (7960, segments, 7));
+    assert_eq!(bytes_of(&packet), bytes);
+    packet.truncate(3001);
+    assert_eq!(bytes_of(&packet), bytes[..3001]);
+
+    let mut chain = pool.alloc(10).unwrap();
+    for _ in 1..MAX_SEGMENTS {
+        let mut front = pool.alloc(10).unwrap();
+        front.append(chain).unwrap();
+        chain = front;
+    }
+    let refused = chain.append(pool.alloc(10).unwrap()).unwrap_err();
+    assert_eq!((refused.len(), refused.segment_count()), (10, 1));
+    assert_eq!((chain.len(), chain.segment_count()), (10 * MAX_SEGMENTS, MAX_SEGMENTS));
 }
 
 fn vectored_io_sees_every_segment(pool: &Mempool) {

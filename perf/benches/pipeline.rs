@@ -10,7 +10,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use weft_perf::fixed::{FixedPool, circle};
 use weft_perf::lane::{Lane, Way, frames, tables};
 use weft_switch::parse::parse;
-use weft_switch::port::{BURST, Burst, RxQueue, TxQueue};
+use weft_switch::port::{BURST, Burst, RxQueue, TxCaps, TxQueue};
 use weft_switch::tables::{NextHop, Routes};
 use weft_switch::wire::checksum::Sum;
 
@@ -23,7 +23,7 @@ fn pipeline(c: &mut Criterion) {
         let mut group = c.benchmark_group(format!("pipeline/{length}"));
         group.throughput(Throughput::Elements(BURST as u64));
         group.bench_function("platform", |b| {
-            let (mut source, mut sink) = circle(frames(Way::Bridge, 1, length).unwrap());
+            let (mut source, mut sink) = circle(frames(Way::Bridge, 1, length).unwrap(), TxCaps::NONE);
             let (mut pool, mut burst) = (FixedPool::new(0), Burst::new());
             b.iter(|| {
                 source.rx(&mut pool, &mut burst);

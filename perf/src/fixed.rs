@@ -7,7 +7,7 @@ use std::os::fd::BorrowedFd;
 
 use weft_switch::memory::NoWake;
 use weft_switch::offload::Offload;
-use weft_switch::packet::{BufPool, HEADROOM, PacketBuf};
+use weft_switch::packet::{BufPool, HEADROOM, MAX_CHAIN, PacketBuf};
 use weft_switch::port::{Burst, RxLoss, RxQueue, TxCaps, TxQueue};
 use weft_switch::worker::Platform;
 use weft_sync::ring::{Consumer, Producer, ring};
@@ -23,17 +23,32 @@ struct Slot {
     start: usize,
     end: usize,
     offload: Offload,
+    behind: Option<Box<Slot>>,
     room: [u8; ROOM],
 }
 
-/// A packet of one segment in memory that is used again.
+impl Slot {
+    fn bytes(&self) -> &[u8] {
+        &self.room[self.start..self.end]
+    }
+
+    fn append(&mut self, other: Box<Self>) {
+        match &mut self.behind {
+            Some(behind) => behind.append(other),
+            end => *end = Some(other),
+        }
+    }
+}
+
+/// A packet in memory that is used again: of one segment, until others are appended.
 #[derive(Debug)]
 pub struct FixedBuf(Box<Slot>);
 
 impl FixedBuf {
     /// Takes memory: before the measurement, not in it.
     fn new() -> Self {
-        Self(Box::new(Slot { start: HEADROOM, end: HEADROOM, offload: Offload::default(), room: [0; ROOM] }))
+        let (start, end) = (HEADROOM, HEADROOM);
+        Self(Box::new(Slot { start, end, offload: Offload::default(), behind: None, room: [0; ROOM] }))
     }
 
     /// Makes it a fresh packet of `len` undefined bytes. False when it has not the room.
@@ -44,12 +59,26 @@ impl FixedBuf {
         }
         fits
     }
+
+    fn slots(&self) -> impl Iterator<Item = &Slot> {
+        std::iter::successors(Some(&*self.0), |slot| slot.behind.as_deref())
+    }
+
+    /// Each segment by itself.
+    fn unchain(self) -> impl Iterator<Item = Self> {
+        let mut next = Some(self.0);
+        std::iter::from_fn(move || {
+            let mut slot = next.take()?;
+            next = slot.behind.take();
+            Some(Self(slot))
+        })
+    }
 }
 
 impl PacketBuf for FixedBuf {
     #[inline]
     fn head(&self) -> &[u8] {
-        &self.0.room[self.0.start..self.0.end]
+        self.0.bytes()
     }
     #[inline]
     fn head_mut(&mut self) -> &mut [u8] {
@@ -57,7 +86,7 @@ impl PacketBuf for FixedBuf {
     }
     #[inline]
     fn len(&self) -> usize {
-        self.0.end - self.0.start
+        self.slots().map(|slot| slot.end - slot.start).sum()
     }
     #[inline]
     fn prepend(&mut self, count: usize) -> Option<&mut [u8]> {
@@ -66,49 +95,76 @@ impl PacketBuf for FixedBuf {
     }
     #[inline]
     fn trim_front(&mut self, count: usize) -> bool {
-        let fits = count <= self.len();
+        let fits = count <= self.0.end - self.0.start;
         if fits {
             self.0.start += count;
         }
         fits
     }
+    /// Segments that are cut off whole stay, empty: who gives buffers back must not lose them.
     #[inline]
-    fn truncate(&mut self, len: usize) {
-        self.0.end = self.0.end.min(self.0.start + len);
+    fn truncate(&mut self, mut len: usize) {
+        let mut next = Some(&mut *self.0);
+        while let Some(slot) = next {
+            let kept = len.min(slot.end - slot.start);
+            slot.end = slot.start + kept;
+            len -= kept;
+            next = slot.behind.as_deref_mut();
+        }
     }
     #[inline]
     fn pull_up(&mut self, count: usize) -> bool {
-        count <= self.len()
+        count <= self.head().len()
     }
     fn segments(&self) -> usize {
-        1
+        self.slots().count()
     }
-    /// As far as the one room goes.
     fn append(&mut self, other: Self) -> Result<(), Self> {
-        let end = self.0.end + other.len();
-        let Some(to) = self.0.room.get_mut(self.0.end..end) else { return Err(other) };
-        to.copy_from_slice(other.head());
-        self.0.end = end;
+        if self.segments() + other.segments() > MAX_CHAIN {
+            return Err(other);
+        }
+        self.0.append(other.0);
         Ok(())
     }
     fn for_each_segment(&self, mut see: impl FnMut(&[u8])) {
-        see(self.head());
+        self.pieces().for_each(&mut see);
     }
     fn for_each_segment_mut(&mut self, mut see: impl FnMut(&mut [u8])) {
-        see(self.head_mut());
+        let mut next = Some(&mut *self.0);
+        while let Some(slot) = next {
+            see(&mut slot.room[slot.start..slot.end]);
+            next = slot.behind.as_deref_mut();
+        }
     }
     fn pieces(&self) -> impl Iterator<Item = &[u8]> {
-        std::iter::once(self.head())
+        self.slots().map(Slot::bytes)
     }
     fn read_at(&self, offset: usize, to: &mut [u8]) -> usize {
-        let from = self.head().get(offset..).unwrap_or_default();
-        let count = from.len().min(to.len());
-        to[..count].copy_from_slice(&from[..count]);
-        count
+        let (mut skip, mut done) = (offset, 0);
+        for bytes in self.pieces() {
+            let at = skip.min(bytes.len());
+            skip -= at;
+            let bytes = &bytes[at..];
+            let count = bytes.len().min(to.len() - done);
+            to[done..done + count].copy_from_slice(&bytes[..count]);
+            done += count;
+        }
+        done
     }
     fn write_at(&mut self, offset: usize, from: &[u8]) -> bool {
         let end = offset.saturating_add(from.len());
-        self.head_mut().get_mut(offset..end).map(|to| to.copy_from_slice(from)).is_some()
+        if end > self.len() {
+            return false;
+        }
+        let (mut skip, mut left) = (offset, from);
+        self.for_each_segment_mut(|bytes| {
+            let at = skip.min(bytes.len());
+            skip -= at;
+            let (now, later) = left.split_at(left.len().min(bytes.len() - at));
+            bytes[at..at + now.len()].copy_from_slice(now);
+            left = later;
+        });
+        true
     }
     #[inline]
     fn offload(&self) -> Offload {
@@ -147,19 +203,20 @@ pub struct Source {
     back: Consumer<FixedBuf>,
 }
 
-/// Takes everything, finished, and gives the buffers back to the source.
+/// Takes everything and gives the buffers back to the source.
 #[derive(Debug)]
 pub struct Sink {
     back: Producer<FixedBuf>,
+    caps: TxCaps,
     sent: u64,
 }
 
 /// A source of these frames (at least one, each with room for a tunnel's headers in a buffer) and the sink that
-/// everything must reach for its buffers to be used again.
-pub fn circle(frames: Vec<Vec<u8>>) -> (Source, Sink) {
+/// everything must reach for its buffers to be used again; the sink takes `caps` unfinished.
+pub fn circle(frames: Vec<Vec<u8>>, caps: TxCaps) -> (Source, Sink) {
     let (mut to, back) = ring(BUFFERS);
     to.push_from(&mut std::iter::repeat_with(FixedBuf::new));
-    (Source { frames, next: 0, back }, Sink { back: to, sent: 0 })
+    (Source { frames, next: 0, back }, Sink { back: to, caps, sent: 0 })
 }
 
 impl RxQueue<FixedPool> for Source {
@@ -184,16 +241,16 @@ impl RxQueue<FixedPool> for Source {
 impl TxQueue<FixedPool> for Sink {
     #[inline]
     fn caps(&self) -> TxCaps {
-        TxCaps::NONE
+        self.caps
     }
     #[inline]
     fn tx(&mut self, burst: &mut Burst<FixedBuf>) {
-        self.sent += self.back.push_from(&mut burst.drain(..)) as u64;
+        self.sent += self.back.push_from(&mut burst.drain(..).flat_map(FixedBuf::unchain)) as u64;
     }
 }
 
 impl Sink {
-    /// Frames that have reached it.
+    /// Buffers that have reached it: frames, or the segments of merged ones.
     pub fn sent(&self) -> u64 {
         self.sent
     }

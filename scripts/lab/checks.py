@@ -312,7 +312,7 @@ def kill_and_restart(run, node, pinging):
 
 
 def counters_add_up(node):
-    """rx + originated = tx + consumed + drops, once nothing is on its way."""
+    """rx + originated = tx + consumed + merged + drops, once nothing is on its way."""
     last, deadline = None, time.monotonic() + 5
     while True:
         total = node.json("stats")["total"]
@@ -320,8 +320,9 @@ def counters_add_up(node):
             break
         last = total
         time.sleep(0.2)
-    came, went = total["rx"] + total["originated"], total["tx"] + total["consumed"] + total["drops"]
-    shown = f"rx {total['rx']} + originated {total['originated']}, tx {total['tx']} + consumed {total['consumed']} + drops {total['drops']}"
+    came, went = (["rx", "originated"], ["tx", "consumed", "merged", "drops"])
+    shown = ", ".join(" + ".join(f"{name} {total[name]}" for name in names) for names in (came, went))
+    came, went = (sum(total[name] for name in names) for names in (came, went))
     if came != went:
         raise Wrong(f"{shown}: {came} came, {went} went")
     return shown

@@ -126,16 +126,29 @@ class WeftNode(Node):
         self.process, self.pid, self.ready_ms = None, None, None
 
     def start(self, _nodes):
-        (self.dir / "weftd.toml").write_text(
-            f'[node]\nname = "{self.name}"\n\n[dataplane]\n{self.threads()}\nmemory = "48MiB"\n\n'
-            f'[uplink]\ninterface = "u0"\n\n[source]\npath = "{self.run.dir}/cluster.toml"\n\n'
-            f'[control]\nsocket = "{self.socket}"\n\n[state]\ndir = "{self.dir}/state"\n'
+        sections = self.settings()
+        text = "\n".join(
+            f"[{name}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in section.items())
+            for name, section in sections.items()
         )
+        (self.dir / "weftd.toml").write_text(text)
         self.launch()
 
-    def threads(self):
+    def settings(self):
+        """What stands in weftd.toml: sections of keys and values. JSON's numbers, texts and lists are TOML's too."""
+        return {
+            "node": {"name": self.name},
+            "dataplane": self.dataplane(),
+            "uplink": {"interface": "u0"},
+            "source": {"path": f"{self.run.dir}/cluster.toml"},
+            "control": {"socket": str(self.socket)},
+            "state": {"dir": f"{self.dir}/state"},
+        }
+
+    def dataplane(self):
         """One worker on the first node and two on the others, so that both ways are walked."""
-        return "workers = 1\ncores = [0]" if self.index == 0 else "workers = 2"
+        threads = {"workers": 1, "cores": [0]} if self.index == 0 else {"workers": 2}
+        return threads | {"memory": "48MiB"}
 
     def launch(self):
         """Starts weftd and waits for its word that it is ready."""
@@ -179,16 +192,19 @@ class WeftNode(Node):
     def add_pods(self, count):
         """The first pod stands in cluster.toml; the others come by `weft pod add`, on a the last one as vhost-user."""
         for pod in self.pods[1:]:
-            addresses = [word for family in (4, 6) for word in ("--address", pod.addresses[family])]
-            if pod.kind == "tap":
-                self.weft("pod", "add", pod.name, "--kind", "tap", "--netns", f"/run/netns/{pod.netns}",
-                          "--ifname", "eth0", *addresses)
-            else:
-                guest = self.dir / f"{pod.name}.sock"
-                self.weft("pod", "add", pod.name, "--kind", "vhost-user", "--socket-path", guest, "--mode", "client",
-                          *addresses)
-                listed = next(p for p in self.listed_pods() if p["name"] == pod.name)
-                start_guest(self.run, pod, guest, listed["mac"], listed["mtu"])
+            self.add_pod(pod)
+
+    def add_pod(self, pod):
+        addresses = [word for family in (4, 6) for word in ("--address", pod.addresses[family])]
+        if pod.kind == "tap":
+            self.weft("pod", "add", pod.name, "--kind", "tap", "--netns", f"/run/netns/{pod.netns}",
+                      "--ifname", "eth0", *addresses)
+        else:
+            guest = self.dir / f"{pod.name}.sock"
+            self.weft("pod", "add", pod.name, "--kind", "vhost-user", "--socket-path", guest, "--mode", "client",
+                      *addresses)
+            listed = next(p for p in self.listed_pods() if p["name"] == pod.name)
+            start_guest(self.run, pod, guest, listed["mac"], listed["mtu"])
 
     def plan_pods(self, count, vhost):
         """Makes the pods' namespaces, which must be there before cluster.toml names one."""
@@ -262,16 +278,23 @@ def write_cluster(run, text):
 
 
 def build(run, kinds):
-    """Makes underlay, nodes and pods, and returns the nodes once all of it is ready."""
+    """The demo's lab: underlay, nodes a, b, c and their pods; returns the nodes once all of it is ready."""
+    kind_of = {"weft": WeftNode, "kernel": KernelNode}
+    nodes = [kind_of[kind](run, index, name) for index, (kind, name) in enumerate(zip(kinds, "abc"))]
+    assemble(run, nodes, vhost=nodes[0])
+    return nodes
+
+
+def assemble(run, nodes, vhost=None):
+    """Joins nodes by an underlay and gives each two pods, one of them a third behind vhost-user if it is a weft node.
+    Returns once all of it is ready."""
     underlay = run.netns("underlay")
     call("ip", "-n", underlay, "link", "add", "br0", "mtu", UNDERLAY_MTU, "type", "bridge", "forward_delay", 0)
     call("ip", "-n", underlay, "link", "set", "br0", "up")
-    kind_of = {"weft": WeftNode, "kernel": KernelNode}
-    nodes = [kind_of[kind](run, index, name) for index, (kind, name) in enumerate(zip(kinds, "abc"))]
     for node in nodes:
         node.join(underlay)
         if node.kind == "weft":
-            node.plan_pods(2, vhost=node is nodes[0])
+            node.plan_pods(2, vhost=node is vhost)
     write_cluster(run, cluster_toml(nodes))
     for node in nodes:
         node.start(nodes)
@@ -279,4 +302,3 @@ def build(run, kinds):
         node.add_pods(2)
     for node in nodes:
         wait_for(f"node {node.name} to be complete", lambda: node.status() is None, timeout=15)
-    return nodes

@@ -1,7 +1,8 @@
 //! What is counted. One worker writes its [`WorkerCounters`], once a burst and without locked instructions; other threads
 //! read them at any time.
 //!
-//! At rest, summed over the workers: rx + originated = tx + consumed + Σ drops. `originated` are the frames that the
+//! At rest, summed over the workers: rx + originated = tx + consumed + merged + Σ drops. `merged` are the frames that were put
+//! behind another and are now part of it. `originated` are the frames that the
 //! switch makes itself: the second and further pieces of a frame that is cut in software, the second and further copies of
 //! a frame that is flooded (those too that a port has no room for), ICMP errors, and questions for neighbours.
 
@@ -29,6 +30,32 @@ pub struct PortCounters {
     pub tx_drops: Counter,
 }
 
+/// How long a worker has slept, its present sleep included, in cycles of its clock: one word, so that a reader never sees half
+/// of a change.
+///
+/// While it sleeps the word is the sum less the time at which it fell asleep, and that is negative: the clock has been
+/// running for longer than the worker has slept.
+#[derive(Debug, Default)]
+pub struct Asleep(Counter);
+
+impl Asleep {
+    /// It falls asleep. Called by the worker alone, as all that counts.
+    pub fn begin(&self, now: u64) {
+        self.0.add(now.wrapping_neg());
+    }
+
+    /// It has woken up.
+    pub fn end(&self, now: u64) {
+        self.0.add(now);
+    }
+
+    /// The whole time until `now`, and whether it sleeps.
+    pub fn until(&self, now: u64) -> (u64, bool) {
+        let word = self.0.get();
+        if (word as i64) < 0 { (word.wrapping_add(now), true) } else { (word, false) }
+    }
+}
+
 /// What one worker counts. Two lines of its own at both ends: processors fetch lines in pairs.
 #[derive(Debug)]
 #[repr(align(128))]
@@ -43,6 +70,8 @@ pub struct WorkerCounters {
     pub tx: Counter,
     /// Frames that were for weft itself.
     pub consumed: Counter,
+    /// Frames that became part of the one before them in their flow.
+    pub merged: Counter,
     /// Bursts with at least one frame.
     pub bursts: Counter,
     /// Frames handed to another worker, which sends or drops them.
@@ -51,6 +80,10 @@ pub struct WorkerCounters {
     pub busy_cycles: Counter,
     /// How often it went to sleep.
     pub sleeps: Counter,
+    /// How often something woke it, rather than the beat at which it polls what has no descriptor.
+    pub wakes: Counter,
+    /// How long it has slept.
+    pub asleep: Asleep,
     /// Fragments that the switch has cut IPv4 packets into.
     pub fragments: Counter,
     /// ICMP errors that were made.
@@ -80,10 +113,13 @@ impl Default for WorkerCounters {
             originated: Counter::default(),
             tx: Counter::default(),
             consumed: Counter::default(),
+            merged: Counter::default(),
             bursts: Counter::default(),
             handed_over: Counter::default(),
             busy_cycles: Counter::default(),
             sleeps: Counter::default(),
+            wakes: Counter::default(),
+            asleep: Asleep::default(),
             fragments: Counter::default(),
             icmp_sent: Counter::default(),
             icmp_limited: Counter::default(),
@@ -114,5 +150,22 @@ impl WorkerCounters {
     /// How many frames were dropped.
     pub fn all_drops(&self) -> u64 {
         self.drops.iter().map(Counter::get).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Asleep;
+
+    #[test]
+    fn sleep_is_summed_up_and_the_present_one_counts() {
+        let asleep = Asleep::default();
+        assert_eq!(asleep.until(1000), (0, false));
+        asleep.begin(1000);
+        assert_eq!([asleep.until(1000), asleep.until(1700)], [(0, true), (700, true)]);
+        asleep.end(1800);
+        assert_eq!(asleep.until(5000), (800, false));
+        asleep.begin(5000);
+        assert_eq!(asleep.until(5001), (801, true));
     }
 }

@@ -42,7 +42,12 @@ impl Sleeper for NoSleep {
         Ok(())
     }
     fn remove(&mut self, _: BorrowedFd<'_>) {}
-    fn wait(&mut self, _: Option<Duration>, _: impl FnMut(PortId, bool)) {}
+    fn wait(&mut self, _: Option<Duration>, _: impl FnMut(PortId, bool)) -> bool {
+        false
+    }
+    fn pause(&mut self) -> bool {
+        false
+    }
 }
 
 /// A switch in memory, stepped by its owner.

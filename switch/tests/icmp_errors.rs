@@ -6,6 +6,7 @@ mod world;
 use std::net::{IpAddr, Ipv6Addr};
 
 use etherparse::PacketBuilder;
+use weft_switch::drop_reason::DropReason;
 use weft_switch::limits::{Limit, Limits};
 use weft_switch::offload::{Checksum, Gso, GsoKind, Offload};
 use weft_switch::packet::{HeapBuf, PacketBuf};
@@ -547,6 +548,111 @@ fn a_gso_frame_is_judged_by_its_packets() {
             assert_eq!(told.quote, bytes[14..14 + 548]);
         }
     }
+}
+
+/// A frame of 9,000 bytes of payload with its state, and what it has in front of them: IP header and options or extension
+/// headers, and the transport's.
+fn large(tcp: bool, over_v6: bool, options: usize, tcp_options: usize) -> (Vec<u8>, usize) {
+    let mut bytes = Vec::new();
+    let builder = PacketBuilder::ethernet2(POD_MAC[0], GATEWAY[0]);
+    let builder = if over_v6 {
+        builder.ipv6(v6("fd00:10:244::5").octets(), v6("fd00:10:244:1::5").octets(), 64)
+    } else {
+        builder.ipv4(POD, FAR, 64)
+    };
+    if tcp {
+        let builder = builder.tcp(1000, 80, 7, 100).ack(9).options_raw(&vec![1; tcp_options]).unwrap();
+        builder.write(&mut bytes, &[3; 9000]).unwrap();
+    } else {
+        builder.udp(1000, 80).write(&mut bytes, &[3; 9000]).unwrap();
+    }
+    let l4 = if over_v6 { 54 } else { 34 };
+    let mut extra = vec![1; options];
+    if over_v6 && options > 0 {
+        // Destination options that are all padding.
+        extra[..4].copy_from_slice(&[bytes[20], (options / 8 - 1) as u8, 1, (options - 4) as u8]);
+        bytes[20] = 60;
+    }
+    bytes.splice(l4..l4, extra);
+    let len = if over_v6 { bytes.len() - 54 } else { bytes.len() - 14 } as u16;
+    let at = if over_v6 { 18 } else { 16 };
+    bytes[at..at + 2].copy_from_slice(&len.to_be_bytes());
+    if !over_v6 {
+        bytes[14] = 0x45 + (options / 4) as u8;
+        bytes[20] |= 0x40;
+        bytes[24..26].fill(0);
+        let header = l4 + options;
+        fill_ipv4_checksum(&mut bytes[14..header]);
+    }
+    let headers = bytes.len() - 14 - 9000;
+    (bytes, headers)
+}
+
+/// What becomes of such a frame: sent in so many pieces, told of as too big, or dropped.
+fn judged(bytes: &[u8], kind: GsoKind, size: u16, l4: usize) -> Result<u64, String> {
+    let mut node = node();
+    let mut frame = HeapBuf::from_segments(&[&bytes[..200], &bytes[200..]]);
+    let offset = if kind == GsoKind::Udp { 6 } else { 16 };
+    let gso = Some(Gso { kind, size, ecn: false });
+    frame.set_offload(Offload { checksum: Checksum::Partial { start: l4 as u16, offset }, gso });
+    node.pod.inject(frame);
+    node.switch.step();
+    node.assert_balanced();
+    let sent = node.uplink.take();
+    assert!(sent.iter().all(|frame| frame.len() <= 1514), "longer than the link's packets");
+    let back = node.pod.take();
+    if !back.is_empty() {
+        assert_eq!(told(&back).mtu, 1450);
+        return Err("told".to_owned());
+    }
+    if sent.is_empty() {
+        assert_eq!(node.drops(DropReason::GsoMalformed), 1);
+        return Err("dropped".to_owned());
+    }
+    Ok(sent.len() as u64)
+}
+
+#[test]
+fn all_headers_of_a_gso_frames_packets_count() {
+    for (tcp, over_v6) in [(true, false), (false, false), (true, true), (false, true)] {
+        for options in [0, 8, 24] {
+            for tcp_options in if tcp { vec![0, 12, 40] } else { vec![0] } {
+                let (bytes, headers) = large(tcp, over_v6, options, tcp_options);
+                let kind = match (tcp, over_v6) {
+                    (true, false) => GsoKind::Tcp4,
+                    (true, true) => GsoKind::Tcp6,
+                    (false, _) => GsoKind::Udp,
+                };
+                let l4 = 14 + headers - if tcp { 20 + tcp_options } else { 8 };
+                let fits = (1450 - headers) as u16;
+                let what = format!("{kind:?} with {options} and {tcp_options} bytes of options");
+                assert_eq!(judged(&bytes, kind, fits, l4), Ok(9000_u64.div_ceil(fits.into())), "{what}");
+                for size in [fits + 1, 9000, u16::MAX] {
+                    assert_eq!(judged(&bytes, kind, size, l4), Err("told".into()), "{what}, {size}");
+                }
+                // More pieces than one frame is cut into.
+                for size in [1, 8] {
+                    assert_eq!(judged(&bytes, kind, size, l4), Err("dropped".into()), "{what}, {size}");
+                }
+            }
+        }
+    }
+}
+
+/// What the state says is not so: the packet counts as it is.
+#[test]
+fn a_state_that_contradicts_the_packet_makes_it_no_smaller() {
+    let (udp, _) = large(false, false, 0, 0);
+    let (tcp, _) = large(true, false, 0, 0);
+    let (tcp6, _) = large(true, true, 0, 0);
+    assert_eq!(judged(&udp, GsoKind::Tcp4, 1000, 34), Err("told".into()));
+    assert_eq!(judged(&tcp, GsoKind::Udp, 1000, 34), Err("told".into()));
+    assert_eq!(judged(&tcp6, GsoKind::Udp, 1000, 54), Err("told".into()));
+    // TCP headers are at least 20 bytes long, whatever they say.
+    let mut short = tcp.clone();
+    short[34 + 12] = 0;
+    assert_eq!(judged(&short, GsoKind::Tcp4, 1411, 34), Err("told".into()));
+    assert_eq!(judged(&short, GsoKind::Tcp4, 1400, 34), Err("dropped".into()));
 }
 
 /// Padding and what a tunnel packet has behind the inner one is not quoted.

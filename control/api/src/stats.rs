@@ -55,6 +55,8 @@ pub struct WorkerStats {
     pub consumed: u64,
     /// Frames that the switch made itself: the further ones when it cuts a GSO frame.
     pub originated: u64,
+    /// Frames that became part of the one before them in their flow.
+    pub merged: u64,
     /// Frames dropped.
     pub drops: u64,
     /// Bursts that held at least one frame.
@@ -65,8 +67,16 @@ pub struct WorkerStats {
     pub busy_seconds: f64,
     /// Share of the last second that went into bursts with frames, 0 to 1.
     pub busy: f64,
+    /// What it does at the moment.
+    pub state: WorkerState,
+    /// Time that it slept since the start, in seconds. What it was neither busy nor asleep it polled for nothing.
+    pub asleep_seconds: f64,
+    /// Share of the last second that it slept, 0 to 1.
+    pub asleep: f64,
     /// How often it slept because nothing came.
     pub sleeps: u64,
+    /// How often it was woken: by a port, another worker or a command, not to poll ports that cannot wake it.
+    pub wakes: u64,
     /// Frames handed to another worker that owns the transmit queue.
     pub handed_over: u64,
     /// ICMP errors that it made, those of ICMPv6 among them.
@@ -85,7 +95,28 @@ pub struct WorkerStats {
     pub events_lost: u64,
 }
 
-/// The whole switch. `rx + originated = tx + consumed + drops`, but for the frames on their way at the moment.
+/// What a worker does.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum WorkerState {
+    /// It works, or polls its ports.
+    #[default]
+    Polling,
+    /// It waits for a port to tell.
+    Sleeping,
+}
+
+impl std::fmt::Display for WorkerState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Polling => "polling",
+            Self::Sleeping => "sleeping",
+        })
+    }
+}
+
+/// The whole switch. `rx + originated = tx + consumed + merged + drops`, but for the frames on their way at the moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Total {
@@ -97,6 +128,8 @@ pub struct Total {
     pub tx: u64,
     /// Frames that the switch itself was the destination of.
     pub consumed: u64,
+    /// Frames that became part of the one before them in their flow.
+    pub merged: u64,
     /// Frames dropped.
     pub drops: u64,
 }
@@ -106,7 +139,7 @@ impl Total {
     /// workers counted on between the reading of one counter and the next.
     pub fn in_flight(&self) -> i128 {
         let sum = |counters: &[u64]| counters.iter().map(|&c| i128::from(c)).sum::<i128>();
-        sum(&[self.rx, self.originated]) - sum(&[self.tx, self.consumed, self.drops])
+        sum(&[self.rx, self.originated]) - sum(&[self.tx, self.consumed, self.merged, self.drops])
     }
 }
 

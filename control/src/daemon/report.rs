@@ -10,10 +10,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use weft_api::{
     Drop, Drops, Mac, Memory, Network, Origin, Peer, PodState, Pods, PortStats, Source, State, Stats, Status,
-    Total, Uplink, Worker, WorkerStats, Workers,
+    Total, Uplink, Worker, WorkerState, WorkerStats, Workers,
 };
 use weft_ffi::dpdk::MemoryKind;
-use weft_ffi::kernel::clock::tsc_hz;
+use weft_ffi::kernel::clock::{tsc, tsc_hz};
 use weft_switch::drop_reason::DropReason;
 use weft_switch::tables::Place;
 
@@ -249,6 +249,7 @@ impl Daemon {
             total.originated += counters.originated.get();
             total.tx += counters.tx.get();
             total.consumed += counters.consumed.get();
+            total.merged += counters.merged.get();
             total.drops += counters.all_drops();
         }
         total
@@ -269,6 +270,7 @@ fn worker_stats(id: usize, side: &WorkerSide) -> WorkerStats {
     let packets = counters.rx.get();
     let cycles_per_packet =
         if packets == 0 { 0.0 } else { counters.busy_cycles.get() as f64 / packets as f64 };
+    let (asleep, sleeps_now) = counters.asleep.until(tsc());
     WorkerStats {
         id: id as u16,
         core: side.core,
@@ -276,12 +278,17 @@ fn worker_stats(id: usize, side: &WorkerSide) -> WorkerStats {
         tx_packets: counters.tx.get(),
         consumed: counters.consumed.get(),
         originated: counters.originated.get(),
+        merged: counters.merged.get(),
         drops: counters.all_drops(),
         bursts: counters.bursts.get(),
         cycles_per_packet,
         busy_seconds: counters.busy_cycles.get() as f64 / tsc_hz() as f64,
         busy: side.busy(),
+        state: if sleeps_now { WorkerState::Sleeping } else { WorkerState::Polling },
+        asleep_seconds: asleep as f64 / tsc_hz() as f64,
+        asleep: side.asleep(),
         sleeps: counters.sleeps.get(),
+        wakes: counters.wakes.get(),
         handed_over: counters.handed_over.get(),
         icmp_sent: counters.icmp_sent.get(),
         icmp_limited: counters.icmp_limited.get(),

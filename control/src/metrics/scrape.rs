@@ -72,11 +72,16 @@ const PORT_COUNTERS: [PortCounter; 6] = [
 /// What a worker counts: name, what it means.
 type WorkerCounter = (&'static str, &'static str, fn(&WorkerStats) -> u64);
 
-const WORKER_COUNTERS: [WorkerCounter; 15] = [
+const WORKER_COUNTERS: [WorkerCounter; 17] = [
     ("weft_worker_rx_packets", "Frames that the worker received.", |worker| worker.rx_packets),
     ("weft_worker_tx_packets", "Frames that the worker sent.", |worker| worker.tx_packets),
     ("weft_worker_consumed_packets", "Frames that were for the switch itself.", |worker| worker.consumed),
     ("weft_worker_originated_packets", "Frames that the switch made itself.", |worker| worker.originated),
+    (
+        "weft_worker_merged_packets",
+        "Frames that became part of the one before them in their flow.",
+        |worker| worker.merged,
+    ),
     ("weft_worker_dropped_packets", "Frames that the worker dropped, whatever the reason.", |worker| {
         worker.drops
     }),
@@ -87,6 +92,9 @@ const WORKER_COUNTERS: [WorkerCounter; 15] = [
     ),
     ("weft_worker_bursts", "Bursts with at least one frame.", |worker| worker.bursts),
     ("weft_worker_sleeps", "How often the worker slept because nothing came.", |worker| worker.sleeps),
+    ("weft_worker_wakes", "How often a port, another worker or a command woke the worker.", |worker| {
+        worker.wakes
+    }),
     ("weft_icmp_errors_sent", "ICMP and ICMPv6 errors that the router made.", |worker| worker.icmp_sent),
     (
         "weft_icmp_errors_limited",
@@ -198,7 +206,10 @@ impl Scrape {
         }
         let help = "Time that the worker spent on rounds that found work.";
         let samples = self.stats.workers.iter().map(|worker| (labels(worker), worker.busy_seconds));
-        counters(to, "weft_worker_busy", Some(Unit::Seconds), help, samples)
+        counters(to, "weft_worker_busy", Some(Unit::Seconds), help, samples)?;
+        let help = "Time that the worker slept.";
+        let samples = self.stats.workers.iter().map(|worker| (labels(worker), worker.asleep_seconds));
+        counters(to, "weft_worker_asleep", Some(Unit::Seconds), help, samples)
     }
 
     fn of_drops(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {

@@ -23,7 +23,14 @@ fn scrape() -> Scrape {
         rx_drops: 5,
         tx_drops: 6,
     };
-    let worker = weft_api::WorkerStats { id: 0, busy_seconds: 1.5, icmp_sent: 7, ..Default::default() };
+    let worker = weft_api::WorkerStats {
+        id: 0,
+        busy_seconds: 1.5,
+        asleep_seconds: 2.5,
+        wakes: 9,
+        icmp_sent: 7,
+        ..Default::default()
+    };
     let drop = DropCount { reason: "fdb_miss".to_owned(), count: 9, explain: String::new() };
     Scrape {
         node: "n1".to_owned(),
@@ -66,6 +73,8 @@ fn what_is_written() {
         r#"weft_port_tx_bytes_total{port="quoted \"a\\b\"\nc",kind="tap"} 18446744073709551615"#,
         "# TYPE weft_port_tx_bytes counter",
         r#"weft_worker_busy_seconds_total{worker="0"} 1.5"#,
+        r#"weft_worker_asleep_seconds_total{worker="0"} 2.5"#,
+        r#"weft_worker_wakes_total{worker="0"} 9"#,
         r#"weft_icmp_errors_sent_total{worker="0"} 7"#,
         r#"weft_drops_total{reason="fdb_miss"} 9"#,
     ] {

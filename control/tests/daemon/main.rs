@@ -4,9 +4,12 @@
 
 mod bridge;
 mod faults;
+mod guests;
 mod lab;
+mod latency;
 mod lifecycle;
 mod metrics;
+mod mtu;
 mod neighbours;
 mod offload_tap;
 mod ports;

@@ -12,6 +12,8 @@ fn pods_on_different_workers_talk() {
     let lab = Lab::new();
     lab.configure("workers = 2", "", "");
     let pods: Vec<_> = ["one", "two", "three"].into_iter().map(Namespace::new).collect();
+    // Made for one queue, so that each stays with one worker.
+    pods.iter().for_each(|pod| drop(pod.ip("tuntap add dev eth0 mode tap")));
     let text: Vec<_> = (2..).zip(&pods).map(|(host, pod)| tap_pod(&format!("p{host}"), host, pod)).collect();
     lab.write_cluster(&text.concat());
     let _weftd = lab.start();

@@ -77,6 +77,8 @@ impl Segment {
         data_len, set_data_len: u16 = WEFT_MBUF_DATA_LEN;
         buf_len, set_buf_len: u16 = WEFT_MBUF_BUF_LEN;
         next_raw, set_next_raw: *mut sys::rte_mbuf = WEFT_MBUF_NEXT;
+        pool, set_pool: *mut sys::rte_mempool = WEFT_MBUF_POOL;
+        tx_offload, set_tx_offload: u64 = WEFT_MBUF_TX_OFFLOAD;
     }
 
     #[inline(always)]
@@ -100,6 +102,14 @@ impl Segment {
     #[inline(always)]
     pub(super) fn is_sound(self) -> bool {
         self.data_off() as usize + self.data_len() as usize <= self.buf_len() as usize
+    }
+
+    /// What travels with a packet beside its bytes, from another one's head: what is to be done by who sends it, and the
+    /// `meta` word.
+    pub(super) fn set_words_of(self, from: Self) {
+        self.set_flags(from.flags() & sys::WEFT_MBUF_TX_ALL);
+        self.set_tx_offload(from.tx_offload());
+        self.set_meta(from.meta());
     }
 
     #[inline(always)]

@@ -64,7 +64,7 @@ impl Mbuf {
     }
 
     #[inline(always)]
-    fn segment(&self) -> Segment {
+    pub(super) fn segment(&self) -> Segment {
         // SAFETY: the chain is live and ours; a Segment does not outlive the borrow in any function here.
         unsafe { Segment::new(self.0) }
     }
@@ -240,6 +240,37 @@ impl Mbuf {
                 unsafe { sys::weft_mbuf_free_seg(next.as_ptr()) };
             }
         }
+        true
+    }
+
+    /// Makes the first segment exactly its first `count` bytes, in a buffer of their own from the same pool; what follows
+    /// stays where it is. False, with nothing changed, when the pool is empty, or when the first segment has not more than
+    /// `count` bytes or the new one not as much room.
+    pub fn split_head(&mut self, count: usize) -> bool {
+        let old = self.segment();
+        // SAFETY: the pool of a live segment lives.
+        let raw = NonNull::new(unsafe { sys::weft_mbuf_alloc(old.pool()) });
+        // SAFETY: a fresh segment, ours alone.
+        let Some(mut head) = raw.map(|raw| unsafe { Self::from_raw(raw) }) else { return false };
+        let fresh = head.segment();
+        let room = usize::from(fresh.buf_len()) - usize::from(fresh.data_off());
+        if count >= usize::from(old.data_len()) || count > room {
+            return false;
+        }
+        // SAFETY: `count` bytes lie within both buffers, which are different ones.
+        unsafe { ptr::copy_nonoverlapping(old.data(), fresh.data(), count) };
+        fresh.set_words_of(old);
+        fresh.set_data_len(count as u16);
+        fresh.set_segments(old.segments() + 1);
+        fresh.set_packet_len(old.packet_len());
+        old.set_data_off(old.data_off() + count as u16);
+        old.set_data_len(old.data_len() - count as u16);
+        old.set_segments(1);
+        old.set_packet_len(old.data_len().into());
+        fresh.set_next_raw(old.as_ptr());
+        std::mem::swap(self, &mut head);
+        // The old head is the second segment now, and freed with the chain.
+        std::mem::forget(head);
         true
     }
 

@@ -11,16 +11,18 @@ mod layout;
 mod log;
 mod mbuf;
 mod mempool;
+mod offload;
 mod sys;
 mod vhost;
 
 use arrayvec::ArrayVec;
 
 pub use eal::{Eal, EalConfig, EalError, MemoryKind, RegisteredThread};
-pub use ethdev::{EthConfig, EthError, EthLink, EthPort, EthRx, EthStats, EthTx};
+pub use ethdev::{EthConfig, EthError, EthLink, EthOffloads, EthPort, EthRx, EthStats, EthTx};
 pub use mbuf::{MAX_SEGMENTS, Mbuf};
 pub use mempool::{DATA_ROOM, HEADROOM, LARGE_ROOM, Mempool, PoolError};
-pub use vhost::{VhostConfig, VhostError, VhostMode, VhostPort, VhostRx, VhostTx};
+pub use offload::{RxChecksum, TxWork, Upper};
+pub use vhost::{Guest, VhostConfig, VhostError, VhostMode, VhostPort, VhostRx, VhostTx};
 
 /// Packets in one burst at most.
 pub const BURST: usize = 64;

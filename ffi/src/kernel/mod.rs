@@ -6,6 +6,7 @@
 //! - [`udp_claim`]: keeps the kernel quiet about a UDP port that weft serves through `AF_PACKET`.
 //! - [`netns`]: runs code in another network namespace.
 //! - [`event`]: sleeping until one of many descriptors has something, and waking a sleeper.
+//! - [`thread`]: what the kernel counts for a thread.
 //! - [`clock`]: the processor's cycle counter.
 //!
 //! Nothing here knows a packet buffer: frames are byte slices, so that a driver copies straight from and to its own
@@ -18,6 +19,7 @@ pub mod interface;
 pub mod netns;
 pub mod packet;
 pub mod tap;
+pub mod thread;
 pub mod udp;
 pub mod udp_claim;
 

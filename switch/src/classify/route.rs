@@ -16,6 +16,8 @@ use crate::tables::{Encap, Neighbour, PodGuard, Prefix, Role, Routes, Snapshot, 
 use crate::types::Mtu;
 use crate::wire::ip::IpProtocol;
 use crate::wire::ipv4::{IPV4_LEN, Ipv4Options, Ipv4View};
+use crate::wire::tcp::TCP_LEN;
+use crate::wire::udp::UdpHeader;
 
 /// An address family as the router sees it.
 pub(crate) trait Family: Prefix {
@@ -210,16 +212,24 @@ fn too_big<A: Family>(head: &[u8], parsed: &Parsed, way: Way, hop: bool, mtu: Mt
     Action::Reject { reason: DropReason::MtuExceeded, error }
 }
 
-/// How long the IP packet is on its way out: for a frame that stands for several, the longest of them.
+/// How long the IP packet is on its way out: for a frame that stands for several, the longest of them. A state that contradicts
+/// the headers makes no smaller packets of it: nobody could cut it.
 #[inline]
 pub(super) fn packet_len<A>(head: &[u8], parsed: &Parsed, ip: &Ip<A>, gso: Option<Gso>) -> usize {
-    let Some(gso) = gso else { return ip.len as usize };
+    let whole = ip.len as usize;
+    let Some(gso) = gso else { return whole };
     let l4 = usize::from(ip.l4);
     let transport = match gso.kind {
-        GsoKind::Tcp4 | GsoKind::Tcp6 => head.get(l4 + 12).map_or(20, |byte| usize::from(byte >> 4) * 4),
-        GsoKind::Udp => 8,
+        GsoKind::Tcp4 | GsoKind::Tcp6 if ip.protocol == IpProtocol::TCP => {
+            head.get(l4 + 12).map_or(0, |byte| usize::from(byte >> 4) * 4).max(TCP_LEN)
+        }
+        GsoKind::Udp if ip.protocol == IpProtocol::UDP => UdpHeader::LEN,
+        _ => return whole,
     };
-    (l4.saturating_sub(parsed.l3_offset()) + transport + usize::from(gso.size)).min(ip.len as usize)
+    if ip.fragment {
+        return whole;
+    }
+    (l4.saturating_sub(parsed.l3_offset()) + transport + usize::from(gso.size)).min(whole)
 }
 
 #[inline]

@@ -5,8 +5,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use weft_ffi::kernel::clock::tsc;
+use weft_ffi::kernel::clock::{tsc, tsc_hz};
 use weft_ffi::kernel::event::{Epoll, EventFd, Events, Interest};
+use weft_ffi::kernel::thread::preemptions;
 
 use crate::types::PortId;
 use crate::worker::{Clock, Sleeper, Wake};
@@ -15,6 +16,10 @@ use crate::worker::{Clock, Sleeper, Wake};
 const WAKE: u64 = u64::MAX;
 /// Descriptors shown by one wait; the others come with the next.
 const AT_ONCE: usize = 64;
+
+/// Giving the core away takes less than that, in microseconds, where nobody wants it. Longer may be another thread's turn,
+/// or the kernel's own work.
+const GIVEN_AWAY_US: u64 = 3;
 
 /// Wakes a worker through its eventfd.
 #[derive(Debug, Clone)]
@@ -32,6 +37,10 @@ pub struct EpollSleeper {
     epoll: Epoll,
     wake: Arc<EventFd>,
     events: Events,
+    /// Cycles in [`GIVEN_AWAY_US`].
+    given_away: u64,
+    /// What [`preemptions`] said last.
+    preempted: u64,
 }
 
 impl EpollSleeper {
@@ -40,7 +49,9 @@ impl EpollSleeper {
         let (epoll, wake) = (Epoll::new()?, Arc::new(EventFd::new()?));
         epoll.add(wake.as_fd(), WAKE, Interest::Read)?;
         let waker = WorkerWaker(wake.clone());
-        Ok((Self { epoll, wake, events: Events::with_capacity(AT_ONCE) }, waker))
+        let events = Events::with_capacity(AT_ONCE);
+        let given_away = tsc_hz() / 1_000_000 * GIVEN_AWAY_US;
+        Ok((Self { epoll, wake, events, given_away, preempted: 0 }, waker))
     }
 }
 
@@ -52,10 +63,10 @@ impl Sleeper for EpollSleeper {
         // It fails for a descriptor that was not added, and then there is nothing to do.
         let _ = self.epoll.remove(fd);
     }
-    fn wait(&mut self, timeout: Option<Duration>, mut ready: impl FnMut(PortId, bool)) {
+    fn wait(&mut self, timeout: Option<Duration>, mut ready: impl FnMut(PortId, bool)) -> bool {
         // An error here would be of the set itself; the worker then polls on, as after a timeout.
         if self.epoll.wait(timeout, &mut self.events).is_err() {
-            return;
+            return false;
         }
         for event in self.events.iter() {
             if event.token == WAKE {
@@ -64,6 +75,17 @@ impl Sleeper for EpollSleeper {
                 ready(port, event.error);
             }
         }
+        !self.events.is_empty()
+    }
+    fn pause(&mut self) -> bool {
+        let before = tsc();
+        std::thread::yield_now();
+        if tsc().wrapping_sub(before) < self.given_away {
+            return false;
+        }
+        // The kernel knows whether it was another thread.
+        let preempted = preemptions();
+        std::mem::replace(&mut self.preempted, preempted) != preempted
     }
 }
 

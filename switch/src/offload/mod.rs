@@ -6,9 +6,11 @@
 //! | file | |
 //! |---|---|
 //! | [`virtio`] | the state from and to a virtio-net header |
+//! | [`nic`] | the state from and to what DPDK's drivers say: kinds and lengths |
 //! | [`finish`] | what every way out calls: pass on, fill in or cut |
 //! | [`checksum`] | fills in and checks transport checksums over chains |
 //! | [`segment`] | cuts GSO frames |
+//! | `merge` | the other way round: packets of a flow become one GSO frame |
 //! | [`unfilled`] | the state of what a kernel on the same machine left unfinished without a word |
 //!
 //! A checksum's place is data from a guest. It is checked once, in [`virtio::parse`], against the frame as it was
@@ -17,6 +19,8 @@
 pub mod checksum;
 pub mod finish;
 mod layout;
+pub(crate) mod merge;
+pub mod nic;
 pub mod segment;
 mod sum;
 #[cfg(test)]

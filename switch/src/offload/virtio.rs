@@ -23,14 +23,16 @@ pub const HEADER: usize = 10;
 /// Bytes of the header with it.
 pub const HEADER_MRG: usize = 12;
 
-const NEEDS_CSUM: u8 = 1;
+pub(super) const NEEDS_CSUM: u8 = 1;
 const DATA_VALID: u8 = 2;
 
 const GSO_NONE: u8 = 0;
-const GSO_TCPV4: u8 = 1;
-const GSO_TCPV6: u8 = 4;
+pub(super) const GSO_TCPV4: u8 = 1;
+/// Old UDP segmentation, into IP fragments, which nobody is offered.
+pub(super) const GSO_UFO: u8 = 3;
+pub(super) const GSO_TCPV6: u8 = 4;
 const GSO_UDP_L4: u8 = 5;
-const GSO_ECN: u8 = 0x80;
+pub(super) const GSO_ECN: u8 = 0x80;
 
 /// A header that contradicts its frame, or that can't be written.
 #[derive(Debug, Error, Clone, Copy, PartialEq, Eq)]

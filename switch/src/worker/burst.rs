@@ -1,9 +1,10 @@
-//! One burst, all the way: rx, parse, look up and classify, apply, tx. This is the order of the stages.
+//! One burst, all the way: rx, parse, look up and classify, merge, apply, tx. This is the order of the stages.
 
 use arrayvec::ArrayVec;
 use weft_sync::prefetch::prefetch_bytes;
 
 use super::learn::learn;
+use super::merge::merge;
 use super::outbox::Outbox;
 use super::sample::sample;
 use super::{Buf, HANDOVER, Platform, Worker};
@@ -30,8 +31,8 @@ const UNREAD: Parsed =
     Parsed { l2: 0, len: 0, dst: MacAddr::ZERO, src: MacAddr::ZERO, tags: 0, priority: false, l3: L3::Other };
 
 impl<P: Platform> Worker<P> {
-    /// Takes one burst from the receive queue of this index; how many frames it had.
-    pub(super) fn poll(&mut self, index: usize) -> usize {
+    /// Takes one burst from this port's receive queue; how many frames it had.
+    pub(super) fn poll(&mut self, from: PortId) -> usize {
         let Self {
             snapshot,
             pool,
@@ -48,7 +49,7 @@ impl<P: Platform> Worker<P> {
             questions,
             ..
         } = self;
-        let slot = &mut rx[index];
+        let Some(slot) = rx.get_mut(from) else { return 0 };
         let loss = slot.queue.rx(pool, frames);
         let lost = count_loss(loss, outbox);
         let received = frames.len() + lost;
@@ -57,7 +58,6 @@ impl<P: Platform> Worker<P> {
             return 0;
         }
         slot.empty = 0;
-        let from = slot.port;
         let port_counters = counters.port(from);
         counters.bursts.add(1);
         counters.rx.add(received as u64);
@@ -66,7 +66,7 @@ impl<P: Platform> Worker<P> {
 
         let tables = snapshot.load();
         let second = seconds(*now);
-        let reads = read_burst(tables, stations, second, from, frames);
+        let mut reads = read_burst(tables, stations, second, from, frames);
         if tables.ports.get(from).is_some_and(|port| matches!(port.role, Role::Trusted)) {
             learn(
                 tables,
@@ -82,6 +82,7 @@ impl<P: Platform> Worker<P> {
         if one_in > 0 {
             sample(one_in, until_sample, from, &reads, events, counters);
         }
+        merge(outbox.takes(), frames, &mut reads, counters);
         let mut applier = Applier {
             tables,
             pool,

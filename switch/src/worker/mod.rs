@@ -5,9 +5,12 @@
 
 mod burst;
 mod learn;
+mod merge;
 mod outbox;
+mod receivers;
 mod run;
 mod sample;
+mod takes;
 
 use std::sync::Arc;
 
@@ -19,7 +22,6 @@ use weft_sync::snapshot::Reader;
 
 use crate::counters::WorkerCounters;
 use crate::event::Events;
-use crate::limits::Buckets;
 use crate::packet::BufPool;
 use crate::port::{BURST, Burst, RxQueue, TxQueue};
 use crate::questions::Questions;
@@ -27,8 +29,10 @@ use crate::stations::Stations;
 use crate::tables::Snapshot;
 use crate::types::PortId;
 use outbox::Outbox;
+use receivers::Receivers;
 pub use run::{Clock, Idle, Sleeper};
 use sample::Sampling;
+use takes::Takes;
 
 /// Packets that wait in the ring from one worker to another at most.
 const HANDOVER: usize = 1024;
@@ -74,21 +78,6 @@ pub struct Queues<P: Platform> {
     pub rx: Option<P::Rx>,
     /// Its transmit queue.
     pub tx: Option<P::Tx>,
-}
-
-struct RxSlot<P: Platform> {
-    port: PortId,
-    queue: P::Rx,
-    /// It has a descriptor, which is with the sleeper.
-    told: bool,
-    /// The worker can sleep: the descriptor will tell of frames.
-    waits: bool,
-    /// Polled in every round; otherwise it is armed and its descriptor says when it has something.
-    active: bool,
-    /// Rounds without a frame.
-    empty: u8,
-    /// What this port has left of what is limited.
-    buckets: Buckets,
 }
 
 /// The worker's end of what it shares with the control side and the other workers.
@@ -144,7 +133,7 @@ pub struct Worker<P: Platform> {
     pool: P::Pool,
     commands: Receiver<Command<P>>,
     broken: Sender<PortId>,
-    rx: Vec<RxSlot<P>>,
+    rx: Receivers<P>,
     outbox: Outbox<P>,
     inboxes: Vec<Consumer<(PortId, Buf<P>)>>,
     sleeping: Arc<SleepFlag>,
@@ -175,7 +164,7 @@ pub struct Parts<P: Platform> {
 /// Makes the workers of a switch, with a ring from each to each other.
 pub fn make<P: Platform>(parts: Vec<Parts<P>>) -> Vec<(Worker<P>, Handle<P>)> {
     let count = parts.len();
-    let stations = Stations::default();
+    let (stations, takes) = (Stations::default(), Takes::default());
     let flags: Vec<_> = (0..count).map(|_| Arc::new(SleepFlag::new())).collect();
     let wakers: Vec<_> = parts.iter().map(|part| part.waker.clone()).collect();
     let mut inboxes: Vec<Vec<_>> = (0..count).map(|_| Vec::new()).collect();
@@ -218,8 +207,8 @@ pub fn make<P: Platform>(parts: Vec<Parts<P>>) -> Vec<(Worker<P>, Handle<P>)> {
             pool: part.pool,
             commands: receiver,
             broken,
-            rx: Vec::new(),
-            outbox: Outbox::new(index as u16, roads, counters.clone()),
+            rx: Receivers::new(),
+            outbox: Outbox::new(index as u16, roads, counters.clone(), takes.clone()),
             inboxes,
             sleeping,
             counters,
@@ -255,21 +244,12 @@ impl<P: Platform> Worker<P> {
                 Command::AddRx(port, queue) => {
                     // One that cannot be waited for is polled, as those without a descriptor are.
                     let told = queue.wait_fd().is_some_and(|fd| sleeper.add(fd, port).is_ok());
-                    self.rx.push(RxSlot {
-                        port,
-                        queue,
-                        told,
-                        waits: told,
-                        active: true,
-                        empty: 0,
-                        buckets: Buckets::default(),
-                    });
+                    self.rx.add(port, queue, told);
                 }
                 Command::AddTx(port, queue) => self.outbox.add(port, queue),
                 Command::Remove(port, done) => {
                     self.empty_inboxes();
-                    let rx =
-                        self.rx.iter().position(|slot| slot.port == port).map(|at| self.rx.remove(at).queue);
+                    let rx = self.rx.remove(port);
                     if let Some(fd) = rx.as_ref().and_then(|queue| queue.wait_fd()) {
                         sleeper.remove(fd);
                     }
@@ -299,11 +279,12 @@ impl<P: Platform> Worker<P> {
     pub fn round(&mut self) -> usize {
         self.snapshot.load();
         let mut work = 0;
-        for index in 0..self.rx.len() {
-            if self.rx[index].active {
-                work += self.poll(index);
+        for turn in 0..self.rx.polled() {
+            if let Some(port) = self.rx.at(turn) {
+                work += self.poll(port);
             }
         }
+        self.rx.turn();
         work + self.take_in()
     }
 }

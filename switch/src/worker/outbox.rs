@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::takes::Takes;
 use super::{Buf, Platform, Road, Wake};
 use crate::counters::WorkerCounters;
 use crate::drop_reason::DropReason;
@@ -14,6 +15,8 @@ use crate::types::{MAX_PORTS, PortId};
 struct TxSlot<P: Platform> {
     queue: P::Tx,
     staged: Burst<Buf<P>>,
+    /// What the other workers have been told that the queue takes.
+    told: TxCaps,
 }
 
 pub(super) struct Outbox<P: Platform> {
@@ -25,19 +28,34 @@ pub(super) struct Outbox<P: Platform> {
     /// By worker number; `None` at this worker's own.
     roads: Vec<Option<Road<P>>>,
     counters: Arc<WorkerCounters>,
+    takes: Takes,
 }
 
 impl<P: Platform> Outbox<P> {
-    pub(super) fn new(index: u16, roads: Vec<Option<Road<P>>>, counters: Arc<WorkerCounters>) -> Self {
+    pub(super) fn new(
+        index: u16,
+        roads: Vec<Option<Road<P>>>,
+        counters: Arc<WorkerCounters>,
+        takes: Takes,
+    ) -> Self {
         let slots = (0..MAX_PORTS).map(|_| None).collect();
-        Self { index, slots, touched: Vec::with_capacity(MAX_PORTS), roads, counters }
+        Self { index, slots, touched: Vec::with_capacity(MAX_PORTS), roads, counters, takes }
+    }
+
+    /// What the ports take, as far as it is known.
+    #[inline]
+    pub(super) fn takes(&self) -> &Takes {
+        &self.takes
     }
 
     pub(super) fn add(&mut self, port: PortId, queue: P::Tx) {
-        self.slots[port.index()] = Some(Box::new(TxSlot { queue, staged: Burst::new() }));
+        let told = queue.caps();
+        self.takes.set(port, told);
+        self.slots[port.index()] = Some(Box::new(TxSlot { queue, staged: Burst::new(), told }));
     }
 
     pub(super) fn remove(&mut self, port: PortId) -> Option<P::Tx> {
+        self.takes.set(port, TxCaps::NONE);
         self.slots[port.index()].take().map(|slot| slot.queue)
     }
 
@@ -84,7 +102,7 @@ impl<P: Platform> Outbox<P> {
         }
         slot.staged.push(packet);
         if slot.staged.is_full() {
-            flush(slot, pool, to, &self.counters);
+            flush(slot, pool, to, &self.counters, &self.takes);
             self.touched.retain(|port| *port != to);
         }
     }
@@ -94,7 +112,7 @@ impl<P: Platform> Outbox<P> {
     pub(super) fn flush(&mut self, pool: &mut P::Pool) {
         for to in self.touched.drain(..) {
             if let Some(slot) = &mut self.slots[to.index()] {
-                flush(slot, pool, to, &self.counters);
+                flush(slot, pool, to, &self.counters, &self.takes);
             }
         }
         for road in self.roads.iter_mut().flatten() {
@@ -119,8 +137,18 @@ fn hand_over<P: Platform>(road: &mut Road<P>, counters: &WorkerCounters) {
     }
 }
 
-fn flush<P: Platform>(slot: &mut TxSlot<P>, pool: &mut P::Pool, to: PortId, counters: &WorkerCounters) {
+fn flush<P: Platform>(
+    slot: &mut TxSlot<P>,
+    pool: &mut P::Pool,
+    to: PortId,
+    counters: &WorkerCounters,
+    tell: &Takes,
+) {
     let caps = slot.queue.caps();
+    if caps != slot.told {
+        slot.told = caps;
+        tell.set(to, caps);
+    }
     if slot.staged.iter().all(|packet| takes(caps, packet)) {
         transmit(&mut slot.queue, &mut slot.staged, to, counters);
     } else {
@@ -137,7 +165,7 @@ fn finish_and_transmit<P: Platform>(
     to: PortId,
     counters: &WorkerCounters,
 ) {
-    let TxSlot { queue, staged } = slot;
+    let TxSlot { queue, staged, .. } = slot;
     let mut ready = Burst::new();
     for packet in staged.drain(..) {
         let finished = finish(pool, packet, caps, |_, piece| {

@@ -5,14 +5,23 @@
 //! polled in every round, and at a slow beat while the worker sleeps.
 //!
 //! No wake-up is lost: the worker announces that it will sleep, then looks at its rings and commands once more, then
-//! waits; who pushes asks after pushing whether sleep was announced (`weft_sync::sleep`).
+//! waits; who pushes asks after pushing whether sleep was announced (`weft_sync::sleep`). A new snapshot wakes nobody:
+//! a sleeper holds none, so that nobody waits for it, and takes the newest when it wakes.
+//!
+//! # A core that others want too
+//!
+//! Spinning saves the wake-up where the core has nothing else to do. Where the sender's or the receiver's own thread waits
+//! for that core, spinning keeps from working whoever is to bring the work. So each empty round gives the core away
+//! once; where another thread took it, the worker sleeps instead of spinning for [`SHARED_MS`]. Asleep it is woken by the
+//! frame itself, and the scheduler prefers a thread that wakes to one that has given its turn away. A worker with work
+//! takes its turn as any thread does.
 
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use super::{Platform, Worker};
-use crate::port::{Armed, RxQueue};
+use crate::port::RxQueue;
 use crate::types::PortId;
 
 /// Rounds without a frame after which a queue is armed.
@@ -23,6 +32,9 @@ const LOOK_EVERY: u32 = 8;
 /// The same for a worker that never sleeps and has nothing to do.
 const LOOK_SELDOM: u32 = 1024;
 
+/// How long a core counts as shared after another thread wanted it, in milliseconds.
+const SHARED_MS: u64 = 100;
+
 /// Waits for descriptors: epoll in the daemon.
 pub trait Sleeper {
     /// `fd` belongs to the receive queue of `port`.
@@ -30,8 +42,10 @@ pub trait Sleeper {
     /// `fd` is about to be closed.
     fn remove(&mut self, fd: BorrowedFd<'_>);
     /// Waits until a descriptor is readable, the worker is woken, or `timeout` has passed (`None`: for ever), and shows
-    /// the ports whose descriptors are readable (or have an error: `true`).
-    fn wait(&mut self, timeout: Option<Duration>, ready: impl FnMut(PortId, bool));
+    /// the ports whose descriptors are readable (or have an error: `true`). False if nothing of that happened in time.
+    fn wait(&mut self, timeout: Option<Duration>, ready: impl FnMut(PortId, bool)) -> bool;
+    /// Lets another thread have the core, if one waits for it; true if one did.
+    fn pause(&mut self) -> bool;
 }
 
 /// The time-stamp counter.
@@ -57,6 +71,8 @@ impl<P: Platform> Worker<P> {
         let mut rounds = 0u32;
         let mut before = clock.cycles();
         let mut last_work = before;
+        // Until then the core counts as shared.
+        let mut shared_until = before;
         loop {
             if !self.commands.is_empty() && !self.obey(&mut sleeper) {
                 return;
@@ -71,7 +87,7 @@ impl<P: Platform> Worker<P> {
                 last_work = now;
                 before = now;
                 if idle.spin.is_some() {
-                    self.rest_empty_queues();
+                    self.rx.rest(EMPTY_ROUNDS);
                 }
                 if rounds % LOOK_EVERY == 0 {
                     self.look(&mut sleeper, Some(Duration::ZERO));
@@ -87,62 +103,53 @@ impl<P: Platform> Worker<P> {
                 std::hint::spin_loop();
                 continue;
             };
-            self.rest_empty_queues();
-            self.look(&mut sleeper, Some(Duration::ZERO));
-            if now.wrapping_sub(last_work) < spin {
-                std::hint::spin_loop();
+            let is_shared = (shared_until.wrapping_sub(now) as i64) > 0;
+            if !is_shared && now.wrapping_sub(last_work) < spin {
+                self.rx.rest(EMPTY_ROUNDS);
+                self.look(&mut sleeper, Some(Duration::ZERO));
+                if sleeper.pause() {
+                    before = clock.cycles();
+                    shared_until = before.wrapping_add(SHARED_MS * idle.cycles_per_ms);
+                }
                 continue;
             }
-            if self.rx.iter().any(|slot| slot.active && slot.waits) {
-                continue;
+            // This round has found all of them empty.
+            self.rx.rest(0);
+            if !self.rx.keep_awake() {
+                self.sleep(&mut sleeper, &clock, idle.beat);
+                before = clock.cycles();
             }
-            self.sleep(&mut sleeper, idle.beat);
-            before = clock.cycles();
         }
     }
 
-    /// Waits for descriptors, and takes up the queues that have something.
-    fn look(&mut self, sleeper: &mut impl Sleeper, timeout: Option<Duration>) {
+    /// Waits for descriptors, and takes up the queues that have something. False if nothing has.
+    fn look(&mut self, sleeper: &mut impl Sleeper, timeout: Option<Duration>) -> bool {
         let (rx, mut broken) = (&mut self.rx, None);
-        sleeper.wait(timeout, |port, error| {
-            let Some(slot) = rx.iter_mut().find(|slot| slot.port == port) else { return };
-            if error && !slot.queue.recover() {
-                (slot.active, slot.told) = (false, false);
+        let woken = sleeper.wait(timeout, |port, error| {
+            if !rx.notice(port, error) {
                 broken = Some(port);
-            } else if !slot.active {
-                slot.queue.disarm();
-                slot.active = true;
-                slot.empty = 0;
             }
         });
         // One at a time is enough: errors are reported until the descriptor is removed.
-        let Some(slot) = rx.iter().find(|slot| Some(slot.port) == broken) else { return };
-        if let Some(fd) = slot.queue.wait_fd() {
+        let Some(port) = broken else { return woken };
+        if let Some(fd) = self.rx.get_mut(port).and_then(|slot| slot.queue.wait_fd()) {
             sleeper.remove(fd);
         }
         // Nobody hears it only when the control side has gone.
-        let _ = self.broken.send(slot.port);
+        let _ = self.broken.send(port);
+        woken
     }
 
-    /// Arms the queues that have brought nothing for a while.
-    fn rest_empty_queues(&mut self) {
-        for slot in &mut self.rx {
-            if slot.active && slot.empty >= EMPTY_ROUNDS && slot.told {
-                slot.empty = 0;
-                let armed = slot.queue.arm();
-                slot.active = armed != Armed::Waits;
-                slot.waits = armed != Armed::Mute;
-            }
-        }
-    }
-
-    fn sleep(&mut self, sleeper: &mut impl Sleeper, beat: Duration) {
+    fn sleep(&mut self, sleeper: &mut impl Sleeper, clock: &impl Clock, beat: Duration) {
         self.sleeping.announce();
         if self.commands.is_empty() && self.inboxes.iter().all(|inbox| inbox.is_empty()) {
             self.snapshot.offline();
             self.counters.sleeps.add(1);
-            let polled = self.rx.iter().any(|slot| slot.active && !slot.waits);
-            self.look(sleeper, polled.then_some(beat));
+            self.counters.asleep.begin(clock.cycles());
+            // What is still polled cannot tell.
+            let woken = self.look(sleeper, (self.rx.polled() > 0).then_some(beat));
+            self.counters.asleep.end(clock.cycles());
+            self.counters.wakes.add(woken.into());
         }
         self.sleeping.awake();
     }

@@ -159,12 +159,13 @@ impl Node {
         self.switch.handles().map(|handle| handle.counters().handed_over.get()).sum()
     }
 
-    /// rx + originated = tx + consumed + Σ drops.
+    /// rx + originated = tx + consumed + merged + Σ drops.
     pub fn assert_balanced(&self) {
         let (mut came, mut went) = (0, 0);
         for counters in self.switch.handles().map(|handle| handle.counters()) {
             came += counters.rx.get() + counters.originated.get();
-            went += counters.tx.get() + counters.consumed.get() + counters.all_drops();
+            went += counters.tx.get() + counters.consumed.get() + counters.merged.get();
+            went += counters.all_drops();
         }
         assert_eq!(came, went, "node {}", self.number);
     }

@@ -20,6 +20,7 @@ impl Node {
                 ("originated", &counters.originated),
                 ("tx", &counters.tx),
                 ("consumed", &counters.consumed),
+                ("merged", &counters.merged),
                 ("fragments", &counters.fragments),
                 ("icmp_sent", &counters.icmp_sent),
                 ("icmp_limited", &counters.icmp_limited),

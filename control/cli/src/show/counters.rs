@@ -54,11 +54,14 @@ impl Show for Stats {
                 ">TX PACKETS",
                 ">CONSUMED",
                 ">ORIGINATED",
+                ">MERGED",
                 ">DROPS",
                 ">BURSTS",
                 ">CYCLES/PACKET",
                 ">BUSY",
+                ">ASLEEP",
                 ">SLEEPS",
+                "+>WAKES",
                 ">HANDED OVER",
                 "+>ICMP ERRORS",
                 "+>ICMP LIMITED",
@@ -75,11 +78,14 @@ impl Show for Stats {
                 worker.tx_packets.to_string(),
                 worker.consumed.to_string(),
                 worker.originated.to_string(),
+                worker.merged.to_string(),
                 worker.drops.to_string(),
                 worker.bursts.to_string(),
                 format!("{:.0}", worker.cycles_per_packet),
-                format!("{:.1}%", worker.busy * 100.0),
+                percent(worker.busy),
+                percent(worker.asleep),
                 worker.sleeps.to_string(),
+                worker.wakes.to_string(),
                 worker.handed_over.to_string(),
                 worker.icmp_sent.to_string(),
                 worker.icmp_limited.to_string(),
@@ -90,13 +96,14 @@ impl Show for Stats {
         }
         let total = &self.total;
         format!(
-            "{}\n{}\nbalance: rx {} + originated {} = tx {} + consumed {} + drops {} + in flight {}\n",
+            "{}\n{}\nbalance: rx {} + originated {} = tx {} + consumed {} + merged {} + drops {} + in flight {}\n",
             ports.render(),
             workers.render(),
             total.rx,
             total.originated,
             total.tx,
             total.consumed,
+            total.merged,
             total.drops,
             total.in_flight()
         )
@@ -151,6 +158,7 @@ impl Show for Stats {
                 ">DROPS/S",
                 ">BURSTS/S",
                 ">BUSY",
+                ">ASLEEP",
                 ">SLEEPS/S",
                 ">HANDED OVER/S",
             ],
@@ -164,13 +172,18 @@ impl Show for Stats {
                 growth(worker.tx_packets, was.map(|was| was.tx_packets), seconds),
                 growth(worker.drops, was.map(|was| was.drops), seconds),
                 growth(worker.bursts, was.map(|was| was.bursts), seconds),
-                format!("{:.1}%", worker.busy * 100.0),
+                percent(worker.busy),
+                percent(worker.asleep),
                 growth(worker.sleeps, was.map(|was| was.sleeps), seconds),
                 growth(worker.handed_over, was.map(|was| was.handed_over), seconds),
             ]);
         }
         format!("{}\n{}", ports.render(), workers.render())
     }
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.1}%", share * 100.0)
 }
 
 impl Show for Drops {
@@ -211,8 +224,11 @@ impl Show for Workers {
             &[
                 ">WORKER",
                 ">CORE",
+                "STATE",
                 ">BUSY",
+                ">ASLEEP",
                 "+>BUSY SECONDS",
+                "+>ASLEEP SECONDS",
                 ">CYCLES/PACKET",
                 ">RX PACKETS",
                 ">TX PACKETS",
@@ -226,13 +242,16 @@ impl Show for Workers {
             table.row(vec![
                 stats.id.to_string(),
                 or_dash(stats.core),
-                format!("{:.1}%", stats.busy * 100.0),
+                stats.state.to_string(),
+                percent(stats.busy),
+                percent(stats.asleep),
                 format!("{:.1}", stats.busy_seconds),
+                format!("{:.1}", stats.asleep_seconds),
                 format!("{:.0}", stats.cycles_per_packet),
                 stats.rx_packets.to_string(),
                 stats.tx_packets.to_string(),
                 stats.drops.to_string(),
-                worker.generation.map_or_else(|| "asleep".to_owned(), |generation| generation.to_string()),
+                or_dash(worker.generation),
                 list(&worker.ports),
             ]);
         }

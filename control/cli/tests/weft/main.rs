@@ -11,7 +11,7 @@ use daemon::{Answers, Daemon, command, weft};
 use serde_json::{Value, json};
 use weft_api::{
     ApiError, Drop, Drops, Index, Memory, Network, Origin, Peer, Pod, PodPort, PodState, Pods, PortStats,
-    Source, State, Stats, Status, Total, Uplink, WorkerStats,
+    Source, State, Stats, Status, Total, Uplink, WorkerState, WorkerStats,
 };
 
 fn status() -> Status {
@@ -97,17 +97,20 @@ fn stats() -> Stats {
             id: 0,
             core: Some(1),
             rx_packets: 1000,
-            tx_packets: 993,
+            tx_packets: 990,
             consumed: 5,
             originated: 7,
+            merged: 3,
             drops: 7,
             bursts: 100,
             cycles_per_packet: 241.6,
             busy: 0.125,
+            state: WorkerState::Sleeping,
+            asleep: 0.75,
             sleeps: 4,
             ..WorkerStats::default()
         }],
-        total: Total { rx: 1000, originated: 7, tx: 993, consumed: 5, drops: 7 },
+        total: Total { rx: 1000, originated: 7, tx: 990, consumed: 5, merged: 3, drops: 7 },
     }
 }
 
@@ -177,10 +180,10 @@ web   up     tap   10.244.1.5, fd00::5  02:00:0a:f4:01:05     3  1450  api     e
 PORT  NAME  KIND  RX PACKETS  RX BYTES  RX DROPS  TX PACKETS  TX BYTES  TX DROPS
    3  web   tap         1000   1.4 MiB         7         900  58.6 KiB         0
 
-WORKER  CORE  RX PACKETS  TX PACKETS  CONSUMED  ORIGINATED  DROPS  BURSTS  CYCLES/PACKET   BUSY  SLEEPS  HANDED OVER
-     0     1        1000         993         5           7      7     100            242  12.5%       4            0
+WORKER  CORE  RX PACKETS  TX PACKETS  CONSUMED  ORIGINATED  MERGED  DROPS  BURSTS  CYCLES/PACKET   BUSY  ASLEEP  SLEEPS  HANDED OVER
+     0     1        1000         990         5           7       3      7     100            242  12.5%   75.0%       4            0
 
-balance: rx 1000 + originated 7 = tx 993 + consumed 5 + drops 7 + in flight 2
+balance: rx 1000 + originated 7 = tx 990 + consumed 5 + merged 3 + drops 7 + in flight 2
 ",
         ),
         (&["drops"], "no drops\n"),

@@ -4,6 +4,6 @@ mod flood;
 mod guard;
 mod learning;
 mod reserved;
-mod unfinished;
+pub(crate) mod unfinished;
 mod unicast;
 mod vlan;

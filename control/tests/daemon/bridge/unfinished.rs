@@ -23,7 +23,7 @@ fn partial_udp(ip: &Ip, ends: (Mac, Mac), body: &[u8]) -> (Vec<u8>, [u8; 10], Ve
 }
 
 /// A TCP frame that stands for several of `size` bytes each, with its header.
-fn gso_tcp(ip: &Ip, ends: (Mac, Mac), size: u16, body: &[u8]) -> (Vec<u8>, [u8; 10]) {
+pub(crate) fn gso_tcp(ip: &Ip, ends: (Mac, Mac), size: u16, body: &[u8]) -> (Vec<u8>, [u8; 10]) {
     let mut segment = tcp(ip, (11, 12), (1000, 0x10), body);
     let pseudo = ip.pseudo(TCP, segment.len());
     segment[16..18].copy_from_slice(&pseudo.to_be_bytes());
@@ -48,7 +48,7 @@ fn finished(frame: &Frame) -> Vec<u8> {
 
 /// The TCP payload that these frames carry, each of which must be whole, in order, no longer than the MTU, and have right
 /// checksums.
-fn tcp_payload(frames: &[Frame], ip: &Ip, tags: usize) -> Vec<u8> {
+pub(crate) fn tcp_payload(frames: &[Frame], ip: &Ip, tags: usize) -> Vec<u8> {
     let mut payload = Vec::new();
     for frame in frames {
         let bytes = finished(frame);

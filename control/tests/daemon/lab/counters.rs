@@ -16,7 +16,7 @@ pub(crate) struct Counters {
 /// What has changed between two moments.
 #[derive(Debug)]
 pub(crate) struct Deltas {
-    /// Drop reasons by name, and `rx`, `tx`, `consumed`, `originated` of the whole switch. Without those that have not changed.
+    /// Drop reasons by name, and `rx`, `tx`, `consumed`, `originated`, `merged` of the whole switch. Without those that have not changed.
     totals: BTreeMap<String, u64>,
     /// By port and counter, such as `web.tx`. Without those that have not changed.
     ports: BTreeMap<String, u64>,
@@ -73,6 +73,7 @@ impl Counters {
             ("tx", total.tx),
             ("consumed", total.consumed),
             ("originated", total.originated),
+            ("merged", total.merged),
         ];
         let drops = self.drops.total.iter().map(|drop| (drop.reason.clone(), drop.count));
         named.into_iter().map(|(name, count)| (name.to_owned(), count)).chain(drops).collect()
@@ -138,7 +139,7 @@ impl Deltas {
 
     /// How many frames were dropped, for whatever reason.
     pub(crate) fn dropped(&self) -> u64 {
-        let ends = ["rx", "tx", "consumed", "originated"];
+        let ends = ["rx", "tx", "consumed", "originated", "merged"];
         self.totals.iter().filter(|(name, _)| !ends.contains(&name.as_str())).map(|(_, count)| count).sum()
     }
 }

@@ -2,6 +2,7 @@
 
 mod counters;
 pub(crate) mod frames;
+pub(crate) mod guest;
 pub(crate) mod http;
 mod namespace;
 pub(crate) mod routed;
@@ -209,7 +210,7 @@ impl Lab {
 
     /// Waits until no frame is on its way, so that the counters must add up.
     pub(crate) fn counters_balance(&self) {
-        wait_for("rx + originated = tx + consumed + drops", || {
+        wait_for("rx + originated = tx + consumed + merged + drops", || {
             (self.stats().total.in_flight() == 0).then_some(())
         });
     }

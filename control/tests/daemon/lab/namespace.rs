@@ -168,10 +168,13 @@ impl Namespace {
         (link["ifindex"].as_u64().expect("a number"), link["address"].to_string(), global)
     }
 
-    /// True if every one of five echo requests is answered.
+    /// True if each of the first five echo requests is answered, however late. Without `-w`, ping waits after the last one for no
+    /// longer than twice what the others took, which a busy machine may exceed; with it, it goes on until it has five answers.
     pub(crate) fn pings(&self, address: &str) -> bool {
-        let output = self.exec(&format!("ping -n -q -c 5 -i 0.02 -W 2 {address}"));
-        output.status.success() && String::from_utf8_lossy(&output.stdout).contains(" 0% packet loss")
+        let output = self.exec(&format!("ping -n -c 5 -i 0.02 -w 5 {address}"));
+        let text = String::from_utf8_lossy(&output.stdout);
+        let answered = |seq| text.contains(&format!("icmp_seq={seq} "));
+        (1..=5).all(answered)
     }
 
     /// True if an echo request is answered within a second.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{Lab, wait_for};
+use super::{Lab, Namespace, wait_for};
 
 /// A process of weftd. It is killed when the test is done with it.
 pub(crate) struct Weftd {
@@ -22,12 +22,17 @@ pub(crate) struct Weftd {
 impl Weftd {
     /// Starts it on the lab's node by way of `before`, a command that becomes it.
     pub(crate) fn spawn(lab: &Lab, before: &[&OsStr], config: &Path) -> Self {
+        Self::spawn_on(lab, &lab.node, before, config)
+    }
+
+    /// The same on another node.
+    pub(crate) fn spawn_on(lab: &Lab, node: &Namespace, before: &[&OsStr], config: &Path) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let log = lab.path(&format!("weftd-{}.log", COUNT.fetch_add(1, Ordering::Relaxed)));
         let file = File::create(&log).expect("a log");
         let mut words: Vec<&OsStr> = before.to_vec();
         words.extend([OsStr::new(env!("CARGO_BIN_EXE_weftd")), OsStr::new("--config"), config.as_os_str()]);
-        let mut command = lab.node.command(words[0]);
+        let mut command = node.command(words[0]);
         command
             .args(&words[1..])
             .env("RUNTIME_DIRECTORY", lab.dir.path())
@@ -97,6 +102,18 @@ impl Weftd {
         if let Some(code) = self.ended() {
             panic!("weftd has ended, {code}:\n{}", self.said());
         }
+    }
+
+    /// The time that each of its threads has run so far, with its name: exact, where `busy` counts in hundredths of a second.
+    pub(crate) fn run_times(&self) -> Vec<(String, Duration)> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("its threads");
+        let of = |task: PathBuf| {
+            let name = fs::read_to_string(task.join("comm")).ok()?;
+            let time = fs::read_to_string(task.join("schedstat")).ok()?;
+            let nanoseconds = time.split_whitespace().next()?.parse().ok()?;
+            Some((name.trim().to_owned(), Duration::from_nanos(nanoseconds)))
+        };
+        tasks.filter_map(|task| of(task.ok()?.path())).collect()
     }
 
     /// The share of one core that it takes over a second.

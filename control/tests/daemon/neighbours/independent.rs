@@ -86,7 +86,7 @@ impl Stack {
     /// Does what there is to do.
     fn turn(&mut self, wire: &mut Wire) {
         while let Some(frame) = wire.next() {
-            self.frames.came.push_back(frame.bytes);
+            self.frames.came.push_back(frame.finished());
         }
         self.interface.poll(Instant::now(), &mut self.frames, &mut self.sockets);
         self.frames.go.drain(..).for_each(|frame| wire.send(&frame));

@@ -9,5 +9,5 @@ mod linux;
 mod networks;
 mod routes;
 mod smoltcp;
-mod too_big;
+pub(crate) mod too_big;
 mod underlay;

@@ -8,7 +8,7 @@ use crate::lab::routed::{BOTH, Net, Routed, Side, V4, V6};
 const DF: u16 = 0x4000;
 
 /// The route to b carries so many bytes.
-pub(super) fn narrow(mtu: u16) -> impl FnOnce(&Lab) {
+pub(crate) fn narrow(mtu: u16) -> impl FnOnce(&Lab) {
     move |lab| drop(lab.node.ip(&format!("route add 172.16.0.2/32 dev up0 mtu {mtu}")))
 }
 

@@ -11,7 +11,7 @@ pub use error::EthError;
 
 use super::eal::check;
 use super::mbuf::{adopt_behind, forget_front, free_room};
-use super::{Burst, Eal, Mempool, error_text, sys};
+use super::{Burst, Eal, Mbuf, Mempool, error_text, sys};
 
 /// Ethernet header and two 802.1Q tags: what a frame has beside its MTU.
 const L2_OVERHEAD: u32 = 14 + 8;
@@ -30,11 +30,20 @@ pub struct EthConfig {
     pub tx_descriptors: u16,
     /// The largest IP packet, in bytes.
     pub mtu: u16,
+    /// Use what the device does itself: checksums both ways, segmentation.
+    pub offloads: bool,
 }
 
 impl Default for EthConfig {
     fn default() -> Self {
-        Self { rx_queues: 1, tx_queues: 1, rx_descriptors: 1024, tx_descriptors: 1024, mtu: 1500 }
+        Self {
+            rx_queues: 1,
+            tx_queues: 1,
+            rx_descriptors: 1024,
+            tx_descriptors: 1024,
+            mtu: 1500,
+            offloads: true,
+        }
     }
 }
 
@@ -68,12 +77,26 @@ pub struct EthLink {
     pub speed: u32,
 }
 
+/// What a device does with packets that it sends, as it was set up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct EthOffloads {
+    /// Fills in the checksums of TCP and UDP.
+    pub checksum: bool,
+    /// Cuts TCP, over IPv4 and IPv6.
+    pub tso: bool,
+    /// While cutting, fills in the checksum of each IPv4 header.
+    pub ip_checksum: bool,
+}
+
 /// The device, shared by the port and its queues.
 struct Device {
     id: u16,
     name: String,
     /// Takes chains at tx.
     tx_chains: bool,
+    offloads: EthOffloads,
+    /// Segments that a packet to be cut may have.
+    tso_segments: usize,
     max_len: usize,
     /// Its rx rings are full of buffers from here. Through it the device keeps EAL running.
     _pool: Mempool,
@@ -170,6 +193,11 @@ impl EthPort {
     /// Whether packets of several segments are sent as they are. Where not, [`EthTx::tx`] copies them into one.
     pub fn sends_chains(&self) -> bool {
         self.device.as_ref().is_some_and(|device| device.tx_chains)
+    }
+
+    /// What the device does with packets that it sends.
+    pub fn offloads(&self) -> EthOffloads {
+        self.device.as_ref().map_or_else(EthOffloads::default, |device| device.offloads)
     }
 
     /// What the driver has counted since the start.
@@ -283,8 +311,36 @@ impl Device {
         if !fits {
             setup.rxmode.offloads |= info.rx_offload_capa & sys::WEFT_RX_SCATTER;
         }
-        let tx_chains = info.tx_offload_capa & sys::WEFT_TX_MULTI_SEGS != 0 || takes_chains_silently(&info);
+        let tx_chains =
+            info.tx_offload_capa & sys::WEFT_TX_MULTI_SEGS != 0 || driver_is(&info, &TAKES_CHAINS_SILENTLY);
         setup.txmode.offloads |= info.tx_offload_capa & sys::WEFT_TX_MULTI_SEGS;
+        let mut offloads = EthOffloads::default();
+        let tso_segments = match info.tx_desc_lim.nb_seg_max {
+            0 => usize::MAX,
+            limit => usize::from(limit),
+        };
+        if config.offloads && !driver_is(&info, &OFFLOADS_IN_SOFTWARE) {
+            let has = |capa: u64, all: u64| capa & all == all;
+            if has(info.rx_offload_capa, sys::WEFT_RX_CHECKSUMS) {
+                setup.rxmode.offloads |= sys::WEFT_RX_CHECKSUMS;
+                if driver_is(&info, &PASSES_GSO_ON) {
+                    setup.rxmode.offloads |= info.rx_offload_capa & sys::WEFT_RX_LRO;
+                }
+            }
+            offloads.checksum = has(info.tx_offload_capa, sys::WEFT_TX_CHECKSUMS);
+            offloads.tso = offloads.checksum
+                && tx_chains
+                && tso_segments >= LEAST_TSO_SEGMENTS
+                && has(info.tx_offload_capa, sys::WEFT_TX_TSO);
+            offloads.ip_checksum = offloads.tso && has(info.tx_offload_capa, sys::WEFT_TX_IP_CHECKSUM);
+            for (used, flags) in [
+                (offloads.checksum, sys::WEFT_TX_CHECKSUMS),
+                (offloads.tso, sys::WEFT_TX_TSO),
+                (offloads.ip_checksum, sys::WEFT_TX_IP_CHECKSUM),
+            ] {
+                setup.txmode.offloads |= if used { flags } else { 0 };
+            }
+        }
         let (mut rx_descriptors, mut tx_descriptors) = (config.rx_descriptors, config.tx_descriptors);
         // SAFETY: the port exists and is not started; all structures live until the calls return, and drivers copy them.
         // The pool is kept by the Device.
@@ -316,7 +372,7 @@ impl Device {
         }
         // Some drivers deliver more than the MTU; what the switch can't carry ends here.
         let max_len = usize::from(u16::MAX) + L2_OVERHEAD as usize + 64;
-        Ok(Self { id, name, tx_chains, max_len, _pool: pool.clone() })
+        Ok(Self { id, name, tx_chains, offloads, tso_segments, max_len, _pool: pool.clone() })
     }
 
     fn close(self) {
@@ -359,11 +415,21 @@ impl EthRx {
 }
 
 impl EthTx {
+    /// What the device does with packets that ask for it ([`Mbuf::set_tx_work`]).
+    #[inline]
+    pub fn offloads(&self) -> EthOffloads {
+        self.device.offloads
+    }
+
     /// Sends from the front of the burst and leaves what the device did not take; how many it took. Packets in several
-    /// segments that do not fit one, for a device that sends no chains, are left as well.
+    /// segments that do not fit one, for a device that sends no chains, are left as well, and so are those with work for the
+    /// device that it refuses.
     #[inline]
     pub fn tx(&mut self, burst: &mut Burst) -> usize {
-        let unfit = if self.device.tx_chains { Burst::new() } else { join_segments(burst) };
+        let mut unfit = if self.device.tx_chains { Burst::new() } else { join_segments(burst) };
+        if burst.iter().any(Mbuf::has_tx_work) {
+            self.prepare(burst, &mut unfit);
+        }
         // SAFETY: the device is started as long as `self.device` lives; the queue exists and is used by nobody else; the
         // burst's pointers are well-formed chains, of which the driver owns the first `count` from now on.
         let count = unsafe {
@@ -374,6 +440,33 @@ impl EthTx {
         forget_front(burst, count);
         burst.extend(unfit);
         count
+    }
+}
+
+impl EthTx {
+    /// Has the driver prepare the headers of packets with work for it, and takes out those that it refuses.
+    fn prepare(&mut self, burst: &mut Burst, unfit: &mut Burst) {
+        let limit = self.device.tso_segments;
+        if burst.iter().any(|packet| packet.segment_count() > limit) {
+            for packet in std::mem::take(burst) {
+                let long = packet.segment_count() > limit;
+                if long { unfit.push(packet) } else { burst.push(packet) }
+            }
+        }
+        let mut fit = 0;
+        while fit < burst.len() {
+            // SAFETY: the device is started as long as `self.device` lives; the burst's pointers from `fit` on are well-formed
+            // chains that are ours alone, whose headers the driver writes to.
+            let more = unsafe {
+                let pointers = burst.as_mut_ptr().add(fit).cast();
+                let count = (burst.len() - fit) as u16;
+                sys::weft_eth_tx_prepare(self.device.id, self.queue, pointers, count)
+            };
+            fit += usize::from(more);
+            if fit < burst.len() {
+                unfit.push(burst.remove(fit));
+            }
+        }
     }
 }
 
@@ -396,13 +489,23 @@ fn join_segments(burst: &mut Burst) -> Burst {
 }
 
 /// Drivers that take chains and do not say so.
-fn takes_chains_silently(info: &sys::rte_eth_dev_info) -> bool {
+const TAKES_CHAINS_SILENTLY: [&CStr; 3] = [c"net_null", c"net_pcap", c"net_ring"];
+/// Drivers that check, fill in and cut in software, which the switch does itself and only where it is needed. (What `net_tap`
+/// calls TSO cuts no IPv6.)
+const OFFLOADS_IN_SOFTWARE: [&CStr; 1] = [c"net_tap"];
+/// Drivers of which "large receive" brings what the sender has not cut. Of others it brings what was merged on the way, which
+/// nobody can forward as it was.
+const PASSES_GSO_ON: [&CStr; 2] = [c"net_virtio", c"net_virtio_user"];
+/// A device that cuts takes at least so many segments: 64 KiB in small buffers, and a header.
+const LEAST_TSO_SEGMENTS: usize = 34;
+
+fn driver_is(info: &sys::rte_eth_dev_info, names: &[&CStr]) -> bool {
     if info.driver_name.is_null() {
         return false;
     }
     // SAFETY: a driver's name is a NUL-terminated text that lives as long as the driver.
     let name = unsafe { CStr::from_ptr(info.driver_name) };
-    [c"net_null", c"net_pcap", c"net_ring"].contains(&name)
+    names.contains(&name)
 }
 
 /// Stops and closes a port, and detaches its device.

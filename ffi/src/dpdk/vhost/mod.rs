@@ -5,7 +5,16 @@
 //! reports what comes and goes (`state`). A worker moves packets (`queue`). What they share is in `state`, and no
 //! lock of it is on the packets' way.
 //!
-//! No checksum and no segmentation is offered to guests: every frame is complete in both directions.
+//! Guests are offered checksums and TCP segmentation in both directions, the same set whenever weftd starts: a guest keeps
+//! what it has negotiated over a restart. UDP segmentation (USO) is not known to the library of DPDK 22.11, and the old
+//! UFO makes IP fragments of datagrams: it is not offered.
+//!
+//! What the library makes of a guest's virtio-net header is less than what was in it: flags and a size. It believes no place
+//! of a checksum: one in TCP or UDP is reported as missing, whatever place the guest has named in front of their end; any other it
+//! fills in itself (in tunnel packets, ICMP), before anybody here has looked at the frame; one beyond the frame it ignores. (The
+//! second byte of such a field may fall behind a full buffer, where a pool has padding in front of the next one.) To
+//! guests it writes the header from flags and lengths, and may write the pseudo-header's sum anew: without the length where
+//! TCP is to be segmented, which is the rule of some NICs and breaks guests that forward. [`VhostTx::keep_sum`] is the remedy.
 
 mod queue;
 mod state;
@@ -30,9 +39,17 @@ const PATH_ROOM: usize = 107;
 /// Queue pairs that a port has at most.
 const MAX_PAIRS: u16 = 8;
 
-/// Feature bits (virtio 1.2, sections 5.1.3 and 6) that guests are not offered: checksums and segmentation in both
-/// directions (CSUM, GUEST_CSUM, GUEST_TSO4/6, GUEST_ECN, GUEST_UFO, HOST_TSO4/6, HOST_ECN, HOST_UFO).
-const OFFLOADS: u64 = 1 << 0 | 1 << 1 | 0b1111 << 7 | 0b1111 << 11;
+/// Feature bits (virtio 1.2, sections 5.1.3 and 6) of segmentation that guests are not offered: GSO (any kind, from before
+/// the standard), GUEST_UFO, HOST_UFO.
+const UNKNOWN_SEGMENTATION: u64 = 1 << 6 | 1 << 10 | 1 << 14;
+/// VIRTIO_NET_F_GUEST_CSUM: the guest takes frames whose checksum is missing.
+const GUEST_CSUM: u64 = 1 << 1;
+/// VIRTIO_NET_F_GUEST_TSO4: the guest takes TCP over IPv4 to be segmented.
+const GUEST_TSO4: u64 = 1 << 7;
+/// VIRTIO_NET_F_GUEST_TSO6: the same over IPv6.
+const GUEST_TSO6: u64 = 1 << 8;
+/// VIRTIO_NET_F_MRG_RXBUF: a frame may span several of the guest's buffers.
+const MRG_RXBUF: u64 = 1 << 15;
 /// VIRTIO_NET_F_MQ, offered only by a port of several pairs.
 const MQ: u64 = 1 << 22;
 /// VIRTIO_F_RING_PACKED: the library can't say for a packed ring whether packets are waiting, which sleeping needs.
@@ -47,6 +64,45 @@ pub enum VhostMode {
     Client,
     /// This side listens; the guest must know how to reconnect.
     Server,
+}
+
+/// The guest that is connected, and what it has agreed to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Guest {
+    connect: u32,
+    features: u64,
+}
+
+impl Guest {
+    /// Takes frames whose TCP or UDP checksum is missing.
+    #[inline]
+    pub fn takes_partial(self) -> bool {
+        self.features & GUEST_CSUM != 0
+    }
+
+    /// Takes TCP over IPv4 to be segmented.
+    #[inline]
+    pub fn takes_tso4(self) -> bool {
+        self.takes_segmented() && self.features & GUEST_TSO4 != 0
+    }
+
+    /// Takes TCP over IPv6 to be segmented.
+    #[inline]
+    pub fn takes_tso6(self) -> bool {
+        self.takes_segmented() && self.features & GUEST_TSO6 != 0
+    }
+
+    /// Has buffers that a frame may span, so that each frame fits while there are enough of them.
+    #[inline]
+    pub fn spans_buffers(self) -> bool {
+        self.features & MRG_RXBUF != 0
+    }
+
+    /// Without buffers to be spanned, a guest that takes 64 KiB must post such buffers (virtio 1.2, section 5.1.6.3.1); one that does not
+    /// would block its port.
+    fn takes_segmented(self) -> bool {
+        self.takes_partial() && self.spans_buffers()
+    }
 }
 
 /// How a vhost-user port is set up.
@@ -228,7 +284,7 @@ fn start(path: &str, c_path: &CString, mode: VhostMode, config: &VhostConfig) ->
         flags |= sys::WEFT_VHOST_CLIENT;
     }
     let single = config.queue_pairs == 1;
-    let off = OFFLOADS | RING_PACKED | if single { MQ } else { 0 };
+    let off = UNKNOWN_SEGMENTATION | RING_PACKED | if single { MQ } else { 0 };
     // SAFETY: EAL runs, and the path is NUL-terminated and copied.
     if unsafe { sys::rte_vhost_driver_register(c_path.as_ptr(), flags) } != 0 {
         return Err(refused("register"));

@@ -6,9 +6,10 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
+use super::Guest;
 use super::state::PortState;
 use crate::dpdk::mbuf::{adopt_behind, free_front, free_room};
-use crate::dpdk::{Burst, Mempool, sys};
+use crate::dpdk::{Burst, Mbuf, Mempool, sys};
 
 /// The longest frame of a guest: a 64 KiB IP packet with Ethernet header and 802.1Q tag. A longer one is thrown away.
 const MAX_FRAME: usize = 65535 + 14 + 4;
@@ -136,15 +137,32 @@ impl VhostTx {
         self.port.device().is_some()
     }
 
-    /// Copies packets from the front of the burst into the guest's buffers, frees them, and notifies the guest if it
-    /// wants to be; how many that was. What the guest has no buffers for stays in the burst, and so does everything
-    /// without a guest.
+    /// The guest to send to.
     #[inline]
-    pub fn tx(&mut self, burst: &mut Burst) -> usize {
+    pub fn guest(&self) -> Option<Guest> {
+        self.port.guest()
+    }
+
+    /// For a packet that a guest is to segment, with its work set: keeps the library from writing the pseudo-header's sum anew. It
+    /// writes only to headers that are all in the first segment, so the last byte of them is moved to the next. False, with
+    /// nothing changed, from an empty pool.
+    #[inline]
+    pub fn keep_sum(packet: &mut Mbuf, headers: usize) -> bool {
+        headers > 1 && packet.split_head(headers - 1)
+    }
+
+    /// Copies packets from the front of the burst into the buffers of this guest, frees them, and notifies it if it
+    /// wants to be; how many that was. What the guest has no buffers for stays in the burst, and so does everything
+    /// when it has gone.
+    #[inline]
+    pub fn tx(&mut self, guest: Guest, burst: &mut Burst) -> usize {
         if burst.is_empty() {
             return 0;
         }
-        let Some((device, inside)) = self.port.enter(&self.port.pair(self.pair).tx) else { return 0 };
+        let entered = self.port.enter(&self.port.pair(self.pair).tx);
+        let Some((device, inside)) = entered.filter(|(device, _)| device.connect == guest.connect) else {
+            return 0;
+        };
         // SAFETY: the device stays as long as `inside`; its ring is written by this queue alone; the burst's pointers are
         // well-formed chains, which the library only reads.
         let count = unsafe {

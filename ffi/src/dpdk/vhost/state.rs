@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use super::Guest;
 use crate::dpdk::sys;
 
 /// A device of the vhost library, and which of this port's devices it is: numbers of devices are used again.
@@ -84,6 +85,13 @@ impl PortState {
     #[inline]
     pub(super) fn device(&self) -> Option<DeviceId> {
         DeviceId::unpack(self.live.load(Ordering::Relaxed))
+    }
+
+    /// The connected guest. Its features may be those of the guest after it, in which case [`Self::enter`] has another device.
+    #[inline]
+    pub(super) fn guest(&self) -> Option<Guest> {
+        let device = DeviceId::unpack(self.live.load(Ordering::Acquire))?;
+        Some(Guest { connect: device.connect, features: self.features.load(Ordering::Acquire) })
     }
 
     /// The connected device, which stays until the guard is dropped. `busy` is the flag of the queue that the caller

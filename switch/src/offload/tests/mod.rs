@@ -3,4 +3,5 @@
 mod finishing;
 mod frames;
 mod hostile;
+mod nic;
 mod state;

@@ -1,0 +1,380 @@
+//! A guest that lies: what it writes into its rings and headers costs nobody but itself. It speaks vhost-user by hand, so that
+//! every byte is its own. The cases are those by which vhost back ends were broken before (CVE-2018-1059, CVE-2020-10723,
+//! CVE-2020-10725, CVE-2022-2132, CVE-2024-11614, QEMU's CVE-2016-5403), and noise.
+
+use std::fs::File;
+use std::io::{IoSlice, Read};
+use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use weft_ffi::dpdk::*;
+
+fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(60);
+    while !is_so() {
+        assert!(Instant::now() < end, "waited in vain: {what}");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// The guest's memory, its address there, and the size of its rings.
+const MEMORY: usize = 1 << 20;
+const BASE: u64 = 0x4000_0000;
+const RING: usize = 256;
+/// Where in the memory buffers begin.
+const BUFFERS: usize = 0x1_0000;
+/// Bytes of the virtio-net header.
+const HEADER: usize = 12;
+
+/// Feature bits: checksums and segmentation both ways, mergeable buffers, indirect descriptors, the standard's version 1.
+const WANTED: u64 = 0b11 | 0b11 << 7 | 0b11 << 11 | 1 << 15 | 1 << 28 | 1 << 32;
+
+/// Flags of a descriptor.
+const NEXT: u16 = 1;
+const WRITE: u16 = 2;
+const INDIRECT: u16 = 4;
+
+/// A descriptor: address, length, flags, next.
+type Descriptor = (u64, u32, u16, u16);
+
+struct Hostile {
+    socket: UnixStream,
+    memory: File,
+    map: *mut u8,
+    kicks: Vec<File>,
+    /// What has been made available in each ring.
+    available: [u16; 2],
+}
+
+impl Hostile {
+    fn connect(path: &str) -> Self {
+        // SAFETY: plain system calls, whose results are checked and are nobody else's.
+        let (memory, map, kicks) = unsafe {
+            let fd = libc::memfd_create(c"guest".as_ptr(), 0);
+            assert!(fd >= 0);
+            let memory = File::from_raw_fd(fd);
+            memory.set_len(MEMORY as u64).unwrap();
+            let protection = libc::PROT_READ | libc::PROT_WRITE;
+            let map = libc::mmap(std::ptr::null_mut(), MEMORY, protection, libc::MAP_SHARED, fd, 0);
+            assert_ne!(map, libc::MAP_FAILED);
+            let kicks = (0..4).map(|_| File::from_raw_fd(libc::eventfd(0, libc::EFD_NONBLOCK))).collect();
+            (memory, map.cast(), kicks)
+        };
+        let socket = UnixStream::connect(path).unwrap();
+        let mut guest = Self { socket, memory, map, kicks, available: [0; 2] };
+        guest.say(1, &[], None);
+        let mut reply = [0; 20];
+        guest.socket.read_exact(&mut reply).unwrap();
+        let offered = u64::from_le_bytes(reply[12..].try_into().unwrap());
+        assert_eq!(offered & WANTED, WANTED, "offered: {offered:#x}");
+        guest.say(2, &WANTED.to_le_bytes(), None);
+        guest.say(3, &[], None);
+        let table = [1, BASE, MEMORY as u64, guest.map as u64, 0];
+        let fd = guest.memory.as_raw_fd();
+        guest.say(5, &table.map(u64::to_le_bytes).concat(), Some(fd));
+        for ring in 0..2u32 {
+            let words = |a: u32, b: u32| [a.to_le_bytes(), b.to_le_bytes()].concat();
+            guest.say(8, &words(ring, RING as u32), None);
+            guest.say(10, &words(ring, 0), None);
+            let at =
+                |offset: usize| (guest.map as u64 + (ring as usize * 0x4000 + offset) as u64).to_le_bytes();
+            let (desc, used, avail) = (at(0), at(0x2000), at(0x1000));
+            guest.say(9, &[&words(ring, 0)[..], &desc, &used, &avail, &[0; 8]].concat(), None);
+            let (call, kick) = (&guest.kicks[ring as usize], &guest.kicks[ring as usize + 2]);
+            let (call, kick) = (call.as_raw_fd(), kick.as_raw_fd());
+            guest.say(13, &u64::from(ring).to_le_bytes(), Some(call));
+            guest.say(12, &u64::from(ring).to_le_bytes(), Some(kick));
+        }
+        guest
+    }
+
+    /// Sends a message, perhaps with a file descriptor.
+    fn say(&self, request: u32, payload: &[u8], fd: Option<i32>) {
+        let head = [request, 1, payload.len() as u32].map(u32::to_le_bytes).concat();
+        let mut parts = [IoSlice::new(&head), IoSlice::new(payload)];
+        // SAFETY: the message and what it points to live until the call returns; the control buffer has room for one descriptor.
+        unsafe {
+            let mut control = [0u64; 4];
+            let mut message: libc::msghdr = std::mem::zeroed();
+            message.msg_iov = parts.as_mut_ptr().cast();
+            message.msg_iovlen = parts.len();
+            if let Some(fd) = fd {
+                message.msg_control = control.as_mut_ptr().cast();
+                message.msg_controllen = libc::CMSG_SPACE(4) as usize;
+                let first = libc::CMSG_FIRSTHDR(&message);
+                (*first).cmsg_level = libc::SOL_SOCKET;
+                (*first).cmsg_type = libc::SCM_RIGHTS;
+                (*first).cmsg_len = libc::CMSG_LEN(4) as usize;
+                libc::CMSG_DATA(first).cast::<i32>().write_unaligned(fd);
+            }
+            let sent = libc::sendmsg(self.socket.as_raw_fd(), &message, 0);
+            assert_eq!(sent, (head.len() + payload.len()) as isize);
+        }
+    }
+
+    fn write(&mut self, at: usize, bytes: &[u8]) {
+        assert!(at + bytes.len() <= MEMORY);
+        // SAFETY: within the map, which the other side may read at the same time, as guests' memory is.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.map.add(at), bytes.len()) };
+    }
+
+    fn describe(&mut self, table: usize, index: u16, descriptor: Descriptor) {
+        let (address, len, flags, next) = descriptor;
+        let at = table + usize::from(index) * 16;
+        self.write(at, &address.to_le_bytes());
+        self.write(at + 8, &len.to_le_bytes());
+        self.write(at + 12, &flags.to_le_bytes());
+        self.write(at + 14, &next.to_le_bytes());
+    }
+
+    /// Makes the chain that begins at this descriptor available.
+    fn offer(&mut self, ring: usize, head: u16, more: u16) {
+        let at = ring * 0x4000 + 0x1000;
+        let slot = usize::from(self.available[ring]) % RING;
+        self.write(at + 4 + slot * 2, &head.to_le_bytes());
+        self.available[ring] = self.available[ring].wrapping_add(more);
+        std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+        self.write(at + 2, &self.available[ring].to_le_bytes());
+    }
+
+    /// Sends these bytes, header and frame, in one buffer.
+    fn send(&mut self, bytes: &[u8]) {
+        self.write(BUFFERS, bytes);
+        self.describe(0x4000, 0, (BASE + BUFFERS as u64, bytes.len() as u32, 0, 0));
+        self.offer(1, 0, 1);
+    }
+
+    /// How far the other side has come in a ring.
+    fn used(&self, ring: usize) -> u16 {
+        // SAFETY: within the map, aligned.
+        unsafe { self.map.add(ring * 0x4000 + 0x2002).cast::<u16>().read_volatile() }
+    }
+}
+
+impl Drop for Hostile {
+    fn drop(&mut self) {
+        // SAFETY: our own map; nothing of it is used afterwards.
+        unsafe { libc::munmap(self.map.cast(), MEMORY) };
+    }
+}
+
+fn header(flags: u8, gso_type: u8, hdr_len: u16, gso_size: u16, start: u16, offset: u16) -> Vec<u8> {
+    let mut bytes = vec![flags, gso_type];
+    bytes.extend([hdr_len, gso_size, start, offset, 0].map(u16::to_le_bytes).concat());
+    bytes
+}
+
+/// A frame with this IP protocol, or one of no IP at all.
+fn frame(protocol: Option<u8>, len: usize) -> Vec<u8> {
+    let mut bytes = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
+    match protocol {
+        Some(protocol) => {
+            bytes.extend([8, 0, 0x45, 0, ((len - 14) >> 8) as u8, (len - 14) as u8]);
+            bytes.extend([0, 1, 0, 0, 64, protocol, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
+            bytes.extend([0, 1, 0, 2, 0, 0, 0, 3, 0, 0, 0, 4, 5 << 4, 0x10, 1, 0]);
+        }
+        None => bytes.extend([0x88, 0xb5]),
+    }
+    bytes.resize(len, 0x5a);
+    bytes
+}
+
+struct Lab {
+    pool: Mempool,
+    port: VhostPort,
+    rx: VhostRx,
+    tx: VhostTx,
+    path: String,
+}
+
+impl Lab {
+    fn guest(&self) -> Hostile {
+        wait_for("the guest before to be gone", || !self.port.connected());
+        let guest = Hostile::connect(&self.path);
+        wait_for("the guest to be connected", || self.port.connected());
+        guest
+    }
+
+    /// A frame that is sound arrives.
+    fn still_works(&mut self) {
+        let mut guest = self.guest();
+        let bytes = frame(Some(6), 1000);
+        guest.send(&[header(0, 0, 0, 0, 0, 0), bytes.clone()].concat());
+        let mut burst = Burst::new();
+        wait_for("a sound frame", || self.rx.rx(&self.pool, &mut burst) == 1);
+        assert_eq!(burst[0].head(), bytes);
+    }
+}
+
+#[test]
+fn a_guest_that_lies_costs_nobody_but_itself() {
+    let eal = Eal::start(&EalConfig { memory: 16 << 20, ..EalConfig::default() }).unwrap();
+    let pool = Mempool::new(&eal, "test", 2048, 0, DATA_ROOM).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket").to_str().unwrap().to_owned();
+    let mut port =
+        VhostPort::register(&eal, Path::new(&path), VhostMode::Server, &VhostConfig::default()).unwrap();
+    let (mut rx, mut tx) = port.split();
+    let mut lab = Lab { pool, port, rx: rx.remove(0), tx: tx.remove(0), path };
+    lab.still_works();
+    headers_that_lie(&mut lab);
+    lab.still_works();
+    chains_that_lie(&mut lab);
+    buffers_that_lie(&mut lab);
+    lab.still_works();
+    wait_for("every buffer to be back", || lab.pool.in_use() == 0);
+}
+
+/// Each of these is taken from the ring, and whatever is said of its frame, the frame is as long as it was.
+fn headers_that_lie(lab: &mut Lab) {
+    let mut guest = lab.guest();
+    let mut cases = Vec::new();
+    // The first segment exactly full, so that one byte behind it is another buffer's.
+    let lengths = [60, 1000, usize::from(DATA_ROOM - HEADROOM), 5000];
+    for len in lengths {
+        let end = len as u16;
+        for protocol in [Some(6), Some(17), Some(132), Some(1), Some(51), None] {
+            for start in [0, 13, 33, 34, 54, end - 2, end - 1, end, end + 1, 0x7fff, 0xfff0, 0xffff] {
+                for offset in
+                    [0, 6, 16, end.wrapping_sub(start).wrapping_sub(1), 0u16.wrapping_sub(start), 0xffff]
+                {
+                    cases.push((header(1, 0, 0, 0, start, offset), frame(protocol, len)));
+                }
+            }
+            for gso_type in [1, 3, 4, 5, 0x81, 0x80, 0xff] {
+                for size in [0, 1, 0xffff] {
+                    cases.push((header(1, gso_type, 0xffff, size, 34, 16), frame(protocol, len)));
+                    cases.push((header(0, gso_type, 0, size, 0, 0), frame(protocol, len)));
+                }
+            }
+        }
+    }
+    // And noise, the same each time.
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    for _ in 0..3000 {
+        let [a, b] = [next(), next()].map(u64::to_le_bytes);
+        let mut bytes = frame([Some(6), Some(17), None][next() as usize % 3], lengths[next() as usize % 4]);
+        for _ in 0..next() % 4 {
+            let at = next() as usize % 60;
+            bytes[at] = next() as u8;
+        }
+        cases.push(([&a[..], &b[..HEADER - 8]].concat(), bytes));
+    }
+    for (count, (header, bytes)) in (1u16..).zip(&cases) {
+        guest.send(&[&header[..], bytes].concat());
+        let mut burst = Burst::new();
+        wait_for("the frame", || lab.rx.rx(&lab.pool, &mut burst) == 1);
+        assert_eq!(guest.used(1), count);
+        assert_eq!(burst[0].len(), bytes.len(), "{header:?}");
+        // What can be asked of it can be asked.
+        let (_, segment) = (burst[0].rx_checksum(), burst[0].rx_segment());
+        assert_ne!(segment, Some(0), "{header:?}");
+    }
+}
+
+/// After each of these the guest may be stuck; others are not.
+fn chains_that_lie(lab: &mut Lab) {
+    let end = BASE + MEMORY as u64;
+    let inside = BASE + BUFFERS as u64;
+    let cases: Vec<(&str, Vec<Descriptor>, u16, u16)> = vec![
+        ("outside of the memory", vec![(end, 100, 0, 0)], 0, 1),
+        ("over the memory's end", vec![(end - 50, 100, 0, 0)], 0, 1),
+        ("around the end of all addresses", vec![(u64::MAX - 10, 100, 0, 0)], 0, 1),
+        ("as long as can be", vec![(inside, u32::MAX, 0, 0)], 0, 1),
+        ("of no byte", vec![(inside, 0, 0, 0)], 0, 1),
+        ("of no byte, and nowhere", vec![(0, 0, 0, 0)], 0, 1),
+        ("shorter than the header", vec![(inside, 11, 0, 0)], 0, 1),
+        ("the header alone", vec![(inside, 12, 0, 0)], 0, 1),
+        (
+            "the header in many pieces",
+            (0..13).map(|at| (inside + u64::from(at), 1, if at < 12 { NEXT } else { 0 }, at + 1)).collect(),
+            0,
+            1,
+        ),
+        (
+            "the header and nothing in many pieces",
+            (0..12).map(|at| (inside + u64::from(at), 1, if at < 11 { NEXT } else { 0 }, at + 1)).collect(),
+            0,
+            1,
+        ),
+        ("its own successor", vec![(inside, 100, NEXT, 0)], 0, 1),
+        ("a circle of two", vec![(inside, 100, NEXT, 1), (inside, 100, NEXT, 0)], 0, 1),
+        ("a successor outside of the ring", vec![(inside, 100, NEXT, 0xffff)], 0, 1),
+        ("a head outside of the ring", vec![], 0xffff, 1),
+        ("more than the ring holds", vec![(inside, 100, 0, 0)], 0, 0x8000),
+        ("a table outside of the memory", vec![(end, 160, INDIRECT, 0)], 0, 1),
+        ("a table over the memory's end", vec![(end - 16, 160, INDIRECT, 0)], 0, 1),
+        ("a table of no entry", vec![(inside, 0, INDIRECT, 0)], 0, 1),
+        ("a table of half an entry", vec![(inside, 8, INDIRECT, 0)], 0, 1),
+        ("a table longer than a ring", vec![(BASE, 0x10_0000, INDIRECT, 0)], 0, 1),
+        ("a table in a table", vec![(inside + 0x8000, 16, INDIRECT, 0)], 0, 1),
+    ];
+    for (what, descriptors, head, more) in cases {
+        println!("{what}");
+        let mut guest = lab.guest();
+        guest.describe(BUFFERS + 0x8000, 0, (inside, 100, INDIRECT, 0));
+        for (index, descriptor) in (0..).zip(descriptors) {
+            guest.describe(0x4000, index, descriptor);
+        }
+        guest.offer(1, head, more);
+        for _ in 0..20 {
+            let mut burst = Burst::new();
+            lab.rx.rx(&lab.pool, &mut burst);
+            // Nothing that it did not write itself: its memory is zero.
+            for packet in &burst {
+                packet.for_each_segment(|bytes| assert!(bytes.iter().all(|byte| *byte == 0), "{what}"));
+            }
+        }
+        drop(guest);
+        lab.still_works();
+    }
+}
+
+/// A frame to be segmented, into buffers of which the guest says the same kind of thing.
+fn buffers_that_lie(lab: &mut Lab) {
+    let end = BASE + MEMORY as u64;
+    let inside = BASE + BUFFERS as u64;
+    for (what, descriptor) in [
+        ("outside of the memory", (end, 100_000, WRITE, 0)),
+        ("over the memory's end", (end - 50, 100_000, WRITE, 0)),
+        ("as long as can be", (inside, u32::MAX, WRITE, 0)),
+        ("of no byte", (inside, 0, WRITE, 0)),
+        ("shorter than the header", (inside, 11, WRITE, 0)),
+        ("the header alone", (inside, 12, WRITE, 0)),
+        ("not to be written", (inside, 100_000, 0, 0)),
+        ("its own successor", (inside, 10, WRITE | NEXT, 0)),
+        ("a table outside of the memory", (end, 160, INDIRECT | WRITE, 0)),
+        ("good", (inside, 100_000, WRITE, 0)),
+    ] {
+        println!("{what}");
+        let mut guest = lab.guest();
+        guest.describe(0, 0, descriptor);
+        guest.offer(0, 0, 1);
+        let mut packet = lab.pool.alloc(20_054).unwrap();
+        assert!(packet.write_at(0, &frame(Some(6), 20_054)));
+        let upper = Upper::Tcp;
+        let (l2_len, l3_len, l4_len) = (14, 20, 20);
+        let work =
+            TxWork { l2_len, l3_len, l4_len, v6: false, upper, segment: Some(1400), ip_checksum: false };
+        assert!(packet.set_tx_work(Some(&work)) && VhostTx::keep_sum(&mut packet, 54));
+        let mut burst = Burst::new();
+        burst.push(packet);
+        let to = lab.tx.guest().unwrap();
+        let taken = lab.tx.tx(to, &mut burst);
+        assert_eq!(taken + burst.len(), 1, "{what}");
+        assert_eq!(guest.used(0), taken as u16, "{what}");
+        if what == "good" {
+            assert_eq!(taken, 1);
+        }
+        drop(guest);
+    }
+}

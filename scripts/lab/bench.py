@@ -1,0 +1,366 @@
+"""`scripts/bench pods`: ordinary pods of weft against those of kernel flannel, in one lab and one run.
+
+    w1, w2     weft nodes            w1 and k1 are near, w2 and k2 far: near pods send, far pods receive, and each
+    k1, k2     kernel flannel nodes  side has its core (or more), for the load's end and for the weftd there
+
+All four are on one underlay; what is not measured is idle meanwhile.
+"""
+
+import argparse
+import contextlib
+import fcntl
+import json
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+from statistics import median
+
+import nodes as lab
+from cases import CASES, KERNEL, WEFT
+from gauges import Profile, busy_pct, offloads_off, usable_cores
+from run import RUN_DIR, LabError, Run, remove_leftovers
+from traffic import Way
+
+BUSY_PCT = 10  # of a core: from here on other programs spoil the figures
+
+
+def say(text):
+    """Progress, beside the results."""
+    print(f"bench: {text}", file=sys.stderr, flush=True)
+
+
+class Stopped(BaseException):
+    """A signal asked for the end."""
+
+
+def stop(number, _frame):
+    raise Stopped(signal.Signals(number).name)
+
+
+def two_lists(text):
+    """`0/1` or `0,1/1,0`: two lists of cores, for the near side and for the far one."""
+    try:
+        near, far = ([int(core) for core in part.split(",")] for part in text.split("/"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not two lists of cores, as in 0/1 or 0,1/2,3") from None
+    return near, far
+
+
+def above_zero(text):
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return int(text)
+
+
+def setting(text):
+    """`dataplane.idle=poll`"""
+    name, equals, value = text.partition("=")
+    section, dot, key = name.partition(".")
+    if not (equals and dot and section and key):
+        raise argparse.ArgumentTypeError(f"{text!r} is not SECTION.SETTING=VALUE")
+    try:
+        return section, key, json.loads(value)
+    except ValueError:
+        return section, key, value
+
+
+def arguments():
+    names = [case.name for case in CASES]
+    width = max(map(len, names))
+    bound = lambda case: " to ".join(f"{n:g}{' ' + unit(case) if case.absolute else ' x'}" for n in (case.at_least, case.aim))
+    epilog = "cases, and what weft must reach at least and aims at:\n" + "\n".join(
+        f"  {case.name:{width}}  {case.what} ({bound(case)})" for case in CASES
+    )
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench pods",
+        description="Measures ordinary pods of weft against those of kernel flannel, in one lab on this machine.",
+        epilog=epilog + "\n\nexit code: 0 measured, 1 not measured, 2 wrong arguments, 3 measured but below what weft must"
+        " reach (only with --require)",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("cases", nargs="*", metavar="CASE", help="what to measure (default: all)")
+    parser.add_argument("--rounds", type=above_zero, default=3, help="how often, subjects in turn (default: 3); the median counts")
+    parser.add_argument("--seconds", type=above_zero, default=5, help="of each run (default: 5)")
+    parser.add_argument("--uplink", choices=("socket", "af_packet", "af_xdp"), help="uplink.kind (default: weftd's own)")
+    parser.add_argument("--workers", type=above_zero, help="workers of each weftd (default: 1)")
+    parser.add_argument("--cores", type=two_lists, metavar="W1/W2", help="cores of the workers of w1 and w2, as in 0/1 or 0,1/2,3")
+    parser.add_argument("--ends", type=two_lists, metavar="S/R", help="cores that the load's sender and receiver are pinned to")
+    parser.add_argument("--same-node", choices=("w1", "w2"), default="w1",
+                        help="the node of tcp1-same-node: w1's workers are on the sender's side, w2's on the receiver's (default: w1)")
+    parser.add_argument("--spin-us", type=int, metavar="N", help="dataplane.spin_us (default: weftd's own)")
+    parser.add_argument("--set", type=setting, action="append", default=[], metavar="SECTION.SETTING=VALUE",
+                        help="any other setting of weftd.toml, as in dataplane.idle=poll")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="where the rows go (default: a new file under target/bench)")
+    parser.add_argument("--perf", type=Path, metavar="DIR", help="profiles of every run by `perf record`, and reports of them")
+    parser.add_argument("--any-offloads", action="store_true",
+                        help="measure although an interface lacks offloads; the rows say which")
+    parser.add_argument("--require", action="store_true", help="exit code 3 if a case does not reach what it must at least")
+    options = parser.parse_args()
+    if unknown := [name for name in options.cases if name not in names]:
+        parser.error(f"no such case: {', '.join(unknown)}; there are {', '.join(names)}")
+    options.cases = [case for case in CASES if not options.cases or case.name in options.cases]
+    return options
+
+
+def unit(case):
+    return next(iter(case.figures.values()))
+
+
+def layout(cores, workers, options):
+    """Cores of the two ends, and of the workers of w1 and w2. With enough of them each has its own; else the workers of
+    a node share the core of the load's end on that side first."""
+    if len(cores) >= 2 + 2 * workers:
+        ends = cores[0], cores[1 + workers]
+        threads = cores[1 : 1 + workers], cores[2 + workers : 2 + 2 * workers]
+    else:
+        if len(cores) < max(2, workers):
+            raise LabError(f"{len(cores)} cores are too few for {workers} workers and a load with two ends")
+        half = len(cores) // 2
+        ends = cores[0], cores[half]
+        threads = tuple((cores[first:] + cores[:first])[:workers] for first in (0, half))
+    if options.ends:
+        ends = options.ends[0][0], options.ends[1][0]
+    threads = options.cores or threads
+    for core in (*ends, *threads[0], *threads[1]):
+        if core not in cores:
+            raise LabError(f"there is no core {core}: this process may use {', '.join(map(str, cores))}")
+    return ends, threads
+
+
+class BenchNode(lab.WeftNode):
+    """A weft node with an operator's settings: the defaults, and what the command line says."""
+
+    def __init__(self, run, index, name, cores, options):
+        self.cores, self.options = cores, options
+        super().__init__(run, index, name)
+
+    def dataplane(self):
+        return {"workers": len(self.cores), "cores": self.cores}
+
+    def settings(self):
+        sections = super().settings()
+        given = list(self.options.set)
+        if self.options.uplink:
+            given.append(("uplink", "kind", self.options.uplink))
+        if self.options.spin_us is not None:
+            given.append(("dataplane", "spin_us", self.options.spin_us))
+        for section, key, value in given:
+            sections.setdefault(section, {})[key] = value
+        return sections
+
+
+class Bench:
+    """The lab under measurement."""
+
+    def __init__(self, run, options):
+        self.run, self.options, self.seconds = run, options, options.seconds
+        self.cores = usable_cores()
+        workers = options.workers or (len(options.cores[0]) if options.cores else 1)
+        self.ends, self.worker_cores = layout(self.cores, workers, options)
+        self.profile = Profile(options.perf) if options.perf else None
+        self.weft_nodes = [BenchNode(run, i, f"w{i + 1}", self.worker_cores[i], options) for i in range(2)]
+        self.kernel_nodes = [lab.KernelNode(run, i, f"k{i - 1}") for i in (2, 3)]
+        lab.assemble(run, self.weft_nodes + self.kernel_nodes)
+        self.lacking = offloads_off(run)
+        if self.lacking and not options.any_offloads:
+            raise LabError(
+                "offloads are off, so that frames are cut and summed up in software and nothing that is measured would mean"
+                " anything (--any-offloads measures all the same):\n  " + "\n  ".join(self.lacking)
+            )
+
+    def way(self, source, target):
+        """From pod to pod, by the roles of their nodes."""
+        near, far = self.weft_nodes
+        same = near if self.options.same_node == near.name else far
+        role = {"near": near, "far": far, "same": same, "kernel near": self.kernel_nodes[0], "kernel far": self.kernel_nodes[1]}
+        one = role[source].pods[0]
+        return Way(one, role[target].pods[1], *self.ends)
+
+    def profiled(self, name):
+        """What a load runs in, so that it is recorded if that was asked for."""
+        return self.profile.recorded(name, self.seconds, self.weft_nodes) if self.profile else contextlib.nullcontext()
+
+    def facts(self):
+        """What every row says of the circumstances."""
+        node = self.weft_nodes[0]
+        running = node.json("config", "show")
+        facts = {
+            "uplink": running["uplink"]["kind"],
+            "workers": len(node.cores),
+            "worker_cores": self.worker_cores,
+            "end_cores": self.ends,
+            "cores": len(self.cores),
+            "seconds": self.seconds,
+        }
+        if self.lacking:
+            facts["offloads_off"] = self.lacking
+        if self.profile:
+            facts["profiled"] = True
+        return facts
+
+
+def take(bench, case, rounds):
+    """All rounds of a case, subjects in turn: samples by variant and subject."""
+    samples = {}
+    for number in range(1, rounds + 1):
+        for subject in case.subjects:
+            for sample in case.measure(bench, subject, f"{case.name}-{subject}-{number}"):
+                samples.setdefault(sample.get("receiver"), {}).setdefault(subject, []).append(sample)
+                seen = ", ".join(f"{sample[name]:.4g} {unit}" for name, unit in case.figures.items())
+                variant = f" ({sample['receiver']} receiver)" if "receiver" in sample else ""
+                say(f"{case.name} {number}/{rounds} {subject}{variant}: {seen}")
+    return samples
+
+
+def middle(samples):
+    """One row of several samples: the median of each number, whatever the depth it stands at."""
+    first = samples[0]
+    if isinstance(first, dict):
+        return {key: middle([sample[key] for sample in samples if key in sample]) for key in first}
+    if isinstance(first, (int, float)):
+        return median(samples)
+    return first
+
+
+def rounded(value):
+    if isinstance(value, dict):
+        return {key: rounded(inner) for key, inner in value.items()}
+    return round(value, 6) if isinstance(value, float) else value
+
+
+def rows_of(case, samples, facts):
+    """A row for each variant and subject; weft's has the ratios and what they are worth."""
+    for variant in samples.values():
+        medians = {subject: middle(taken) for subject, taken in variant.items()}
+        for subject, taken in variant.items():
+            row = {"rig": "pods", "case": case.name, "subject": subject} | medians[subject]
+            row["rounds"] = {figure: [sample[figure] for sample in taken] for figure in case.figures}
+            if subject == WEFT:
+                row |= judged(case, medians)
+            yield rounded(row | facts)
+
+
+def judged(case, medians):
+    """Every figure of a case must reach what is asked for."""
+    weft, kernel = medians[WEFT], medians.get(KERNEL)
+    worth = {figure: weft[figure] / kernel[figure] if kernel else weft[figure] for figure in case.figures}
+    reaches = lambda bound: all(value <= bound if case.less else value >= bound for value in worth.values())
+    found = {"at_least": case.at_least, "aim": case.aim, "met_at_least": reaches(case.at_least), "met_aim": reaches(case.aim)}
+    if kernel and len(worth) == 1:
+        found["ratio"] = next(iter(worth.values()))
+    elif kernel:
+        found |= {f"ratio_{figure}": value for figure, value in worth.items()}
+    return found
+
+
+def table(rows):
+    """The results for people: a line for each figure of each case."""
+    cases = {case.name: case for case in CASES}
+    lines = [("case", "figure", "weft", "kernel", "ratio", "at least", "aim", "reached", "CPU s", "kernel's", "weftd's CPU s")]
+    for row in (row for row in rows if row["subject"] == WEFT):
+        case = cases[row["case"]]
+        same = lambda other: other["case"] == row["case"] and other.get("receiver") == row.get("receiver")
+        kernel = next((other for other in rows if other["subject"] == KERNEL and same(other)), None)
+        comparison = "<= " if case.less else ">= "
+        bound = lambda n: f"{comparison}{n:g}{'' if case.absolute else ' x'}"
+        for figure, unit in case.figures.items():
+            ratio = row.get("ratio", row.get(f"ratio_{figure}"))
+            name = f"{figure.removesuffix('_us')} µs" if unit == "µs" else unit
+            lines.append((
+                row["case"] + (f", {row['receiver']} receiver" if "receiver" in row else ""), name, f"{row[figure]:.4g}",
+                f"{kernel[figure]:.4g}" if kernel else "", f"{ratio:.2f}" if ratio else "", bound(case.at_least), bound(case.aim),
+                "aim" if row["met_aim"] else "at least" if row["met_at_least"] else "NO",
+                f"{row['cpu_s']:.2f}", f"{kernel['cpu_s']:.2f}" if kernel else "",
+                " + ".join(f"{seconds:.2f}" for seconds in row["weftd_cpu_s"].values()),
+            ))  # fmt: skip
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return "\n".join("  ".join(f"{cell:{width}}" for cell, width in zip(line, widths)).rstrip() for line in lines)
+
+
+def check_programs(options):
+    """Better now than after minutes."""
+    if absent := [name for name in ("weftd", "weft", "weft-load") if not (lab.BIN / name).exists()]:
+        raise LabError(f"{', '.join(absent)} not in {lab.BIN}: cargo build --release -p weft-control -p weft-cli -p weft-perf")
+    if options.perf and not shutil.which("perf"):
+        raise LabError("perf is not installed: apt-get install linux-perf")
+
+
+def measure(run, options, rows, out):
+    """Fills `rows`, and returns the cases that could not be measured."""
+    say(f"making the lab {run.name}: weft nodes w1, w2, kernel flannel nodes k1, k2")
+    bench = Bench(run, options)
+    facts = bench.facts()
+    say(f"uplink {facts['uplink']}; the load's ends on cores {bench.ends[0]} and {bench.ends[1]}, "
+        f"workers of w1 on {bench.worker_cores[0]}, of w2 on {bench.worker_cores[1]}")  # fmt: skip
+    failed = []
+    for case in options.cases:
+        busy = busy_pct(bench.cores)
+        if busy > BUSY_PCT:
+            say(f"WARNING: the machine is busy with other things, {busy:.0f} % of a core: what follows means little")
+        try:
+            samples = take(bench, case, options.rounds)
+        except LabError as e:
+            say(f"FAILED: {case.name}: {e}")
+            failed.append(case.name)
+            continue
+        for row in rows_of(case, samples, facts | {"background_pct": round(busy, 1)}):
+            rows.append(row)
+            out.write(json.dumps(row, ensure_ascii=False) + "\n")
+            out.flush()
+    return failed
+
+
+@contextlib.contextmanager
+def alone():
+    """Two benchmarks at a time would measure each other."""
+    with open(RUN_DIR / "weft-bench.lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LabError("another benchmark is running on this machine") from None
+        yield
+
+
+def main(target):
+    options = arguments()
+    path = options.json or target / "bench" / time.strftime("pods-%Y%m%d-%H%M%S.json")
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, stop)
+    rows, failure, stopped = [], None, None
+    try:
+        check_programs(options)
+        with alone():
+            for name in remove_leftovers(kept=False):
+                say(f"removed {name}, left by an earlier run")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            run = Run()
+            try:
+                with open(path, "w") as out:
+                    if failed := measure(run, options, rows, out):
+                        failure = f"not measured: {', '.join(failed)}"
+            finally:
+                # From here on nothing may interrupt, or something would stay.
+                for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                    signal.signal(number, signal.SIG_IGN)
+                run.remove()
+                if not rows:
+                    path.unlink(missing_ok=True)
+    except Stopped as e:
+        stopped = e
+    except (LabError, OSError) as e:
+        failure = e
+    if rows:
+        print(table(rows), flush=True)
+        say(f"rows are in {path}")
+    if stopped:
+        say(f"ended by {stopped}; all that it made is removed")
+    if failure:
+        say(f"FAILED: {failure}")
+    if stopped or failure:
+        return 1
+    return 3 if options.require and not all(row.get("met_at_least", True) for row in rows) else 0
+
+
+sys.exit(main(Path(sys.argv.pop(1))))
