@@ -89,6 +89,7 @@ fn facts(model: &Model) -> Facts {
             mtu: 1500,
             addresses: vec![own],
             tunnel_gso: false,
+            kernel_resolves: false,
         },
         host: Some((open(1), MacAddr([2, 0, 0, 0, 0, 7]))),
         ports: model.pods_of(NODE).enumerate().map(|(n, pod)| (pod.name.clone(), open(n + 2))).collect(),

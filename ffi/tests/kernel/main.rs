@@ -6,4 +6,5 @@ mod packet_link;
 mod packet_rx;
 mod packet_tx;
 mod tap;
+mod udp;
 mod udp_claim;

@@ -116,6 +116,6 @@ fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<(usize, Option<IpA
     // SAFETY: the message names live values of this function's, and the buffer that the caller lends.
     let len =
         sys::check_len(unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT) })?;
-    let told = control.read(message.msg_controllen as usize);
+    let told = control.read(message.msg_controllen);
     Ok((len, name.read().map(|from| from.ip()), told.to))
 }

@@ -176,7 +176,7 @@ impl UdpRx {
         };
         let heads = calls.messages.iter().zip(&calls.names).zip(&calls.controls).take(received);
         for (index, ((message, name), control)) in heads.enumerate() {
-            let told = control.read(message.msg_hdr.msg_controllen as usize);
+            let told = control.read(message.msg_hdr.msg_controllen);
             // The kernel tells both of every datagram.
             let (Some(from), Some(to)) = (name.read(), told.to) else { continue };
             each(

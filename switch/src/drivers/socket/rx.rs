@@ -38,6 +38,8 @@ const LONG: usize = 4096;
 const PATIENCE: u32 = 16;
 /// Large packets that are received at a time: as much as fits in the second-level cache beside the rest.
 const LARGE_AT_ONCE: usize = 4;
+/// Messages that are asked for when nothing has come: to ask for many costs time even if there are none.
+const FEW: usize = 4;
 /// Polls between two questions how many packets the kernel had no room for: each is a system call.
 const ASK_EVERY: u32 = 4096;
 /// Polls between two looks for what routers say, while there is work; it is looked for before the worker sleeps, too.
@@ -82,6 +84,8 @@ pub struct SocketRx {
     shape: Shape,
     /// Calls for which long messages are still expected.
     patience: u32,
+    /// Messages that are asked for next.
+    ask: usize,
     /// Ready for the next messages, all of the room that the shape needs. Those that are used are missing.
     spares: Vec<Option<Mbuf>>,
     /// Where a message goes on that is longer than its buffers: so much for each. Hardly ever touched.
@@ -120,6 +124,7 @@ impl SocketRx {
             routers: routers.transpose()?,
             shape: Shape::SINGLE,
             patience: 0,
+            ask: FEW,
             spares: Vec::with_capacity(BURST),
             spill: vec![0; BURST * LONGEST],
             waiting: VecDeque::with_capacity(PACKETS),
@@ -131,7 +136,7 @@ impl SocketRx {
     /// Provides buffers for the next messages; how many messages that is, and for how many packets each.
     fn provide(&mut self, pool: &mut NativePool, room: usize) -> (usize, usize) {
         let Shape { packets, messages, .. } = self.shape;
-        let wanted = packets * messages.min(room / packets).max(1);
+        let wanted = packets * messages.min(self.ask).min(room / packets).max(1);
         let mut have = 0;
         while have < wanted {
             if have == self.spares.len() {
@@ -168,6 +173,7 @@ impl SocketRx {
         });
         // An error is the socket's own: the queue stays silent then.
         let count = self.socket.recv(buffers, |index, received| told.push((index, received))).unwrap_or(0);
+        self.ask = (2 * count).clamp(FEW, BURST);
         if count == 0 {
             return false;
         }
