@@ -47,6 +47,10 @@ pub struct Uplink {
     pub mtu: u32,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
+    /// Its port takes tunnel packets whose inner frame is unfinished ([`weft_switch::port::TxCaps::gso_tunnel`]).
+    pub tunnel_gso: bool,
+    /// The kernel sends the tunnel's packets itself: next hops are its business.
+    pub kernel_resolves: bool,
 }
 
 /// A port of this node that is open.
@@ -187,7 +191,15 @@ fn own_node(tables: &mut Snapshot, from: &Sources<'_>) {
     // than the IPv6 one may use them, and neither a TAP nor a guest minds.
     let largest = underlay.saturating_sub(OVERHEAD_V4);
     if let Some(port) = facts.uplink.port {
-        tables.ports.insert(port, Port { role: Role::Uplink, mtu: checked(underlay), place: Place::Each });
+        tables.ports.insert(
+            port,
+            Port {
+                role: Role::Uplink,
+                mtu: checked(underlay),
+                place: Place::Each,
+                tunnel_gso: facts.uplink.tunnel_gso,
+            },
+        );
     }
 
     let mut gateways =
@@ -213,7 +225,9 @@ fn own_node(tables: &mut Snapshot, from: &Sources<'_>) {
     if let Some((port, mac)) = facts.host {
         gateways.host = Some(Neighbour { mac, port: port.id });
         let takes = checked(mtus.of_host(own).max(largest));
-        tables.ports.insert(port.id, Port { role: Role::Host, mtu: takes, place: port.place });
+        tables
+            .ports
+            .insert(port.id, Port { role: Role::Host, mtu: takes, place: port.place, tunnel_gso: false });
         tables.segment.push(port.id);
     }
     tables.gateway = gateways;
@@ -228,7 +242,7 @@ fn own_node(tables: &mut Snapshot, from: &Sources<'_>) {
             Role::Pod(PodGuard::new(pod.mac_or_derived(), &addresses))
         };
         let takes = checked(mtus.of_pod(pod).max(largest));
-        tables.ports.insert(port.id, Port { role, mtu: takes, place: port.place });
+        tables.ports.insert(port.id, Port { role, mtu: takes, place: port.place, tunnel_gso: false });
         tables.add_pod(port.id, pod.mac_or_derived(), &addresses);
         tables.segment.push(port.id);
     }
@@ -295,7 +309,7 @@ fn far_vtep(from: &Sources<'_>, network: usize, peer: &Node, address: IpAddr, up
         let source = published.filter(|ip| facts.uplink.addresses.contains(ip)).unwrap_or(way.source);
         let outer = Outer {
             src_mac: facts.uplink.mac,
-            dst_mac: way.next_hop_mac?,
+            dst_mac: way.next_hop_mac.or(facts.uplink.kernel_resolves.then_some(MacAddr::ZERO))?,
             src: source,
             dst: address,
             port: model.port,

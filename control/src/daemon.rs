@@ -16,6 +16,7 @@ mod report;
 mod requests;
 mod rights;
 pub mod settings;
+mod spread;
 mod start;
 mod uplink;
 mod vteps;
@@ -34,7 +35,7 @@ use weft_switch::tables::SourcePorts;
 use weft_switch::types::{MacAddr, Mtu, PortId};
 
 use crate::compile::{self, Facts, OpenPort, Way, compile, peer_addresses};
-use crate::config::{Config, ConfigError, OuterChecksum};
+use crate::config::{Config, ConfigError, OuterChecksum, UplinkKind};
 use crate::dataplane::Dataplane;
 use crate::model::{Model, Pod};
 use crate::source::SourceError;
@@ -105,6 +106,8 @@ pub struct Daemon {
     learned: learned::Learned,
     /// Receive queues, with worker and port, that wait until a snapshot names their port.
     fresh: Vec<(usize, PortId, Rx)>,
+    /// The queues that open ports are still to get.
+    spread: spread::Spread,
     flows: flows::Watches,
     settings: settings::Settings,
     /// Why nobody can ask for the metrics.
@@ -137,6 +140,7 @@ impl Daemon {
                 Some(update) = inputs.settings.recv() => self.take_config(update).await,
                 Ok(()) = inputs.underlay.changed() => self.reconcile().await,
                 Some(request) = inputs.requests.recv() => self.answer(request).await,
+                (job, opened) = self.spread.next() => self.take_queue(job, opened).await,
                 _ = retry.tick(), if self.has_problems() => self.reconcile().await,
                 _ = sample.tick() => self.look_after().await,
                 _ = events.tick() => {
@@ -212,7 +216,7 @@ impl Daemon {
         let model = self.desired();
         self.publish(&model);
         for id in broken {
-            self.dataplane.remove(id, false).await;
+            self.close_port(id, false).await;
         }
         self.reconcile().await;
     }
@@ -244,7 +248,7 @@ impl Daemon {
         self.look_up_ways(&model).await;
         self.publish(&model);
         for id in unwanted {
-            self.dataplane.remove(id, true).await;
+            self.close_port(id, true).await;
         }
         self.delete_orphans(&model).await;
         self.save();
@@ -253,6 +257,7 @@ impl Daemon {
     /// Compiles and publishes.
     fn publish(&mut self, model: &Model) {
         let uplink = self.mirror.uplink();
+        let socket = self.config.uplink.kind == UplinkKind::Socket;
         let port = self.uplink.as_ref().map(|uplink| uplink.id);
         let (pods, host) = (&self.pods, &self.host);
         let ports = || pods.values().map(|open| open.port.id).chain(host.as_ref().map(|host| host.port.id));
@@ -265,13 +270,16 @@ impl Daemon {
                 mac: MacAddr(uplink.mac),
                 mtu: uplink.mtu,
                 addresses: uplink.addresses.iter().map(|net| net.addr()).collect(),
+                tunnel_gso: socket,
+                kernel_resolves: socket,
             },
             host: self.host.as_ref().map(|host| (host.port, host.mac)),
             ports: self.pods.iter().map(|(name, open)| (name.clone(), open.port)).collect(),
             ways: self.ways.clone(),
             source_ports: weft_node::local_port_range()
                 .map_or_else(|_| SourcePorts::default(), |(low, high)| SourcePorts::new(low, high)),
-            outer_checksum: self.config.uplink.outer_checksum == OuterChecksum::Valid,
+            // Sockets have the kernel fill it in.
+            outer_checksum: !socket && self.config.uplink.outer_checksum == OuterChecksum::Valid,
             accept_unknown: !self.config.uplink.known_vteps_only,
             learned: self.learned.neighbours(),
             path_mtus: self.learned.path_mtus(),

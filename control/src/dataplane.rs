@@ -3,7 +3,7 @@
 //! Used from one task of the control side. What has to wait for the workers (a port's removal) waits asynchronously; no worker
 //! ever waits for it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 use std::thread::JoinHandle;
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 use tracing::{info, warn};
 use weft_ffi::dpdk::{
-    DATA_ROOM, Eal, EalConfig, EalError, EthPort, MemoryKind, Mempool, PoolError, VhostPort,
+    DATA_ROOM, Eal, EalConfig, EalError, EthPort, LARGE_ROOM, MemoryKind, Mempool, PoolError, VhostPort,
 };
 use weft_ffi::kernel::clock::{tsc, tsc_hz};
 use weft_switch::counters::WorkerCounters;
@@ -29,6 +29,10 @@ use crate::config;
 
 /// Mbufs that a worker keeps at hand.
 const POOL_CACHE: u32 = 256;
+/// Large ones: those of a burst.
+const LARGE_CACHE: u32 = 32;
+/// Large ones for each worker that there should be whatever the memory is.
+const LARGE_PER_WORKER: u32 = 32;
 /// How long a worker may take to pass a burst boundary or to obey before that is a defect worth a message.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -116,6 +120,7 @@ impl WorkerSide {
 pub struct Dataplane {
     eal: Eal,
     pool: Mempool,
+    large_pool: Mempool,
     buffers: usize,
     publisher: Publisher<Snapshot>,
     workers: Vec<WorkerSide>,
@@ -128,9 +133,9 @@ impl Dataplane {
     /// system.
     pub fn start(settings: &config::Dataplane, file_prefix: &str) -> Result<Self, StartError> {
         let cores = cores(settings)?;
-        let buffers = buffers_in(settings.memory as usize);
+        let Buffers { small, large } = Buffers::of(settings.memory as usize, settings.workers);
         let eal = Eal::start(&EalConfig {
-            memory: Mempool::bytes_for(buffers, DATA_ROOM),
+            memory: Mempool::bytes_for(small, DATA_ROOM) + Mempool::bytes_for(large, LARGE_ROOM),
             file_prefix: Some(file_prefix.to_owned()),
             hugepages: settings.hugepages != config::Hugepages::Never,
             ..EalConfig::default()
@@ -138,15 +143,17 @@ impl Dataplane {
         if settings.hugepages == config::Hugepages::Require && eal.memory() != MemoryKind::Hugepages {
             return Err(StartError::NoHugepages);
         }
-        info!("{buffers} packet buffers in {}", eal.memory());
-        let pool = Mempool::new(&eal, "weft", buffers, POOL_CACHE, DATA_ROOM)?;
+        info!("{small} packet buffers, and {large} for large frames, in {}", eal.memory());
+        let pool = Mempool::new(&eal, "weft", small, POOL_CACHE, DATA_ROOM)?;
+        let large_cache = LARGE_CACHE.min(large / (4 * settings.workers as u32).max(1));
+        let large_pool = Mempool::new(&eal, "weft-large", large, large_cache, LARGE_ROOM)?;
         let (publisher, readers) = cell(Box::<Snapshot>::default(), settings.workers);
         let mut sleepers = Vec::new();
         let mut parts = Vec::new();
         for (index, snapshot) in readers.into_iter().enumerate() {
             let (sleeper, waker) = EpollSleeper::new().map_err(|e| StartError::Worker(index, e))?;
             sleepers.push(sleeper);
-            parts.push(Parts { snapshot, pool: NativePool(pool.clone()), waker });
+            parts.push(Parts { snapshot, pool: NativePool::new(pool.clone(), large_pool.clone()), waker });
         }
         let idle = Idle {
             spin: match settings.idle {
@@ -159,7 +166,8 @@ impl Dataplane {
         let mut dataplane = Self {
             eal,
             pool,
-            buffers: buffers as usize,
+            large_pool,
+            buffers: small as usize + large as usize,
             publisher,
             workers: Vec::new(),
             ports: BTreeMap::new(),
@@ -197,14 +205,19 @@ impl Dataplane {
         &self.eal
     }
 
-    /// The packet buffers.
+    /// The packet buffers that devices receive into: the small ones.
     pub fn pool(&self) -> &Mempool {
         &self.pool
     }
 
-    /// How many packet buffers there are.
+    /// How many packet buffers there are, of both sizes.
     pub fn buffers(&self) -> usize {
         self.buffers
+    }
+
+    /// How many of them nobody holds.
+    pub fn free_buffers(&self) -> usize {
+        self.pool.available() + self.large_pool.available()
     }
 
     /// The workers.
@@ -258,6 +271,20 @@ impl Dataplane {
         }
     }
 
+    /// Waits until every worker has carried out what it was told before this.
+    pub async fn obeyed(&self) {
+        let mut told = Vec::new();
+        for side in &self.workers {
+            let (done, answer) = crossbeam_channel::bounded(1);
+            side.handle.send(Command::Tell(done));
+            told.push(answer);
+        }
+        let answers = gather(&told, Instant::now() + PATIENCE).await;
+        if answers.len() < told.len() {
+            warn!("a worker does not obey");
+        }
+    }
+
     /// Publishes the next snapshot, which `make` makes for its generation.
     pub fn publish(&mut self, make: impl FnOnce(Generation) -> Snapshot) -> Generation {
         let generation = Generation(self.publisher.current().generation.0 + 1);
@@ -303,21 +330,7 @@ impl Dataplane {
             side.handle.send(Command::Remove(id, done));
             taken.push(answer);
         }
-        let mut queues = Vec::new();
-        for answer in taken {
-            while Instant::now() < deadline + PATIENCE {
-                match answer.try_recv() {
-                    Ok(given) => {
-                        queues.push(given);
-                        break;
-                    }
-                    Err(crossbeam_channel::TryRecvError::Disconnected) => break,
-                    Err(crossbeam_channel::TryRecvError::Empty) => {
-                        tokio::time::sleep(Duration::from_micros(200)).await;
-                    }
-                }
-            }
-        }
+        let queues = gather(&taken, deadline + PATIENCE).await;
         if queues.len() < self.workers.len() {
             // The number stays taken for ever: a worker may still have queues of it.
             warn!("port {id}: a worker does not give its queues back");
@@ -391,8 +404,10 @@ impl Dataplane {
     }
 
     /// The ports that have broken since the last call.
-    pub fn take_broken(&self) -> Vec<PortId> {
-        self.workers.iter().flat_map(|side| std::iter::from_fn(|| side.handle.take_broken())).collect()
+    pub fn take_broken(&self) -> BTreeSet<PortId> {
+        // Each worker tells of its own queue, one perhaps when the port has been closed already.
+        let told = self.workers.iter().flat_map(|side| std::iter::from_fn(|| side.handle.take_broken()));
+        told.filter(|id| self.ports.contains_key(id)).collect()
     }
 
     /// What a port has counted since it was made.
@@ -437,20 +452,44 @@ impl Dataplane {
     }
 }
 
+/// What the workers answer until then.
+async fn gather<T>(answers: &[crossbeam_channel::Receiver<T>], deadline: Instant) -> Vec<T> {
+    let mut given = Vec::new();
+    for answer in answers {
+        while Instant::now() < deadline {
+            match answer.try_recv() {
+                Ok(answer) => {
+                    given.push(answer);
+                    break;
+                }
+                Err(crossbeam_channel::TryRecvError::Disconnected) => break,
+                Err(crossbeam_channel::TryRecvError::Empty) => {
+                    tokio::time::sleep(Duration::from_micros(200)).await;
+                }
+            }
+        }
+    }
+    given
+}
+
 /// Closes what the workers have given back: queues first, then what they belong to.
 fn close(queues: Vec<Queues<Native>>, device: Option<Device>, delete: bool) -> Result<(), String> {
-    let (mut rx, mut tx) = (Vec::new(), Vec::new());
+    let (mut taps, mut others) = ((Vec::new(), Vec::new()), Vec::new());
     for given in queues {
-        rx.extend(given.rx);
-        tx.extend(given.tx);
-    }
-    match (rx.pop(), tx.pop()) {
-        (Some(Rx::Tap(rx)), Some(Tx::Tap(tx))) if delete => {
-            delete_tap(rx, tx).map_err(|e| format!("its TAP stays: {e}"))?;
+        match (given.rx, given.tx) {
+            (Some(Rx::Tap(rx)), Some(Tx::Tap(tx))) => {
+                taps.0.push(rx);
+                taps.1.push(tx);
+            }
+            other => others.push(other),
         }
-        queues => drop(queues),
     }
-    drop((rx, tx));
+    drop(others);
+    if delete {
+        delete_tap(taps.0, taps.1).map_err(|e| format!("its TAP stays: {e}"))?;
+    } else {
+        drop(taps);
+    }
     match device {
         Some(Device::Vhost(port)) => port.close(),
         Some(Device::Eth(mut port)) => port.close().map_err(|e| e.to_string())?,
@@ -476,11 +515,33 @@ fn cores(settings: &config::Dataplane) -> Result<Vec<usize>, StartError> {
     Ok(there[skip..].to_vec())
 }
 
-/// How many packet buffers fit so many bytes. A pool has a cost of its own, so it is asked for a large one.
-fn buffers_in(bytes: usize) -> u32 {
-    const MANY: u32 = 1 << 16;
-    let each = Mempool::bytes_for(MANY, DATA_ROOM).div_ceil(MANY as usize).max(1);
-    u32::try_from(bytes / each).unwrap_or(u32::MAX)
+/// How the memory is divided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Buffers {
+    small: u32,
+    large: u32,
+}
+
+impl Buffers {
+    /// Of a quarter of the memory large ones, but enough for each worker's bursts as long as half of it is left: they are needed only
+    /// for what is in flight between TAPs and the ways out, and small ones do in their place.
+    fn of(bytes: usize, workers: usize) -> Self {
+        let most = Self::fit(bytes / 2, LARGE_ROOM);
+        let wanted = LARGE_PER_WORKER.saturating_mul(workers as u32).min(most);
+        let large = Self::fit(bytes / 4, LARGE_ROOM).max(wanted);
+        let rest = bytes.saturating_sub(large as usize * Self::each(LARGE_ROOM));
+        Self { small: Self::fit(rest, DATA_ROOM), large }
+    }
+
+    fn fit(bytes: usize, room: u16) -> u32 {
+        u32::try_from(bytes / Self::each(room)).unwrap_or(u32::MAX)
+    }
+
+    /// A pool has a cost of its own, so it is asked for a large one.
+    fn each(room: u16) -> usize {
+        const MANY: u32 = 1 << 16;
+        Mempool::bytes_for(MANY, room).div_ceil(MANY as usize).max(1)
+    }
 }
 
 /// What DPDK's files of the weftd with this state directory are called: the same after a restart, another for a

@@ -1,16 +1,18 @@
 //! Opens the ports: pods' by their attachment, the host port, the uplink. What is opened here is attached to the workers by
 //! [`crate::daemon`].
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use thiserror::Error;
 use weft_ffi::dpdk::{EthConfig, EthError, EthPort, VhostConfig, VhostError, VhostPort};
 use weft_ffi::kernel::interface::{IfName, NameError};
 use weft_ffi::kernel::packet::{Filter, PacketError, PacketTx, RxOptions, RxRing, TxOptions};
-use weft_ffi::kernel::tap::{Tap, TapError, TapExisted, TapOptions};
-use weft_switch::drivers::{PacketSocketRx, PacketSocketTx, Rx, Tx, delete_tap, tap_queues};
+use weft_ffi::kernel::tap::{Tap, TapError, TapExisted, TapOptions, TapQueues};
+use weft_ffi::kernel::udp::{IcmpRx, UdpError, UdpRx};
+use weft_switch::drivers::{PacketSocketRx, PacketSocketTx, Rx, SocketRx, SocketTx, Tx, UnderlayMtu, delete_tap, tap_queues};
 use weft_switch::types::{MacAddr, Mtu};
 
+use crate::config::UplinkKind;
 use crate::dataplane::{Dataplane, Device};
 use crate::model::{Attachment, VhostMode};
 
@@ -26,6 +28,15 @@ pub enum OpenError {
     /// A packet socket.
     #[error(transparent)]
     Packet(#[from] PacketError),
+    /// The tunnel's sockets.
+    #[error(transparent)]
+    Udp(#[from] UdpError),
+    /// What stands for several of them.
+    #[error("the uplink's sockets cannot be waited for: {0}")]
+    Wait(std::io::Error),
+    /// A way to the underlay that there is not.
+    #[error("uplink.kind = {0:?} is not in this weftd: choose \"socket\" or \"af_packet\"")]
+    Kind(&'static str),
     /// A vhost-user socket.
     #[error(transparent)]
     Vhost(#[from] VhostError),
@@ -50,6 +61,24 @@ pub struct Opened {
     pub device: Device,
     /// The kernel's device did not exist before.
     pub created: bool,
+    /// Opens further queues, of a TAP that has room for them.
+    pub further: Option<FurtherQueues>,
+}
+
+/// Opens the queues of a TAP behind the first, one at a time.
+#[derive(Clone)]
+pub struct FurtherQueues {
+    queues: TapQueues,
+    netns: Option<PathBuf>,
+    mtu: Mtu,
+}
+
+impl FurtherQueues {
+    /// Opens one. Blocks for some milliseconds.
+    pub fn open(&self) -> Result<(Rx, Tx), TapError> {
+        let (rx, tx) = tap_queues(self.queues.open(self.netns.as_deref())?, self.mtu);
+        Ok((Rx::Tap(rx), Tx::Tap(tx)))
+    }
 }
 
 impl Opened {
@@ -57,7 +86,7 @@ impl Opened {
     pub fn discard(self) {
         if let (Rx::Tap(rx), Tx::Tap(tx), true) = (self.rx, self.tx, self.created) {
             // It fails for a device that is gone already, and then there is nothing left to do.
-            let _ = delete_tap(rx, tx);
+            let _ = delete_tap(vec![rx], vec![tx]);
         }
     }
 }
@@ -85,7 +114,7 @@ pub async fn open_pod(
             match (rx.pop(), tx.pop()) {
                 (Some(rx), Some(tx)) => {
                     let device = Device::Vhost(port);
-                    Ok(Opened { rx: Rx::Vhost(rx), tx: Tx::Vhost(tx), device, created: false })
+                    Ok(Opened { rx: Rx::Vhost(rx), tx: Tx::Vhost(tx), device, created: false, further: None })
                 }
                 _ => Err(OpenError::NoQueue(port.path().to_owned())),
             }
@@ -104,7 +133,8 @@ pub async fn open_pod(
             let (mut rx, mut tx) = port.split();
             match (rx.pop(), tx.pop()) {
                 (Some(rx), Some(tx)) => {
-                    Ok(Opened { rx: Rx::Eth(rx), tx: Tx::Eth(tx), device: Device::Eth(port), created: false })
+                    let device = Device::Eth(port);
+                    Ok(Opened { rx: Rx::Eth(rx), tx: Tx::Eth(tx), device, created: false, further: None })
                 }
                 _ => Err(OpenError::NoQueue(devargs.clone())),
             }
@@ -121,17 +151,59 @@ pub async fn open_tap(
     mtu: Mtu,
 ) -> Result<Opened, OpenError> {
     let name: IfName = ifname.parse()?;
-    let options = TapOptions { persist: true, multi_queue: true, mac: Some(mac.0), ..TapOptions::default() };
-    let tap = tokio::task::spawn_blocking(move || Tap::open(netns.as_deref().map(Path::new), name, options));
+    let options = TapOptions {
+        persist: true,
+        multi_queue: true,
+        offloads: true,
+        mac: Some(mac.0),
+        ..TapOptions::default()
+    };
+    let place = netns.clone();
+    let tap = tokio::task::spawn_blocking(move || Tap::open(place.as_deref(), name, options));
     let (tap, existed) = tap.await??;
+    let further = tap.queues().map(|queues| FurtherQueues { queues, netns, mtu });
     let (rx, tx) = tap_queues(tap, mtu);
     let created = existed == TapExisted::Created;
-    Ok(Opened { rx: Rx::Tap(rx), tx: Tx::Tap(tx), device: Device::Queues, created })
+    Ok(Opened { rx: Rx::Tap(rx), tx: Tx::Tap(tx), device: Device::Queues, created, further })
 }
 
-/// Opens the uplink for so many workers: a queue each way for each of them.
-pub fn open_uplink(interface: &str, vxlan_port: u16, workers: usize) -> Result<Vec<(Rx, Tx)>, OpenError> {
+/// Opens the uplink for so many workers: a queue each way for each of them. `mtu` is followed where a queue has to know it.
+pub fn open_uplink(
+    kind: UplinkKind,
+    interface: &str,
+    vxlan_port: u16,
+    workers: usize,
+    mtu: &UnderlayMtu,
+) -> Result<Vec<(Rx, Tx)>, OpenError> {
     let name: IfName = interface.parse()?;
+    match kind {
+        UplinkKind::Socket => open_sockets(name, vxlan_port, workers, mtu),
+        UplinkKind::AfPacket => open_packet_sockets(name, vxlan_port, workers),
+        UplinkKind::AfXdp => Err(OpenError::Kind(kind.as_str())),
+    }
+}
+
+fn open_sockets(
+    name: IfName,
+    vxlan_port: u16,
+    workers: usize,
+    mtu: &UnderlayMtu,
+) -> Result<Vec<(Rx, Tx)>, OpenError> {
+    let sockets = UdpRx::open(name, vxlan_port, workers)?;
+    // One worker is enough for what routers say.
+    let mut icmp = Some(IcmpRx::open(name)?);
+    let queues = sockets.into_iter().map(|socket| {
+        let rx = SocketRx::new(socket, icmp.take(), vxlan_port, mtu.clone()).map_err(OpenError::Wait)?;
+        Ok((Rx::Socket(Box::new(rx)), Tx::Socket(Box::new(SocketTx::open()?))))
+    });
+    queues.collect()
+}
+
+fn open_packet_sockets(
+    name: IfName,
+    vxlan_port: u16,
+    workers: usize,
+) -> Result<Vec<(Rx, Tx)>, OpenError> {
     let options = RxOptions { filter: Some(Filter::udp_to(vxlan_port)), ..RxOptions::default() };
     let rings = match workers {
         1 => vec![RxRing::open(name, &options)?],

@@ -49,6 +49,7 @@ fn buffers_and_devices() {
     pool_errors_name_the_pool(&eal);
     let pool = Mempool::new(&eal, "test", 8192, 256, DATA_ROOM).unwrap();
     counts_add_up(&eal, &pool);
+    two_sizes_make_one_packet(&eal, &pool);
     threads_give_their_caches_back(&eal, &pool);
     chains_behave_like_the_model(&pool);
     vectored_io_sees_every_segment(&pool);
@@ -103,6 +104,26 @@ fn counts_add_up(eal: &Eal, pool: &Mempool) {
     assert!(burst.iter().all(|packet| packet.len() == 64));
     Mbuf::free_burst(&mut burst);
     assert_eq!(small.in_use(), 0);
+}
+
+/// A small buffer with a large one behind it holds the longest frame; each goes back to its own pool.
+fn two_sizes_make_one_packet(eal: &Eal, pool: &Mempool) {
+    let large = Mempool::new(eal, "large", 31, 4, LARGE_ROOM).unwrap();
+    let room = usize::from(LARGE_ROOM);
+    assert!(large.alloc_behind(room + 1).is_none());
+    let mut packet = pool.alloc(2048).unwrap();
+    let behind = large.alloc_behind(room).unwrap();
+    assert_eq!((behind.len(), behind.segment_count(), behind.head().len()), (room, 1, room));
+    packet.append(behind).unwrap();
+    let bytes = fill(&mut packet, 3);
+    assert_eq!((packet.len(), packet.segment_count()), (2048 + room, 2));
+    assert_eq!(bytes_of(&packet), bytes);
+    assert_eq!((pool.in_use(), large.in_use()), (1, 1));
+    packet.truncate(2048);
+    assert_eq!((packet.segment_count(), large.in_use()), (1, 0));
+    drop(packet);
+    let held: Vec<Mbuf> = std::iter::from_fn(|| large.alloc_behind(1)).collect();
+    assert_eq!((held.len(), pool.in_use()), (31, 0));
 }
 
 fn threads_give_their_caches_back(eal: &Eal, pool: &Mempool) {

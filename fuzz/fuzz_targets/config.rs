@@ -88,6 +88,7 @@ fn facts(model: &Model) -> Facts {
             mac: MacAddr([2, 0, 0, 0, 0, 8]),
             mtu: 1500,
             addresses: vec![own],
+            tunnel_gso: false,
         },
         host: Some((open(1), MacAddr([2, 0, 0, 0, 0, 7]))),
         ports: model.pods_of(NODE).enumerate().map(|(n, pod)| (pod.name.clone(), open(n + 2))).collect(),

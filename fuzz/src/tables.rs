@@ -250,7 +250,7 @@ impl Node {
             };
             // The tables may speak of a pod, or of the host, whose port is gone.
             if door.published {
-                tables.ports.insert(id, Port { role, mtu: door.mtu, place: door.place });
+                tables.ports.insert(id, Port { role, mtu: door.mtu, place: door.place, tunnel_gso: false });
             }
         }
         let neighbour = |mac, at| Neighbour { mac, port: Self::id(at) };

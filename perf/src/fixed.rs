@@ -80,6 +80,17 @@ impl PacketBuf for FixedBuf {
     fn pull_up(&mut self, count: usize) -> bool {
         count <= self.len()
     }
+    fn segments(&self) -> usize {
+        1
+    }
+    /// As far as the one room goes.
+    fn append(&mut self, other: Self) -> Result<(), Self> {
+        let end = self.0.end + other.len();
+        let Some(to) = self.0.room.get_mut(self.0.end..end) else { return Err(other) };
+        to.copy_from_slice(other.head());
+        self.0.end = end;
+        Ok(())
+    }
     fn for_each_segment(&self, mut see: impl FnMut(&[u8])) {
         see(self.head());
     }

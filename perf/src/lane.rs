@@ -107,11 +107,11 @@ pub fn tables() -> Result<Snapshot, LaneError> {
     let (vni, mtu) = (Vni::new(1)?, Mtu::new(1450)?);
     let mut tables = Snapshot { vxlan_port: VXLAN_PORT_LINUX, ..Snapshot::default() };
     let place = Place::Worker(0);
-    tables.ports.insert(uplink, Port { role: Role::Uplink, mtu: Mtu::new(1500)?, place });
+    tables.ports.insert(uplink, Port { role: Role::Uplink, mtu: Mtu::new(1500)?, place, tunnel_gso: false });
     let guard = PodGuard::new(pod_mac(0), &[pod_ip(0, 0).into()]);
-    tables.ports.insert(pod, Port { role: Role::Pod(guard), mtu, place });
+    tables.ports.insert(pod, Port { role: Role::Pod(guard), mtu, place, tunnel_gso: false });
     let guard = PodGuard::new(pod_mac(1), &[pod_ip(0, 1).into()]);
-    tables.ports.insert(others, Port { role: Role::Pod(guard), mtu, place });
+    tables.ports.insert(others, Port { role: Role::Pod(guard), mtu, place, tunnel_gso: false });
     tables.gateway = Gateway {
         mac: gateway_mac(),
         v4: vec![Ipv4Addr::new(10, 244, 0, 1)],

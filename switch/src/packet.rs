@@ -13,6 +13,9 @@ pub const HEADROOM: usize = 128;
 /// The longest packet that the switch carries: a 64 KiB GSO frame with Ethernet, 802.1Q and tunnel headers.
 pub const MAX_PACKET: usize = 65535 + 14 + 4 + 70;
 
+/// Segments that a packet has at most when others were appended to it.
+pub const MAX_CHAIN: usize = 64;
+
 /// One packet, owned.
 pub trait PacketBuf: Sized + Send + 'static {
     /// The bytes of the first segment.
@@ -35,6 +38,14 @@ pub trait PacketBuf: Sized + Send + 'static {
     /// Moves bytes so that the first segment has at least `count`. False, with nothing lost, when the packet or
     /// the first segment's room is too short.
     fn pull_up(&mut self, count: usize) -> bool;
+    /// How many segments there are, those without a byte as well.
+    fn segments(&self) -> usize;
+    /// Puts the bytes of `other` behind its own, by chaining; the [`Offload`] stays what it was. `other` comes back, with
+    /// nothing changed, when that would be more than [`MAX_CHAIN`].
+    ///
+    /// # Errors
+    /// `other`.
+    fn append(&mut self, other: Self) -> Result<(), Self>;
     /// Shows every segment in order.
     fn for_each_segment(&self, see: impl FnMut(&[u8]));
     /// Copies from `offset` into `to` as far as the packet goes; how many bytes that was.
@@ -153,6 +164,16 @@ impl PacketBuf for HeapBuf {
             }
         }
         true
+    }
+    fn segments(&self) -> usize {
+        self.segments.len()
+    }
+    fn append(&mut self, mut other: Self) -> Result<(), Self> {
+        if self.segments.len() + other.segments.len() > MAX_CHAIN {
+            return Err(other);
+        }
+        self.segments.append(&mut other.segments);
+        Ok(())
     }
     fn for_each_segment(&self, mut see: impl FnMut(&[u8])) {
         for (room, start) in &self.segments {

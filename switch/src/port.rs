@@ -30,13 +30,20 @@ pub struct TxCaps {
     pub gso_tcp6: bool,
     /// UDP to be segmented into datagrams (USO), over IPv4 and IPv6.
     pub gso_udp: bool,
+    /// Of an uplink: tunnel packets whose inner frame is unfinished, its checksum partial or itself to be segmented. Whoever
+    /// sends such a packet fills in the outer lengths and the outer checksum, which is 0 in it.
+    pub gso_tunnel: bool,
 }
 
 impl TxCaps {
-    /// Takes everything as it is: the in-kernel doors with a virtio-net header.
-    pub const ALL: Self = Self { partial_checksum: true, gso_tcp4: true, gso_tcp6: true, gso_udp: true };
+    /// Takes every frame as it is: the in-kernel doors with a virtio-net header.
+    pub const ALL: Self =
+        Self { partial_checksum: true, gso_tcp4: true, gso_tcp6: true, gso_udp: true, gso_tunnel: false };
+    /// Takes every tunnel packet as it is: an uplink that cuts while it sends.
+    pub const TUNNEL: Self = Self { partial_checksum: true, gso_tunnel: true, ..Self::NONE };
     /// Takes only finished frames of the link's size.
-    pub const NONE: Self = Self { partial_checksum: false, gso_tcp4: false, gso_tcp6: false, gso_udp: false };
+    pub const NONE: Self =
+        Self { partial_checksum: false, gso_tcp4: false, gso_tcp6: false, gso_udp: false, gso_tunnel: false };
 }
 
 /// Frames that a driver had to give up at rx, by reason.

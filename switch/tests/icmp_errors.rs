@@ -490,7 +490,7 @@ fn stations_behind_a_trusted_port_are_told_where_they_are() {
     let id = PortId::new(9).unwrap();
     let mut tables = node.tables();
     let (mtu, place) = (Mtu::new(1450).unwrap(), Place::Worker(0));
-    tables.ports.insert(id, Port { role: Role::Trusted, mtu, place });
+    tables.ports.insert(id, Port { role: Role::Trusted, mtu, place, tunnel_gso: false });
     let router = Neighbour { mac: MacAddr([2, 0, 0, 0, 9, 9]), port: id };
     tables.hops.push(router);
     tables.routes4.insert([198, 51, 100, 0].into(), 24, NextHop::Hop(0));

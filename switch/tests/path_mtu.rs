@@ -162,7 +162,9 @@ fn a_small_path_takes_what_every_ipv6_link_has_to_carry() {
             let mut node = node(underlay);
             let mut tables = node.tables();
             let (up, mtu) = (tables.vteps[0].uplink, Mtu::new(uplink).unwrap());
-            tables.ports.insert(up, Port { role: Role::Uplink, mtu, place: Place::Worker(0) });
+            tables
+                .ports
+                .insert(up, Port { role: Role::Uplink, mtu, place: Place::Worker(0), tunnel_gso: false });
             tables.vteps[0].mtu = Mtu::new(path).unwrap();
             node.switch.publish(tables);
             let mut send = |frame: Vec<u8>| {

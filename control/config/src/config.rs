@@ -113,9 +113,13 @@ pub struct Uplink {
 /// How weft is joined to the underlay.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum UplinkKind {
+    /// UDP sockets in the kernel, which routes, resolves and filters.
+    Socket,
     /// A packet socket on any interface, which stays the kernel's.
     #[default]
     AfPacket,
+    /// An XDP program that takes the tunnel's packets off an interface, which stays the kernel's.
+    AfXdp,
 }
 
 /// The UDP checksum of tunnel packets over IPv4 (RFC 7348, section 5).

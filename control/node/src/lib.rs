@@ -23,7 +23,7 @@ mod underlay;
 pub use error::Error;
 pub use host::{HostPort, NEXT_HOP_V4, NEXT_HOP_V6, configure_host_port, interface_mtu, local_port_range};
 pub use lock::Lock;
-pub use mirror::Mirror;
+pub use mirror::{Mirror, Neighbours};
 pub use netns::inside;
 pub use pod::{PodInterface, configure_pod, pod_interface_exists};
 pub use purge::{Purged, delete_tap, purge};

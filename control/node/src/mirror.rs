@@ -42,6 +42,15 @@ const RECEIVE_BUFFER: usize = 1 << 20;
 /// Route questions that are under way at a time.
 const QUESTIONS: usize = 64;
 
+/// Who sees to it that next hops stay resolved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Neighbours {
+    /// The mirror: packets to them pass the kernel by.
+    Keep,
+    /// The kernel, which sends the packets itself.
+    Leave,
+}
+
 type Notification = (NetlinkMessage<RouteNetlinkMessage>, SocketAddr);
 type Found = Result<Answer, PathError>;
 
@@ -64,6 +73,8 @@ struct Shared {
 #[derive(Debug)]
 struct View {
     uplink: Uplink,
+    /// Next hops are to be kept resolved.
+    keeps: bool,
     neighbours: HashMap<IpAddr, Neighbour>,
     /// The destinations asked for last, with the kernel's answers.
     watched: BTreeMap<IpAddr, Found>,
@@ -84,7 +95,10 @@ struct Due {
 impl Mirror {
     /// Starts to follow the interface `uplink_name`, or else that of the default route, on the current tokio
     /// runtime. The receiver's number grows whenever the uplink or one of the paths asked for has changed.
-    pub async fn start(uplink_name: Option<&str>) -> Result<(Self, watch::Receiver<u64>), Error> {
+    pub async fn start(
+        uplink_name: Option<&str>,
+        neighbours: Neighbours,
+    ) -> Result<(Self, watch::Receiver<u64>), Error> {
         let kernel = Kernel::open()?;
         let name = match uplink_name {
             Some(name) => name.to_owned(),
@@ -93,8 +107,9 @@ impl Mirror {
         // Subscribed before the first reading: nothing can change unseen in between.
         let notifications = subscribe()?;
         let uplink = read_uplink(&kernel, &name).await?;
-        let neighbours = read_neighbours(&kernel, uplink.index).await?;
-        let view = View { uplink, neighbours, watched: BTreeMap::new(), next_hops: HashSet::new() };
+        let known = read_neighbours(&kernel, uplink.index).await?;
+        let keeps = neighbours == Neighbours::Keep;
+        let view = View { uplink, keeps, neighbours: known, watched: BTreeMap::new(), next_hops: HashSet::new() };
         let (changes, receiver) = watch::channel(0);
         let turn = tokio::sync::Mutex::new(());
         let shared = Arc::new(Shared { name, turn, view: Mutex::new(view), changes });
@@ -108,7 +123,7 @@ impl Mirror {
     }
 
     /// The kernel's ways to the destinations, in their order. The mirror follows exactly these from now on: their
-    /// next hops are kept resolved by the kernel, and neighbours that weft had made for others are dropped.
+    /// next hops are kept resolved by the kernel, if that was asked for, and neighbours that weft had made for others are dropped.
     pub async fn paths(&self, destinations: &[IpAddr]) -> Vec<Result<Path, PathError>> {
         self.shared.paths(destinations).await
     }
@@ -357,7 +372,8 @@ impl View {
         };
         let before = macs(self);
         let differs = self.uplink != uplink || self.watched != watched;
-        self.next_hops = watched.values().flatten().map(|answer| answer.next_hop).collect();
+        let kept = watched.values().flatten().filter(|_| self.keeps);
+        self.next_hops = kept.map(|answer| answer.next_hop).collect();
         self.uplink = uplink;
         self.watched = watched;
         if let Some(neighbours) = neighbours {

@@ -94,6 +94,8 @@ fn facts() -> Facts {
             mac: MacAddr([2, 0, 0, 0, 9, 1]),
             mtu: 1500,
             addresses: vec![ip("172.16.0.1")],
+            tunnel_gso: false,
+            kernel_resolves: false,
         },
         host: Some((open(1), MacAddr([2, 0, 0, 0, 9, 9]))),
         ports: [("web".to_owned(), open(2)), ("router".to_owned(), open(3))].into(),

@@ -29,7 +29,7 @@ impl Daemon {
         let room = self.mirror.uplink().mtu;
         if let Some(old) = self.host.take_if(|host| host.room != room) {
             self.publish(model);
-            self.dataplane.remove(old.port.id, false).await;
+            self.close_port(old.port.id, false).await;
         }
         if self.host.is_none() {
             if let Err(problem) = self.make_host_port(&wanted, room).await {
@@ -83,6 +83,7 @@ impl Daemon {
         let created = opened.created;
         self.dataplane.attach_tx(0, id, opened.tx);
         self.fresh.push((0, id, opened.rx));
+        self.spread.add(id, opened.further, 0, self.dataplane.workers().len());
         let port = OpenPort { id, place: Place::Worker(0) };
         self.host = Some(HostSide { port, mac, created, room, configured: None });
         Ok(())

@@ -68,7 +68,7 @@ impl Daemon {
         changed.iter().for_each(|(name, ..)| drop(self.pods.remove(name)));
         self.publish(model);
         for (_, id, delete) in changed {
-            self.dataplane.remove(id, delete).await;
+            self.close_port(id, delete).await;
         }
     }
 
@@ -169,6 +169,7 @@ impl Daemon {
         self.dataplane.hold(id, opened.device);
         self.dataplane.attach_tx(worker, id, opened.tx);
         self.fresh.push((worker, id, opened.rx));
+        self.spread.add(id, opened.further, worker, self.dataplane.workers().len());
         info!("pod {}: port {id} ({})", pod.name, kind(&pod.attachment));
         let port = OpenPort { id, place: Place::Worker(worker as u16) };
         self.pods.insert(pod.name.clone(), PodPort { pod, port, mtu, room, netns });

@@ -19,7 +19,7 @@ use weft_switch::tables::Place;
 
 use super::{Daemon, attachments};
 use crate::compile::{Mtus, tunnel_address};
-use crate::config::SourceConfig;
+use crate::config::{SourceConfig, UplinkKind};
 use crate::dataplane::WorkerSide;
 use crate::metrics::Scrape;
 use crate::model::{Node, Pod};
@@ -51,7 +51,7 @@ impl Daemon {
             memory: self.memory(),
             uplink: Uplink {
                 interface: uplink.name.clone(),
-                kind: "af_packet".to_owned(),
+                kind: self.config.uplink.kind.as_str().to_owned(),
                 mtu: uplink.mtu,
                 addresses: uplink.addresses.iter().map(|net| net.addr()).collect(),
             },
@@ -82,9 +82,10 @@ impl Daemon {
         ends
     }
 
-    /// Whether the ways to a node are known down to the next hop's MAC address.
+    /// Whether the ways to a node are known down to the next hop's MAC address, or that is the kernel's business.
     fn is_resolved(&self, node: &Node) -> bool {
-        let resolved = |end: &IpAddr| self.ways.get(end).is_some_and(|way| way.next_hop_mac.is_some());
+        let socket = self.config.uplink.kind == UplinkKind::Socket;
+        let resolved = |end: &IpAddr| self.ways.get(end).is_some_and(|way| socket || way.next_hop_mac.is_some());
         self.ends_of(node).iter().all(resolved)
     }
 
@@ -137,7 +138,7 @@ impl Daemon {
         Memory {
             hugepages: self.dataplane.eal().memory() == MemoryKind::Hugepages,
             packet_buffers_total: self.dataplane.buffers() as u64,
-            packet_buffers_free: self.dataplane.pool().available() as u64,
+            packet_buffers_free: self.dataplane.free_buffers() as u64,
             rss_bytes: resident_bytes(),
         }
     }

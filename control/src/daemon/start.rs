@@ -9,16 +9,18 @@ use tokio::net::UnixListener;
 use tokio::sync::{mpsc, watch};
 use tracing::warn;
 use weft_ffi::kernel::udp_claim::{ClaimError, UdpClaim};
-use weft_node::{Lock, Mirror, State};
+use weft_node::{Lock, Mirror, Neighbours, State};
 
 use super::flows::Watches;
 use super::learned::Learned;
 use super::settings::{SetLogLevel, Settings};
+use super::spread::Spread;
+use super::uplink::needs_claim;
 use super::vteps::Macs;
 use super::{Client, Daemon, Inputs, SourceState, attachments, rights};
 use crate::api::{BindError, SocketFile, bind};
 use crate::cluster;
-use crate::config::{Config, SourceConfig};
+use crate::config::{Config, SourceConfig, UplinkKind};
 use crate::dataplane::{self, Dataplane, file_prefix};
 use crate::metrics;
 use crate::model::Pod;
@@ -100,8 +102,10 @@ pub async fn start(setup: Setup) -> Result<Started, StartError> {
         warn!("{warning}");
     }
     let (listener, socket) = bind(&config.control.socket, SOCKET_MODE, config.control.group.as_deref())?;
-    let (mirror, underlay) = Mirror::start(config.uplink.interface.as_deref()).await?;
-    let claim = UdpClaim::bind(model.port)?;
+    let kind = config.uplink.kind;
+    let neighbours = if kind == UplinkKind::Socket { Neighbours::Leave } else { Neighbours::Keep };
+    let (mirror, underlay) = Mirror::start(config.uplink.interface.as_deref(), neighbours).await?;
+    let claim = needs_claim(kind).then(|| UdpClaim::bind(model.port)).transpose()?;
     let settings = config.dataplane.clone();
     let prefix = file_prefix(&config.state.dir);
     // DPDK takes its time, and so may its failure.
@@ -122,7 +126,7 @@ pub async fn start(setup: Setup) -> Result<Started, StartError> {
         node,
         started,
         _lock: lock,
-        claim: Some(claim),
+        claim,
         dataplane,
         mirror,
         vtep_macs: Macs::restore(&state),
@@ -139,6 +143,7 @@ pub async fn start(setup: Setup) -> Result<Started, StartError> {
         ways: HashMap::new(),
         learned: Learned::default(),
         fresh: Vec::new(),
+        spread: Spread::new(),
         flows: Watches::default(),
         settings: own_settings,
         metrics_problem,
@@ -195,7 +200,7 @@ impl Daemon {
         if let Some(host) = self.host.take() {
             let model = self.model.clone();
             self.publish(&model);
-            self.dataplane.remove(host.port.id, host.created).await;
+            self.close_port(host.port.id, host.created).await;
         }
         self.fresh.clear();
         self.dataplane.stop();

@@ -1,10 +1,12 @@
-//! The uplink's port: sockets on an ordinary interface, and the claim on the tunnel's UDP port beside them.
+//! The uplink's port: sockets on an ordinary interface, and the claim on the tunnel's UDP port where these are beside the kernel.
 
 use tracing::info;
 use weft_ffi::kernel::udp_claim::UdpClaim;
+use weft_switch::drivers::UnderlayMtu;
 use weft_switch::types::PortId;
 
 use super::Daemon;
+use crate::config::UplinkKind;
 use crate::model::Model;
 use crate::ports::open_uplink;
 
@@ -14,25 +16,37 @@ pub(super) struct UplinkPort {
     /// The interface's number: one that was deleted and made again has another.
     index: u32,
     vxlan_port: u16,
+    /// What the queues go by.
+    mtu: UnderlayMtu,
+}
+
+/// Whether somebody else has to have the tunnel's port, so that the kernel answers nothing that comes for it.
+pub(super) fn needs_claim(kind: UplinkKind) -> bool {
+    kind != UplinkKind::Socket
 }
 
 impl Daemon {
     /// Opens the uplink's sockets; opens them anew when the interface or the tunnel's port is another one than before.
     pub(super) async fn open_uplink_port(&mut self, model: &Model) {
         let uplink = self.mirror.uplink();
-        let port = model.port;
-        if self.uplink.as_ref().is_some_and(|open| open.index == uplink.index && open.vxlan_port == port) {
-            return;
+        let (kind, port) = (self.config.uplink.kind, model.port);
+        if let Some(open) = &self.uplink {
+            open.mtu.set(uplink.mtu);
+            if open.index == uplink.index && open.vxlan_port == port {
+                return;
+            }
         }
         // Both before anything is let go, so that a failure leaves the old uplink whole.
         let claim = match &self.claim {
+            _ if !needs_claim(kind) => None,
             Some(claim) if claim.port() == port => None,
             _ => match UdpClaim::bind(port) {
                 Ok(claim) => Some(claim),
                 Err(error) => return self.problems.push(error.to_string()),
             },
         };
-        let queues = match open_uplink(&uplink.name, port, self.dataplane.workers().len()) {
+        let mtu = UnderlayMtu::new(uplink.mtu);
+        let queues = match open_uplink(kind, &uplink.name, port, self.dataplane.workers().len(), &mtu) {
             Ok(queues) => queues,
             Err(error) => return self.problems.push(error.to_string()),
         };
@@ -46,11 +60,11 @@ impl Daemon {
         if claim.is_some() {
             self.claim = claim;
         }
-        info!("uplink {}: MTU {}, VXLAN port {port}", uplink.name, uplink.mtu);
-        let old = self.uplink.replace(UplinkPort { id, index: uplink.index, vxlan_port: port });
+        info!("uplink {} ({}): MTU {}, VXLAN port {port}", uplink.name, kind.as_str(), uplink.mtu);
+        let old = self.uplink.replace(UplinkPort { id, index: uplink.index, vxlan_port: port, mtu });
         if let Some(old) = old {
             self.publish(model);
-            self.dataplane.remove(old.id, false).await;
+            self.close_port(old.id, false).await;
         }
     }
 }

@@ -8,6 +8,7 @@ mod lab;
 mod lifecycle;
 mod metrics;
 mod neighbours;
+mod offload_tap;
 mod ports;
 mod refusals;
 mod requests;

@@ -243,6 +243,30 @@ impl Mbuf {
         true
     }
 
+    /// Puts the bytes of `other` behind these, by linking its segments to the last one; `meta` stays. `other` comes back,
+    /// with nothing changed, when the chain would have more than [`MAX_SEGMENTS`].
+    ///
+    /// Costs a step for each segment here, none for those of `other`: a long chain is built from its end.
+    #[inline]
+    pub fn append(&mut self, other: Self) -> Result<(), Self> {
+        let count = self.segment_count() + other.segment_count();
+        if count > MAX_SEGMENTS {
+            return Err(other);
+        }
+        let (head, tail) = (self.segment(), other.segment());
+        let last = self.segments().last().unwrap_or(head);
+        // From here on the segments are this chain's: nobody else frees them.
+        std::mem::forget(other);
+        let len = head.packet_len() + tail.packet_len();
+        // What lies in the middle of a chain speaks only for itself.
+        tail.set_segments(1);
+        tail.set_packet_len(tail.data_len().into());
+        last.set_next_raw(tail.as_ptr());
+        head.set_segments(count as u16);
+        head.set_packet_len(len);
+        Ok(())
+    }
+
     /// Shows every segment in order.
     #[inline]
     pub fn for_each_segment(&self, mut see: impl FnMut(&[u8])) {
@@ -299,6 +323,14 @@ impl Mbuf {
         self.segments().map(|segment| {
             // SAFETY: the data lies within the buffer, and the slice borrows `self`.
             unsafe { slice::from_raw_parts(segment.data(), usize::from(segment.data_len())) }
+        })
+    }
+
+    /// The bytes of each segment, in order.
+    pub fn pieces_mut(&mut self) -> impl Iterator<Item = &mut [u8]> {
+        self.segments().map(|segment| {
+            // SAFETY: as above, `self` is borrowed exclusively, and segments don't overlap: each has its own buffer.
+            unsafe { slice::from_raw_parts_mut(segment.data(), usize::from(segment.data_len())) }
         })
     }
 

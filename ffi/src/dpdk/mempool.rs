@@ -16,6 +16,10 @@ pub const HEADROOM: u16 = sys::WEFT_MBUF_HEADROOM as u16;
 /// The usual buffer: a full-size frame with tunnel headers, and [`HEADROOM`].
 pub const DATA_ROOM: u16 = 2048 + HEADROOM;
 
+/// A large buffer, for what follows the first [`DATA_ROOM`] of a GSO frame: nearly all that an mbuf's 16-bit length can say, in
+/// whole cache lines.
+pub const LARGE_ROOM: u16 = 65472;
+
 /// Why there is no pool.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum PoolError {
@@ -147,6 +151,25 @@ impl Mempool {
         // SAFETY: a fresh mbuf is nobody else's, and has one segment, no successor, refcnt 1, HEADROOM and no data.
         unsafe {
             let head = Segment::new(raw);
+            head.set_data_len(len as u16);
+            head.set_packet_len(len as u32);
+            Some(Mbuf::from_raw(raw))
+        }
+    }
+
+    /// One buffer of `len` undefined bytes from its very beginning, without headroom: to go behind another. `None` when the pool is
+    /// empty or `len` is more than a buffer has.
+    #[inline]
+    pub fn alloc_behind(&self, len: usize) -> Option<Mbuf> {
+        if len > usize::from(self.0.data_room) {
+            return None;
+        }
+        // SAFETY: the pool is live.
+        let raw = NonNull::new(unsafe { sys::weft_mbuf_alloc(self.as_ptr()) })?;
+        // SAFETY: as in `alloc`; `len` bytes from the buffer's beginning lie within it.
+        unsafe {
+            let head = Segment::new(raw);
+            head.set_data_off(0);
             head.set_data_len(len as u16);
             head.set_packet_len(len as u32);
             Some(Mbuf::from_raw(raw))

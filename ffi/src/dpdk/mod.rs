@@ -19,7 +19,7 @@ use arrayvec::ArrayVec;
 pub use eal::{Eal, EalConfig, EalError, MemoryKind, RegisteredThread};
 pub use ethdev::{EthConfig, EthError, EthLink, EthPort, EthRx, EthStats, EthTx};
 pub use mbuf::{MAX_SEGMENTS, Mbuf};
-pub use mempool::{DATA_ROOM, HEADROOM, Mempool, PoolError};
+pub use mempool::{DATA_ROOM, HEADROOM, LARGE_ROOM, Mempool, PoolError};
 pub use vhost::{VhostConfig, VhostError, VhostMode, VhostPort, VhostRx, VhostTx};
 
 /// Packets in one burst at most.

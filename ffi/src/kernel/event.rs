@@ -118,9 +118,16 @@ impl Events {
     }
 }
 
-/// A set of descriptors to wait for, level-triggered.
+/// A set of descriptors to wait for, level-triggered. Its own descriptor is readable while one of them is ready, so that it can
+/// stand for them in another set.
 #[derive(Debug)]
 pub struct Epoll(OwnedFd);
+
+impl AsFd for Epoll {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
 
 impl Epoll {
     /// An empty set.

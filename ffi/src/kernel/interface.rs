@@ -91,6 +91,21 @@ pub fn index(name: IfName) -> io::Result<u32> {
     u32::try_from(index).map_err(|_| io::Error::from_raw_os_error(libc::ENODEV))
 }
 
+/// The name of the interface that has this number now. Fails with `ENODEV` if there is none.
+pub(super) fn name_of(index: u32) -> io::Result<IfName> {
+    let gone = || io::Error::from_raw_os_error(libc::ENODEV);
+    let way_in = sys::socket(libc::AF_INET, libc::SOCK_DGRAM, 0)?;
+    let mut ifreq = sys::zeroed::<libc::ifreq>();
+    ifreq.ifr_ifru.ifru_ifindex = i32::try_from(index).map_err(|_| gone())?;
+    sys::ioctl_ifreq(way_in.as_fd(), libc::SIOCGIFNAME as _, &mut ifreq)?;
+    let mut name = ArrayString::new();
+    for byte in ifreq.ifr_name.iter().map(|&byte| byte as u8).take_while(|&byte| byte != 0) {
+        name.try_push(char::from(byte)).map_err(|_| gone())?;
+    }
+    // The kernel's own names may have characters that `FromStr` refuses; such a one was never a weft's.
+    name.parse().map_err(|_| gone())
+}
+
 /// The interface's MTU in bytes, without the Ethernet header.
 pub fn mtu(name: IfName) -> io::Result<u32> {
     let ifreq = ask(name, libc::SIOCGIFMTU as _)?;

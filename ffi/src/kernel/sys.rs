@@ -42,6 +42,10 @@ macro_rules! plain {
 
 plain!(
     c_int,
+    u32,
+    [u32; 8],
+    [u32; 9],
+    [u8; libc::IFNAMSIZ],
     libc::tpacket_req,
     libc::tpacket_stats,
     libc::sockaddr_ll,

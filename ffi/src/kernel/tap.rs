@@ -3,6 +3,10 @@
 //! The device is made inside the pod's network namespace, and persists if so asked: its addresses and routes stay
 //! when weft ends, however it ends, and weft takes it up again. A device with one queue belongs to one process at a time;
 //! the kernel sees to that. Each frame has a virtio-net header before it ([`VnetHdr`]).
+//!
+//! A multi-queue device is opened with one queue; its further ones ([`TapQueues`]) cost the kernel some milliseconds each, and can
+//! be opened while the first is at work. The kernel chooses among them by flow, and has a flow come out of the queue that its other
+//! direction went in by.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, IoSliceMut};
@@ -11,7 +15,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use arrayvec::ArrayVec;
-use libc::c_int;
+use libc::{c_int, c_ulong};
 use thiserror::Error;
 
 use super::interface::{self, IfName};
@@ -26,6 +30,9 @@ pub struct TapOptions {
     /// Lets further queues be opened later. A device keeps what it was made with. Costs up to a few milliseconds when
     /// the device is made. Default: false.
     pub multi_queue: bool,
+    /// The kernel may hand over frames with checksums that are not filled in, and GSO frames of up to 64 KiB: TCP over both, and UDP
+    /// where the kernel can ([`Tap::takes_gso_udp`]). Default: false, every frame is finished.
+    pub offloads: bool,
     /// The MAC address of a new device, as its user in the kernel sees it; `None` takes a random one. A device that is
     /// taken up keeps its own: see [`Tap::mac`].
     pub mac: Option<[u8; 6]>,
@@ -35,7 +42,7 @@ pub struct TapOptions {
 
 impl Default for TapOptions {
     fn default() -> Self {
-        Self { persist: true, multi_queue: false, mac: None, queue_len: None }
+        Self { persist: true, multi_queue: false, offloads: false, mac: None, queue_len: None }
     }
 }
 
@@ -123,6 +130,43 @@ pub struct Tap {
     name: IfName,
     index: u32,
     multi_queue: bool,
+    gso_udp: bool,
+}
+
+/// Opens further queues of a multi-queue TAP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TapQueues {
+    name: IfName,
+    index: u32,
+    gso_udp: bool,
+}
+
+impl TapQueues {
+    /// Opens one queue more, in the namespace at `netns` (`None`: this thread's), where the device is. The kernel gives it
+    /// frames from then on.
+    ///
+    /// # Errors
+    /// Among others when the device is gone.
+    pub fn open(self, netns: Option<&Path>) -> Result<Tap, TapError> {
+        let place = Place(netns.map(Path::to_owned));
+        netns::run_in(netns, || self.open_here(&place))
+            .map_err(|source| TapError::Netns { name: self.name, source })?
+    }
+
+    fn open_here(self, place: &Place) -> Result<Tap, TapError> {
+        const STEP: &str = "open a further queue";
+        let Self { name, index, gso_udp } = self;
+        let failed = |source| TapError::Step { name, place: place.clone(), step: STEP, source };
+        // A pod may have given it another name.
+        let now = interface::name_of(index).map_err(failed)?;
+        let file = open_tun(name)?;
+        attach(&file, now, libc::IFF_MULTI_QUEUE).map_err(failed)?;
+        // Had the device gone in between, the kernel would have made another, which goes with its only queue.
+        if interface::index(now).map_err(failed)? != index {
+            return Err(failed(io::Error::from_raw_os_error(libc::ENODEV)));
+        }
+        Ok(Tap { file, name, index, multi_queue: true, gso_udp })
+    }
 }
 
 impl Tap {
@@ -152,6 +196,17 @@ impl Tap {
     /// True if further queues can be opened: what the device was made with.
     pub fn multi_queue(&self) -> bool {
         self.multi_queue
+    }
+
+    /// What opens further queues; `None` for a device that was made for one.
+    pub fn queues(&self) -> Option<TapQueues> {
+        self.multi_queue.then_some(TapQueues { name: self.name, index: self.index, gso_udp: self.gso_udp })
+    }
+
+    /// True if the kernel knows UDP GSO (USO) at its TAPs, and so may be given such frames: since 6.2. Only of a device that was opened with
+    /// [`TapOptions::offloads`].
+    pub fn takes_gso_udp(&self) -> bool {
+        self.gso_udp
     }
 
     /// The MAC address that its user in the kernel sees now.
@@ -254,25 +309,15 @@ fn open_here(name: IfName, options: TapOptions, place: &Place) -> Result<(Tap, T
         }
     };
 
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open("/dev/net/tun")
-        .map_err(|source| TapError::Unavailable { name, source })?;
+    let file = open_tun(name)?;
     let fd = file.as_fd();
 
-    let mut flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
-    if multi_queue {
-        flags |= libc::IFF_MULTI_QUEUE;
-    }
+    let mut flags = if multi_queue { libc::IFF_MULTI_QUEUE } else { 0 };
     if before.is_none() {
         // Somebody may have made it since we asked: then fail rather than share.
         flags |= libc::IFF_TUN_EXCL;
     }
-    let mut ifreq = name.to_ifreq();
-    ifreq.ifr_ifru.ifru_flags = flags as libc::c_short;
-    sys::ioctl_ifreq(fd, libc::TUNSETIFF as _, &mut ifreq).map_err(|source| {
+    attach(&file, name, flags).map_err(|source| {
         if source.raw_os_error() == Some(libc::EBUSY) {
             TapError::Busy { name, place: place.clone() }
         } else {
@@ -283,9 +328,9 @@ fn open_here(name: IfName, options: TapOptions, place: &Place) -> Result<(Tap, T
     // A device that is taken up has the sizes and offloads of its last user: state all of them.
     sys::ioctl_int(fd, libc::TUNSETVNETHDRSZ as _, VNET_HDR_LEN as c_int)
         .map_err(failed("set the size of its headers"))?;
-    sys::ioctl_value(fd, libc::TUNSETOFFLOAD as _, 0).map_err(failed("set its offloads"))?;
+    let gso_udp = set_offloads(fd, options.offloads).map_err(failed("set its offloads"))?;
     let index = interface::index(name).map_err(failed("find its number"))?;
-    let tap = Tap { file, name, index, multi_queue };
+    let tap = Tap { file, name, index, multi_queue, gso_udp };
     if let (None, Some(mac)) = (&before, options.mac) {
         tap.set_mac(mac).map_err(failed("set its MAC address"))?;
     }
@@ -297,4 +342,44 @@ fn open_here(name: IfName, options: TapOptions, place: &Place) -> Result<(Tap, T
         .map_err(failed("set whether it persists"))?;
 
     Ok((tap, if before.is_some() { TapExisted::TakenUp } else { TapExisted::Created }))
+}
+
+/// A descriptor that is no device's yet, and of this thread's namespace.
+fn open_tun(name: IfName) -> Result<File, TapError> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open("/dev/net/tun")
+        .map_err(|source| TapError::Unavailable { name, source })
+}
+
+/// Makes `file` a queue of the TAP of this name, with these flags more.
+fn attach(file: &File, name: IfName, flags: c_int) -> io::Result<()> {
+    let mut ifreq = name.to_ifreq();
+    let flags = flags | libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+    ifreq.ifr_ifru.ifru_flags = flags as libc::c_short;
+    sys::ioctl_ifreq(file.as_fd(), libc::TUNSETIFF as _, &mut ifreq)
+}
+
+/// Says what may come out of the device unfinished: all or nothing. True if UDP GSO is among it.
+fn set_offloads(fd: BorrowedFd<'_>, wanted: bool) -> io::Result<bool> {
+    const CSUM: c_ulong = 1;
+    const TSO4: c_ulong = 2;
+    const TSO6: c_ulong = 4;
+    const TSO_ECN: c_ulong = 8;
+    // Both or none.
+    const USO: c_ulong = 0x20 | 0x40;
+    const WITHOUT_USO: c_ulong = CSUM | TSO4 | TSO6 | TSO_ECN;
+
+    let set = |flags| sys::ioctl_value(fd, libc::TUNSETOFFLOAD as _, flags);
+    if !wanted {
+        return set(0).map(|_| false);
+    }
+    match set(WITHOUT_USO | USO) {
+        Ok(_) => Ok(true),
+        // Kernels before 6.2.
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => set(WITHOUT_USO).map(|_| false),
+        Err(error) => Err(error),
+    }
 }

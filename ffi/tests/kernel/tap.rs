@@ -2,7 +2,7 @@
 
 use std::io::{IoSlice, IoSliceMut};
 use std::net::UdpSocket;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
 use weft_ffi::kernel::VnetHdr;
@@ -10,7 +10,7 @@ use weft_ffi::kernel::event::{Epoll, Events, Interest};
 use weft_ffi::kernel::interface;
 use weft_ffi::kernel::tap::{Tap, TapError, TapExisted, TapOptions};
 
-use crate::frames::{IP_A, IP_B, NO_OFFLOAD, UDP_HEADERS, partial_udp, udp};
+use crate::frames::{GSO_UDP, IP_A, IP_B, NO_OFFLOAD, UDP_HEADERS, partial_udp, read_vnet, udp};
 use crate::lab::{MAC_A, MAC_B, Namespace, eventually, name, wait_ready};
 
 fn open(namespace: &Namespace, device: &str, options: TapOptions) -> Result<(Tap, TapExisted), TapError> {
@@ -196,4 +196,126 @@ fn other_kinds_of_device_are_left_alone() {
     let error = Tap::open(Some(&missing), name("pod0"), TapOptions::default()).unwrap_err();
     assert!(matches!(error, TapError::Netns { .. }), "{error:?}");
     assert!(error.to_string().contains(missing.to_str().unwrap()), "{error}");
+}
+
+/// What the kernel may leave to the device: checksums, scatter and gather, TCP segmentation, and segmentation at all.
+fn features(namespace: &Namespace, device: &str) -> [bool; 4] {
+    // linux/ethtool.h: ETHTOOL_GTXCSUM, _GSG, _GTSO, _GGSO, each with a value behind the command.
+    const SIOCETHTOOL: libc::c_ulong = 0x8946;
+    let ask = |command: u32| {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        let mut question = [command, 0];
+        // SAFETY: all zeroes are a value of this C struct.
+        let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+        for (to, from) in request.ifr_name.iter_mut().zip(device.bytes()) {
+            *to = from as libc::c_char;
+        }
+        request.ifr_ifru.ifru_data = question.as_mut_ptr().cast();
+        // SAFETY: the request names two live integers, which is what these commands read and write.
+        let asked = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL as _, &raw mut request) };
+        assert_eq!(asked, 0, "{}", std::io::Error::last_os_error());
+        question[1] != 0
+    };
+    namespace.within(|| [0x16, 0x18, 0x1e, 0x23].map(ask))
+}
+
+#[test]
+fn offloads_are_as_asked() {
+    let pod = Namespace::new();
+    let options = TapOptions { mac: Some(MAC_A), offloads: true, ..TapOptions::default() };
+    let (tap, _) = open(&pod, "pod0", options).unwrap();
+    assert_eq!(features(&pod, "pod0"), [true; 4]);
+    pod.ip("link set pod0 up");
+    pod.ip("addr add 10.9.0.1/24 dev pod0");
+    pod.ip("neigh replace 10.9.0.2 lladdr 02:00:00:00:00:0b dev pod0 nud permanent");
+    let socket = pod.within(|| UdpSocket::bind("10.9.0.1:4000")).unwrap();
+    socket.send_to(b"who fills in my checksum?", "10.9.0.2:5000").unwrap();
+    let (header, _) = next_frame(&tap);
+    let state = read_vnet(header);
+    assert_eq!((state.needs_checksum, state.csum_start, state.csum_offset), (true, 34, 6));
+
+    // What is too long for the link comes whole, if the kernel is one that can.
+    const UDP_SEGMENT: libc::c_int = 103;
+    let size: libc::c_int = 700;
+    // SAFETY: the kernel reads one int, which lives.
+    let set = unsafe {
+        libc::setsockopt(socket.as_raw_fd(), libc::SOL_UDP, UDP_SEGMENT, (&raw const size).cast(), 4)
+    };
+    assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
+    socket.send_to(&[7; 2100], "10.9.0.2:5000").unwrap();
+    let (header, frame) = next_frame(&tap);
+    let state = read_vnet(header);
+    if tap.takes_gso_udp() {
+        assert_eq!((frame.len(), state.gso_type, state.gso_size), (UDP_HEADERS + 2100, GSO_UDP, 700));
+    } else {
+        assert_eq!((frame.len(), state.gso_type), (UDP_HEADERS + 700, 0));
+    }
+
+    drop(tap);
+    let tap = take_up(&pod, "pod0", TapOptions::default());
+    assert!(!features(&pod, "pod0")[0] && !features(&pod, "pod0")[2], "what its last user took is gone");
+    assert!(!tap.takes_gso_udp());
+}
+
+fn open_queues(namespace: &Namespace, device: &str) -> usize {
+    let shown = namespace.ip(&format!("-d link show {device}"));
+    let count = shown.split_once("numqueues ").expect("it has several").1;
+    count.split(' ').next().and_then(|count| count.parse().ok()).expect("a number")
+}
+
+#[test]
+fn further_queues_take_their_share() {
+    let pod = Namespace::new();
+    let single = TapOptions { persist: false, ..TapOptions::default() };
+    assert_eq!(open(&pod, "one0", single).unwrap().0.queues(), None, "made for one");
+
+    let options = TapOptions { multi_queue: true, mac: Some(MAC_A), ..TapOptions::default() };
+    let (first, _) = open(&pod, "pod0", options).unwrap();
+    let queues = first.queues().expect("made for several");
+    pod.ip("link set pod0 up");
+    pod.ip("addr add 10.9.0.1/24 dev pod0");
+    pod.ip("neigh replace 10.9.0.2 lladdr 02:00:00:00:00:0b dev pod0 nud permanent");
+    let second = queues.open(Some(pod.path())).unwrap();
+    // The pod may call it as it likes.
+    pod.ip("link set pod0 name mine0");
+    let third = queues.open(Some(pod.path())).unwrap();
+    assert_eq!((second.index(), third.index()), (first.index(), first.index()));
+    assert_eq!(open_queues(&pod, "mine0"), 3);
+    drop(third);
+    eventually("the third queue to be closed", || (open_queues(&pod, "mine0") == 2).then_some(()));
+
+    let sockets: Vec<_> =
+        (0..32).map(|_| pod.within(|| UdpSocket::bind("10.9.0.1:0")).unwrap()).collect();
+    let mut buffer = [0; 2000];
+    let mut received = |tap: &Tap| {
+        let mut ports = Vec::new();
+        while tap.recv(&mut [0; 10], &mut [IoSliceMut::new(&mut buffer)]).unwrap().is_some() {
+            ports.push(u16::from_be_bytes([buffer[34], buffer[35]]));
+        }
+        ports
+    };
+    sockets.iter().for_each(|socket| drop(socket.send_to(b"to whom?", "10.9.0.2:9").unwrap()));
+    let (mut one, mut two) = (received(&first), received(&second));
+    assert!(!one.is_empty() && !two.is_empty() && one.len() + two.len() == 32, "{one:?} {two:?}");
+
+    // Answers that go in by the second queue have their flows come out of it.
+    for (tap, ports) in [(&second, &one), (&first, &two)] {
+        for port in ports {
+            let answer = udp((MAC_B, IP_B, 9), (MAC_A, IP_A, *port), b"to me");
+            assert!(tap.send(&partial_udp(0), &[IoSlice::new(&answer)]).unwrap());
+        }
+    }
+    sockets.iter().for_each(|socket| drop(socket.send_to(b"and now?", "10.9.0.2:9").unwrap()));
+    let mut now = (received(&second), received(&first));
+    [&mut one, &mut two, &mut now.0, &mut now.1].into_iter().for_each(|ports| ports.sort_unstable());
+    assert_eq!(now, (one, two));
+
+    // Another process would share the frames: it is told that the device is in use.
+    assert!(matches!(open(&pod, "mine0", options).unwrap_err(), TapError::Busy { .. }));
+    first.delete().unwrap();
+    drop(second);
+    gone(&pod, "mine0");
+    let error = queues.open(Some(pod.path())).unwrap_err();
+    assert!(error.to_string().contains("pod0"), "{error}");
+    eventually("the loopback to be all", || (pod.ip("-o link show").lines().count() == 1).then_some(()));
 }

@@ -2,7 +2,7 @@
 
 use std::os::fd::BorrowedFd;
 
-use weft_ffi::dpdk::{EthRx, EthTx, Mbuf, VhostRx, VhostTx};
+use weft_ffi::dpdk::{EthRx, EthTx, MAX_SEGMENTS, Mbuf, VhostRx, VhostTx};
 
 use super::NativePool;
 use crate::offload::Offload;
@@ -11,6 +11,8 @@ use crate::port::{Armed, Burst, RxLoss, RxQueue, TxCaps, TxQueue};
 
 /// How often a burst is offered to a guest that takes it in parts.
 const GUEST_TRIES: usize = 8;
+
+const _: () = assert!(MAX_SEGMENTS == crate::packet::MAX_CHAIN);
 
 impl PacketBuf for Mbuf {
     #[inline]
@@ -39,6 +41,14 @@ impl PacketBuf for Mbuf {
     }
     fn pull_up(&mut self, count: usize) -> bool {
         Mbuf::pull_up(self, count)
+    }
+    #[inline]
+    fn segments(&self) -> usize {
+        self.segment_count()
+    }
+    #[inline]
+    fn append(&mut self, other: Self) -> Result<(), Self> {
+        Mbuf::append(self, other)
     }
     fn for_each_segment(&self, see: impl FnMut(&[u8])) {
         Mbuf::for_each_segment(self, see);
@@ -83,7 +93,7 @@ impl TxQueue<NativePool> for EthTx {
 impl RxQueue<NativePool> for VhostRx {
     #[inline]
     fn rx(&mut self, pool: &mut NativePool, burst: &mut Burst<Mbuf>) -> RxLoss {
-        VhostRx::rx(self, &pool.0, burst);
+        VhostRx::rx(self, pool.small(), burst);
         RxLoss { malformed: self.take_malformed(), too_long: self.take_too_long(), ..RxLoss::default() }
     }
     fn wait_fd(&self) -> Option<BorrowedFd<'_>> {

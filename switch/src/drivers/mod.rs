@@ -3,18 +3,21 @@
 
 mod dpdk;
 mod packet;
+mod pool;
 mod sleep;
+mod socket;
 mod tap;
 
 use std::os::fd::BorrowedFd;
 
-use weft_ffi::dpdk::{EthRx, EthTx, Mbuf, Mempool, VhostRx, VhostTx};
+use weft_ffi::dpdk::{EthRx, EthTx, Mbuf, VhostRx, VhostTx};
 
 pub use packet::{PacketSocketRx, PacketSocketTx};
+pub use pool::NativePool;
 pub use sleep::{EpollSleeper, Tsc, WorkerWaker};
+pub use socket::{SENDERS, SocketRx, SocketTx, UnderlayMtu};
 pub use tap::{TapRx, TapTx, delete_tap, tap_queues};
 
-use crate::packet::BufPool;
 use crate::port::{Armed, Burst, RxLoss, RxQueue, TxCaps, TxQueue};
 use crate::worker::Platform;
 
@@ -29,18 +32,6 @@ impl Platform for Native {
     type Waker = WorkerWaker;
 }
 
-/// Packets are mbufs.
-#[derive(Debug, Clone)]
-pub struct NativePool(pub Mempool);
-
-impl BufPool for NativePool {
-    type Buf = Mbuf;
-    #[inline]
-    fn alloc(&mut self, len: usize) -> Option<Mbuf> {
-        self.0.alloc(len)
-    }
-}
-
 /// A receive queue of any driver. One branch a burst chooses.
 pub enum Rx {
     /// A pod's or the host's TAP.
@@ -51,6 +42,8 @@ pub enum Rx {
     Eth(EthRx),
     /// The uplink beside the kernel.
     Packet(PacketSocketRx),
+    /// The uplink through the kernel.
+    Socket(Box<SocketRx>),
 }
 
 /// A transmit queue of any driver.
@@ -63,6 +56,8 @@ pub enum Tx {
     Eth(EthTx),
     /// The uplink beside the kernel.
     Packet(PacketSocketTx),
+    /// The uplink through the kernel.
+    Socket(Box<SocketTx>),
 }
 
 impl RxQueue<NativePool> for Rx {
@@ -73,6 +68,7 @@ impl RxQueue<NativePool> for Rx {
             Self::Vhost(queue) => RxQueue::rx(queue, pool, burst),
             Self::Eth(queue) => RxQueue::rx(queue, pool, burst),
             Self::Packet(queue) => queue.rx(pool, burst),
+            Self::Socket(queue) => queue.rx(pool, burst),
         }
     }
     fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
@@ -81,12 +77,14 @@ impl RxQueue<NativePool> for Rx {
             Self::Vhost(queue) => RxQueue::wait_fd(queue),
             Self::Eth(queue) => RxQueue::wait_fd(queue),
             Self::Packet(queue) => queue.wait_fd(),
+            Self::Socket(queue) => queue.wait_fd(),
         }
     }
     fn arm(&mut self) -> Armed {
         match self {
             Self::Vhost(queue) => RxQueue::arm(queue),
             Self::Packet(queue) => queue.arm(),
+            Self::Socket(queue) => queue.arm(),
             Self::Tap(_) | Self::Eth(_) => Armed::Waits,
         }
     }
@@ -98,6 +96,7 @@ impl RxQueue<NativePool> for Rx {
     fn recover(&mut self) -> bool {
         match self {
             Self::Packet(queue) => queue.recover(),
+            Self::Socket(queue) => queue.recover(),
             Self::Vhost(_) | Self::Tap(_) | Self::Eth(_) => false,
         }
     }
@@ -109,6 +108,7 @@ impl TxQueue<NativePool> for Tx {
         match self {
             Self::Tap(queue) => queue.caps(),
             Self::Packet(queue) => queue.caps(),
+            Self::Socket(queue) => queue.caps(),
             Self::Vhost(queue) => TxQueue::caps(queue),
             Self::Eth(queue) => TxQueue::caps(queue),
         }
@@ -118,6 +118,7 @@ impl TxQueue<NativePool> for Tx {
         match self {
             Self::Tap(queue) => queue.tx(burst),
             Self::Packet(queue) => queue.tx(burst),
+            Self::Socket(queue) => queue.tx(burst),
             Self::Vhost(queue) => TxQueue::tx(queue, burst),
             Self::Eth(queue) => TxQueue::tx(queue, burst),
         }

@@ -1,6 +1,7 @@
 //! AF_PACKET: the uplink on an ordinary interface, beside the kernel. Frames come in through a ring that the kernel fills,
 //! and go out in batches; a virtio-net header carries checksum and GSO state both ways.
 
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use weft_ffi::dpdk::Mbuf;
@@ -8,7 +9,8 @@ use weft_ffi::kernel::packet::{LinkState, PacketTx, RxRing};
 use weft_ffi::kernel::{VNET_HDR_LEN, VnetHdr};
 
 use super::NativePool;
-use crate::offload::virtio;
+use crate::offload::segment::{Cut, segment};
+use crate::offload::{GsoKind, virtio};
 use crate::packet::{BufPool, MAX_PACKET, PacketBuf};
 use crate::port::{Armed, Burst, RxLoss, RxQueue, TxCaps, TxQueue};
 
@@ -22,12 +24,40 @@ pub struct PacketSocketRx {
     polls: u32,
     /// Nothing has come in since the kernel was asked.
     settled: bool,
+    /// What has come in and found no room in the burst.
+    waiting: VecDeque<Mbuf>,
 }
 
 impl PacketSocketRx {
     /// Receives from this ring.
     pub fn new(ring: RxRing) -> Self {
-        Self { ring, polls: 0, settled: true }
+        Self { ring, polls: 0, settled: true, waiting: VecDeque::new() }
+    }
+}
+
+/// True for tunnel packets of one size in one frame, as UDP sockets on this machine send them (`UDP_SEGMENT`): it is the outer
+/// packet that stands for several, not the inner one.
+fn is_several(packet: &Mbuf) -> bool {
+    let kind = packet.offload().gso.map(|gso| gso.kind);
+    kind == Some(GsoKind::Udp) && Cut::of_tunnel(packet, 0).is_some()
+}
+
+impl PacketSocketRx {
+    /// Makes packets of them. Only nodes on the same machine send such frames, so this copies.
+    #[cold]
+    fn take_apart(
+        &mut self,
+        pool: &mut NativePool,
+        frame: Mbuf,
+        burst: &mut Burst<Mbuf>,
+        loss: &mut RxLoss,
+    ) {
+        let taken = segment(pool, frame, |_, packet| {
+            if let Err(full) = burst.try_push(packet) {
+                self.waiting.push_back(full.element());
+            }
+        });
+        loss.no_buffer += u32::from(taken.is_err());
     }
 }
 
@@ -37,6 +67,10 @@ pub struct PacketSocketTx(pub PacketTx);
 impl RxQueue<NativePool> for PacketSocketRx {
     fn rx(&mut self, pool: &mut NativePool, burst: &mut Burst<Mbuf>) -> RxLoss {
         let mut loss = RxLoss::default();
+        while !burst.is_full() {
+            let Some(packet) = self.waiting.pop_front() else { break };
+            burst.push(packet);
+        }
         while !burst.is_full() {
             let Some(frame) = self.ring.next_frame() else { break };
             self.settled = false;
@@ -53,7 +87,11 @@ impl RxQueue<NativePool> for PacketSocketRx {
             match virtio::parse(&frame.vnet_hdr(), &packet) {
                 Ok(offload) => {
                     packet.set_offload(offload);
-                    burst.push(packet);
+                    if is_several(&packet) {
+                        self.take_apart(pool, packet, burst, &mut loss);
+                    } else {
+                        burst.push(packet);
+                    }
                 }
                 Err(_) => loss.bad_offload += 1,
             }
@@ -74,7 +112,7 @@ impl RxQueue<NativePool> for PacketSocketRx {
         if !self.settled {
             self.polls = ASK_EVERY;
         }
-        if self.settled { Armed::Waits } else { Armed::Busy }
+        if self.settled && self.waiting.is_empty() { Armed::Waits } else { Armed::Busy }
     }
     fn recover(&mut self) -> bool {
         matches!(self.ring.link_state(), Ok(LinkState::Up | LinkState::Down))
@@ -101,7 +139,7 @@ impl TxQueue<NativePool> for PacketSocketTx {
         }
         let mut refused: Burst<usize> = Burst::new();
         let batch = headers.iter().copied().zip(frames.iter().map(Mbuf::pieces));
-        let report = self.0.send_batch(batch, |index, _| refused.extend([index])).unwrap_or_default();
+        let report = self.0.send_batch(batch, |index, _| refused.extend([index]));
         let done = report.sent + report.failed;
         burst.extend(
             frames

@@ -10,65 +10,89 @@ use weft_ffi::kernel::tap::Tap;
 use weft_ffi::kernel::{MAX_SEGMENTS, VNET_HDR_LEN};
 
 use super::NativePool;
+use super::pool::{Room, SMALL};
 use crate::offload::virtio;
-use crate::packet::{BufPool, PacketBuf};
+use crate::packet::PacketBuf;
 use crate::port::{Burst, RxLoss, RxQueue, TxCaps, TxQueue};
 use crate::types::Mtu;
 
 /// Ethernet header and one 802.1Q tag, in front of an IP packet.
 const LINK_HEADERS: usize = 14 + 4;
 
+/// The longest frame that the kernel hands over: a GSO frame with the longest IP packet.
+const LONGEST: usize = 65535 + LINK_HEADERS;
+
+/// What goes behind the first buffer. One byte more than is taken: the kernel cuts what does not fit without a word.
+const TAIL: usize = LONGEST + 1 - SMALL;
+
+/// A burst ends with the frame that brings it over so many bytes, so that large frames are still in the second-level cache when they
+/// are sent.
+const BURST_BYTES: usize = 256 << 10;
+
 /// Receives what the interface's user sends.
 pub struct TapRx {
     tap: Arc<Tap>,
-    /// The longest frame that is taken.
+    /// The longest frame that is taken if it does not stand for several.
     longest: usize,
-    /// Ready for the next frame.
-    spare: Option<Mbuf>,
 }
 
 /// Sends to the interface's user.
 pub struct TapTx(Arc<Tap>);
 
-/// The two queues of a TAP whose interface has this MTU.
+/// The two directions of a TAP's queue, whose interface has this MTU.
 pub fn tap_queues(tap: Tap, mtu: Mtu) -> (TapRx, TapTx) {
     let tap = Arc::new(tap);
-    (TapRx { tap: tap.clone(), longest: mtu.get() + LINK_HEADERS, spare: None }, TapTx(tap))
+    (TapRx { tap: tap.clone(), longest: mtu.get() + LINK_HEADERS }, TapTx(tap))
 }
 
-/// Deletes the device that the two queues are of, for ever. Without this a persistent one stays.
-pub fn delete_tap(rx: TapRx, tx: TapTx) -> io::Result<()> {
+/// Deletes the device that these are all the open queues of, for ever. Without this a persistent one stays.
+pub fn delete_tap(rx: Vec<TapRx>, tx: Vec<TapTx>) -> io::Result<()> {
     drop(rx);
-    Arc::into_inner(tx.0).map_or(Ok(()), Tap::delete)
+    // It goes when the last of them is closed, at the end of this.
+    let mut taps = tx.into_iter().filter_map(|tx| Arc::into_inner(tx.0));
+    taps.next().map_or(Ok(()), Tap::delete)
 }
 
 impl RxQueue<NativePool> for TapRx {
     fn rx(&mut self, pool: &mut NativePool, burst: &mut Burst<Mbuf>) -> RxLoss {
         let mut loss = RxLoss::default();
-        while !burst.is_full() {
-            // One byte more than is taken: the kernel cuts what does not fit without a word.
-            let Some(mut frame) = self.spare.take().or_else(|| pool.alloc(self.longest + 1)) else {
+        let mut bytes = 0;
+        while !burst.is_full() && bytes < BURST_BYTES {
+            let Some((mut head, mut tail)) = pool.room(TAIL) else {
                 // The frame stays in the kernel's queue, which drops and counts when it overflows.
                 break;
             };
             let mut header = [0; VNET_HDR_LEN];
             let received = {
                 let mut room: ArrayVec<IoSliceMut<'_>, MAX_SEGMENTS> = ArrayVec::new();
-                frame.io_slices_mut(&mut room);
+                head.io_slices_mut(&mut room);
+                tail.io_slices_mut(&mut room);
                 self.tap.recv(&mut header, &mut room)
             };
             let Ok(Some(len)) = received else {
-                self.spare = Some(frame);
+                pool.keep(Room { head: Some(head), tail: Some(tail) });
                 break;
             };
-            if len > self.longest {
+            if len > LONGEST {
+                pool.keep(Room { head: Some(head), tail: Some(tail) });
                 loss.too_long += 1;
                 continue;
             }
-            frame.truncate(len);
+            if len > SMALL {
+                tail.truncate(len - SMALL);
+                // Two buffers, or as many small ones as the tail has: never more than a chain may have.
+                let _whole = head.append(tail).is_ok();
+            } else {
+                head.truncate(len);
+                pool.keep(Room { head: None, tail: Some(tail) });
+            }
+            let frame = head;
             match virtio::parse(&header, &frame) {
+                Ok(offload) if offload.gso.is_none() && len > self.longest => loss.too_long += 1,
                 Ok(offload) => {
+                    let mut frame = frame;
                     frame.set_offload(offload);
+                    bytes += len;
                     burst.push(frame);
                 }
                 Err(_) => loss.bad_offload += 1,
@@ -83,8 +107,7 @@ impl RxQueue<NativePool> for TapRx {
 
 impl TxQueue<NativePool> for TapTx {
     fn caps(&self) -> TxCaps {
-        // Datagrams to be segmented are taken only by kernels since 6.2, and nobody can ask one without trying.
-        TxCaps { gso_udp: false, ..TxCaps::ALL }
+        TxCaps { gso_udp: self.0.takes_gso_udp(), ..TxCaps::ALL }
     }
     fn tx(&mut self, burst: &mut Burst<Mbuf>) {
         let mut left = Burst::new();

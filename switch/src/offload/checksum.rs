@@ -3,8 +3,7 @@
 use std::net::Ipv6Addr;
 
 use super::layout::{UDP, bytes_at};
-use super::sum::sum_of;
-use super::{Checksum, Offload};
+use super::{Checksum, Offload, sum_of};
 use crate::drop_reason::DropReason;
 use crate::packet::PacketBuf;
 use crate::wire::checksum::{Sum, udp_never_zero};

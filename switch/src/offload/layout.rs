@@ -35,6 +35,13 @@ pub(super) struct Layout {
     pub(super) fragment: bool,
 }
 
+impl Layout {
+    /// The same places, counted from `start`, which lies before all of them.
+    pub(super) fn from(self, start: usize) -> Self {
+        Self { l3: self.l3 - start, l3_end: self.l3_end - start, l4: self.l4 - start, ..self }
+    }
+}
+
 /// `N` bytes at `offset`; `None` where the frame is shorter.
 pub(super) fn bytes_at<const N: usize>(buf: &impl PacketBuf, offset: usize) -> Option<[u8; N]> {
     if let Some(bytes) = buf.head().get(offset..).and_then(|rest| rest.first_chunk()) {
@@ -46,8 +53,13 @@ pub(super) fn bytes_at<const N: usize>(buf: &impl PacketBuf, offset: usize) -> O
 
 /// `None` when the frame is cut off or not IP.
 pub(super) fn find(buf: &impl PacketBuf) -> Option<Layout> {
-    let mut l3 = ETH;
-    let mut ether_type = u16::from_be_bytes(bytes_at(buf, ETH - 2)?);
+    find_at(buf, 0)
+}
+
+/// The same of a frame that begins at `start`, such as the one in a tunnel packet. Offsets count from the packet's first byte.
+pub(super) fn find_at(buf: &impl PacketBuf, start: usize) -> Option<Layout> {
+    let mut l3 = start + ETH;
+    let mut ether_type = u16::from_be_bytes(bytes_at(buf, l3 - 2)?);
     for _ in 0..TAGS {
         if !matches!(ether_type, 0x8100 | 0x88a8) {
             break;

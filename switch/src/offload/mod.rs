@@ -9,6 +9,7 @@
 //! | [`finish`] | what every way out calls: pass on, fill in or cut |
 //! | [`checksum`] | fills in and checks transport checksums over chains |
 //! | [`segment`] | cuts GSO frames |
+//! | [`unfilled`] | the state of what a kernel on the same machine left unfinished without a word |
 //!
 //! A checksum's place is data from a guest. It is checked once, in [`virtio::parse`], against the frame as it was
 //! then; everything later checks only that it stays within the packet.
@@ -20,7 +21,10 @@ pub mod segment;
 mod sum;
 #[cfg(test)]
 mod tests;
+pub mod unfilled;
 pub mod virtio;
+
+pub(crate) use sum::sum_of;
 
 /// What is known of, or still to be done about, the packet's transport checksum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

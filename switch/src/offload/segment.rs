@@ -5,8 +5,7 @@
 use thiserror::Error;
 
 use super::layout::{self, IPV6, Layout, TCP, UDP};
-use super::sum::sum_of;
-use super::{Checksum, Gso, GsoKind, Offload};
+use super::{Checksum, Gso, GsoKind, Offload, sum_of};
 use crate::drop_reason::DropReason;
 use crate::packet::{BufPool, PacketBuf};
 use crate::wire::checksum::{Sum, udp_never_zero};
@@ -61,7 +60,7 @@ pub fn segment<P: BufPool>(
     let mut cut = Cut::of(&buf).ok_or(Unfinished::before_all(DropReason::GsoMalformed))?;
     let count = cut.count();
     if count == 1 {
-        let payload = sum_of(&buf, cut.headers_len, cut.payload);
+        let payload = sum_of(&buf, cut.headers_len(), cut.payload_of(0).1);
         if !buf.write_at(0, cut.headers_for(0, payload)) {
             return Err(Unfinished::before_all(DropReason::GsoMalformed));
         }
@@ -72,9 +71,9 @@ pub fn segment<P: BufPool>(
     for index in 0..count {
         let no_buffer = Unfinished { reason: DropReason::TxNoBuffer, given: index };
         let (from, len) = cut.payload_of(index);
-        let mut frame = pool.alloc(cut.headers_len + len).ok_or(no_buffer)?;
-        copy(&buf, from, &mut frame, cut.headers_len);
-        let payload = sum_of(&frame, cut.headers_len, len);
+        let mut frame = pool.alloc(cut.headers_len() + len).ok_or(no_buffer)?;
+        copy(&buf, from, &mut frame, cut.headers_len());
+        let payload = sum_of(&frame, cut.headers_len(), len);
         if !frame.write_at(0, cut.headers_for(index, payload)) {
             return Err(no_buffer);
         }
@@ -104,11 +103,15 @@ pub(crate) fn copy(from: &impl PacketBuf, offset: usize, to: &mut impl PacketBuf
     }
 }
 
-/// A frame that can be cut, and how.
-struct Cut {
-    /// The original's headers; `headers_for` writes into them what differs from frame to frame.
+/// A frame that can be cut, and how: for [`segment`], and for a driver that cuts while it sends. Offsets count from the
+/// packet's first byte.
+pub(crate) struct Cut {
+    /// The original's headers, of a tunnel packet the inner ones. `headers_for` writes into them what differs from frame to frame.
     headers: [u8; MAX_HEADERS],
     headers_len: usize,
+    /// Where in the packet they begin.
+    at: usize,
+    /// Counts from where they begin.
     layout: Layout,
     gso: Gso,
     /// Bytes of payload in all.
@@ -119,14 +122,23 @@ struct Cut {
     ident: u16,
     seq: u32,
     flags: u8,
+    /// What the IPv4 header sums up to, and the pseudo-header with the transport header: without what differs.
+    l3_sum: Sum,
+    l4_sum: Sum,
 }
 
 impl Cut {
     /// `None` when the headers contradict the state.
     fn of(buf: &impl PacketBuf) -> Option<Self> {
+        Self::of_tunnel(buf, 0)
+    }
+
+    /// Of the frame in a tunnel packet, which begins at `at`. The outer headers are the caller's. `None` when the inner
+    /// headers contradict the state.
+    pub(crate) fn of_tunnel(buf: &impl PacketBuf, at: usize) -> Option<Self> {
         let offload = buf.offload();
         let gso = offload.gso.filter(|gso| gso.size > 0)?;
-        let layout = layout::find(buf).filter(|layout| !layout.fragment)?;
+        let layout = layout::find_at(buf, at).filter(|layout| !layout.fragment)?;
         let (protocol, field) = match gso.kind {
             GsoKind::Tcp4 | GsoKind::Tcp6 => (TCP, 16),
             GsoKind::Udp => (UDP, 6),
@@ -141,21 +153,23 @@ impl Cut {
                 return None;
             }
         }
+        let layout = layout.from(at);
 
         let mut headers = [0; MAX_HEADERS];
-        let available = buf.read_at(0, &mut headers);
+        let available = buf.read_at(at, &mut headers);
         let l4 = headers[..available].get(layout.l4..)?;
         let transport = if protocol == UDP { 8 } else { usize::from(*l4.get(12)? >> 4) * 4 };
         if (protocol == TCP && transport < 20) || transport > l4.len() {
             return None;
         }
+        let len = buf.len() - at;
         let headers_len = layout.l4 + transport;
-        let payload = buf.len() - headers_len;
+        let payload = len - headers_len;
 
         let word = |at: usize| u16::from_be_bytes([headers[at], headers[at + 1]]);
         let length =
             if layout.v6 { usize::from(word(layout.l3 + 4)) + IPV6 } else { word(layout.l3 + 2).into() };
-        if length != buf.len() - layout.l3 {
+        if length != len - layout.l3 {
             return None;
         }
         let (mut seq, mut flags, mut no_checksum) = (0, 0, false);
@@ -170,67 +184,108 @@ impl Cut {
             no_checksum = !partial && !layout.v6 && word(layout.l4 + 6) == 0;
         }
         let ident = word(layout.l3 + 4);
-        let cut = Self { headers, headers_len, layout, gso, payload, no_checksum, ident, seq, flags };
+        let (l3_sum, l4_sum) = (Sum::new(), Sum::new());
+        let mut cut = Self {
+            headers,
+            headers_len,
+            at,
+            layout,
+            gso,
+            payload,
+            no_checksum,
+            ident,
+            seq,
+            flags,
+            l3_sum,
+            l4_sum,
+        };
+        cut.sum_what_stays();
         (cut.count() <= MAX_SEGMENTS).then_some(cut)
     }
 
+    /// Sums up the headers once, with 0 in place of all that differs.
+    fn sum_what_stays(&mut self) {
+        let Layout { l3, v6, l3_end, l4, protocol, .. } = self.layout;
+        let mut blank = |at: usize, len: usize| self.headers[at..at + len].fill(0);
+        if protocol == TCP {
+            blank(l4 + 4, 4);
+            blank(l4 + 13, 1);
+            blank(l4 + 16, 2);
+        } else {
+            blank(l4 + 4, 4);
+        }
+        if !v6 {
+            blank(l3 + 2, 4);
+            blank(l3 + 10, 2);
+            self.l3_sum = Sum::new().add(&self.headers[l3..l3_end]);
+        }
+        let addresses = if v6 { l3 + 8..l3 + IPV6 } else { l3 + 12..l3 + 20 };
+        let pseudo = Sum::new().add(&self.headers[addresses]).add_u16(protocol.into());
+        self.l4_sum = pseudo.add(&self.headers[l4..self.headers_len]);
+    }
+
     /// How many frames it becomes.
-    fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.payload.div_ceil(self.gso.size.into()).max(1)
     }
 
-    /// Where the payload of frame `index` is in the original, and how long.
-    fn payload_of(&self, index: usize) -> (usize, usize) {
-        let done = index * usize::from(self.gso.size);
-        (self.headers_len + done, (self.payload - done).min(self.gso.size.into()))
+    /// How long the headers of each frame are.
+    pub(crate) fn headers_len(&self) -> usize {
+        self.headers_len
     }
 
-    /// The headers of frame `index`, whose payload sums up to `payload`.
-    fn headers_for(&mut self, index: usize, payload: Sum) -> &[u8] {
-        let Layout { l3, v6, l3_end, l4, protocol, .. } = self.layout;
-        let last = index + 1 == self.count();
-        let (from, len) = self.payload_of(index);
-        let after_l3 = self.headers_len - l3 + len;
-        let transport_len = self.headers_len - l4 + len;
-        let done = from - self.headers_len;
-        let headers = &mut self.headers[..self.headers_len];
-        let mut put = |at: usize, bytes: &[u8]| headers[at..at + bytes.len()].copy_from_slice(bytes);
+    /// Where the payload of frame `index` is in the original, and how long.
+    pub(crate) fn payload_of(&self, index: usize) -> (usize, usize) {
+        let done = index * usize::from(self.gso.size);
+        (self.at + self.headers_len + done, (self.payload - done).min(self.gso.size.into()))
+    }
 
+    /// The headers of frame `index`, finished, whose payload sums up to `payload`.
+    pub(crate) fn headers_for(&mut self, index: usize, payload: Sum) -> &[u8] {
+        let Layout { l3, v6, l4, protocol, .. } = self.layout;
+        let last = index + 1 == self.count();
+        let done = index * usize::from(self.gso.size);
+        let len = (self.payload - done).min(self.gso.size.into());
         // The lengths fit: the original's did, and these are not longer.
+        let l3_len = (self.headers_len - l3 + len) as u16;
+        let l4_len = (self.headers_len - l4 + len) as u16;
+        let headers = &mut self.headers[..self.headers_len];
+        let mut put = |at: usize, value: u16| headers[at..at + 2].copy_from_slice(&value.to_be_bytes());
+
         if v6 {
-            put(l3 + 4, &((after_l3 - IPV6) as u16).to_be_bytes());
+            put(l3 + 4, l3_len - IPV6 as u16);
         } else {
-            put(l3 + 2, &(after_l3 as u16).to_be_bytes());
-            put(l3 + 4, &self.ident.wrapping_add(index as u16).to_be_bytes());
-            put(l3 + 10, &[0, 0]);
+            let ident = self.ident.wrapping_add(index as u16);
+            put(l3 + 2, l3_len);
+            put(l3 + 4, ident);
+            put(l3 + 10, self.l3_sum.add_u16(l3_len).add_u16(ident).checksum());
         }
+        let mut flags = self.flags;
+        if !last {
+            flags &= !(FIN | PSH);
+        }
+        if index > 0 {
+            flags &= !CWR;
+        }
+        let mut sum = self.l4_sum.add_u16(l4_len);
         let field = if protocol == TCP {
-            put(l4 + 4, &self.seq.wrapping_add(done as u32).to_be_bytes());
-            let mut flags = self.flags;
-            if !last {
-                flags &= !(FIN | PSH);
-            }
-            if index > 0 {
-                flags &= !CWR;
-            }
-            put(l4 + 13, &[flags]);
+            let seq = self.seq.wrapping_add(done as u32);
+            sum = sum.add_u32(seq).add_u16(flags.into());
+            put(l4 + 4, (seq >> 16) as u16);
+            put(l4 + 6, seq as u16);
             l4 + 16
         } else {
-            put(l4 + 4, &(transport_len as u16).to_be_bytes());
+            sum = sum.add_u16(l4_len);
+            put(l4 + 4, l4_len);
             l4 + 6
         };
-        put(field, &[0, 0]);
-
-        if !v6 {
-            let checksum = Sum::new().add(&headers[l3..l3_end]).checksum();
-            headers[l3 + 10..l3 + 12].copy_from_slice(&checksum.to_be_bytes());
-        }
         if !self.no_checksum {
-            let addresses = if v6 { &headers[l3 + 8..l3 + IPV6] } else { &headers[l3 + 12..l3 + 20] };
-            let pseudo = Sum::new().add(addresses).add_u16(protocol.into()).add_u16(transport_len as u16);
-            let sum = pseudo.add(&headers[l4..]).add_sum(payload).checksum();
-            let checksum = if protocol == UDP { udp_never_zero(sum) } else { sum };
-            headers[field..field + 2].copy_from_slice(&checksum.to_be_bytes());
+            // The transport header's length is even, so the payload's words lie as they were summed.
+            let sum = sum.add_sum(payload).checksum();
+            put(field, if protocol == UDP { udp_never_zero(sum) } else { sum });
+        }
+        if protocol == TCP {
+            headers[l4 + 13] = flags;
         }
         headers
     }

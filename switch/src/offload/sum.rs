@@ -4,7 +4,7 @@ use crate::packet::PacketBuf;
 use crate::wire::checksum::Sum;
 
 /// The sum of `len` bytes from `start` on, or of as many as the packet has.
-pub(super) fn sum_of(buf: &impl PacketBuf, start: usize, len: usize) -> Sum {
+pub(crate) fn sum_of(buf: &impl PacketBuf, start: usize, len: usize) -> Sum {
     let mut sum = Sum::new();
     let (mut skip, mut left) = (start, len);
     buf.for_each_segment(|segment| {

@@ -72,6 +72,9 @@ pub struct Port {
     pub mtu: Mtu,
     /// Where its transmit queue is.
     pub place: Place,
+    /// Of an uplink: its queues take tunnel packets whose inner frame is unfinished
+    /// ([`crate::port::TxCaps::gso_tunnel`]).
+    pub tunnel_gso: bool,
 }
 
 /// The ports by their number.

@@ -62,6 +62,8 @@ pub enum Command<P: Platform> {
     AddTx(PortId, P::Tx),
     /// Give the port's queues back. By then no snapshot that a worker can hold names the port.
     Remove(PortId, Sender<Queues<P>>),
+    /// Say so when everything before this has been carried out.
+    Tell(Sender<()>),
     /// End.
     Stop,
 }
@@ -274,6 +276,8 @@ impl<P: Platform> Worker<P> {
                     // Nobody waits for the answer only if the control side has given up, and then the queues may go here.
                     let _ = done.send(Queues { rx, tx: self.outbox.remove(port) });
                 }
+                // As above: nobody waits only if the control side has given up.
+                Command::Tell(done) => drop(done.send(())),
                 Command::Stop => return false,
             }
         }

@@ -118,7 +118,10 @@ impl Room {
         (tables.ageing, tables.learn_limit) = (300, 256);
         let mtu = Mtu::new(1450).unwrap();
         for (at, mac, v4, place) in [(At::Vm, VM_MAC, VM, 0), (At::Router, ROUTER_MAC, ROUTER, 1)] {
-            tables.ports.insert(at.id(), Port { role: Role::Trusted, mtu, place: Place::Worker(place) });
+            tables.ports.insert(
+                at.id(),
+                Port { role: Role::Trusted, mtu, place: Place::Worker(place), tunnel_gso: false },
+            );
             let v6 = format!("fd00:10:244::{}", v4[3]).parse().unwrap();
             tables.add_pod(at.id(), MacAddr(mac), &[IpAddr::from(v4), v6]);
             tables.segment.push(at.id());

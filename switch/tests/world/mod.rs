@@ -92,8 +92,11 @@ impl Node {
             Snapshot { vxlan_port: 8472, source_ports: SourcePorts::default(), ..Snapshot::default() };
         let uplink = PortId::new(UPLINK).unwrap();
         let host = PortId::new(HOST).unwrap();
-        tables.ports.insert(uplink, Port { role: Role::Uplink, mtu: Mtu::new(1500).unwrap(), place });
-        tables.ports.insert(host, Port { role: Role::Host, mtu, place });
+        tables.ports.insert(
+            uplink,
+            Port { role: Role::Uplink, mtu: Mtu::new(1500).unwrap(), place, tunnel_gso: false },
+        );
+        tables.ports.insert(host, Port { role: Role::Host, mtu, place, tunnel_gso: false });
         tables.segment.push(host);
         tables.gateway = Gateway {
             mac: MacAddr(GATEWAY[own]),
@@ -113,7 +116,7 @@ impl Node {
             let addresses = [IpAddr::from(*address), v6];
             let guard = PodGuard::new(MacAddr(*mac), &addresses);
             let place = Place::Worker(*worker as u16);
-            tables.ports.insert(id, Port { role: Role::Pod(guard), mtu, place });
+            tables.ports.insert(id, Port { role: Role::Pod(guard), mtu, place, tunnel_gso: false });
             tables.add_pod(id, MacAddr(*mac), &addresses);
             tables.segment.push(id);
         }

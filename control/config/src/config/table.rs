@@ -76,7 +76,7 @@ pub const SETTINGS: &[Setting] = &[
         form: Form::Bytes { min: 16 << 20, max: 64 << 30 },
         otherwise: None,
         example: None,
-        what: "Memory for packet buffers: an integer, or text with KiB, MiB or GiB.",
+        what: "Memory for packet buffers: an integer, or text with KiB, MiB or GiB. A quarter of it is buffers for large (GSO) frames, at least 2 MiB for each worker but never more than half; when they run out, chains of small ones take their place.",
         cost: "It is taken at the start and kept.",
         when: "More where the counters say that buffers ran out: many ports with deep queues, or jumbo frames.",
         effect: Effect::Restart,
@@ -141,9 +141,9 @@ pub const SETTINGS: &[Setting] = &[
         form: Form::Choice(words::<UplinkKind>),
         otherwise: None,
         example: None,
-        what: "How weft is joined to the underlay: `af_packet`, a packet socket on any interface, which stays the kernel's.",
-        cost: "None.",
-        when: "There is no other yet.",
+        what: "How weft is joined to the underlay, whose interface stays the kernel's in any case: `socket`, UDP sockets, so that the kernel makes the outer headers, routes and filters; `af_packet`, a packet socket beside the kernel; `af_xdp`, an XDP program that hands the tunnel's packets to weft before the kernel sees them.",
+        cost: "`socket` sends from 16 source ports for each worker and with valid outer checksums always, and takes tunnel packets that the node's filter lets in only. `af_packet` has every packet of the interface looked at by a filter, sends finished packets only, and is not seen by the node's filter. `af_xdp` needs a driver that takes XDP programs.",
+        when: "`socket` where the NIC cuts large packets (`tx-udp-segmentation`) or other nodes are on the same machine, and where the node's filter is to see the tunnel; `af_packet` where the source ports of flows must differ more, as for a router that spreads by them.",
         effect: Effect::Restart,
         get: |c| c.uplink.kind.value(),
         set: |c, v| set(&mut c.uplink.kind, v),
@@ -171,7 +171,7 @@ pub const SETTINGS: &[Setting] = &[
         form: Form::Choice(words::<OuterChecksum>),
         otherwise: None,
         example: None,
-        what: "The UDP checksum of tunnel packets over IPv4: `zero`, as RFC 7348 asks for, or `valid`. Over IPv6 it is always valid.",
+        what: "The UDP checksum of tunnel packets over IPv4: `zero`, as RFC 7348 asks for, or `valid`. Over IPv6, and where the uplink is `socket`, it is always valid.",
         cost: "`valid` costs a pass over each packet that no device takes over.",
         when: "`valid` for underlays that drop or misread a zero checksum.",
         effect: Effect::Live,
@@ -401,8 +401,16 @@ impl Words for Idle {
     const WORDS: &'static [(&'static str, Self)] = &[("adaptive", Self::Adaptive), ("poll", Self::Poll)];
 }
 
+impl UplinkKind {
+    /// As it is written in the file.
+    pub fn as_str(self) -> &'static str {
+        Self::WORDS.iter().find(|(_, kind)| *kind == self).map_or("", |(word, _)| word)
+    }
+}
+
 impl Words for UplinkKind {
-    const WORDS: &'static [(&'static str, Self)] = &[("af_packet", Self::AfPacket)];
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("socket", Self::Socket), ("af_packet", Self::AfPacket), ("af_xdp", Self::AfXdp)];
 }
 
 impl Words for OuterChecksum {

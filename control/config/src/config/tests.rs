@@ -117,7 +117,7 @@ fn each_mistake_is_told_with_its_line() {
         ("[dataplane]\nmemory = []", 2, "dataplane.memory", "array is no size"),
         ("[dataplane]\nhugepages = \"always\"", 2, "dataplane.hugepages", "write \"auto\" or \"never\" or \"require\""),
         ("[dataplane]\nspin_us = 10001", 2, "dataplane.spin_us", "10001 is not within 0 to 10000"),
-        ("[uplink]\nkind = \"dpdk\"", 2, "uplink.kind", "\"dpdk\" is not among the choices; write \"af_packet\""),
+        ("[uplink]\nkind = \"dpdk\"", 2, "uplink.kind", "\"dpdk\" is not among the choices; write \"socket\" or \"af_packet\" or \"af_xdp\""),
         ("[uplink]\ninterface = \"abcdefghijklmnop\"", 2, "uplink.interface", "has 16 bytes"),
         ("[uplink]\nknown_vteps_only = \"yes\"", 2, "uplink.known_vteps_only", "a string is given; write true or false"),
         ("[source]\nkind = \"etcd\"", 2, "source.kind", "write \"file\""),

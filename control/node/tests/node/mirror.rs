@@ -2,7 +2,7 @@
 
 use crate::lab::{Namespace, joined, mac, wait_for};
 use std::net::IpAddr;
-use weft_node::{Error, Mirror, Path, PathError, default_uplink, uplink};
+use weft_node::{Error, Mirror, Neighbours, Path, PathError, default_uplink, uplink};
 
 fn ip(text: &str) -> IpAddr {
     text.parse().expect("an address")
@@ -59,7 +59,7 @@ async fn changes_of_the_uplink_are_told_and_others_are_not() {
             let status = std::process::Command::new("ip").args(all).status().expect("ip runs");
             assert!(status.success(), "ip {words}");
         };
-        let (mirror, mut changes) = Mirror::start(Some("up0")).await.expect("it starts");
+        let (mirror, mut changes) = Mirror::start(Some("up0"), Neighbours::Keep).await.expect("it starts");
         // The link-local address may still have been on its way.
         wait_for("IPv6 is ready", || async { (mirror.uplink().addresses.len() == 3).then_some(()) }).await;
         changes.mark_unchanged();
@@ -107,7 +107,7 @@ async fn paths_are_the_kernels_and_missing_neighbours_are_resolved() {
     let peer = mac(&there, "up0");
     let index = here.json("link show dev up0")[0]["ifindex"].as_u64();
     here.run(move || async move {
-        let (mirror, mut changes) = Mirror::start(Some("up0")).await.expect("it starts");
+        let (mirror, mut changes) = Mirror::start(Some("up0"), Neighbours::Keep).await.expect("it starts");
         let all =
             ["192.0.2.2", "203.0.113.5", "2001:db8::2", "198.51.100.7", "192.0.2.1", "10.1.1.1"].map(ip);
         changes.mark_unchanged();
@@ -148,7 +148,7 @@ async fn a_route_that_moves_is_told() {
     here.ip("neigh add 192.0.2.3 lladdr 02:00:00:00:00:03 dev up0 nud permanent");
     let namespace = here.name().to_owned();
     here.run(move || async move {
-        let (mirror, mut changes) = Mirror::start(Some("up0")).await.expect("it starts");
+        let (mirror, mut changes) = Mirror::start(Some("up0"), Neighbours::Keep).await.expect("it starts");
         resolved(&mirror, "203.0.113.1").await;
         changes.mark_unchanged();
         let status = std::process::Command::new("ip")
@@ -177,7 +177,7 @@ async fn a_peers_new_mac_address_is_followed_without_any_traffic() {
     }
     let there_name = there.name().to_owned();
     here.run(move || async move {
-        let (mirror, changes) = Mirror::start(Some("up0")).await.expect("it starts");
+        let (mirror, changes) = Mirror::start(Some("up0"), Neighbours::Keep).await.expect("it starts");
         resolved(&mirror, "192.0.2.2").await;
         let before = *changes.borrow();
         let words = ["-n", &there_name, "link", "set", "up0", "address", "02:00:00:00:00:99"];
@@ -202,7 +202,7 @@ async fn a_neighbour_that_goes_stale_and_back_is_not_told() {
             let all = ["-n", &namespace].into_iter().chain(words.split_whitespace());
             assert!(std::process::Command::new("ip").args(all).status().expect("ip runs").success());
         };
-        let (mirror, changes) = Mirror::start(Some("up0")).await.expect("it starts");
+        let (mirror, changes) = Mirror::start(Some("up0"), Neighbours::Keep).await.expect("it starts");
         wait_for("IPv6 is ready", || async { (mirror.uplink().addresses.len() == 3).then_some(()) }).await;
         let path = resolved(&mirror, "192.0.2.2").await;
         let known = path.next_hop_mac.expect("it is resolved");
@@ -233,7 +233,7 @@ async fn only_wefts_own_neighbours_are_dropped_with_the_peer() {
     let lines = |namespace: &Namespace| namespace.ip("neigh show dev up0");
     let before = lines(&here);
     here.run(move || async move {
-        let (mirror, _changes) = Mirror::start(Some("up0")).await.expect("it starts");
+        let (mirror, _changes) = Mirror::start(Some("up0"), Neighbours::Keep).await.expect("it starts");
         let all = ["192.0.2.2", "192.0.2.3", "192.0.2.4"].map(ip);
         wait_for("the neighbours", || async {
             let paths = mirror.paths(&all).await;
@@ -266,7 +266,7 @@ async fn lost_notifications_cost_one_more_reading() {
     .expect("it is written");
     let namespace = here.name().to_owned();
     here.run(move || async move {
-        let (mirror, _changes) = Mirror::start(Some("up0")).await.expect("it starts");
+        let (mirror, _changes) = Mirror::start(Some("up0"), Neighbours::Keep).await.expect("it starts");
         let next_hop_mac = || async {
             mirror.paths(&[ip("192.0.2.3")]).await.remove(0).expect("there is a path").next_hop_mac
         };

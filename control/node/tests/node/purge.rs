@@ -1,7 +1,7 @@
 //! Going away without a trace.
 
 use crate::lab::{Namespace, joined, wait_for};
-use weft_node::{Device, Error, Lock, Mirror, State, purge};
+use weft_node::{Device, Error, Lock, Mirror, Neighbours, State, purge};
 
 #[tokio::test]
 async fn devices_neighbours_and_files_go_and_nothing_else() {
@@ -25,7 +25,7 @@ async fn devices_neighbours_and_files_go_and_nothing_else() {
     std::fs::write(dir.join("state.json.corrupt-1"), "x").expect("it is written");
     std::fs::write(dir.join("notes.txt"), "x").expect("it is written");
     host.run(|| async {
-        let (mirror, _changes) = Mirror::start(Some("up0")).await.expect("it starts");
+        let (mirror, _changes) = Mirror::start(Some("up0"), Neighbours::Keep).await.expect("it starts");
         let peer = "192.0.2.2".parse().expect("an address");
         wait_for("the neighbour", || async { mirror.paths(&[peer]).await.remove(0).ok()?.next_hop_mac })
             .await;

@@ -37,7 +37,7 @@ pub enum TxStop {
     Full,
     /// The interface is down. It can be sent to again once it is up.
     Down,
-    /// The interface has been deleted: this socket is of no more use.
+    /// The interface has been deleted, or the socket itself is broken: it is of no more use.
     Gone,
 }
 
@@ -106,14 +106,11 @@ impl PacketTx {
     /// is told to `refused` with its place in `frames`, and the others go on.
     ///
     /// Takes no memory per frame, once it has seen a batch of as many pieces.
-    ///
-    /// # Errors
-    /// None of a frame, and not the interface's state, which is in the report: only that the socket itself is unusable.
     pub fn send_batch<'a, F, P>(
         &mut self,
         frames: F,
         mut refused: impl FnMut(usize, io::Error),
-    ) -> io::Result<TxReport>
+    ) -> TxReport
     where
         F: IntoIterator<Item = (VnetHdr, P)>,
         P: IntoIterator<Item = &'a [u8]>,
@@ -123,13 +120,12 @@ impl PacketTx {
         loop {
             let count = self.gather(&mut frames);
             if count == 0 {
-                return Ok(report);
+                return report;
             }
-            let outcome = self.flush(count, &mut report, &mut refused);
+            self.flush(count, &mut report, &mut refused);
             self.forget();
-            outcome?;
             if report.stop.is_some() || count < TX_BATCH {
-                return Ok(report);
+                return report;
             }
         }
     }
@@ -174,7 +170,7 @@ impl PacketTx {
         count: usize,
         report: &mut TxReport,
         refused: &mut impl FnMut(usize, io::Error),
-    ) -> io::Result<()> {
+    ) {
         let mut done = 0;
         while done < count {
             let rest = self.messages.get_mut(done..).unwrap_or_default();
@@ -202,8 +198,9 @@ impl PacketTx {
                 Some(libc::EINTR) => continue,
                 Some(libc::EAGAIN) => Some(TxStop::Full),
                 Some(libc::ENETDOWN) => Some(TxStop::Down),
-                Some(libc::ENXIO | libc::ENODEV) => Some(TxStop::Gone),
-                Some(libc::EBADF | libc::ENOTSOCK | libc::ENOSYS) => return Err(error),
+                Some(libc::ENXIO | libc::ENODEV | libc::EBADF | libc::ENOTSOCK | libc::ENOSYS) => {
+                    Some(TxStop::Gone)
+                }
                 _ => {
                     refused(report.sent + report.failed, error);
                     report.failed += 1;
@@ -211,9 +208,8 @@ impl PacketTx {
                     continue;
                 }
             };
-            return Ok(());
+            return;
         }
-        Ok(())
     }
 }
 

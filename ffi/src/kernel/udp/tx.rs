@@ -1,0 +1,347 @@
+//! Sending: many messages with one system call, each one datagram or many of one size.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use libc::c_int;
+
+use super::control::Control;
+use super::{Name, UdpError, failed, switch_on};
+use crate::kernel::packet::Filter;
+use crate::kernel::sys;
+
+/// Messages that go to the kernel with one call at most.
+pub const TX_BATCH: usize = 64;
+/// Datagrams that one message stands for at most (`UDP_MAX_SEGMENTS`; newer kernels take more).
+pub const MAX_SEGMENTS: usize = 64;
+/// Bytes of one message at most: what an IPv4 packet carries behind its header and UDP's.
+pub const MAX_MESSAGE: usize = 65535 - 20 - 8;
+/// Pieces of one message at most (`UIO_MAXIOV`).
+pub const MAX_PIECES: usize = 1024;
+
+/// Bytes that may wait in the kernel for each socket, with its own overhead.
+const SEND_BUFFER: c_int = 8 << 20;
+/// Takes the interface's MTU, sets no don't-fragment flag, and believes nothing that routers say (linux/in.h, linux/in6.h).
+const PMTUDISC_INTERFACE: c_int = 4;
+/// linux/in6.h.
+const IPV6_AUTOFLOWLABEL: c_int = 70;
+
+/// The family of a set of sockets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+/// What is to be sent.
+#[derive(Debug, Clone, Copy)]
+pub struct Message<P> {
+    /// To whom; of the sockets' family.
+    pub to: SocketAddr,
+    /// From which of this host's addresses.
+    pub from: IpAddr,
+    /// The TOS byte, or the traffic class.
+    pub tos: u8,
+    /// Cut into datagrams of so many bytes, the last one of what is left; `None`: one datagram. At most [`MAX_SEGMENTS`] of
+    /// them.
+    pub segment: Option<u16>,
+    /// Shows the bytes, in at most [`MAX_PIECES`] pieces and [`MAX_MESSAGE`] bytes. No piece belongs to two datagrams.
+    pub pieces: P,
+}
+
+/// Sockets of one family to send from, each with a port that the kernel has chosen. They receive nothing.
+#[derive(Debug)]
+pub struct UdpTx {
+    sockets: Vec<OwnedFd>,
+    /// The kernel cuts; false once it has said that the interface cannot.
+    segments: bool,
+    calls: Calls,
+}
+
+/// What the kernel reads during a call. The pointers in it are valid only within `send`.
+struct Calls {
+    names: Vec<(Name, u32)>,
+    controls: Vec<Outgoing>,
+    pieces: Vec<libc::iovec>,
+    piece_counts: Vec<usize>,
+    messages: Vec<libc::mmsghdr>,
+}
+
+#[derive(Clone, Copy)]
+struct Outgoing {
+    control: Control,
+    /// Bytes of it without the last entry, the size of segments.
+    sender: usize,
+    all: usize,
+    segment: Option<u16>,
+}
+
+impl std::fmt::Debug for Calls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Calls").finish_non_exhaustive()
+    }
+}
+
+// SAFETY: the pointers are followed only within `send`, which fills the lists anew and needs `&mut self`.
+unsafe impl Send for Calls {}
+
+impl UdpTx {
+    /// So many sockets.
+    pub fn open(family: Family, count: usize) -> Result<Self, UdpError> {
+        let sockets: Result<_, _> = (0..count).map(|_| sender(family)).collect();
+        let calls = Calls {
+            names: Vec::with_capacity(TX_BATCH),
+            controls: Vec::with_capacity(TX_BATCH),
+            pieces: Vec::with_capacity(MAX_PIECES),
+            piece_counts: Vec::with_capacity(TX_BATCH),
+            messages: Vec::with_capacity(TX_BATCH),
+        };
+        Ok(Self { sockets: sockets?, segments: true, calls })
+    }
+
+    /// How many sockets there are.
+    pub fn sockets(&self) -> usize {
+        self.sockets.len()
+    }
+
+    /// Sends messages in order through the socket of this number. One that the kernel refuses is told to `refused` with its
+    /// place in `messages` and the others go on; once it takes no more, all the rest are refused.
+    ///
+    /// Takes no memory, once it has seen a batch of as many pieces.
+    pub fn send<'a, P>(
+        &mut self,
+        socket: usize,
+        messages: impl IntoIterator<Item = Message<P>>,
+        mut refused: impl FnMut(usize, &io::Error),
+    ) where
+        P: FnOnce(&mut dyn FnMut(&'a [u8])),
+    {
+        let Some(socket) = self.sockets.get(socket).map(AsRawFd::as_raw_fd) else { return };
+        let mut messages = messages.into_iter();
+        let mut before = 0;
+        loop {
+            let count = self.calls.gather(&mut messages);
+            if count == 0 {
+                return;
+            }
+            self.calls.flush(socket, &mut self.segments, |index, error| refused(before + index, error));
+            self.calls.forget();
+            before += count;
+            if count < TX_BATCH {
+                return;
+            }
+        }
+    }
+}
+
+/// A socket on a port of the kernel's choice.
+fn sender(family: Family) -> Result<OwnedFd, UdpError> {
+    let what = "a socket to send from";
+    let domain = match family {
+        Family::V4 => libc::AF_INET,
+        Family::V6 => libc::AF_INET6,
+    };
+    let socket = sys::socket(domain, libc::SOCK_DGRAM, 0).map_err(failed(what, "open it"))?;
+    let fd = socket.as_fd();
+    // Whoever finds the port gets nothing in.
+    Filter::nothing().attach(fd).map_err(failed(what, "attach a filter"))?;
+    sys::set_option(fd, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, &(SEND_BUFFER / 2))
+        .map_err(failed(what, "set the size of the send buffer"))?;
+    match family {
+        Family::V4 => {
+            sys::set_option(fd, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, &PMTUDISC_INTERFACE)
+                .map_err(failed(what, "go by the interface's MTU"))?;
+            let mut any = sys::zeroed::<libc::sockaddr_in>();
+            any.sin_family = libc::AF_INET as _;
+            sys::bind(fd, &any).map_err(failed(what, "bind to a port"))?;
+        }
+        Family::V6 => {
+            sys::set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, &PMTUDISC_INTERFACE)
+                .map_err(failed(what, "go by the interface's MTU"))?;
+            sys::set_option(fd, libc::IPPROTO_IPV6, IPV6_AUTOFLOWLABEL, &(0 as c_int))
+                .map_err(failed(what, "leave the flow label out"))?;
+            switch_on(&socket, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY)
+                .map_err(failed(what, "keep IPv4 out"))?;
+            let mut any = sys::zeroed::<libc::sockaddr_in6>();
+            any.sin6_family = libc::AF_INET6 as _;
+            sys::bind(fd, &any).map_err(failed(what, "bind to a port"))?;
+        }
+    }
+    Ok(socket)
+}
+
+impl Calls {
+    /// Lists up to [`TX_BATCH`] messages for the kernel.
+    fn gather<'a, P>(&mut self, messages: &mut impl Iterator<Item = Message<P>>) -> usize
+    where
+        P: FnOnce(&mut dyn FnMut(&'a [u8])),
+    {
+        // A panic of the caller's may have left something behind.
+        self.forget();
+        for message in messages.take(TX_BATCH) {
+            let before = self.pieces.len();
+            let pieces = &mut self.pieces;
+            (message.pieces)(&mut |piece| {
+                // The kernel only reads what it sends.
+                pieces.push(libc::iovec {
+                    iov_base: piece.as_ptr().cast_mut().cast(),
+                    iov_len: piece.len(),
+                });
+            });
+            self.piece_counts.push(self.pieces.len() - before);
+            self.names.push(Name::of(message.to));
+            let mut control = Control::EMPTY;
+            let sender = control.sender(message.from, message.tos);
+            let all = message.segment.map_or(sender, |size| control.segments(sender, size));
+            self.controls.push(Outgoing { control, sender, all, segment: message.segment });
+        }
+        // Only now, since the lists may have moved while they grew.
+        let mut rest = self.pieces.as_mut_slice();
+        let places = self.piece_counts.iter().zip(&mut self.names).zip(&mut self.controls);
+        for ((count, (name, name_len)), outgoing) in places {
+            let (mine, others) = rest.split_at_mut(*count);
+            rest = others;
+            // SAFETY: a C struct of pointers and numbers, for which zero is a value.
+            let mut message = unsafe { std::mem::zeroed::<libc::msghdr>() };
+            message.msg_name = name.0.as_mut_ptr().cast();
+            message.msg_namelen = *name_len;
+            message.msg_iov = mine.as_mut_ptr();
+            message.msg_iovlen = mine.len() as _;
+            message.msg_control = outgoing.control.0.as_mut_ptr().cast();
+            message.msg_controllen = outgoing.all as _;
+            self.messages.push(libc::mmsghdr { msg_hdr: message, msg_len: 0 });
+        }
+        self.messages.len()
+    }
+
+    /// No pointer outlives the borrow of the messages.
+    fn forget(&mut self) {
+        self.messages.clear();
+        self.pieces.clear();
+        self.piece_counts.clear();
+        self.names.clear();
+        self.controls.clear();
+    }
+
+    fn flush(&mut self, socket: c_int, segments: &mut bool, mut refused: impl FnMut(usize, &io::Error)) {
+        let mut done = 0;
+        while done < self.messages.len() {
+            // Up to the next message that has to be cut here.
+            let whole = |outgoing: &Outgoing| *segments || outgoing.segment.is_none();
+            let count = self.controls.iter().skip(done).take_while(|outgoing| whole(outgoing)).count();
+            let rest = self.messages.get_mut(done..done + count).unwrap_or_default();
+            let error = if rest.is_empty() {
+                match self.send_apart(socket, done) {
+                    Ok(()) => {
+                        done += 1;
+                        continue;
+                    }
+                    Err(error) => error,
+                }
+            } else {
+                // SAFETY: the messages name addresses and control data in this value's lists, and pieces that name bytes which
+                // the caller lends for the whole of `send`; none of them has moved since `gather`. The kernel reads them and
+                // writes only each message's `msg_len`.
+                let taken = sys::check(unsafe {
+                    libc::sendmmsg(
+                        socket,
+                        rest.as_mut_ptr(),
+                        rest.len() as libc::c_uint,
+                        libc::MSG_DONTWAIT as _,
+                    )
+                });
+                match taken {
+                    Ok(taken) => {
+                        // Fewer than asked: the next one has failed, and the next call says why.
+                        done += taken as usize;
+                        continue;
+                    }
+                    Err(error) => error,
+                }
+            };
+            match error.raw_os_error() {
+                Some(libc::EINTR) => {}
+                // Before Linux 6.11 an interface that does not make checksums takes none that are to be cut.
+                Some(libc::EIO) if count > 0 && self.controls[done].segment.is_some() => *segments = false,
+                Some(libc::EAGAIN) => {
+                    (done..self.messages.len()).for_each(|index| refused(index, &error));
+                    return;
+                }
+                _ => {
+                    refused(done, &error);
+                    done += 1;
+                }
+            }
+        }
+    }
+
+    /// Sends the datagrams of a message one by one.
+    #[cold]
+    fn send_apart(&mut self, socket: c_int, index: usize) -> io::Result<()> {
+        let (mut message, outgoing) = (self.messages[index].msg_hdr, &self.controls[index]);
+        message.msg_controllen = outgoing.sender as _;
+        let size = usize::from(outgoing.segment.unwrap_or(u16::MAX));
+        let start: usize = self.piece_counts[..index].iter().sum();
+        let mut pieces = &mut self.pieces[start..start + self.piece_counts[index]];
+        while !pieces.is_empty() {
+            let mut left = size;
+            let of_this = |piece: &&libc::iovec| {
+                let fits = piece.iov_len <= left;
+                left = left.saturating_sub(piece.iov_len);
+                fits
+            };
+            // A piece longer than a datagram would be of two: then the kernel says that it is too long.
+            let count = pieces.iter().take_while(of_this).count().max(1);
+            let (mine, others) = std::mem::take(&mut pieces).split_at_mut(count);
+            pieces = others;
+            message.msg_iov = mine.as_mut_ptr();
+            message.msg_iovlen = mine.len() as _;
+            // SAFETY: as in `flush`; `message` is a copy that names the same live lists.
+            sys::check_len(unsafe { libc::sendmsg(socket, &raw const message, libc::MSG_DONTWAIT) })?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::UdpSocket;
+    use std::time::Duration;
+
+    /// Three datagrams as one message, whether or not the kernel cuts.
+    fn arrives(segments: bool) -> Vec<(Vec<u8>, SocketAddr)> {
+        let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
+        receiver.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let mut tx = UdpTx { segments, ..UdpTx::open(Family::V4, 2).unwrap() };
+        let to = receiver.local_addr().unwrap();
+        let message = |segment, pieces: &'static [&'static [u8]]| Message {
+            to,
+            from: [127, 0, 0, 1].into(),
+            tos: 0,
+            segment,
+            pieces: move |show: &mut dyn FnMut(&'static [u8])| pieces.iter().for_each(|piece| show(piece)),
+        };
+        let messages = [message(Some(6), &[b"aaaa", b"bb", b"cccc", b"dd", b"e"]), message(None, &[b"f"])];
+        tx.send(1, messages, |index, error| panic!("message {index}: {error}"));
+        let mut buffer = [0; 64];
+        (0..4)
+            .map(|_| {
+                let (len, from) = receiver.recv_from(&mut buffer).unwrap();
+                (buffer[..len].to_vec(), from)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn datagrams_are_cut_by_the_kernel_or_here() {
+        for segments in [true, false] {
+            let arrived = arrives(segments);
+            let bytes: Vec<&[u8]> = arrived.iter().map(|(bytes, _)| bytes.as_slice()).collect();
+            assert_eq!(bytes, [&b"aaaabb"[..], b"ccccdd", b"e", b"f"], "cut by the kernel: {segments}");
+        }
+    }
+}

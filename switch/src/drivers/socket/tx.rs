@@ -1,0 +1,329 @@
+//! Sending: the kernel gathers each message from where its bytes lie.
+//!
+//! A flow has one of a few source ports, which are the sockets' own. Packets of a burst that go the same way and have one size
+//! leave as one message, which the kernel, or the NIC, cuts again (`UDP_SEGMENT`). So does a frame that stands for several: the
+//! headers of each packet are made in a scratch area, the payload stays where it is.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use arrayvec::ArrayVec;
+use weft_ffi::dpdk::Mbuf;
+use weft_ffi::kernel::udp::{Family, MAX_MESSAGE, MAX_PIECES, MAX_SEGMENTS, Message, UdpError, UdpTx};
+
+use super::{VXLAN_V4, VXLAN_V6};
+use crate::drivers::NativePool;
+use crate::offload::checksum::complete;
+use crate::offload::segment::Cut;
+use crate::offload::{Checksum, sum_of};
+use crate::packet::PacketBuf;
+use crate::port::{BURST, Burst, TxCaps, TxQueue};
+use crate::wire::ethernet::ETHERNET_LEN;
+use crate::wire::udp::UDP_LEN;
+use crate::wire::vxlan::VXLAN_LEN;
+
+/// Sockets of each family that a queue sends from: as many source ports as its flows have.
+pub const SENDERS: usize = 16;
+
+/// The end of a list of packets.
+const NONE: u8 = u8::MAX;
+
+/// Sends tunnel packets.
+pub struct SocketTx {
+    v4: UdpTx,
+    /// `None` on a kernel without IPv6.
+    v6: Option<UdpTx>,
+    plan: Plan,
+}
+
+/// Which way a packet goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Lane {
+    /// Of the family's sockets.
+    socket: u8,
+    from: IpAddr,
+    to: SocketAddr,
+    tos: u8,
+}
+
+/// What one message is made of.
+#[derive(Debug, Clone, Copy)]
+enum Content {
+    /// Packets, from the first of the list on, of `size` bytes each but for the last.
+    Packets { first: u8, last: u8, count: usize, size: usize, bytes: usize, pieces: usize, closed: bool },
+    /// Some of the packets that a frame stands for.
+    Cut { packet: u8, headers: usize, headers_len: usize, payload: usize, size: usize, len: usize, count: usize },
+}
+
+/// What is to be sent of one burst. The lists are used again.
+#[derive(Debug, Default)]
+struct Plan {
+    messages: Vec<(Lane, Content)>,
+    /// Headers of packets that are cut.
+    headers: Vec<u8>,
+    /// What follows each packet in the same message.
+    next: [u8; BURST],
+}
+
+impl SocketTx {
+    /// Opens the sockets.
+    pub fn open() -> Result<Self, UdpError> {
+        let v4 = UdpTx::open(Family::V4, SENDERS)?;
+        let v6 = match UdpTx::open(Family::V6, SENDERS) {
+            Err(error) if error.is_without_family() => None,
+            other => Some(other?),
+        };
+        Ok(Self { v4, v6, plan: Plan::default() })
+    }
+}
+
+impl TxQueue<NativePool> for SocketTx {
+    fn caps(&self) -> TxCaps {
+        TxCaps::TUNNEL
+    }
+    fn tx(&mut self, burst: &mut Burst<Mbuf>) {
+        let Self { v4, v6, plan } = self;
+        let mut left = plan.make(burst);
+        let packets = burst.as_slice();
+        for (v6, tx) in [(false, Some(v4)), (true, v6.as_mut())] {
+            let of_family = |lane: &Lane| lane.from.is_ipv6() == v6;
+            let mut sockets = plan.messages.iter().fold(0u64, |sockets, (lane, _)| {
+                sockets | if of_family(lane) { 1 << lane.socket } else { 0 }
+            });
+            let Some(tx) = tx else {
+                let unsent = plan.messages.iter().filter(|(lane, _)| of_family(lane));
+                unsent.for_each(|(_, content)| left |= plan.packets_of(content));
+                continue;
+            };
+            while sockets != 0 {
+                let socket = sockets.trailing_zeros() as u8;
+                sockets &= sockets - 1;
+                let through = || plan.messages.iter().filter(|(lane, _)| of_family(lane) && lane.socket == socket);
+                let messages = through().map(|(lane, content)| Message {
+                    to: lane.to,
+                    from: lane.from,
+                    tos: lane.tos,
+                    segment: content.segment(),
+                    pieces: |show: &mut dyn FnMut(&'_ [u8])| plan.show(packets, lane, content, show),
+                });
+                tx.send(usize::from(socket), messages, |index, _| {
+                    let refused = through().nth(index);
+                    left |= refused.map_or(0, |(_, content)| plan.packets_of(content));
+                });
+            }
+        }
+        if left == 0 {
+            Mbuf::free_burst(burst);
+            return;
+        }
+        let mut index = 0;
+        burst.retain(|_| {
+            index += 1;
+            left >> (index - 1) & 1 == 1
+        });
+    }
+}
+
+impl Lane {
+    /// Read from a tunnel packet as the engine makes it: no options and no extension headers.
+    fn of(head: &[u8], senders: usize) -> Option<Self> {
+        let word = |at: usize| u16::from_be_bytes([head[at], head[at + 1]]);
+        let (vxlan, tos, from, to): (_, _, IpAddr, IpAddr) = match head.get(ETHERNET_LEN - 2..ETHERNET_LEN)? {
+            [0x08, 0x00] if head.len() >= VXLAN_V4 + VXLAN_LEN => {
+                let ip = &head[ETHERNET_LEN..];
+                let [from, to] = [12, 16].map(|at| ip[at..].first_chunk::<4>());
+                (VXLAN_V4, ip[1], Ipv4Addr::from(*from?).into(), Ipv4Addr::from(*to?).into())
+            }
+            [0x86, 0xdd] if head.len() >= VXLAN_V6 + VXLAN_LEN => {
+                let ip = &head[ETHERNET_LEN..];
+                let [from, to] = [8, 24].map(|at| ip[at..].first_chunk::<16>());
+                let tos = ip[0] << 4 | ip[1] >> 4;
+                (VXLAN_V6, tos, Ipv6Addr::from(*from?).into(), Ipv6Addr::from(*to?).into())
+            }
+            _ => return None,
+        };
+        let udp = vxlan - UDP_LEN;
+        // The port that the engine has chosen by the flow chooses the socket.
+        let socket = usize::from(word(udp)) % senders;
+        Some(Self { socket: socket as u8, from, to: SocketAddr::new(to, word(udp + 2)), tos })
+    }
+
+    /// Where the VXLAN header is.
+    fn vxlan(&self) -> usize {
+        if self.from.is_ipv6() { VXLAN_V6 } else { VXLAN_V4 }
+    }
+}
+
+impl Content {
+    fn segment(&self) -> Option<u16> {
+        match *self {
+            Self::Packets { count, size, .. } => (count > 1).then_some(size as u16),
+            Self::Cut { count, headers_len, size, .. } => (count > 1).then_some((headers_len + size) as u16),
+        }
+    }
+}
+
+impl Plan {
+    /// Plans for a burst, whose packets are finished where they have to be. Returns those that cannot be sent, a bit each.
+    fn make(&mut self, burst: &mut Burst<Mbuf>) -> u64 {
+        self.messages.clear();
+        self.headers.clear();
+        // By family and socket: the message that the next packet may go with.
+        let mut last = [[None; SENDERS]; 2];
+        let mut left = 0;
+        for (index, packet) in burst.iter_mut().enumerate() {
+            let lane = Lane::of(packet.head(), SENDERS);
+            let Some(lane) = lane.filter(|lane| finish(packet, lane)) else {
+                left |= 1 << index;
+                continue;
+            };
+            let last = &mut last[usize::from(lane.from.is_ipv6())][usize::from(lane.socket)];
+            if packet.offload().gso.is_some() {
+                *last = None;
+                if !self.cut(index as u8, packet, lane) {
+                    left |= 1 << index;
+                }
+                continue;
+            }
+            let joined = last.is_some_and(|last: usize| self.join(last, index as u8, packet, lane));
+            if !joined {
+                *last = Some(self.messages.len());
+                let size = packet.len() - lane.vxlan();
+                self.next[index] = NONE;
+                let content = Content::Packets {
+                    first: index as u8,
+                    last: index as u8,
+                    count: 1,
+                    size,
+                    bytes: size,
+                    pieces: packet.segment_count(),
+                    closed: false,
+                };
+                self.messages.push((lane, content));
+            }
+        }
+        left
+    }
+
+    /// Puts a packet into a message that was planned before, if it goes the same way and is no longer.
+    fn join(&mut self, message: usize, index: u8, packet: &Mbuf, lane: Lane) -> bool {
+        let Some((its, Content::Packets { last, count, size, bytes, pieces, closed, .. })) =
+            self.messages.get_mut(message)
+        else {
+            return false;
+        };
+        let len = packet.len() - lane.vxlan();
+        let fits = *count < MAX_SEGMENTS
+            && *bytes + len <= MAX_MESSAGE
+            && *pieces + packet.segment_count() <= MAX_PIECES;
+        if *its != lane || *closed || len > *size || !fits {
+            return false;
+        }
+        self.next[usize::from(*last)] = index;
+        self.next[usize::from(index)] = NONE;
+        *last = index;
+        *count += 1;
+        *bytes += len;
+        *pieces += packet.segment_count();
+        // Only the last one may be shorter.
+        *closed = len < *size;
+        true
+    }
+
+    /// Plans the packets that a frame stands for, and makes their headers. False when the frame contradicts its state.
+    fn cut(&mut self, index: u8, packet: &Mbuf, lane: Lane) -> bool {
+        let Some(mut cut) = Cut::of_tunnel(packet, lane.vxlan() + VXLAN_LEN) else { return false };
+        let Some(vxlan) = packet.head().get(lane.vxlan()..lane.vxlan() + VXLAN_LEN) else { return false };
+        let headers_len = VXLAN_LEN + cut.headers_len();
+        let size = cut.payload_of(0).1;
+        let total = cut.count();
+        // A packet as large as that cannot be: the state comes from outside.
+        let Some(at_once) = MAX_MESSAGE.checked_div(headers_len + size).filter(|count| *count > 0) else {
+            return false;
+        };
+        for start in (0..total).step_by(at_once.min(MAX_SEGMENTS)) {
+            let count = (total - start).min(at_once).min(MAX_SEGMENTS);
+            let (headers, payload) = (self.headers.len(), cut.payload_of(start).0);
+            let mut len = 0;
+            for segment in start..start + count {
+                let (from, bytes) = cut.payload_of(segment);
+                len += bytes;
+                let sum = sum_of(packet, from, bytes);
+                self.headers.extend_from_slice(vxlan);
+                self.headers.extend_from_slice(cut.headers_for(segment, sum));
+            }
+            let content = Content::Cut { packet: index, headers, headers_len, payload, size, len, count };
+            self.messages.push((lane, content));
+        }
+        true
+    }
+
+    /// The packets that a message is made of, a bit each.
+    fn packets_of(&self, content: &Content) -> u64 {
+        match *content {
+            Content::Packets { first, .. } => self.list(first).fold(0, |bits, index| bits | 1 << index),
+            Content::Cut { packet, .. } => 1 << packet,
+        }
+    }
+
+    /// The packets of a list.
+    fn list(&self, first: u8) -> impl Iterator<Item = u8> + '_ {
+        std::iter::successors(Some(first), |index| {
+            Some(self.next[usize::from(*index)]).filter(|next| *next != NONE)
+        })
+    }
+
+    /// Shows a message's bytes.
+    fn show<'a>(
+        &'a self,
+        packets: &'a [Mbuf],
+        lane: &Lane,
+        content: &Content,
+        show: &mut dyn FnMut(&'a [u8]),
+    ) {
+        match *content {
+            Content::Packets { first, .. } => {
+                for index in self.list(first) {
+                    let mut skip = lane.vxlan();
+                    for piece in packets[usize::from(index)].pieces() {
+                        let piece = &piece[skip.min(piece.len())..];
+                        skip = 0;
+                        show(piece);
+                    }
+                }
+            }
+            Content::Cut { packet, headers, headers_len, payload, size, len, count } => {
+                let headers = self.headers[headers..headers + count * headers_len].chunks(headers_len);
+                let (mut skip, mut left, mut rest) = (payload, len, &[][..]);
+                let mut pieces = packets[usize::from(packet)].pieces();
+                for headers in headers {
+                    show(headers);
+                    let mut of_this = size.min(left);
+                    left -= of_this;
+                    while of_this > 0 {
+                        if rest.is_empty() {
+                            let Some(piece) = pieces.next() else { return };
+                            rest = &piece[skip.min(piece.len())..];
+                            skip -= skip.min(piece.len());
+                            continue;
+                        }
+                        let (now, later) = rest.split_at(rest.len().min(of_this));
+                        show(now);
+                        of_this -= now.len();
+                        rest = later;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Fills in an inner checksum that nothing else fills in. The outer one is the kernel's in any case.
+fn finish(packet: &mut Mbuf, lane: &Lane) -> bool {
+    let offload = packet.offload();
+    match offload.checksum {
+        Checksum::Partial { start, .. } if offload.gso.is_none() && usize::from(start) > lane.vxlan() => {
+            complete(packet).is_ok()
+        }
+        _ => true,
+    }
+}
