@@ -17,4 +17,5 @@ mod settings;
 mod socket;
 mod source;
 mod tunnel;
+mod uplink_xdp;
 mod wire;

@@ -7,3 +7,4 @@ mod packet_rx;
 mod packet_tx;
 mod tap;
 mod udp_claim;
+mod xdp;

@@ -108,7 +108,13 @@ pub(super) struct Map {
 }
 
 impl Map {
-    pub(super) fn new(kind: MapKind, label: &str, key: usize, value: usize, entries: u32) -> io::Result<Self> {
+    pub(super) fn new(
+        kind: MapKind,
+        label: &str,
+        key: usize,
+        value: usize,
+        entries: u32,
+    ) -> io::Result<Self> {
         /// `BPF_F_NO_PREALLOC`, without which the kernel makes no trie.
         const AS_NEEDED: u32 = 1;
         let (kind, flags) = match kind {
@@ -146,8 +152,13 @@ impl Map {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let value = if value.is_empty() { 0 } else { value.as_ptr() as u64 };
-        let attributes =
-            MapElement { map: number(self.fd.as_fd()), padding: 0, key: key.as_ptr() as u64, value, flags: 0 };
+        let attributes = MapElement {
+            map: number(self.fd.as_fd()),
+            padding: 0,
+            key: key.as_ptr() as u64,
+            value,
+            flags: 0,
+        };
         // SAFETY: what the two commands read; key and value are live and have the sizes that the map was made with.
         unsafe { bpf(command, &attributes) }.map(drop)
     }
@@ -203,7 +214,10 @@ fn with_text(error: io::Error, text: &[u8]) -> io::Error {
     if said.is_empty() {
         return error;
     }
-    io::Error::new(error.kind(), format!("{error} (the verifier says: {}; {})", said[said.len() - 1], said[0]))
+    io::Error::new(
+        error.kind(),
+        format!("{error} (the verifier says: {}; {})", said[said.len() - 1], said[0]),
+    )
 }
 
 /// How a program meets an interface's frames.
@@ -257,8 +271,7 @@ pub(super) mod tests {
         };
         let address = &raw mut attributes;
         // SAFETY: what TEST_RUN reads and writes; the frame is live, and the result is read after the call.
-        let result =
-            unsafe { libc::syscall(libc::SYS_bpf, TEST_RUN, address, size_of::<TestRun>()) };
+        let result = unsafe { libc::syscall(libc::SYS_bpf, TEST_RUN, address, size_of::<TestRun>()) };
         sys::check(result as libc::c_int).expect("the kernel runs the program (this needs root)");
         // SAFETY: a live number that the kernel has written.
         unsafe { (&raw const attributes.result).read_volatile() }

@@ -212,7 +212,10 @@ mod tests {
         assert_eq!(bytes(Insn::copy(Reg::R6, Reg::R1)), [0xbf, 0x16, 0, 0, 0, 0, 0, 0]);
         assert_eq!(bytes(Insn::load(Size::Half, Reg::R3, Reg::R7, 12)), [0x69, 0x73, 12, 0, 0, 0, 0, 0]);
         assert_eq!(bytes(Insn::load(Size::Byte, Reg::R3, Reg::R7, 20)), [0x71, 0x73, 20, 0, 0, 0, 0, 0]);
-        assert_eq!(bytes(Insn::store(Size::Word, Reg::R10, -8, Reg::R3)), [0x63, 0x3a, 0xf8, 0xff, 0, 0, 0, 0]);
+        assert_eq!(
+            bytes(Insn::store(Size::Word, Reg::R10, -8, Reg::R3)),
+            [0x63, 0x3a, 0xf8, 0xff, 0, 0, 0, 0]
+        );
         assert_eq!(bytes(Insn::exit()), [0x95, 0, 0, 0, 0, 0, 0, 0]);
     }
 }

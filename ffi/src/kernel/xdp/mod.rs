@@ -76,15 +76,17 @@ pub struct XdpOptions {
     /// Receive buffers of each queue, a power of two. Default: 2048. More lets a worker be away longer before frames are lost;
     /// each is pinned memory of 2 KiB, or of 4 KiB for an MTU above 1770.
     pub rx_buffers: u32,
-    /// Send buffers of each queue, a power of two. Default: 1024.
+    /// Send buffers of a queue, a power of two. Default: 1024.
     pub tx_buffers: u32,
+    /// The queues that are sent through: so many, from the first on. The others have next to no send buffers. Default: all.
+    pub senders: u32,
     /// Prefixes whose packets are taken besides, at most; see [`Steering::add_prefix`]. Default: 0, which costs nothing.
     pub prefixes: u32,
 }
 
 impl Default for XdpOptions {
     fn default() -> Self {
-        Self { port: 8472, rx_buffers: 2048, tx_buffers: 1024, prefixes: 0 }
+        Self { port: 8472, rx_buffers: 2048, tx_buffers: 1024, senders: u32::MAX, prefixes: 0 }
     }
 }
 
@@ -142,20 +144,20 @@ impl XdpPort {
         let mut steering = Steering::load(&target, queues)
             .map_err(step("load the XDP program (this needs CAP_BPF and CAP_NET_ADMIN, and Linux 5.9)"))?;
         // First of all, since this is what fails when the interface cannot.
-        let (attach, not_native) = attach(&mut steering, index).map_err(|source| {
-            match source.raw_os_error() {
+        let (attach, not_native) =
+            attach(&mut steering, index).map_err(|source| match source.raw_os_error() {
                 Some(libc::EBUSY | libc::EEXIST) => XdpError::Taken { interface },
                 _ => step("attach the XDP program")(source),
-            }
-        })?;
+            })?;
 
         let steering = Arc::new(steering);
         let refused = |(step, source): Failed| XdpError::Step { interface, step, source };
-        let (mode, sizes) = (modes(mtu, attach), sizes(mtu, options));
+        let sizes = |queue| sizes(mtu, options, queue);
         let mut open = Vec::new();
         let mut last = None;
-        for mode in mode {
-            match (0..queues).map(|queue| Xsk::open(index, queue, mode, sizes, &steering)).collect() {
+        for mode in modes(mtu, attach) {
+            let socket = |queue| Xsk::open(index, queue, mode, sizes(queue), &steering);
+            match (0..queues).map(socket).collect() {
                 Ok(sockets) => {
                     open = sockets;
                     last = Some(Ok(mode));
@@ -188,9 +190,11 @@ fn room(mtu: u32) -> u32 {
     mtu + LINK_HEADERS + HEADROOM
 }
 
-fn sizes(mtu: u32, options: &XdpOptions) -> Sizes {
+fn sizes(mtu: u32, options: &XdpOptions, queue: u32) -> Sizes {
     let buffer = if room(mtu) <= SMALL { SMALL } else { PAGE };
-    Sizes { buffer, rx: options.rx_buffers, tx: options.tx_buffers }
+    // A socket has both directions, used or not.
+    let tx = if queue < options.senders { options.tx_buffers } else { 1 };
+    Sizes { buffer, rx: options.rx_buffers, tx }
 }
 
 /// What to try, the best first.

@@ -156,11 +156,7 @@ fn half(number: u16) -> i32 {
 fn code(target: &Target, sockets: BorrowedFd<'_>, prefixes: Option<BorrowedFd<'_>>) -> Option<Vec<Insn>> {
     let mut p = Assembler::default();
     let [m0, m1, m2, m3, m4, m5] = target.mac;
-    p.add(&[
-        Insn::copy(R6, R1),
-        Insn::load(Word, R7, R6, MD_DATA),
-        Insn::load(Word, R8, R6, MD_DATA_END),
-    ]);
+    p.add(&[Insn::copy(R6, R1), Insn::load(Word, R7, R6, MD_DATA), Insn::load(Word, R8, R6, MD_DATA_END)]);
     need(&mut p, R7, IP + IPV4_LEN);
     p.add(&[Insn::load(Word, R3, R7, 0)]);
     p.go_if(R3, Jump::NotEqual, i32::from_ne_bytes([m0, m1, m2, m3]), PASS);

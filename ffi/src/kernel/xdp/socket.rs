@@ -63,8 +63,9 @@ impl Xsk {
         steering: &Arc<Steering>,
     ) -> Result<(XskRx, XskTx), Failed> {
         let said = |step: &'static str| move |error| (step, error);
-        let fd = sys::socket(libc::AF_XDP, libc::SOCK_RAW, 0)
-            .map_err(said("open an AF_XDP socket (this needs CAP_NET_RAW, and CONFIG_XDP_SOCKETS in the kernel)"))?;
+        let fd = sys::socket(libc::AF_XDP, libc::SOCK_RAW, 0).map_err(said(
+            "open an AF_XDP socket (this needs CAP_NET_RAW, and CONFIG_XDP_SOCKETS in the kernel)",
+        ))?;
         let memory = Mapping::anonymous((sizes.rx + sizes.tx) as usize * sizes.buffer as usize)
             .map_err(said("get memory"))?;
         let registration = libc::xdp_umem_reg {
@@ -76,16 +77,19 @@ impl Xsk {
             tx_metadata_len: 0,
         };
         let set = |option, value: u32| {
-            sys::set_option(fd.as_fd(), libc::SOL_XDP, option, &(value as c_int)).map_err(said("make its rings"))
+            sys::set_option(fd.as_fd(), libc::SOL_XDP, option, &(value as c_int))
+                .map_err(said("make its rings"))
         };
-        sys::set_option(fd.as_fd(), libc::SOL_XDP, libc::XDP_UMEM_REG, &registration)
-            .map_err(said("register its memory (this needs CAP_IPC_LOCK, or a larger limit on locked memory)"))?;
+        sys::set_option(fd.as_fd(), libc::SOL_XDP, libc::XDP_UMEM_REG, &registration).map_err(said(
+            "register its memory (this needs CAP_IPC_LOCK, or a larger limit on locked memory)",
+        ))?;
         set(libc::XDP_UMEM_FILL_RING, sizes.rx)?;
         set(libc::XDP_UMEM_COMPLETION_RING, sizes.tx)?;
         set(libc::XDP_RX_RING, sizes.rx)?;
         set(libc::XDP_TX_RING, sizes.tx)?;
-        let places: libc::xdp_mmap_offsets = sys::get_option(fd.as_fd(), libc::SOL_XDP, libc::XDP_MMAP_OFFSETS)
-            .map_err(said("find its rings"))?;
+        let places: libc::xdp_mmap_offsets =
+            sys::get_option(fd.as_fd(), libc::SOL_XDP, libc::XDP_MMAP_OFFSETS)
+                .map_err(said("find its rings"))?;
         let mapped = said("map its rings");
         let at = |offset: u64| offset as libc::off_t;
         let fill = Producer::map(fd.as_fd(), at(libc::XDP_UMEM_PGOFF_FILL_RING), &places.fr, sizes.rx);
@@ -142,9 +146,8 @@ impl Xsk {
     /// Has the kernel send what waits in the tx ring: `true` when it has been called to some effect.
     pub(super) fn kick(&self) -> io::Result<()> {
         // SAFETY: no address and no data: the kernel reads nothing.
-        let sent = unsafe {
-            libc::sendto(self.fd.as_raw_fd(), ptr::null(), 0, libc::MSG_DONTWAIT, ptr::null(), 0)
-        };
+        let sent =
+            unsafe { libc::sendto(self.fd.as_raw_fd(), ptr::null(), 0, libc::MSG_DONTWAIT, ptr::null(), 0) };
         sys::check_len(sent).map(drop)
     }
 
