@@ -261,7 +261,7 @@ fn an_interface_that_is_down_comes_back_and_one_that_is_gone_can_be_closed() {
 
 #[test]
 fn the_two_sides_of_a_queue_work_on_their_own_threads() {
-    const FRAMES: u16 = 5000;
+    const FRAMES: u16 = 500;
     let cable = Cable::new();
     let mut port = on_b(&cable);
     let (mut rx, mut tx) = port.queues.pop().unwrap();

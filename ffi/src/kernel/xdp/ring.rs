@@ -58,7 +58,7 @@ impl Mapping {
         let offset = usize::try_from(offset).ok();
         let end = offset.and_then(|offset| offset.checked_add(count.checked_mul(size_of::<T>())?));
         match (offset, end) {
-            (Some(offset), Some(end)) if end <= self.len && offset.is_multiple_of(align_of::<T>()) => {
+            (Some(offset), Some(end)) if end <= self.len && offset % align_of::<T>() == 0 => {
                 // SAFETY: within the mapping, as was just checked.
                 Ok(unsafe { self.start.add(offset) }.cast())
             }
