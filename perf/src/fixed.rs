@@ -94,6 +94,12 @@ impl PacketBuf for FixedBuf {
     fn for_each_segment(&self, mut see: impl FnMut(&[u8])) {
         see(self.head());
     }
+    fn for_each_segment_mut(&mut self, mut see: impl FnMut(&mut [u8])) {
+        see(self.head_mut());
+    }
+    fn pieces(&self) -> impl Iterator<Item = &[u8]> {
+        std::iter::once(self.head())
+    }
     fn read_at(&self, offset: usize, to: &mut [u8]) -> usize {
         let from = self.head().get(offset..).unwrap_or_default();
         let count = from.len().min(to.len());

@@ -16,8 +16,8 @@ use crate::counters::WorkerCounters;
 use crate::drop_reason::DropReason;
 use crate::event::Events;
 use crate::limits::{Buckets, NEWS};
-use crate::offload::Checksum;
 use crate::offload::finish::finish;
+use crate::offload::{Checksum, Offload};
 use crate::packet::{BufPool, PacketBuf};
 use crate::parse::{L3, Outer, Parsed};
 use crate::port::TxCaps;
@@ -177,14 +177,20 @@ impl<P: BufPool> Applier<'_, P> {
         if let Err(reason) = hopped {
             return out.drop(reason);
         }
-        let offload = packet.offload();
-        if offload.gso.is_some() || matches!(offload.checksum, Checksum::Partial { .. }) {
+        if !packet.offload().is_finished() && !self.takes_unfinished(vtep, packet.offload()) {
             return self.tunnel_unfinished(packet, parsed, vtep, out);
         }
         match encap::encap(&mut packet, parsed, vtep, self.tables.source_ports, self.ident) {
             Ok(()) => out.send(self.pool, vtep.uplink, packet),
             Err(reason) => out.drop(reason),
         }
+    }
+
+    /// Whether the uplink cuts while it sends. A frame to be cut whose checksum is filled in already is nothing that it is told how to.
+    #[inline]
+    fn takes_unfinished(&self, vtep: &Vtep, offload: Offload) -> bool {
+        matches!(offload.checksum, Checksum::Partial { .. })
+            && self.tables.ports.get(vtep.uplink).is_some_and(|uplink| uplink.tunnel_gso)
     }
 
     /// The outer checksum cannot be known, and the outer header not be repeated, before the inner packet is finished.

@@ -48,6 +48,10 @@ pub trait PacketBuf: Sized + Send + 'static {
     fn append(&mut self, other: Self) -> Result<(), Self>;
     /// Shows every segment in order.
     fn for_each_segment(&self, see: impl FnMut(&[u8]));
+    /// The same, to be written to.
+    fn for_each_segment_mut(&mut self, see: impl FnMut(&mut [u8]));
+    /// The bytes of every segment in order.
+    fn pieces(&self) -> impl Iterator<Item = &[u8]>;
     /// Copies from `offset` into `to` as far as the packet goes; how many bytes that was.
     fn read_at(&self, offset: usize, to: &mut [u8]) -> usize;
     /// Copies `from` over the bytes at `offset`. False, with nothing changed, when it would end past the packet.
@@ -179,6 +183,14 @@ impl PacketBuf for HeapBuf {
         for (room, start) in &self.segments {
             see(&room[*start..]);
         }
+    }
+    fn for_each_segment_mut(&mut self, mut see: impl FnMut(&mut [u8])) {
+        for (room, start) in &mut self.segments {
+            see(&mut room[*start..]);
+        }
+    }
+    fn pieces(&self) -> impl Iterator<Item = &[u8]> {
+        self.segments.iter().map(|(room, start)| &room[*start..])
     }
     fn read_at(&self, offset: usize, to: &mut [u8]) -> usize {
         let mut done = 0;

@@ -120,6 +120,11 @@ impl MemPort {
         port
     }
 
+    /// From now on the far side takes this unfinished, as a guest that comes back with other features.
+    pub fn set_caps(&self, caps: TxCaps) {
+        self.wire().caps = caps;
+    }
+
     fn wire(&self) -> MutexGuard<'_, Wire> {
         self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }

@@ -40,10 +40,9 @@ struct Shape {
 }
 
 impl Shape {
-    fn of(uplink: &Uplink) -> Self {
-        // An interface that is gone has none; it is noticed otherwise.
-        let queues = uplink.name.parse().ok().and_then(|name| interface::rx_queues(name).ok()).unwrap_or(0);
-        Self { mtu: uplink.mtu, mac: uplink.mac, queues }
+    fn of(uplink: &Uplink) -> Option<Self> {
+        let queues = uplink.name.parse().ok().and_then(|name| interface::rx_queues(name).ok())?;
+        Some(Self { mtu: uplink.mtu, mac: uplink.mac, queues })
     }
 }
 
@@ -67,10 +66,17 @@ impl Daemon {
     pub(super) async fn open_uplink_port(&mut self, model: &Model) {
         let uplink = self.mirror.uplink();
         let (asked, port) = (self.config.uplink.kind, model.port);
-        let shape = (asked == UplinkKind::AfXdp).then(|| Shape::of(&uplink));
+        let shape = (asked == UplinkKind::AfXdp).then(|| Shape::of(&uplink)).flatten();
         if let Some(open) = &self.uplink {
+            // One that is gone has no shape, and nothing can be made of it.
+            let shape = shape.or(open.shape);
             open.mtu.set(uplink.mtu);
             if open.index == uplink.index && open.vxlan_port == port && open.shape == shape {
+                // Packet sockets tell when their interface goes; others hear nothing any more, and of nothing.
+                let gone = !uplink.up && uplink.name.parse().is_ok_and(|name| interface::index(name).is_err());
+                if gone && open.kind != UplinkKind::AfPacket {
+                    self.problems.push(format!("uplink {}: there is no such interface", uplink.name));
+                }
                 return;
             }
         }

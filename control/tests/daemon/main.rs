@@ -17,5 +17,6 @@ mod settings;
 mod socket;
 mod source;
 mod tunnel;
+mod uplink_socket;
 mod uplink_xdp;
 mod wire;

@@ -123,12 +123,6 @@ impl Events {
 #[derive(Debug)]
 pub struct Epoll(OwnedFd);
 
-impl AsFd for Epoll {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
 impl Epoll {
     /// An empty set.
     pub fn new() -> io::Result<Self> {

@@ -98,7 +98,7 @@ pub(super) fn name_of(index: u32) -> io::Result<IfName> {
     let mut ifreq = sys::zeroed::<libc::ifreq>();
     ifreq.ifr_ifru.ifru_ifindex = i32::try_from(index).map_err(|_| gone())?;
     sys::ioctl_ifreq(way_in.as_fd(), libc::SIOCGIFNAME as _, &mut ifreq)?;
-    let mut name = ArrayString::new();
+    let mut name = ArrayString::<MAX_NAME>::new();
     for byte in ifreq.ifr_name.iter().map(|&byte| byte as u8).take_while(|&byte| byte != 0) {
         name.try_push(char::from(byte)).map_err(|_| gone())?;
     }

@@ -294,7 +294,7 @@ fn further_queues_take_their_share() {
         }
         ports
     };
-    sockets.iter().for_each(|socket| drop(socket.send_to(b"to whom?", "10.9.0.2:9").unwrap()));
+    sockets.iter().for_each(|socket| assert_eq!(socket.send_to(b"to whom?", "10.9.0.2:9").unwrap(), 8));
     let (mut one, mut two) = (received(&first), received(&second));
     assert!(!one.is_empty() && !two.is_empty() && one.len() + two.len() == 32, "{one:?} {two:?}");
 
@@ -305,7 +305,7 @@ fn further_queues_take_their_share() {
             assert!(tap.send(&partial_udp(0), &[IoSlice::new(&answer)]).unwrap());
         }
     }
-    sockets.iter().for_each(|socket| drop(socket.send_to(b"and now?", "10.9.0.2:9").unwrap()));
+    sockets.iter().for_each(|socket| assert_eq!(socket.send_to(b"and now?", "10.9.0.2:9").unwrap(), 8));
     let mut now = (received(&second), received(&first));
     [&mut one, &mut two, &mut now.0, &mut now.1].into_iter().for_each(|ports| ports.sort_unstable());
     assert_eq!(now, (one, two));

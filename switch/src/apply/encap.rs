@@ -15,7 +15,10 @@ use crate::wire::vxlan::VXLAN_LEN;
 
 const UDP_LEN: usize = 8;
 
-/// Encapsulates a finished frame. `ident` is the worker's running IPv4 identification.
+/// Encapsulates a frame. `ident` is the worker's running IPv4 identification.
+///
+/// An unfinished frame stays so: whoever sends the packet cuts it up or fills the inner checksum in, and then knows what
+/// the outer lengths and the outer checksum are. The checksum is 0 until then, and lengths beyond 16 bits are cut off.
 #[inline]
 pub(super) fn encap<B: PacketBuf>(
     packet: &mut B,
@@ -41,11 +44,19 @@ pub(super) fn encap<B: PacketBuf>(
     let udp_at = block.len() - ETHERNET_LEN - VXLAN_LEN - UDP_LEN;
     head[udp_at..udp_at + 2].copy_from_slice(&ports.pick(hash).to_be_bytes());
 
-    let udp_len = u16::try_from(packet.len() - udp_at).map_err(|_| DropReason::MtuExceeded)?;
+    let unfinished = unfinished(packet.offload(), block.len() - ETHERNET_LEN)?;
+    let udp_len = packet.len() - udp_at;
+    let udp_len = match unfinished {
+        Some(Offload { gso: Some(_), .. }) => udp_len as u16,
+        _ => u16::try_from(udp_len).map_err(|_| DropReason::MtuExceeded)?,
+    };
     let head = packet.head_mut();
     head[udp_at + 4..udp_at + 6].copy_from_slice(&udp_len.to_be_bytes());
     if encap.is_v4() {
-        let total = udp_len.checked_add(20).ok_or(DropReason::MtuExceeded)?;
+        let total = match unfinished {
+            Some(Offload { gso: Some(_), .. }) => udp_len.wrapping_add(20),
+            _ => udp_len.checked_add(20).ok_or(DropReason::MtuExceeded)?,
+        };
         *ident = ident.wrapping_add(1).max(1);
         let sum = encap.sum.add_u16(total).add_u16(*ident).add_u16(u16::from(ecn));
         let ip = &mut head[ETHERNET_LEN..];
@@ -58,7 +69,9 @@ pub(super) fn encap<B: PacketBuf>(
         ip[1] = ecn << 4;
         ip[4..6].copy_from_slice(&udp_len.to_be_bytes());
     }
-    if vtep.checksum || !encap.is_v4() {
+    if let Some(unfinished) = unfinished {
+        packet.set_offload(unfinished);
+    } else if vtep.checksum || !encap.is_v4() {
         // Left to the way out: a NIC or the kernel fills it in, or `offload::finish` does.
         let pseudo = encap.pseudo.add_u16(udp_len).fold();
         head[udp_at + 6..udp_at + 8].copy_from_slice(&pseudo.to_be_bytes());
@@ -68,4 +81,13 @@ pub(super) fn encap<B: PacketBuf>(
         packet.set_offload(Offload::default());
     }
     Ok(())
+}
+
+/// What is left to be done about the inner frame, in the place that it has behind `grown` bytes of outer headers.
+#[inline]
+fn unfinished(offload: Offload, grown: usize) -> Result<Option<Offload>, DropReason> {
+    if offload.is_finished() {
+        return Ok(None);
+    }
+    offload.shift(grown as isize).map(Some).ok_or(DropReason::ChecksumPlace)
 }

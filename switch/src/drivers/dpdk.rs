@@ -2,6 +2,7 @@
 
 use std::os::fd::BorrowedFd;
 
+use arrayvec::ArrayVec;
 use weft_ffi::dpdk::{EthRx, EthTx, MAX_SEGMENTS, Mbuf, VhostRx, VhostTx};
 
 use super::NativePool;
@@ -52,6 +53,19 @@ impl PacketBuf for Mbuf {
     }
     fn for_each_segment(&self, see: impl FnMut(&[u8])) {
         Mbuf::for_each_segment(self, see);
+    }
+    fn for_each_segment_mut(&mut self, mut see: impl FnMut(&mut [u8])) {
+        if self.segment_count() == 1 {
+            return see(Mbuf::head_mut(self));
+        }
+        let mut segments = ArrayVec::new();
+        self.io_slices_mut(&mut segments);
+        for bytes in &mut segments {
+            see(bytes);
+        }
+    }
+    fn pieces(&self) -> impl Iterator<Item = &[u8]> {
+        Mbuf::pieces(self)
     }
     fn read_at(&self, offset: usize, to: &mut [u8]) -> usize {
         Mbuf::read_at(self, offset, to)

@@ -42,23 +42,21 @@ fn is_several(packet: &Mbuf) -> bool {
     kind == Some(GsoKind::Udp) && Cut::of_tunnel(packet, 0).is_some()
 }
 
-impl PacketSocketRx {
-    /// Makes packets of them. Only nodes on the same machine send such frames, so this copies.
-    #[cold]
-    fn take_apart(
-        &mut self,
-        pool: &mut NativePool,
-        frame: Mbuf,
-        burst: &mut Burst<Mbuf>,
-        loss: &mut RxLoss,
-    ) {
-        let taken = segment(pool, frame, |_, packet| {
-            if let Err(full) = burst.try_push(packet) {
-                self.waiting.push_back(full.element());
-            }
-        });
-        loss.no_buffer += u32::from(taken.is_err());
-    }
+/// Makes packets of them. Only nodes on the same machine send such frames, so this copies.
+#[cold]
+fn take_apart(
+    pool: &mut NativePool,
+    frame: Mbuf,
+    burst: &mut Burst<Mbuf>,
+    waiting: &mut VecDeque<Mbuf>,
+    loss: &mut RxLoss,
+) {
+    let taken = segment(pool, frame, |_, packet| {
+        if let Err(full) = burst.try_push(packet) {
+            waiting.push_back(full.element());
+        }
+    });
+    loss.no_buffer += u32::from(taken.is_err());
 }
 
 /// Sends through the interface.
@@ -88,7 +86,7 @@ impl RxQueue<NativePool> for PacketSocketRx {
                 Ok(offload) => {
                     packet.set_offload(offload);
                     if is_several(&packet) {
-                        self.take_apart(pool, packet, burst, &mut loss);
+                        take_apart(pool, packet, burst, &mut self.waiting, &mut loss);
                     } else {
                         burst.push(packet);
                     }

@@ -89,6 +89,12 @@ const OFFSET: u32 = 32;
 const SIZE: u32 = 48;
 
 impl Offload {
+    /// Nothing is left to be done.
+    #[inline]
+    pub fn is_finished(self) -> bool {
+        self.gso.is_none() && !matches!(self.checksum, Checksum::Partial { .. })
+    }
+
     /// As a number, for a field of the mbuf. The default is 0. A [`Gso`] of size 0, which there must not be, is lost.
     pub fn pack(self) -> u64 {
         let checksum = match self.checksum {

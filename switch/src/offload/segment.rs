@@ -68,13 +68,14 @@ pub fn segment<P: BufPool>(
         out(pool, buf);
         return Ok(1);
     }
+    let mut payload = Cursor::new(buf.pieces(), cut.headers_len());
     for index in 0..count {
         let no_buffer = Unfinished { reason: DropReason::TxNoBuffer, given: index };
-        let (from, len) = cut.payload_of(index);
+        let (_, len) = cut.payload_of(index);
         let mut frame = pool.alloc(cut.headers_len() + len).ok_or(no_buffer)?;
-        copy(&buf, from, &mut frame, cut.headers_len());
-        let payload = sum_of(&frame, cut.headers_len(), len);
-        if !frame.write_at(0, cut.headers_for(index, payload)) {
+        payload.fill(&mut frame, cut.headers_len());
+        let sum = sum_of(&frame, cut.headers_len(), len);
+        if !frame.write_at(0, cut.headers_for(index, sum)) {
             return Err(no_buffer);
         }
         frame.set_offload(Offload::default());
@@ -85,21 +86,51 @@ pub fn segment<P: BufPool>(
 
 /// Fills `to` from `at` to its end with what `from` has from `offset` on.
 pub(crate) fn copy(from: &impl PacketBuf, offset: usize, to: &mut impl PacketBuf, at: usize) {
-    let len = to.len();
-    if to.head().len() == len {
-        from.read_at(offset, &mut to.head_mut()[at..]);
-        return;
-    }
-    // Into a chain, through a piece of stack.
-    let mut piece = [0; 1024];
-    let mut done = 0;
-    while at + done < len {
-        let want = (len - at - done).min(piece.len());
-        let got = from.read_at(offset + done, &mut piece[..want]);
-        if got == 0 || !to.write_at(at + done, &piece[..got]) {
-            break;
+    Cursor::new(from.pieces(), offset).fill(to, at);
+}
+
+/// A place in a chain that only goes forward, so that what copies piece by piece does not begin at the first segment each time.
+struct Cursor<'a, I: Iterator<Item = &'a [u8]>> {
+    here: &'a [u8],
+    behind: I,
+}
+
+impl<'a, I: Iterator<Item = &'a [u8]>> Cursor<'a, I> {
+    fn new(mut segments: I, mut offset: usize) -> Self {
+        let mut here: &[u8] = &[];
+        for segment in segments.by_ref() {
+            if offset < segment.len() {
+                here = &segment[offset..];
+                break;
+            }
+            offset -= segment.len();
         }
-        done += got;
+        Self { here, behind: segments }
+    }
+
+    /// Copies into `to` from `at` to its end, as far as there is something left, and goes on behind that.
+    fn fill(&mut self, to: &mut impl PacketBuf, at: usize) {
+        let mut skip = at;
+        to.for_each_segment_mut(|segment| {
+            let from = skip.min(segment.len());
+            skip -= from;
+            self.copy(&mut segment[from..]);
+        });
+    }
+
+    fn copy(&mut self, mut to: &mut [u8]) {
+        while !to.is_empty() {
+            if self.here.is_empty() {
+                match self.behind.next() {
+                    Some(segment) => self.here = segment,
+                    None => return,
+                }
+            }
+            let len = to.len().min(self.here.len());
+            let (now, later) = to.split_at_mut(len);
+            now.copy_from_slice(&self.here[..len]);
+            (to, self.here) = (later, &self.here[len..]);
+        }
     }
 }
 

@@ -3,9 +3,9 @@
 //! A [`Sum`] takes the bytes in order; it remembers whether an odd number came so far, so that the segments of a
 //! chain may have any length. Nothing is inverted until [`Sum::checksum`].
 
-use super::bytes::array;
 use super::ip::IpProtocol;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use weft_sync::sum::sum_native;
 
 /// A one's complement sum that is being made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -96,34 +96,6 @@ fn fold(total: u64) -> u16 {
     let total = (total >> 16) + (total & 0xffff);
     let total = (total >> 16) + (total & 0xffff);
     total as u16
-}
-
-/// The sum of the bytes as 16-bit words in the machine's order, an odd byte padded with zero.
-///
-/// Eight bytes a step into 128 bits: the carries go to the upper half and are added back once, at the end. Over a
-/// 1,500-byte packet this takes a twentieth of the time of a loop over 16-bit words, and no less than what four
-/// accumulators or 32-bit lanes that the compiler can vectorise take.
-#[inline]
-fn sum_native(bytes: &[u8]) -> u64 {
-    let mut total = 0u128;
-    let mut words = bytes.chunks_exact(8);
-    for word in &mut words {
-        total += u128::from(u64::from_ne_bytes(array(word, 0..8)));
-    }
-    let mut rest = words.remainder();
-    if let Some((word, after)) = rest.split_first_chunk() {
-        total += u128::from(u32::from_ne_bytes(*word));
-        rest = after;
-    }
-    if let Some((word, after)) = rest.split_first_chunk() {
-        total += u128::from(u16::from_ne_bytes(*word));
-        rest = after;
-    }
-    if let [last] = rest {
-        total += u128::from(u16::from_ne_bytes([*last, 0]));
-    }
-    let (carries, low) = ((total >> 64) as u64, total as u64);
-    carries + (low >> 32) + (low & 0xffff_ffff)
 }
 
 /// The checksum after one 16-bit word under it changed from `old` to `new` (RFC 1624, equation 3).

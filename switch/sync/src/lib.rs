@@ -9,6 +9,7 @@
 //! | [`learned`] | every worker; control deletes | every worker | two lines that are rarely written |
 //! | [`sleep`] | the worker that goes to sleep; whoever wakes it | whoever hands it something | a fence per batch |
 //! | [`prefetch`] | – | – | a hint to the processor, no state |
+//! | [`sum`] | – | – | wide registers, no state |
 //!
 //! # What is proved, and how
 //!
@@ -28,3 +29,4 @@ pub mod prefetch;
 pub mod ring;
 pub mod sleep;
 pub mod snapshot;
+pub mod sum;

@@ -6,7 +6,6 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use arrayvec::ArrayVec;
 use weft_ffi::dpdk::Mbuf;
 use weft_ffi::kernel::udp::{Family, MAX_MESSAGE, MAX_PIECES, MAX_SEGMENTS, Message, UdpError, UdpTx};
 
@@ -55,7 +54,7 @@ enum Content {
 }
 
 /// What is to be sent of one burst. The lists are used again.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Plan {
     messages: Vec<(Lane, Content)>,
     /// Headers of packets that are cut.
@@ -72,7 +71,7 @@ impl SocketTx {
             Err(error) if error.is_without_family() => None,
             other => Some(other?),
         };
-        Ok(Self { v4, v6, plan: Plan::default() })
+        Ok(Self { v4, v6, plan: Plan { messages: Vec::new(), headers: Vec::new(), next: [NONE; BURST] } })
     }
 }
 
@@ -81,36 +80,12 @@ impl TxQueue<NativePool> for SocketTx {
         TxCaps::TUNNEL
     }
     fn tx(&mut self, burst: &mut Burst<Mbuf>) {
-        let Self { v4, v6, plan } = self;
-        let mut left = plan.make(burst);
-        let packets = burst.as_slice();
-        for (v6, tx) in [(false, Some(v4)), (true, v6.as_mut())] {
-            let of_family = |lane: &Lane| lane.from.is_ipv6() == v6;
-            let mut sockets = plan.messages.iter().fold(0u64, |sockets, (lane, _)| {
-                sockets | if of_family(lane) { 1 << lane.socket } else { 0 }
-            });
-            let Some(tx) = tx else {
-                let unsent = plan.messages.iter().filter(|(lane, _)| of_family(lane));
-                unsent.for_each(|(_, content)| left |= plan.packets_of(content));
-                continue;
-            };
-            while sockets != 0 {
-                let socket = sockets.trailing_zeros() as u8;
-                sockets &= sockets - 1;
-                let through = || plan.messages.iter().filter(|(lane, _)| of_family(lane) && lane.socket == socket);
-                let messages = through().map(|(lane, content)| Message {
-                    to: lane.to,
-                    from: lane.from,
-                    tos: lane.tos,
-                    segment: content.segment(),
-                    pieces: |show: &mut dyn FnMut(&'_ [u8])| plan.show(packets, lane, content, show),
-                });
-                tx.send(usize::from(socket), messages, |index, _| {
-                    let refused = through().nth(index);
-                    left |= refused.map_or(0, |(_, content)| plan.packets_of(content));
-                });
-            }
-        }
+        let mut left = self.plan.make(burst);
+        left |= self.plan.send(burst, &mut self.v4, false);
+        left |= match &mut self.v6 {
+            Some(v6) => self.plan.send(burst, v6, true),
+            None => self.plan.packets_where(|lane| lane.from.is_ipv6()),
+        };
         if left == 0 {
             Mbuf::free_burst(burst);
             return;
@@ -255,6 +230,38 @@ impl Plan {
             self.messages.push((lane, content));
         }
         true
+    }
+
+    /// Sends what goes over IPv6, or what does not. Returns what the kernel did not take, a bit each.
+    fn send<'a>(&'a self, packets: &'a [Mbuf], tx: &mut UdpTx, v6: bool) -> u64 {
+        let mut sockets = 0u64;
+        for (lane, _) in self.messages.iter().filter(|(lane, _)| lane.from.is_ipv6() == v6) {
+            sockets |= 1 << lane.socket;
+        }
+        let mut left = 0;
+        while sockets != 0 {
+            let socket = sockets.trailing_zeros() as u8;
+            sockets &= sockets - 1;
+            let through = |(lane, _): &&'a (Lane, Content)| lane.from.is_ipv6() == v6 && lane.socket == socket;
+            let messages = self.messages.iter().filter(through).map(|(lane, content)| Message {
+                to: lane.to,
+                from: lane.from,
+                tos: lane.tos,
+                segment: content.segment(),
+                pieces: |show: &mut dyn FnMut(&'a [u8])| self.show(packets, lane, content, show),
+            });
+            tx.send(usize::from(socket), messages, |index, _| {
+                let refused = self.messages.iter().filter(through).nth(index);
+                left |= refused.map_or(0, |(_, content)| self.packets_of(content));
+            });
+        }
+        left
+    }
+
+    /// The packets that go such a way, a bit each.
+    fn packets_where(&self, lane: impl Fn(&Lane) -> bool) -> u64 {
+        let there = self.messages.iter().filter(|(its, _)| lane(its));
+        there.fold(0, |bits, (_, content)| bits | self.packets_of(content))
     }
 
     /// The packets that a message is made of, a bit each.
