@@ -13,6 +13,7 @@ const MAP_UPDATE: libc::c_long = 2;
 const MAP_DELETE: libc::c_long = 3;
 const PROG_LOAD: libc::c_long = 5;
 const LINK_CREATE: libc::c_long = 28;
+const LINK_DETACH: libc::c_long = 34;
 
 const PROGRAM_OF_XDP: u32 = 6;
 const ATTACHED_TO_XDP: u32 = 37;
@@ -238,6 +239,13 @@ pub(super) fn attach(program: BorrowedFd<'_>, interface: u32, how: Attach) -> io
     let attributes = LinkCreate { program: number(program), interface, attach_type: ATTACHED_TO_XDP, flags };
     // SAFETY: what LINK_CREATE reads; there is no address in it.
     sys::owned(unsafe { bpf(LINK_CREATE, &attributes) }?)
+}
+
+/// Detaches what [`attach`] has attached, at once: closing the descriptor alone would leave it to whoever else has a copy, such as a
+/// process that is about to become another program.
+pub(super) fn detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: what LINK_DETACH reads: the descriptor's number.
+    unsafe { bpf(LINK_DETACH, &number(link)) }.map(drop)
 }
 
 #[cfg(test)]

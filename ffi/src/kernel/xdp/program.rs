@@ -86,7 +86,6 @@ pub struct Target {
 /// A program with its maps, and its link to an interface once it is attached.
 #[derive(Debug)]
 pub struct Steering {
-    // Dropped first: after that no frame meets the program.
     link: Option<OwnedFd>,
     program: OwnedFd,
     sockets: Map,
@@ -129,6 +128,15 @@ impl Steering {
 
     fn prefixes_map(&self) -> io::Result<&Map> {
         self.prefixes.as_ref().ok_or_else(|| io::Error::from_raw_os_error(libc::ENOSPC))
+    }
+}
+
+impl Drop for Steering {
+    fn drop(&mut self) {
+        if let Some(link) = &self.link {
+            // It fails where the interface is gone, and then nothing is attached.
+            let _ = bpf::detach(link.as_fd());
+        }
     }
 }
 
