@@ -73,7 +73,8 @@ impl Daemon {
             open.mtu.set(uplink.mtu);
             if open.index == uplink.index && open.vxlan_port == port && open.shape == shape {
                 // Packet sockets tell when their interface goes; others hear nothing any more, and of nothing.
-                let gone = !uplink.up && uplink.name.parse().is_ok_and(|name| interface::index(name).is_err());
+                let gone =
+                    !uplink.up && uplink.name.parse().is_ok_and(|name| interface::index(name).is_err());
                 if gone && open.kind != UplinkKind::AfPacket {
                     self.problems.push(format!("uplink {}: there is no such interface", uplink.name));
                 }
