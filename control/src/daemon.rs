@@ -257,7 +257,7 @@ impl Daemon {
     /// Compiles and publishes.
     fn publish(&mut self, model: &Model) {
         let uplink = self.mirror.uplink();
-        let socket = self.config.uplink.kind == UplinkKind::Socket;
+        let socket = self.uplink_kind() == UplinkKind::Socket;
         let port = self.uplink.as_ref().map(|uplink| uplink.id);
         let (pods, host) = (&self.pods, &self.host);
         let ports = || pods.values().map(|open| open.port.id).chain(host.as_ref().map(|host| host.port.id));

@@ -9,8 +9,11 @@ use weft_ffi::kernel::interface::{IfName, NameError};
 use weft_ffi::kernel::packet::{Filter, PacketError, PacketTx, RxOptions, RxRing, TxOptions};
 use weft_ffi::kernel::tap::{Tap, TapError, TapExisted, TapOptions, TapQueues};
 use weft_ffi::kernel::udp::{IcmpRx, UdpError, UdpRx};
+use weft_ffi::kernel::udp_claim::ClaimError;
+use weft_ffi::kernel::xdp::{XdpError, XdpOptions, XdpPort, XskRx, XskTx};
 use weft_switch::drivers::{
-    PacketSocketRx, PacketSocketTx, Rx, SocketRx, SocketTx, Spreader, Tx, UnderlayMtu, delete_tap, tap_queues,
+    PacketSocketRx, PacketSocketTx, Rx, SocketRx, SocketTx, Spreader, Tx, UnderlayMtu, XdpRx, XdpTx,
+    delete_tap, tap_queues,
 };
 use weft_switch::types::{MacAddr, Mtu};
 
@@ -36,9 +39,12 @@ pub enum OpenError {
     /// What stands for several of them.
     #[error("the uplink's sockets cannot be waited for: {0}")]
     Wait(std::io::Error),
-    /// A way to the underlay that there is not.
-    #[error("uplink.kind = {0:?} is not in this weftd: choose \"socket\" or \"af_packet\"")]
-    Kind(&'static str),
+    /// An XDP program and its sockets.
+    #[error(transparent)]
+    Xdp(#[from] XdpError),
+    /// The tunnel's UDP port.
+    #[error(transparent)]
+    Claim(#[from] ClaimError),
     /// A vhost-user socket.
     #[error(transparent)]
     Vhost(#[from] VhostError),
@@ -174,20 +180,76 @@ pub async fn open_tap(
     Ok(Opened { rx: Rx::Tap(rx), tx: Tx::Tap(tx), device: Device::Queues, created, further })
 }
 
-/// Opens the uplink for so many workers: a queue each way for each of them. `mtu` is followed where a queue has to know it.
+/// The open uplink.
+pub struct OpenUplink {
+    /// For each worker a queue to send to, and one to receive from unless there are fewer of these than workers.
+    pub queues: Vec<(Option<Rx>, Tx)>,
+    /// In words, for the log.
+    pub how: String,
+    /// What the operator should know, a sentence each.
+    pub notes: Vec<String>,
+}
+
+/// Opens the uplink for so many workers. `mtu` is followed where a queue has to know it.
 pub fn open_uplink(
     kind: UplinkKind,
     interface: &str,
     vxlan_port: u16,
     workers: usize,
     mtu: &UnderlayMtu,
-) -> Result<Vec<(Rx, Tx)>, OpenError> {
+) -> Result<OpenUplink, OpenError> {
     let name: IfName = interface.parse()?;
-    match kind {
-        UplinkKind::Socket => open_sockets(name, vxlan_port, workers, mtu),
-        UplinkKind::AfPacket => open_packet_sockets(name, vxlan_port, workers),
-        UplinkKind::AfXdp => Err(OpenError::Kind(kind.as_str())),
+    let queues = match kind {
+        UplinkKind::Socket => open_sockets(name, vxlan_port, workers, mtu)?,
+        UplinkKind::AfPacket => open_packet_sockets(name, vxlan_port, workers)?,
+        UplinkKind::AfXdp => return open_xdp(name, vxlan_port, workers, mtu),
+    };
+    let queues = queues.into_iter().map(|(rx, tx)| (Some(rx), tx)).collect();
+    Ok(OpenUplink { queues, how: kind.as_str().to_owned(), notes: Vec::new() })
+}
+
+/// The interface's queues go round the workers, each of which sends by the first of its own. A worker without one sends by a
+/// packet socket, since a queue's socket is one thread's.
+fn open_xdp(
+    name: IfName,
+    vxlan_port: u16,
+    workers: usize,
+    mtu: &UnderlayMtu,
+) -> Result<OpenUplink, OpenError> {
+    /// Receive buffers of a worker, over all of its queues, and the least that one of these has.
+    const BUFFERS: u32 = 4096;
+    const LEAST: u32 = 512;
+    let count = weft_ffi::kernel::interface::rx_queues(name).unwrap_or(1);
+    let senders = u32::try_from(workers).unwrap_or(1).max(1);
+    let share = count.div_ceil(senders).next_power_of_two();
+    let rx_buffers = (BUFFERS / share.min(BUFFERS)).clamp(LEAST, BUFFERS / 2);
+    let options = XdpOptions { port: vxlan_port, rx_buffers, senders, ..XdpOptions::default() };
+    let XdpPort { queues, mode, not_native, .. } = XdpPort::open(name, &options)?;
+
+    let mut notes = Vec::new();
+    if let Some(why) = not_native {
+        notes.push(format!(
+            "uplink {name}: its driver takes no XDP program ({why}), so it runs in the kernel's stack, where it saves little"
+        ));
     }
+    let how = format!("af_xdp, {mode}, queues: {}", queues.len());
+    let mut shares: Vec<Vec<(XskRx, XskTx)>> = (0..workers).map(|_| Vec::new()).collect();
+    for (queue, sockets) in queues.into_iter().enumerate() {
+        if let Some(share) = shares.get_mut(queue % workers.max(1)) {
+            share.push(sockets);
+        }
+    }
+    let queues = shares.into_iter().map(|share| {
+        let (rx, tx): (Vec<_>, Vec<_>) = share.into_iter().unzip();
+        Ok(match tx.into_iter().next() {
+            Some(tx) => {
+                let rx = XdpRx::new(rx, vxlan_port, mtu.clone()).map_err(OpenError::Wait)?;
+                (Some(Rx::Xdp(Box::new(rx))), Tx::Xdp(Box::new(XdpTx(tx))))
+            }
+            None => (None, Tx::Packet(PacketSocketTx(PacketTx::open(name, TxOptions::default())?))),
+        })
+    });
+    Ok(OpenUplink { queues: queues.collect::<Result<_, OpenError>>()?, how, notes })
 }
 
 fn open_sockets(

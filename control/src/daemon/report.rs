@@ -38,7 +38,12 @@ impl Daemon {
             node: self.node.clone(),
             state: if problems.is_empty() { State::Ready } else { State::Degraded },
             problems,
-            notes: self.restart_notes().into_iter().chain(self.conflict_notes()).collect(),
+            notes: self
+                .restart_notes()
+                .into_iter()
+                .chain(self.uplink_notes())
+                .chain(self.conflict_notes())
+                .collect(),
             started_at: unix_seconds(self.started.1),
             uptime_s: self.started.0.elapsed().as_secs(),
             generation: self.dataplane.generation().0,
@@ -51,7 +56,7 @@ impl Daemon {
             memory: self.memory(),
             uplink: Uplink {
                 interface: uplink.name.clone(),
-                kind: self.config.uplink.kind.as_str().to_owned(),
+                kind: self.uplink_kind().as_str().to_owned(),
                 mtu: uplink.mtu,
                 addresses: uplink.addresses.iter().map(|net| net.addr()).collect(),
             },
@@ -84,7 +89,7 @@ impl Daemon {
 
     /// Whether the ways to a node are known down to the next hop's MAC address, or that is the kernel's business.
     fn is_resolved(&self, node: &Node) -> bool {
-        let socket = self.config.uplink.kind == UplinkKind::Socket;
+        let socket = self.uplink_kind() == UplinkKind::Socket;
         let resolved =
             |end: &IpAddr| self.ways.get(end).is_some_and(|way| socket || way.next_hop_mac.is_some());
         self.ends_of(node).iter().all(resolved)

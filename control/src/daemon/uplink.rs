@@ -1,24 +1,49 @@
 //! The uplink's port: sockets on an ordinary interface, and the claim on the tunnel's UDP port where these are beside the kernel.
+//!
+//! An XDP program asks something of the interface. Where that is not to be had, the default kind takes its place, and the
+//! status says why. It is tried again when the interface is another one or has changed.
 
-use tracing::info;
+use tracing::{info, warn};
 use weft_ffi::kernel::interface;
 use weft_ffi::kernel::udp_claim::UdpClaim;
+use weft_node::Uplink;
 use weft_switch::drivers::UnderlayMtu;
 use weft_switch::types::PortId;
 
 use super::Daemon;
 use crate::config::UplinkKind;
 use crate::model::Model;
-use crate::ports::open_uplink;
+use crate::ports::{OpenError, OpenUplink, open_uplink};
 
 /// The uplink's port while it is open.
 pub(super) struct UplinkPort {
     pub(super) id: PortId,
+    /// How: the kind that was asked for, or the default in its place.
+    kind: UplinkKind,
+    /// What is worth knowing about that.
+    notes: Vec<String>,
     /// The interface's number: one that was deleted and made again has another.
     index: u32,
     vxlan_port: u16,
     /// What the queues go by.
     mtu: UnderlayMtu,
+    /// What they cannot follow.
+    shape: Option<Shape>,
+}
+
+/// What XDP sockets are made for: when it changes they have to be made anew.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Shape {
+    mtu: u32,
+    mac: [u8; 6],
+    queues: u32,
+}
+
+impl Shape {
+    fn of(uplink: &Uplink) -> Option<Self> {
+        let queues = uplink.name.parse().ok().and_then(|name| interface::rx_queues(name).ok())?;
+        Some(Self { mtu: uplink.mtu, mac: uplink.mac, queues })
+    }
 }
 
 /// Whether somebody else has to have the tunnel's port, so that the kernel answers nothing that comes for it.
@@ -27,34 +52,57 @@ pub(super) fn needs_claim(kind: UplinkKind) -> bool {
 }
 
 impl Daemon {
+    /// How weft is joined to the underlay; as long as it is not, how it is to be.
+    pub(super) fn uplink_kind(&self) -> UplinkKind {
+        self.uplink.as_ref().map_or(self.config.uplink.kind, |open| open.kind)
+    }
+
+    /// What is worth knowing about the uplink.
+    pub(super) fn uplink_notes(&self) -> impl Iterator<Item = String> + '_ {
+        self.uplink.iter().flat_map(|open| open.notes.iter().cloned())
+    }
+
     /// Opens the uplink's sockets; opens them anew when the interface or the tunnel's port is another one than before.
     pub(super) async fn open_uplink_port(&mut self, model: &Model) {
         let uplink = self.mirror.uplink();
-        let (kind, port) = (self.config.uplink.kind, model.port);
+        let (asked, port) = (self.config.uplink.kind, model.port);
+        let shape = (asked == UplinkKind::AfXdp).then(|| Shape::of(&uplink)).flatten();
         if let Some(open) = &self.uplink {
+            // One that is gone has no shape, and nothing can be made of it.
+            let shape = shape.or(open.shape);
             open.mtu.set(uplink.mtu);
-            if open.index == uplink.index && open.vxlan_port == port {
+            if open.index == uplink.index && open.vxlan_port == port && open.shape == shape {
                 // Packet sockets tell when their interface goes; others hear nothing any more, and of nothing.
                 let gone =
                     !uplink.up && uplink.name.parse().is_ok_and(|name| interface::index(name).is_err());
-                if gone && !needs_claim(kind) {
+                if gone && open.kind != UplinkKind::AfPacket {
                     self.problems.push(format!("uplink {}: there is no such interface", uplink.name));
                 }
                 return;
             }
         }
-        // Both before anything is let go, so that a failure leaves the old uplink whole.
-        let claim = match &self.claim {
-            _ if !needs_claim(kind) => None,
-            Some(claim) if claim.port() == port => None,
-            _ => match UdpClaim::bind(port) {
-                Ok(claim) => Some(claim),
-                Err(error) => return self.problems.push(error.to_string()),
-            },
+        // An interface takes one XDP program and a queue one socket, so these have to go first; so does what is in their place,
+        // which may have the tunnel's port.
+        let in_the_way = |open: &mut UplinkPort| match open.kind {
+            UplinkKind::AfXdp => open.index == uplink.index,
+            other => other != asked,
         };
+        if let Some(old) = self.uplink.take_if(in_the_way) {
+            self.publish(model);
+            self.close_port(old.id, false).await;
+        }
         let mtu = UnderlayMtu::new(uplink.mtu);
-        let queues = match open_uplink(kind, &uplink.name, port, self.dataplane.workers().len(), &mtu) {
-            Ok(queues) => queues,
+        let mut kind = asked;
+        let mut opened = self.open_as(kind, &uplink, port, &mtu).await;
+        let mut why = None;
+        if let (Err(error), UplinkKind::AfXdp) = (&opened, asked) {
+            kind = UplinkKind::default();
+            let instead = kind.as_str();
+            why = Some(format!("uplink {}: it is {instead} in place of af_xdp: {error}", uplink.name));
+            opened = self.open_as(kind, &uplink, port, &mtu).await;
+        }
+        let (OpenUplink { queues, how, mut notes }, claim) = match opened {
+            Ok(opened) => opened,
             Err(error) => return self.problems.push(error.to_string()),
         };
         let Some(id) = self.dataplane.new_port() else {
@@ -62,16 +110,42 @@ impl Daemon {
         };
         for (worker, (rx, tx)) in queues.into_iter().enumerate() {
             self.dataplane.attach_tx(worker, id, tx);
-            self.fresh.push((worker, id, rx));
+            self.fresh.extend(rx.map(|rx| (worker, id, rx)));
         }
         if claim.is_some() {
             self.claim = claim;
         }
-        info!("uplink {} ({}): MTU {}, VXLAN port {port}", uplink.name, kind.as_str(), uplink.mtu);
-        let old = self.uplink.replace(UplinkPort { id, index: uplink.index, vxlan_port: port, mtu });
+        info!("uplink {} ({how}): MTU {}, VXLAN port {port}", uplink.name, uplink.mtu);
+        notes.extend(why);
+        notes.iter().for_each(|note| warn!("{note}"));
+        let opened = UplinkPort { id, kind, notes, index: uplink.index, vxlan_port: port, mtu, shape };
+        let old = self.uplink.replace(opened);
         if let Some(old) = old {
             self.publish(model);
             self.close_port(old.id, false).await;
         }
+    }
+
+    /// Opens the uplink in this way, with a claim on the tunnel's port where that is needed and not there.
+    async fn open_as(
+        &mut self,
+        kind: UplinkKind,
+        uplink: &Uplink,
+        port: u16,
+        mtu: &UnderlayMtu,
+    ) -> Result<(OpenUplink, Option<UdpClaim>), OpenError> {
+        // Both before anything is let go, so that a failure leaves the old uplink whole.
+        let claim = match &self.claim {
+            _ if !needs_claim(kind) => {
+                // The port is the sockets'.
+                self.claim = None;
+                None
+            }
+            Some(claim) if claim.port() == port => None,
+            _ => Some(UdpClaim::bind(port)?),
+        };
+        let (name, workers, mtu) = (uplink.name.clone(), self.dataplane.workers().len(), mtu.clone());
+        let opening = tokio::task::spawn_blocking(move || open_uplink(kind, &name, port, workers, &mtu));
+        Ok((opening.await??, claim))
     }
 }

@@ -21,4 +21,5 @@ mod socket;
 mod source;
 mod tunnel;
 mod uplink_socket;
+mod uplink_xdp;
 mod wire;

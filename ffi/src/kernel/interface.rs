@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::str::FromStr;
 
 use arrayvec::ArrayString;
@@ -127,6 +127,28 @@ pub fn is_up(name: IfName) -> io::Result<bool> {
     Ok(i32::from(flags) & libc::IFF_UP != 0)
 }
 
+/// How many queues the interface receives by; 1 where its driver does not say.
+pub fn rx_queues(name: IfName) -> io::Result<u32> {
+    /// `ETHTOOL_GCHANNELS` and `struct ethtool_channels` of linux/ethtool.h.
+    const GET_CHANNELS: u32 = 0x3c;
+    const SIOCETHTOOL: libc::c_ulong = 0x8946;
+    const RX: usize = 5;
+    const COMBINED: usize = 8;
+    let way_in = sys::socket(libc::AF_INET, libc::SOCK_DGRAM, 0)?;
+    let mut channels = [0u32; 9];
+    channels[0] = GET_CHANNELS;
+    let mut ifreq = name.to_ifreq();
+    ifreq.ifr_ifru.ifru_data = channels.as_mut_ptr().cast();
+    // SAFETY: the command in the struct's first field has the kernel write one `struct ethtool_channels`, which has as many
+    // numbers as are there and outlives the call.
+    let asked = unsafe { libc::ioctl(way_in.as_fd().as_raw_fd(), SIOCETHTOOL as _, &raw mut ifreq) };
+    match sys::check(asked) {
+        Ok(_) => Ok((channels[RX] + channels[COMBINED]).max(1)),
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(1),
+        Err(error) => Err(error),
+    }
+}
+
 /// How many frames the interface queues on their way out (for a TAP: on their way to weft).
 pub fn set_tx_queue_len(name: IfName, frames: u32) -> io::Result<()> {
     const SIOCSIFTXQLEN: libc::c_ulong = 0x8943;
@@ -179,6 +201,7 @@ mod tests {
         let lo: IfName = "lo".parse().unwrap();
         assert_eq!(index(lo).unwrap(), 1);
         assert!(mtu(lo).unwrap() >= 1500);
+        assert_eq!(rx_queues(lo).unwrap(), 1);
         assert_eq!(mac(lo).unwrap_err().raw_os_error(), Some(libc::EINVAL));
         let none: IfName = "weft-t-none".parse().unwrap();
         assert_eq!(index(none).unwrap_err().raw_os_error(), Some(libc::ENODEV));

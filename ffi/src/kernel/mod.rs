@@ -2,6 +2,7 @@
 //!
 //! - [`tap`]: an interface that the kernel (or a pod) uses and weft serves.
 //! - [`packet`]: frames of an interface that the kernel keeps (`AF_PACKET`), with its checksum and GSO states.
+//! - [`xdp`]: a NIC that stays with the kernel, whose tunnel packets an XDP program takes out (`AF_XDP`).
 //! - [`udp`]: datagrams in batches and large pieces, for a tunnel that is sockets in the kernel.
 //! - [`udp_claim`]: keeps the kernel quiet about a UDP port that weft serves through `AF_PACKET`.
 //! - [`netns`]: runs code in another network namespace.
@@ -22,6 +23,7 @@ pub mod tap;
 pub mod thread;
 pub mod udp;
 pub mod udp_claim;
+pub mod xdp;
 
 mod sys;
 mod tun_link;

@@ -54,6 +54,10 @@ plain!(
     libc::sock_fprog,
     libc::ifreq,
     libc::statfs,
+    libc::sockaddr_xdp,
+    libc::xdp_umem_reg,
+    libc::xdp_mmap_offsets,
+    libc::xdp_statistics,
 );
 
 /// All zeroes.

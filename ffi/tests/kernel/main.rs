@@ -8,3 +8,4 @@ mod packet_tx;
 mod tap;
 mod udp;
 mod udp_claim;
+mod xdp;

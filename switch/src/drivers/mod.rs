@@ -7,6 +7,7 @@ mod pool;
 mod sleep;
 mod socket;
 mod tap;
+mod xdp;
 
 use std::os::fd::BorrowedFd;
 
@@ -17,6 +18,7 @@ pub use pool::NativePool;
 pub use sleep::{EpollSleeper, Tsc, WorkerWaker};
 pub use socket::{SENDERS, SocketRx, SocketTx, UnderlayMtu};
 pub use tap::{Spreader, TapRx, TapTx, delete_tap, tap_queues};
+pub use xdp::{XdpRx, XdpTx};
 
 use crate::port::{Armed, Burst, RxLoss, RxQueue, TxCaps, TxQueue};
 use crate::worker::Platform;
@@ -44,6 +46,8 @@ pub enum Rx {
     Packet(PacketSocketRx),
     /// The uplink through the kernel.
     Socket(Box<SocketRx>),
+    /// The uplink before the kernel.
+    Xdp(Box<XdpRx>),
 }
 
 /// A transmit queue of any driver.
@@ -58,6 +62,8 @@ pub enum Tx {
     Packet(PacketSocketTx),
     /// The uplink through the kernel.
     Socket(Box<SocketTx>),
+    /// The uplink before the kernel.
+    Xdp(Box<XdpTx>),
 }
 
 impl RxQueue<NativePool> for Rx {
@@ -69,6 +75,7 @@ impl RxQueue<NativePool> for Rx {
             Self::Eth(queue) => RxQueue::rx(queue, pool, burst),
             Self::Packet(queue) => queue.rx(pool, burst),
             Self::Socket(queue) => queue.rx(pool, burst),
+            Self::Xdp(queue) => queue.rx(pool, burst),
         }
     }
     fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
@@ -78,6 +85,7 @@ impl RxQueue<NativePool> for Rx {
             Self::Eth(queue) => RxQueue::wait_fd(queue),
             Self::Packet(queue) => queue.wait_fd(),
             Self::Socket(queue) => queue.wait_fd(),
+            Self::Xdp(queue) => queue.wait_fd(),
         }
     }
     fn arm(&mut self) -> Armed {
@@ -85,6 +93,7 @@ impl RxQueue<NativePool> for Rx {
             Self::Vhost(queue) => RxQueue::arm(queue),
             Self::Packet(queue) => queue.arm(),
             Self::Socket(queue) => queue.arm(),
+            Self::Xdp(queue) => queue.arm(),
             Self::Tap(_) | Self::Eth(_) => Armed::Waits,
         }
     }
@@ -97,7 +106,7 @@ impl RxQueue<NativePool> for Rx {
         match self {
             Self::Packet(queue) => queue.recover(),
             Self::Socket(queue) => queue.recover(),
-            Self::Vhost(_) | Self::Tap(_) | Self::Eth(_) => false,
+            Self::Vhost(_) | Self::Tap(_) | Self::Eth(_) | Self::Xdp(_) => false,
         }
     }
 }
@@ -109,6 +118,7 @@ impl TxQueue<NativePool> for Tx {
             Self::Tap(queue) => queue.caps(),
             Self::Packet(queue) => queue.caps(),
             Self::Socket(queue) => queue.caps(),
+            Self::Xdp(queue) => queue.caps(),
             Self::Vhost(queue) => TxQueue::caps(queue),
             Self::Eth(queue) => TxQueue::caps(queue),
         }
@@ -119,6 +129,7 @@ impl TxQueue<NativePool> for Tx {
             Self::Tap(queue) => queue.tx(burst),
             Self::Packet(queue) => queue.tx(burst),
             Self::Socket(queue) => queue.tx(burst),
+            Self::Xdp(queue) => queue.tx(burst),
             Self::Vhost(queue) => TxQueue::tx(queue, burst),
             Self::Eth(queue) => TxQueue::tx(queue, burst),
         }

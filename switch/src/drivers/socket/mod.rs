@@ -38,7 +38,7 @@ impl UnderlayMtu {
     }
 
     /// What is left for an inner IP packet.
-    fn overlay(&self, v6: bool) -> usize {
+    pub(super) fn overlay(&self, v6: bool) -> usize {
         let outer = if v6 { IPV6_LEN } else { IPV4_LEN } + UDP_LEN + VXLAN_LEN + ETHERNET_LEN;
         (self.0.load(Ordering::Relaxed) as usize).saturating_sub(outer)
     }
