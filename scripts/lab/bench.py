@@ -88,7 +88,7 @@ def arguments():
     parser.add_argument("--cores", type=two_lists, metavar="W1/W2", help="cores of the workers of w1 and w2, as in 0/1 or 0,1/2,3")
     parser.add_argument("--ends", type=two_lists, metavar="S/R", help="cores that the load's sender and receiver are pinned to")
     parser.add_argument("--same-node", choices=("w1", "w2"), default="w1",
-                        help="the node of tcp1-same-node: w1's workers are on the sender's side, w2's on the receiver's (default: w1)")
+                        help="the node of tcp1-same-node: on two cores w1's worker shares the receiver's, w2's the sender's (default: w1)")
     parser.add_argument("--spin-us", type=int, metavar="N", help="dataplane.spin_us (default: weftd's own)")
     parser.add_argument("--set", type=setting, action="append", default=[], metavar="SECTION.SETTING=VALUE",
                         help="any other setting of weftd.toml, as in dataplane.idle=poll")
@@ -110,7 +110,7 @@ def unit(case):
 
 def layout(cores, workers, options):
     """Cores of the two ends, and of the workers of w1 and w2. With enough of them each has its own; else the workers of
-    a node share the core of the load's end on that side first."""
+    a node begin with the core of the other side's end, as an operator keeps them off the cores of the node's pods."""
     if len(cores) >= 2 + 2 * workers:
         ends = cores[0], cores[1 + workers]
         threads = cores[1 : 1 + workers], cores[2 + workers : 2 + 2 * workers]
@@ -119,7 +119,7 @@ def layout(cores, workers, options):
             raise LabError(f"{len(cores)} cores are too few for {workers} workers and a load with two ends")
         half = len(cores) // 2
         ends = cores[0], cores[half]
-        threads = tuple((cores[first:] + cores[:first])[:workers] for first in (0, half))
+        threads = tuple((cores[first:] + cores[:first])[:workers] for first in (half, 0))
     if options.ends:
         ends = options.ends[0][0], options.ends[1][0]
     threads = options.cores or threads

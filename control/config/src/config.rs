@@ -114,9 +114,9 @@ pub struct Uplink {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum UplinkKind {
     /// UDP sockets in the kernel, which routes, resolves and filters.
+    #[default]
     Socket,
     /// A packet socket on any interface, which stays the kernel's.
-    #[default]
     AfPacket,
     /// An XDP program that takes the tunnel's packets off an interface, which stays the kernel's.
     AfXdp,
@@ -236,7 +236,7 @@ impl Default for Dataplane {
             memory: 48 << 20,
             hugepages: Hugepages::default(),
             idle: Idle::default(),
-            spin_us: 20,
+            spin_us: 100,
             poll_beat_us: 500,
         }
     }

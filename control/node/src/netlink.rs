@@ -36,6 +36,8 @@ pub(crate) struct Link {
     pub(crate) name: String,
     pub(crate) mac: Option<MacBytes>,
     pub(crate) mtu: u32,
+    /// Bytes of the largest frame that the kernel hands over uncut.
+    pub(crate) gso_max_size: u32,
     /// Set up by its administrator.
     pub(crate) admin_up: bool,
     /// Set up, and its carrier is there.
@@ -146,7 +148,14 @@ impl Kernel {
     }
 
     pub(crate) async fn set_mtu(&self, link: &Link, mtu: u32) -> Result<(), Error> {
-        let message = LinkUnspec::new_with_index(link.index).mtu(mtu).build();
+        let gso_max_size = gso_max_size(mtu);
+        if link.mtu == mtu && link.gso_max_size == gso_max_size {
+            return Ok(());
+        }
+        let message = LinkUnspec::new_with_index(link.index)
+            .mtu(mtu)
+            .append_extra_attribute(LinkAttribute::GsoMaxSize(gso_max_size))
+            .build();
         let doing = format!("set the MTU of interface {} to {mtu}", link.name);
         self.0.link().set(message).execute().await.map_err(failed(doing))
     }
@@ -229,6 +238,24 @@ impl Kernel {
     }
 }
 
+/// Bytes of the largest frame that an interface of this MTU is to hand over uncut: as many packets as one UDP message can take into
+/// the tunnel. Of a larger one the rest would travel, and be received, by itself.
+fn gso_max_size(mtu: u32) -> u32 {
+    /// A UDP message over IPv4.
+    const MESSAGE: u32 = 65535 - 20 - 8;
+    /// VXLAN and inner Ethernet header.
+    const IN_FRONT: u32 = 8 + 14;
+    /// Of an IPv4 and a TCP header with timestamps.
+    const HEADERS: u32 = 20 + 32;
+    /// What the kernel keeps free for headers in a frame of this size, more or less.
+    const KEPT_FREE: u32 = 320;
+    /// Packets in a message.
+    const PACKETS: u32 = 64;
+
+    let packets = (MESSAGE / (mtu + IN_FRONT)).clamp(1, PACKETS);
+    (packets * mtu.saturating_sub(HEADERS) + KEPT_FREE).min(65536)
+}
+
 impl Link {
     pub(crate) fn read(message: &LinkMessage) -> Self {
         let flags = message.header.flags;
@@ -238,6 +265,7 @@ impl Link {
             name: String::new(),
             mac: None,
             mtu: 0,
+            gso_max_size: 0,
             admin_up,
             running: admin_up && flags.contains(LinkFlags::LowerUp),
             carrier: false,
@@ -248,6 +276,7 @@ impl Link {
             match attribute {
                 LinkAttribute::IfName(name) => link.name.clone_from(name),
                 LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+                LinkAttribute::GsoMaxSize(bytes) => link.gso_max_size = *bytes,
                 LinkAttribute::Address(bytes) => link.mac = bytes.as_slice().try_into().ok(),
                 LinkAttribute::Carrier(carrier) => link.carrier = *carrier != 0,
                 LinkAttribute::LinkInfo(info) => {

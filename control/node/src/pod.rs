@@ -59,9 +59,7 @@ async fn configure(handle: Handle, wanted: PodInterface) -> Result<(), Error> {
         sysctl::set(&format!("net/ipv6/conf/{}/disable_ipv6", link.name), "0")?;
     }
     sysctl::quiet_ipv6(&link.name)?;
-    if link.mtu != wanted.mtu {
-        kernel.set_mtu(&link, wanted.mtu).await?;
-    }
+    kernel.set_mtu(&link, wanted.mtu).await?;
     if link.mac != Some(wanted.mac) {
         kernel.set_mac(&link, wanted.mac).await?;
     }

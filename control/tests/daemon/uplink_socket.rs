@@ -205,14 +205,6 @@ fn a_port_that_somebody_has_is_an_error_that_names_it() {
 }
 
 #[test]
-fn an_uplink_of_a_kind_that_is_not_there_is_an_error() {
-    let lab = lab_with("kind = \"af_xdp\"");
-    let said = lab.fails();
-    assert!(said.contains("af_xdp") && said.contains("socket"), "{said}");
-    lab.assert_clean();
-}
-
-#[test]
 fn the_interface_is_deleted_and_comes_back() {
     let lab = lab_with(SOCKET);
     let web = Namespace::new("web");

@@ -216,7 +216,7 @@ fn where_another_program_is_attached_the_default_takes_its_place_and_says_so() {
     let other = lab.node.enter(open).join().expect("it ends").expect("the interface takes a program");
     let nodes = Nodes::on(lab, 1450);
     let status = nodes.lab.status();
-    assert_eq!(status.uplink.kind, "af_packet");
+    assert_eq!(status.uplink.kind, "socket");
     let says = |note: &String| note.contains("af_xdp") && note.contains("another XDP program");
     assert!(status.notes.iter().any(says), "{:?}", status.notes);
     assert!(nodes.weftd.said().contains("another XDP program"), "the log says it too");
@@ -227,7 +227,7 @@ fn where_another_program_is_attached_the_default_takes_its_place_and_says_so() {
     // Tried again when the interface has changed.
     drop(other);
     wait_for("the other program to be detached", || (!has_program(&nodes.lab.node)).then_some(()));
-    assert_eq!(nodes.lab.status().uplink.kind, "af_packet");
+    assert_eq!(nodes.lab.status().uplink.kind, "socket");
     nodes.lab.node.ip("link set up0 mtu 1499");
     wait_for("XDP", || (nodes.lab.status().uplink.kind == "af_xdp").then_some(()));
     assert!(has_program(&nodes.lab.node));

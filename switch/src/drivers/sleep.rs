@@ -17,9 +17,9 @@ const WAKE: u64 = u64::MAX;
 /// Descriptors shown by one wait; the others come with the next.
 const AT_ONCE: usize = 64;
 
-/// Giving the core away takes less than that, in microseconds, where nobody wants it. Longer may be another thread's turn,
-/// or the kernel's own work.
-const GIVEN_AWAY_US: u64 = 3;
+/// A thread that works with the worker, such as a sender or receiver in a pod, has the core for less than that, in microseconds, and waits
+/// again. Who has it longer has other work, and the next turn may be milliseconds away.
+const TURN_US: u64 = 200;
 
 /// Wakes a worker through its eventfd.
 #[derive(Debug, Clone)]
@@ -37,8 +37,8 @@ pub struct EpollSleeper {
     epoll: Epoll,
     wake: Arc<EventFd>,
     events: Events,
-    /// Cycles in [`GIVEN_AWAY_US`].
-    given_away: u64,
+    /// Cycles in [`TURN_US`].
+    turn: u64,
     /// What [`preemptions`] said last.
     preempted: u64,
 }
@@ -50,8 +50,8 @@ impl EpollSleeper {
         epoll.add(wake.as_fd(), WAKE, Interest::Read)?;
         let waker = WorkerWaker(wake.clone());
         let events = Events::with_capacity(AT_ONCE);
-        let given_away = tsc_hz() / 1_000_000 * GIVEN_AWAY_US;
-        Ok((Self { epoll, wake, events, given_away, preempted: 0 }, waker))
+        let turn = tsc_hz() / 1_000_000 * TURN_US;
+        Ok((Self { epoll, wake, events, turn, preempted: 0 }, waker))
     }
 }
 
@@ -80,7 +80,7 @@ impl Sleeper for EpollSleeper {
     fn pause(&mut self) -> bool {
         let before = tsc();
         std::thread::yield_now();
-        if tsc().wrapping_sub(before) < self.given_away {
+        if tsc().wrapping_sub(before) < self.turn {
             return false;
         }
         // The kernel knows whether it was another thread.

@@ -129,11 +129,13 @@ impl Lab {
         self.path("weftd.sock")
     }
 
-    /// Writes `weftd.toml` with further settings of the sections dataplane and uplink, and further sections.
+    /// Writes `weftd.toml` with further settings of the sections dataplane and uplink, and further sections. The uplink is a packet socket
+    /// unless they say otherwise: then every byte of the tunnel is weft's own.
     pub(crate) fn configure(&self, dataplane: &str, uplink: &str, more: &str) {
         let at = self.dir.path().display();
+        let kind = if uplink.contains("kind =") { "" } else { "kind = \"af_packet\"\n" };
         let text = format!(
-            "[node]\nname = \"a\"\n[dataplane]\nmemory = \"16MiB\"\n{dataplane}\n[uplink]\ninterface = \"up0\"\n{uplink}\n\
+            "[node]\nname = \"a\"\n[dataplane]\nmemory = \"16MiB\"\n{dataplane}\n[uplink]\ninterface = \"up0\"\n{kind}{uplink}\n\
              [source]\npath = \"{at}/cluster.toml\"\n[control]\nsocket = \"{at}/weftd.sock\"\n[state]\ndir = \"{at}/state\"\n{more}\n"
         );
         fs::write(self.path("weftd.toml"), text).expect("the configuration can be written");

@@ -173,7 +173,10 @@ impl Namespace {
     pub(crate) fn pings(&self, address: &str) -> bool {
         let output = self.exec(&format!("ping -n -c 5 -i 0.02 -w 5 {address}"));
         let text = String::from_utf8_lossy(&output.stdout);
-        let answered = |seq| text.contains(&format!("icmp_seq={seq} "));
+        let answered = |seq| {
+            let number = format!("icmp_seq={seq} ");
+            text.lines().any(|line| line.contains("bytes from") && line.contains(&number))
+        };
         (1..=5).all(answered)
     }
 
