@@ -141,7 +141,12 @@ impl Daemon {
                 Ok(()) = inputs.underlay.changed() => self.reconcile().await,
                 Some(request) = inputs.requests.recv() => self.answer(request).await,
                 (job, opened) = self.spread.next() => self.take_queue(job, opened).await,
-                _ = retry.tick(), if self.has_problems() => self.reconcile().await,
+                _ = retry.tick(), if self.has_problems() || self.spread.has_failed() => {
+                    self.spread.try_again();
+                    if self.has_problems() {
+                        self.reconcile().await;
+                    }
+                }
                 _ = sample.tick() => self.look_after().await,
                 _ = events.tick() => {
                     self.take_events();

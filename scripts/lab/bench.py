@@ -3,13 +3,15 @@
     w1, w2     weft nodes            w1 and k1 are near, w2 and k2 far: near pods send, far pods receive, and each
     k1, k2     kernel flannel nodes  side has its core (or more), for the load's end and for the weftd there
 
-All four are on one underlay; what is not measured is idle meanwhile.
+All four are on one underlay. What is not measured is idle meanwhile, and while the kernel's nodes are measured the
+weftds are stopped, so that one that polls takes nothing from them.
 """
 
 import argparse
 import contextlib
 import fcntl
 import json
+import os
 import shutil
 import signal
 import sys
@@ -24,6 +26,7 @@ from run import RUN_DIR, LabError, Run, remove_leftovers
 from traffic import Way
 
 BUSY_PCT = 10  # of a core: from here on other programs spoil the figures
+LEAST_ROUNDS = 3  # with fewer a median says little
 
 
 def say(text):
@@ -66,10 +69,10 @@ def setting(text):
         return section, key, value
 
 
-def arguments():
+def arguments(words=None):
     names = [case.name for case in CASES]
     width = max(map(len, names))
-    bound = lambda case: " to ".join(f"{n:g}{' ' + unit(case) if case.absolute else ' x'}" for n in (case.at_least, case.aim))
+    bound = lambda case: " to ".join(f"{n:g}{measure_of(case)}" for n in (case.at_least, case.aim))
     epilog = "cases, and what weft must reach at least and aims at:\n" + "\n".join(
         f"  {case.name:{width}}  {case.what} ({bound(case)})" for case in CASES
     )
@@ -92,20 +95,38 @@ def arguments():
     parser.add_argument("--spin-us", type=int, metavar="N", help="dataplane.spin_us (default: weftd's own)")
     parser.add_argument("--set", type=setting, action="append", default=[], metavar="SECTION.SETTING=VALUE",
                         help="any other setting of weftd.toml, as in dataplane.idle=poll")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="where the rows go (default: a new file under target/bench)")
+    parser.add_argument("--json", type=Path, metavar="FILE",
+                        help="where the rows go (default: a new file under target/bench); FILE.new until all are there")
     parser.add_argument("--perf", type=Path, metavar="DIR", help="profiles of every run by `perf record`, and reports of them")
     parser.add_argument("--any-offloads", action="store_true",
                         help="measure although an interface lacks offloads; the rows say which")
     parser.add_argument("--require", action="store_true", help="exit code 3 if a case does not reach what it must at least")
-    options = parser.parse_args()
+    # scripts/bench looks at the arguments before it builds.
+    parser.add_argument("--only-arguments", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args(words)
     if unknown := [name for name in options.cases if name not in names]:
         parser.error(f"no such case: {', '.join(unknown)}; there are {', '.join(names)}")
+    if options.workers and options.cores:
+        parser.error("--cores says how many workers there are: --workers beside it means nothing")
+    if options.cores and len(options.cores[0]) != len(options.cores[1]):
+        parser.error("--cores: both nodes have as many workers as the other")
+    if options.ends and max(map(len, options.ends)) > 1:
+        parser.error("--ends: an end runs on one core")
+    if options.require and options.rounds < LEAST_ROUNDS:
+        parser.error(f"--require: nothing is decided by fewer than {LEAST_ROUNDS} rounds")
     options.cases = [case for case in CASES if not options.cases or case.name in options.cases]
     return options
 
 
 def unit(case):
     return next(iter(case.figures.values()))
+
+
+def measure_of(case):
+    """What stands behind the numbers that a case must reach."""
+    if case.difference:
+        return f" {unit(case)} more"
+    return f" {unit(case)}" if case.absolute else " x"
 
 
 def layout(cores, workers, options):
@@ -182,18 +203,50 @@ class Bench:
         """What a load runs in, so that it is recorded if that was asked for."""
         return self.profile.recorded(name, self.seconds, self.weft_nodes) if self.profile else contextlib.nullcontext()
 
+    @contextlib.contextmanager
+    def without(self, subject):
+        """While the kernel is measured the weftds stand still: one that polls would take a core from it."""
+        if subject == WEFT:
+            yield
+            return
+        try:
+            self.signal(signal.SIGSTOP)
+            yield
+        finally:
+            self.signal(signal.SIGCONT)
+
+    def signal(self, number):
+        for node in self.weft_nodes:
+            if node.process.poll() is None:
+                os.kill(node.pid, number)
+
+    def uplink(self):
+        """How the weft nodes are joined to the underlay, and what they have to say to that. What was asked for must be
+        in force, or the rows would be another uplink's."""
+        kinds, notes = set(), []
+        for node in self.weft_nodes:
+            status, asked = node.json("status"), node.json("config", "show")["uplink"]["kind"]
+            kind = status["uplink"]["kind"]
+            kinds.add(kind)
+            notes += [f"{node.name}: {note}" for note in status["notes"]]
+            if kind != asked:
+                raise LabError(f"{node.name}: the uplink is {kind} in place of {asked}: {'; '.join(status['notes'])}")
+        return ", ".join(sorted(kinds)), notes
+
     def facts(self):
         """What every row says of the circumstances."""
         node = self.weft_nodes[0]
-        running = node.json("config", "show")
+        uplink, notes = self.uplink()
         facts = {
-            "uplink": running["uplink"]["kind"],
+            "uplink": uplink,
             "workers": len(node.cores),
             "worker_cores": self.worker_cores,
             "end_cores": self.ends,
             "cores": len(self.cores),
             "seconds": self.seconds,
         }
+        if notes:
+            facts["notes"] = notes
         if self.lacking:
             facts["offloads_off"] = self.lacking
         if self.profile:
@@ -206,7 +259,9 @@ def take(bench, case, rounds):
     samples = {}
     for number in range(1, rounds + 1):
         for subject in case.subjects:
-            for sample in case.measure(bench, subject, f"{case.name}-{subject}-{number}"):
+            with bench.without(subject):
+                taken = case.measure(bench, subject, f"{case.name}-{subject}-{number}")
+            for sample in taken:
                 samples.setdefault(sample.get("receiver"), {}).setdefault(subject, []).append(sample)
                 seen = ", ".join(f"{sample[name]:.4g} {unit}" for name, unit in case.figures.items())
                 variant = f" ({sample['receiver']} receiver)" if "receiver" in sample else ""
@@ -243,12 +298,16 @@ def rows_of(case, samples, facts):
 
 
 def judged(case, medians):
-    """Every figure of a case must reach what is asked for."""
+    """Every figure of a case must reach what is asked for, and no more may be lost than is allowed."""
     weft, kernel = medians[WEFT], medians.get(KERNEL)
-    worth = {figure: weft[figure] / kernel[figure] if kernel else weft[figure] for figure in case.figures}
-    reaches = lambda bound: all(value <= bound if case.less else value >= bound for value in worth.values())
+    compared = lambda ours, theirs: ours - theirs if case.difference else ours / theirs
+    worth = {figure: compared(weft[figure], kernel[figure]) if kernel else weft[figure] for figure in case.figures}
+    whole = weft.get("loss", 0) <= case.most_loss
+    reaches = lambda bound: whole and all(value <= bound if case.less else value >= bound for value in worth.values())
     found = {"at_least": case.at_least, "aim": case.aim, "met_at_least": reaches(case.at_least), "met_aim": reaches(case.aim)}
-    if kernel and len(worth) == 1:
+    if case.difference:
+        found |= {f"more_{figure}": value for figure, value in worth.items()}
+    elif kernel and len(worth) == 1:
         found["ratio"] = next(iter(worth.values()))
     elif kernel:
         found |= {f"ratio_{figure}": value for figure, value in worth.items()}
@@ -264,14 +323,17 @@ def table(rows):
         same = lambda other: other["case"] == row["case"] and other.get("receiver") == row.get("receiver")
         kernel = next((other for other in rows if other["subject"] == KERNEL and same(other)), None)
         comparison = "<= " if case.less else ">= "
-        bound = lambda n: f"{comparison}{n:g}{'' if case.absolute else ' x'}"
+        bound = lambda n: f"{comparison}{n:g}{'' if case.absolute else measure_of(case)}"
+        taken = min(len(values) for values in row["rounds"].values())
+        few = f" ({taken} round{'s' if taken > 1 else ''})" if taken < LEAST_ROUNDS else ""
         for figure, unit in case.figures.items():
-            ratio = row.get("ratio", row.get(f"ratio_{figure}"))
+            ratio, more = row.get("ratio", row.get(f"ratio_{figure}")), row.get(f"more_{figure}")
             name = f"{figure.removesuffix('_us')} µs" if unit == "µs" else unit
             lines.append((
                 row["case"] + (f", {row['receiver']} receiver" if "receiver" in row else ""), name, f"{row[figure]:.4g}",
-                f"{kernel[figure]:.4g}" if kernel else "", f"{ratio:.2f}" if ratio else "", bound(case.at_least), bound(case.aim),
-                "aim" if row["met_aim"] else "at least" if row["met_at_least"] else "NO",
+                f"{kernel[figure]:.4g}" if kernel else "",
+                f"{ratio:.2f}" if ratio else f"{more:+.4g}" if more is not None else "", bound(case.at_least), bound(case.aim),
+                ("aim" if row["met_aim"] else "at least" if row["met_at_least"] else "NO") + few,
                 f"{row['cpu_s']:.2f}", f"{kernel['cpu_s']:.2f}" if kernel else "",
                 " + ".join(f"{seconds:.2f}" for seconds in row["weftd_cpu_s"].values()),
             ))  # fmt: skip
@@ -296,11 +358,13 @@ def measure(run, options, rows, out):
         f"workers of w1 on {bench.worker_cores[0]}, of w2 on {bench.worker_cores[1]}")  # fmt: skip
     failed = []
     for case in options.cases:
-        busy = busy_pct(bench.cores)
+        with bench.without(KERNEL):
+            busy = busy_pct(bench.cores)
         if busy > BUSY_PCT:
             say(f"WARNING: the machine is busy with other things, {busy:.0f} % of a core: what follows means little")
         try:
             samples = take(bench, case, options.rounds)
+            facts = bench.facts()
         except LabError as e:
             say(f"FAILED: {case.name}: {e}")
             failed.append(case.name)
@@ -325,9 +389,13 @@ def alone():
 
 def main(target):
     options = arguments()
+    if options.only_arguments:
+        return 0
     path = options.json or target / "bench" / time.strftime("pods-%Y%m%d-%H%M%S.json")
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, stop)
+    # Rows of an earlier run stay until there are others to take their place.
+    new = path.with_name(f"{path.name}.new")
     rows, failure, stopped = [], None, None
     try:
         check_programs(options)
@@ -337,23 +405,25 @@ def main(target):
             path.parent.mkdir(parents=True, exist_ok=True)
             run = Run()
             try:
-                with open(path, "w") as out:
+                with open(new, "w") as out:
                     if failed := measure(run, options, rows, out):
                         failure = f"not measured: {', '.join(failed)}"
+                if rows:
+                    new.rename(path)
             finally:
                 # From here on nothing may interrupt, or something would stay.
                 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                     signal.signal(number, signal.SIG_IGN)
                 run.remove()
                 if not rows:
-                    path.unlink(missing_ok=True)
+                    new.unlink(missing_ok=True)
     except Stopped as e:
         stopped = e
     except (LabError, OSError) as e:
         failure = e
     if rows:
         print(table(rows), flush=True)
-        say(f"rows are in {path}")
+        say(f"rows are in {new if new.exists() else path}")
     if stopped:
         say(f"ended by {stopped}; all that it made is removed")
     if failure:
@@ -363,4 +433,5 @@ def main(target):
     return 3 if options.require and not all(row.get("met_at_least", True) for row in rows) else 0
 
 
-sys.exit(main(Path(sys.argv.pop(1))))
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv.pop(1))))

@@ -15,14 +15,17 @@ WEFT, KERNEL = "weft", "kernel-flannel"
 # Which nodes send and receive, by what the bench calls them.
 ACROSS = {WEFT: ("near", "far"), KERNEL: ("kernel near", "kernel far")}
 IDLE_PODS = 10
+# Of silence before each request of first-after-idle, and how many of these.
+PAUSE_SECONDS, PAUSES = 0.3, 30
 # Announcements of new pods, and what their kernels ask for at first.
 SETTLE_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
 class Case:
-    """`at_least` and `aim` are ratios to the kernel, or, where nothing of the kernel's compares, plain figures. More is
-    better, unless `less`."""
+    """`at_least` and `aim` are ratios to the kernel; or, if `difference`, how much more than the kernel's a figure may be;
+    or, where nothing of the kernel's compares, plain figures. More is better, unless `less`. What loses more than
+    `most_loss` reaches nothing."""
 
     name: str
     what: str
@@ -32,6 +35,8 @@ class Case:
     measure: Callable  # (bench, subject, profile name) -> samples
     less: bool = False
     absolute: bool = False
+    difference: bool = False
+    most_loss: float = 1.0
 
     @property
     def subjects(self):
@@ -80,6 +85,14 @@ def request_response(protocol):
     return measure
 
 
+def first_after_idle(bench, subject, profile):
+    """A request after a pause that is long enough for every worker on its way to have gone to sleep."""
+    way = bench.way(*ACROSS[subject])
+    traffic.greet(way)
+    load = lambda: traffic.request_response(bench.run, way, "udp", PAUSES * PAUSE_SECONDS, PAUSE_SECONDS)
+    return [measured(bench, profile, load) | {"pause_s": PAUSE_SECONDS}]
+
+
 def idle(bench, _subject, profile):
     """What weftd takes while its pods say nothing."""
     node = bench.weft_nodes[0]
@@ -119,9 +132,11 @@ CASES = [
     Case("udp64-cross", f"UDP, {traffic.PAYLOAD} bytes of payload, the rate with no more than 0.1 % loss", {"kpps": "kpps"},
          1.5, 4, udp64),
     Case("rr-tcp", f"{traffic.PAYLOAD}-byte request and response over TCP, weft node to weft node", LATENCY, 1.3, 1.0,
-         request_response("tcp"), less=True),
+         request_response("tcp"), less=True, most_loss=traffic.MOST_LOSS),
     Case("rr-udp", f"{traffic.PAYLOAD}-byte request and response over UDP, weft node to weft node", LATENCY, 1.3, 1.0,
-         request_response("udp"), less=True),
+         request_response("udp"), less=True, most_loss=traffic.MOST_LOSS),
+    Case("first-after-idle", f"request and response over UDP after {PAUSE_SECONDS:g} s of silence, weft node to weft node",
+         {"p50_us": "µs"}, 100, 100, first_after_idle, less=True, difference=True, most_loss=traffic.MOST_LOSS),
     # The last one, since it adds pods.
     Case("idle", f"CPU of weftd with {IDLE_PODS} pods and no traffic", {"cpu_pct": "%"}, 1, 0.2, idle,
          less=True, absolute=True),

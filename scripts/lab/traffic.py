@@ -139,13 +139,13 @@ def udp(run, way, seconds, busy, measured):
     return sample | facts | {"payload": PAYLOAD, "receive_buffer": RECEIVE_BUFFER}
 
 
-def request_response(run, way, protocol, seconds):
-    """Requests, one after the other: how long the answers take."""
+def request_response(run, way, protocol, seconds, pause=0):
+    """Requests, one after the other, each after so many seconds of silence: how long the answers take."""
     echo, log, address = listening(run, way, ("echo", protocol), ("--size", PAYLOAD))
     try:
         done = inside(
             way.source, *way.source_words(LOAD, "ask", protocol, address), "--size", PAYLOAD, "--seconds", seconds,
-            check=False, timeout=seconds + 30,
+            "--pause", pause, check=False, timeout=seconds + 30,
         )  # fmt: skip
         result = result_of("weft-load ask", done)
         ended(echo, log)

@@ -68,15 +68,17 @@ impl NeighbourKind {
     }
 }
 
-/// Whether the kernel knows the MAC address of a neighbour on the underlay.
+/// Whether the MAC address of a neighbour on the underlay is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum NeighbourState {
-    /// It does.
+    /// It is.
     Resolved,
     /// Not yet, or no more: what goes there is dropped as `vtep_unresolved`.
     Unresolved,
+    /// That is the kernel's business: with the uplink `socket` it resolves the address when there is something to send.
+    Kernel,
 }
 
 /// A station that claims another's address.

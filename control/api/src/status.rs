@@ -136,7 +136,8 @@ pub struct Peer {
     pub public_ips: Vec<IpAddr>,
     /// The MAC address of its VTEP; null for a peer without a tunnel.
     pub vtep_mac: Option<Mac>,
-    /// Whether the way to it is known down to the next hop's MAC address.
+    /// Whether the way to it is known: down to the next hop's MAC address, or, with the uplink `socket`, where the kernel
+    /// resolves that, by a route.
     pub resolved: bool,
     /// The router on the way to it, or its own address on the same link; null when there is no route.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]

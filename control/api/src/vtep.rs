@@ -37,7 +37,8 @@ pub struct Vtep {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
     pub next_hop: Option<IpAddr>,
-    /// The next hop's MAC address, once the kernel has resolved it.
+    /// The next hop's MAC address, once the kernel has resolved it. With the uplink `socket` only the kernel needs it, and it may
+    /// be left out although packets can be sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_hop_mac: Option<Mac>,
     /// The address that is sent from, by the kernel's route.

@@ -42,6 +42,7 @@ impl Daemon {
                 .restart_notes()
                 .into_iter()
                 .chain(self.uplink_notes())
+                .chain(self.spread_notes())
                 .chain(self.conflict_notes())
                 .collect(),
             started_at: unix_seconds(self.started.1),

@@ -19,12 +19,22 @@ use crate::ports::FurtherQueues;
 /// How long after the last port the further queues of all of them wait.
 const QUIET: Duration = Duration::from_millis(250);
 
+/// How long those of one port wait at most, for pods may keep on coming.
+const LONGEST: Duration = Duration::from_secs(2);
+
+/// So many ports at most become every worker's by one snapshot: each costs a compilation of all tables, and the first of them should
+/// not wait for the last.
+const TOGETHER: usize = 16;
+
 /// A port that has queues still to come.
 pub(super) struct Job {
     id: PortId,
     queues: FurtherQueues,
     /// The workers that have none so far; the last one is next.
     workers: Vec<usize>,
+    since: Instant,
+    /// Why there was none when it was tried last.
+    error: Option<String>,
 }
 
 /// A queue, or why there is none.
@@ -34,31 +44,40 @@ type Opened = Result<(Rx, Tx, Spreader), String>;
 pub(super) struct Spread {
     waiting: VecDeque<Job>,
     running: Option<(Job, JoinHandle<Opened>)>,
-    /// When the first of those that wait may begin.
-    from: Instant,
+    /// Those that are to be tried again.
+    failed: Vec<Job>,
+    /// Ports with all their queues, which no snapshot knows of so far.
+    complete: Vec<(PortId, Spreader)>,
+    /// When nothing more seems to come.
+    quiet: Instant,
 }
 
 impl Spread {
     pub(super) fn new() -> Self {
-        Self { waiting: VecDeque::new(), running: None, from: Instant::now() }
+        Self {
+            waiting: VecDeque::new(),
+            running: None,
+            failed: Vec::new(),
+            complete: Vec::new(),
+            quiet: Instant::now(),
+        }
     }
 
     /// A port was opened, with the queue of `owner` among so many workers.
     pub(super) fn add(&mut self, id: PortId, queues: Option<FurtherQueues>, owner: usize, workers: usize) {
-        self.from = Instant::now() + QUIET;
+        let since = Instant::now();
+        self.quiet = since + QUIET;
         let missing: Vec<_> = (0..workers).filter(|worker| *worker != owner).collect();
         if let Some(queues) = queues.filter(|_| !missing.is_empty()) {
-            self.waiting.push_back(Job { id, queues, workers: missing });
+            self.waiting.push_back(Job { id, queues, workers: missing, since, error: None });
         }
     }
 
     /// The next queue. May be dropped at any time and asked again.
     pub(super) async fn next(&mut self) -> (Job, Opened) {
         if self.running.is_none() {
-            if self.waiting.is_empty() {
-                return std::future::pending().await;
-            }
-            sleep_until(self.from).await;
+            let Some(job) = self.waiting.front() else { return std::future::pending().await };
+            sleep_until(self.quiet.min(job.since + LONGEST)).await;
             if let Some(job) = self.waiting.pop_front() {
                 let queues = job.queues.clone();
                 let open = move || queues.open().map_err(|error| error.to_string());
@@ -75,9 +94,28 @@ impl Spread {
         }
     }
 
+    /// Whether a queue could not be opened.
+    pub(super) fn has_failed(&self) -> bool {
+        !self.failed.is_empty()
+    }
+
+    /// What could not be opened has another try.
+    pub(super) fn try_again(&mut self) {
+        self.waiting.extend(self.failed.drain(..));
+    }
+
+    /// The ports that lack a queue, and why, as of the last try.
+    pub(super) fn lacking(&self) -> impl Iterator<Item = (PortId, &str)> {
+        let running = self.running.iter().map(|(job, _)| job);
+        let jobs = self.failed.iter().chain(&self.waiting).chain(running);
+        jobs.filter_map(|job| Some((job.id, job.error.as_deref()?)))
+    }
+
     /// A port is about to be closed: nothing more is opened for it, and what was being opened is closed.
     async fn forget(&mut self, id: PortId) {
         self.waiting.retain(|job| job.id != id);
+        self.failed.retain(|job| job.id != id);
+        self.complete.retain(|(complete, _)| *complete != id);
         if let Some((_, handle)) = self.running.take_if(|(job, _)| job.id == id) {
             drop(handle.await);
         }
@@ -85,32 +123,72 @@ impl Spread {
 }
 
 impl Daemon {
-    /// Gives a worker its queue of a port; when it was the last, the port is every worker's.
-    pub(super) async fn take_queue(&mut self, mut job: Job, opened: Opened) {
+    /// Gives a worker its queue of a port. Ports that have all of theirs become every worker's, many at once where many wait.
+    pub(super) async fn take_queue(&mut self, job: Job, opened: Opened) {
+        self.attach_queue(job, opened);
+        let complete = self.spread.complete.len();
+        if complete >= TOGETHER || (complete > 0 && self.spread.waiting.is_empty()) {
+            self.publish_complete().await;
+        }
+    }
+
+    fn attach_queue(&mut self, mut job: Job, opened: Opened) {
         let id = job.id;
-        let Some(worker) = job.workers.pop().filter(|_| self.open_port(id).is_some()) else { return };
-        // What it has serves if one cannot be opened: the others hand over to the first one.
+        let Some(worker) = job.workers.last().copied().filter(|_| self.open_port(id).is_some()) else { return };
         let (rx, tx, spreader) = match opened {
             Ok(opened) => opened,
-            Err(error) => return warn!("port {id}: not every worker has a queue of its own: {error}"),
+            Err(error) => {
+                // What it has serves meanwhile: the other workers hand over to the first one.
+                if job.error.as_ref() != Some(&error) {
+                    warn!("port {id}: not every worker has a queue of its own, which is tried again: {error}");
+                }
+                job.error = Some(error);
+                return self.spread.failed.push(job);
+            }
         };
+        job.workers.pop();
+        job.error = None;
         self.dataplane.attach_tx(worker, id, tx);
         self.dataplane.attach_rx(worker, id, rx);
-        if !job.workers.is_empty() {
-            return self.spread.waiting.push_front(job);
+        if job.workers.is_empty() {
+            self.spread.complete.push((id, spreader));
+        } else {
+            self.spread.waiting.push_front(job);
         }
+    }
+
+    async fn publish_complete(&mut self) {
+        let complete = std::mem::take(&mut self.spread.complete);
         // Who sends by its own queue must have it, and nobody may be given frames before.
         self.dataplane.obeyed().await;
-        if let Some(port) = self.open_port(id) {
-            port.place = Place::Each;
+        for (id, _) in &complete {
+            if let Some(port) = self.open_port(*id) {
+                port.place = Place::Each;
+            }
         }
         let model = self.desired();
         self.publish(&model);
-        match tokio::task::spawn_blocking(move || spreader.spread()).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => warn!("port {id}: all its flows stay with one worker: {error}"),
-            Err(error) => warn!("port {id}: spreading its flows broke off: {error}"),
+        let spread = move || {
+            for (id, spreader) in complete {
+                if let Err(error) = spreader.spread() {
+                    warn!("port {id}: all its flows stay with one worker: {error}");
+                }
+            }
+        };
+        if let Err(error) = tokio::task::spawn_blocking(spread).await {
+            warn!("spreading the flows of ports broke off: {error}");
         }
+    }
+
+    /// What is worth knowing about ports that lack queues.
+    pub(super) fn spread_notes(&self) -> impl Iterator<Item = String> + '_ {
+        let names = self.port_names();
+        self.spread.lacking().map(move |(id, why)| {
+            let name = names.get(&id).map_or("?", String::as_str);
+            format!(
+                "port {name}: not every worker has a queue of its own, so that some hand its frames over; it is tried again: {why}"
+            )
+        })
     }
 
     fn open_port(&mut self, id: PortId) -> Option<&mut OpenPort> {

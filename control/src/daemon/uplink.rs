@@ -5,7 +5,7 @@
 
 use tracing::{info, warn};
 use weft_ffi::kernel::interface;
-use weft_ffi::kernel::udp_claim::UdpClaim;
+use weft_ffi::kernel::udp_claim::{ClaimError, UdpClaim};
 use weft_node::Uplink;
 use weft_switch::drivers::UnderlayMtu;
 use weft_switch::types::PortId;
@@ -81,25 +81,41 @@ impl Daemon {
                 return;
             }
         }
+        // Before anything is closed: the old uplink is better than none.
+        let reserved = match self.reserve(port) {
+            Ok(reserved) => reserved,
+            Err(error) => return self.problems.push(error.to_string()),
+        };
         // An interface takes one XDP program and a queue one socket, so these have to go first; so does what is in their place,
         // which may have the tunnel's port.
         let in_the_way = |open: &mut UplinkPort| match open.kind {
             UplinkKind::AfXdp => open.index == uplink.index,
             other => other != asked,
         };
-        if let Some(old) = self.uplink.take_if(in_the_way) {
+        let closed = self.uplink.take_if(in_the_way);
+        if let Some(old) = &closed {
             self.publish(model);
             self.close_port(old.id, false).await;
         }
         let mtu = UnderlayMtu::new(uplink.mtu);
-        let mut kind = asked;
-        let mut opened = self.open_as(kind, &uplink, port, &mtu).await;
+        let (mut kind, mut served) = (asked, port);
+        let mut opened = self.open_as(kind, &uplink, port, &mtu, reserved).await;
         let mut why = None;
         if let (Err(error), UplinkKind::AfXdp) = (&opened, asked) {
             kind = UplinkKind::default();
             let instead = kind.as_str();
-            why = Some(format!("uplink {}: it is {instead} in place of af_xdp: {error}", uplink.name));
-            opened = self.open_as(kind, &uplink, port, &mtu).await;
+            why = Some(format!(
+                "uplink {}: it is {instead} in place of af_xdp, which is tried again when the interface changes or weftd \
+                 restarts: {error}",
+                uplink.name
+            ));
+            opened = self.open_as(kind, &uplink, port, &mtu, None).await;
+        }
+        if let (Err(error), Some(old)) = (&opened, closed) {
+            // What had to go for it comes back, until the next try.
+            self.problems.push(error.to_string());
+            (kind, served) = (old.kind, old.vxlan_port);
+            opened = self.open_as(kind, &uplink, served, &mtu, None).await;
         }
         let (OpenUplink { queues, how, mut notes }, claim) = match opened {
             Ok(opened) => opened,
@@ -115,10 +131,10 @@ impl Daemon {
         if claim.is_some() {
             self.claim = claim;
         }
-        info!("uplink {} ({how}): MTU {}, VXLAN port {port}", uplink.name, uplink.mtu);
+        info!("uplink {} ({how}): MTU {}, VXLAN port {served}", uplink.name, uplink.mtu);
         notes.extend(why);
         notes.iter().for_each(|note| warn!("{note}"));
-        let opened = UplinkPort { id, kind, notes, index: uplink.index, vxlan_port: port, mtu, shape };
+        let opened = UplinkPort { id, kind, notes, index: uplink.index, vxlan_port: served, mtu, shape };
         let old = self.uplink.replace(opened);
         if let Some(old) = old {
             self.publish(model);
@@ -126,23 +142,34 @@ impl Daemon {
         }
     }
 
-    /// Opens the uplink in this way, with a claim on the tunnel's port where that is needed and not there.
+    /// Makes sure of the tunnel's port, unless weft has it already.
+    fn reserve(&self, port: u16) -> Result<Option<UdpClaim>, ClaimError> {
+        let sockets = |open: &UplinkPort| !needs_claim(open.kind) && open.vxlan_port == port;
+        let claimed = self.claim.as_ref().is_some_and(|claim| claim.port() == port);
+        if claimed || self.uplink.as_ref().is_some_and(sockets) { Ok(None) } else { UdpClaim::bind(port).map(Some) }
+    }
+
+    /// Opens the uplink in this way, with a claim on the tunnel's port where that is needed and not there: the reserved one, if
+    /// there is one.
     async fn open_as(
         &mut self,
         kind: UplinkKind,
         uplink: &Uplink,
         port: u16,
         mtu: &UnderlayMtu,
+        reserved: Option<UdpClaim>,
     ) -> Result<(OpenUplink, Option<UdpClaim>), OpenError> {
-        // Both before anything is let go, so that a failure leaves the old uplink whole.
-        let claim = match &self.claim {
-            _ if !needs_claim(kind) => {
-                // The port is the sockets'.
+        let claim = match (&self.claim, reserved) {
+            (_, reserved) if !needs_claim(kind) => {
+                // The sockets have the port themselves, and could not if it was claimed.
+                drop(reserved);
                 self.claim = None;
                 None
             }
-            Some(claim) if claim.port() == port => None,
-            _ => Some(UdpClaim::bind(port)?),
+            (Some(claim), _) if claim.port() == port => None,
+            (_, Some(reserved)) => Some(reserved),
+            // The sockets that had it are closed by now.
+            (_, None) => Some(UdpClaim::bind(port)?),
         };
         let (name, workers, mtu) = (uplink.name.clone(), self.dataplane.workers().len(), mtu.clone());
         let opening = tokio::task::spawn_blocking(move || open_uplink(kind, &name, port, workers, &mtu));

@@ -6,7 +6,6 @@ mod bridge;
 mod faults;
 mod guests;
 mod lab;
-mod latency;
 mod lifecycle;
 mod metrics;
 mod mtu;

@@ -37,6 +37,7 @@ impl Show for Neighbours {
                 let state = entry.state.map(|state| match state {
                     NeighbourState::Resolved => "resolved",
                     NeighbourState::Unresolved => "unresolved",
+                    NeighbourState::Kernel => "kernel",
                 });
                 table.row(vec![
                     entry.address.to_string(),

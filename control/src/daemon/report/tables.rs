@@ -10,6 +10,7 @@ use weft_api::{
 use weft_switch::tables::{Place, Role, Snapshot};
 use weft_switch::types::{MacAddr, PortId};
 
+use crate::config::UplinkKind;
 use crate::daemon::{Daemon, attachments};
 use crate::dataplane::Device;
 
@@ -170,6 +171,7 @@ impl Daemon {
     fn on_underlay(&self) -> Vec<Neighbour> {
         let uplink = self.uplink.as_ref().map(|uplink| uplink.id.index() as u16);
         let name = self.mirror.uplink().name;
+        let kernel = self.uplink_kind() == UplinkKind::Socket;
         let hops: HashMap<_, _> = self.ways.values().map(|way| (way.next_hop, way.next_hop_mac)).collect();
         hops.into_iter()
             .map(|(address, mac)| Neighbour {
@@ -178,10 +180,10 @@ impl Daemon {
                 port_id: uplink,
                 port: Some(name.clone()),
                 kind: NeighbourKind::Underlay,
-                state: Some(if mac.is_some() {
-                    NeighbourState::Resolved
-                } else {
-                    NeighbourState::Unresolved
+                state: Some(match mac {
+                    Some(_) => NeighbourState::Resolved,
+                    None if kernel => NeighbourState::Kernel,
+                    None => NeighbourState::Unresolved,
                 }),
                 age_s: None,
             })

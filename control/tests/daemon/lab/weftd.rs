@@ -104,18 +104,6 @@ impl Weftd {
         }
     }
 
-    /// The time that each of its threads has run so far, with its name: exact, where `busy` counts in hundredths of a second.
-    pub(crate) fn run_times(&self) -> Vec<(String, Duration)> {
-        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("its threads");
-        let of = |task: PathBuf| {
-            let name = fs::read_to_string(task.join("comm")).ok()?;
-            let time = fs::read_to_string(task.join("schedstat")).ok()?;
-            let nanoseconds = time.split_whitespace().next()?.parse().ok()?;
-            Some((name.trim().to_owned(), Duration::from_nanos(nanoseconds)))
-        };
-        tasks.filter_map(|task| of(task.ok()?.path())).collect()
-    }
-
     /// The share of one core that it takes over a second.
     pub(crate) fn busy(&self) -> f64 {
         let ticks = || {

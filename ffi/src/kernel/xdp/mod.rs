@@ -49,8 +49,9 @@ pub enum XdpError {
     },
     /// Somebody else's program is there.
     #[error(
-        "XDP on {interface}: another XDP program is attached to it (see `ip link show dev {interface}`), and an interface \
-         takes one"
+        "XDP on {interface}: another XDP program is attached to it, and an interface takes one (`ip link show dev {interface}` \
+         shows it; end the program that it belongs to, or detach it by `ip link set dev {interface} xdp off`, for one in \
+         the kernel's stack by `xdpgeneric off`)"
     )]
     Taken {
         /// The interface.

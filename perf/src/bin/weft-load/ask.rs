@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -14,13 +15,23 @@ const LOST: Duration = Duration::from_millis(500);
 /// How long the other end may be silent before this one gives up.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-pub(crate) fn ask_tcp(to: SocketAddr, size: usize, warm_up: Duration, seconds: Duration) -> Result<()> {
+/// For how long to ask.
+pub(crate) struct Times {
+    /// Without measuring, before the rest.
+    pub(crate) warm_up: Duration,
+    /// With it.
+    pub(crate) seconds: Duration,
+    /// Silence before each request.
+    pub(crate) pause: Duration,
+}
+
+pub(crate) fn ask_tcp(to: SocketAddr, size: usize, times: &Times) -> Result<()> {
     let mut stream =
         TcpStream::connect_timeout(&to, PATIENCE).with_context(|| format!("cannot connect to {to}"))?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     let (mut request, mut answer) = (vec![0; size], vec![0; size]);
-    measure(warm_up, seconds, |turn| {
+    measure(times, |turn| {
         set_number(&mut request, turn);
         stream.write_all(&request)?;
         stream.read_exact(&mut answer)?;
@@ -29,11 +40,11 @@ pub(crate) fn ask_tcp(to: SocketAddr, size: usize, warm_up: Duration, seconds: D
     })
 }
 
-pub(crate) fn ask_udp(to: SocketAddr, size: usize, warm_up: Duration, seconds: Duration) -> Result<()> {
+pub(crate) fn ask_udp(to: SocketAddr, size: usize, times: &Times) -> Result<()> {
     let socket = connect(to)?;
     socket.set_read_timeout(Some(LOST))?;
     let (mut request, mut answer) = (vec![0; size], vec![0; size]);
-    measure(warm_up, seconds, |turn| {
+    measure(times, |turn| {
         set_number(&mut request, turn);
         socket.send(&request).with_context(|| format!("cannot send to {to}"))?;
         loop {
@@ -50,11 +61,15 @@ pub(crate) fn ask_udp(to: SocketAddr, size: usize, warm_up: Duration, seconds: D
 }
 
 /// Asks again and again; `ask` is told the number of the request and says whether an answer came.
-fn measure(warm_up: Duration, seconds: Duration, mut ask: impl FnMut(u64) -> Result<bool>) -> Result<()> {
+fn measure(
+    &Times { warm_up, seconds, pause }: &Times,
+    mut ask: impl FnMut(u64) -> Result<bool>,
+) -> Result<()> {
     let mut times = Vec::with_capacity(1 << 20);
     let (mut turn, mut lost) = (0, 0_u64);
     let begin = Instant::now();
     while begin.elapsed() < warm_up + seconds {
+        thread::sleep(pause);
         let asked = Instant::now();
         let answered = ask(turn)?;
         let took = asked.elapsed();

@@ -14,6 +14,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::ask::Times;
 use crate::datagram::{HEADER, LARGEST};
 
 #[derive(Parser)]
@@ -79,6 +80,15 @@ struct AskArgs {
     /// For how long before that, without measuring
     #[arg(long, default_value = "0.3", value_parser = seconds)]
     warm_up: Duration,
+    /// How long to be silent before each request, which is not measured
+    #[arg(long, default_value = "0", value_parser = seconds)]
+    pause: Duration,
+}
+
+impl AskArgs {
+    fn times(&self) -> Times {
+        Times { warm_up: self.warm_up, seconds: self.seconds, pause: self.pause }
+    }
 }
 
 #[derive(Args)]
@@ -112,8 +122,8 @@ fn main() -> Result<()> {
         Command::Send(args) => send::send(args.to, args.rate, args.size, args.seconds),
         Command::Receive(args) => receive::receive(args.listen, args.busy, args.buffer),
         Command::Ask(args) => match args.protocol {
-            Protocol::Tcp => ask::ask_tcp(args.to, args.size, args.warm_up, args.seconds),
-            Protocol::Udp => ask::ask_udp(args.to, args.size, args.warm_up, args.seconds),
+            Protocol::Tcp => ask::ask_tcp(args.to, args.size, &args.times()),
+            Protocol::Udp => ask::ask_udp(args.to, args.size, &args.times()),
         },
         Command::Echo(args) => match args.protocol {
             Protocol::Tcp => ask::echo_tcp(args.listen, args.size),
