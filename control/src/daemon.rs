@@ -140,7 +140,7 @@ impl Daemon {
                 Some(update) = inputs.settings.recv() => self.take_config(update).await,
                 Ok(()) = inputs.underlay.changed() => self.reconcile().await,
                 Some(request) = inputs.requests.recv() => self.answer(request).await,
-                (job, opened) = self.spread.next() => self.take_queue(job, opened).await,
+                next = self.spread.next() => self.take_queue(next).await,
                 _ = retry.tick(), if self.has_problems() || self.spread.has_failed() => {
                     self.spread.try_again();
                     if self.has_problems() {

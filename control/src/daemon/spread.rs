@@ -73,11 +73,16 @@ impl Spread {
         }
     }
 
-    /// The next queue. May be dropped at any time and asked again.
-    pub(super) async fn next(&mut self) -> (Job, Opened) {
+    /// The next queue, or nothing when it is time for what is complete. May be dropped at any time and asked again.
+    pub(super) async fn next(&mut self) -> Option<(Job, Opened)> {
         if self.running.is_none() {
-            let Some(job) = self.waiting.front() else { return std::future::pending().await };
-            sleep_until(self.quiet.min(job.since + LONGEST)).await;
+            let from = self.waiting.front().map(|job| self.quiet.min(job.since + LONGEST));
+            let due = from.is_some_and(|from| from <= Instant::now());
+            if !self.complete.is_empty() && (!due || self.complete.len() >= TOGETHER) {
+                return None;
+            }
+            let Some(from) = from else { return std::future::pending().await };
+            sleep_until(from).await;
             if let Some(job) = self.waiting.pop_front() {
                 let queues = job.queues.clone();
                 let open = move || queues.open().map_err(|error| error.to_string());
@@ -89,7 +94,7 @@ impl Spread {
             None => return std::future::pending().await,
         };
         match self.running.take() {
-            Some((job, _)) => (job, opened),
+            Some((job, _)) => Some((job, opened)),
             None => std::future::pending().await,
         }
     }
@@ -123,24 +128,27 @@ impl Spread {
 }
 
 impl Daemon {
-    /// Gives a worker its queue of a port. Ports that have all of theirs become every worker's, many at once where many wait.
-    pub(super) async fn take_queue(&mut self, job: Job, opened: Opened) {
-        self.attach_queue(job, opened);
-        let complete = self.spread.complete.len();
-        if complete >= TOGETHER || (complete > 0 && self.spread.waiting.is_empty()) {
-            self.publish_complete().await;
+    /// Gives a worker its queue of a port, or makes the ports that have all of theirs every worker's.
+    pub(super) async fn take_queue(&mut self, next: Option<(Job, Opened)>) {
+        match next {
+            Some((job, opened)) => self.attach_queue(job, opened),
+            None => self.publish_complete().await,
         }
     }
 
     fn attach_queue(&mut self, mut job: Job, opened: Opened) {
         let id = job.id;
-        let Some(worker) = job.workers.last().copied().filter(|_| self.open_port(id).is_some()) else { return };
+        let Some(worker) = job.workers.last().copied().filter(|_| self.open_port(id).is_some()) else {
+            return;
+        };
         let (rx, tx, spreader) = match opened {
             Ok(opened) => opened,
             Err(error) => {
                 // What it has serves meanwhile: the other workers hand over to the first one.
                 if job.error.as_ref() != Some(&error) {
-                    warn!("port {id}: not every worker has a queue of its own, which is tried again: {error}");
+                    warn!(
+                        "port {id}: not every worker has a queue of its own, which is tried again: {error}"
+                    );
                 }
                 job.error = Some(error);
                 return self.spread.failed.push(job);

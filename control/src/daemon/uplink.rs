@@ -146,7 +146,11 @@ impl Daemon {
     fn reserve(&self, port: u16) -> Result<Option<UdpClaim>, ClaimError> {
         let sockets = |open: &UplinkPort| !needs_claim(open.kind) && open.vxlan_port == port;
         let claimed = self.claim.as_ref().is_some_and(|claim| claim.port() == port);
-        if claimed || self.uplink.as_ref().is_some_and(sockets) { Ok(None) } else { UdpClaim::bind(port).map(Some) }
+        if claimed || self.uplink.as_ref().is_some_and(sockets) {
+            Ok(None)
+        } else {
+            UdpClaim::bind(port).map(Some)
+        }
     }
 
     /// Opens the uplink in this way, with a claim on the tunnel's port where that is needed and not there: the reserved one, if
