@@ -4,12 +4,15 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
+use std::net::UdpSocket;
+use std::time::Duration;
 
 use weft_api::{Client, State};
 
 use crate::lab::frames::{Checksum, ICMP, ICMPV6, Ip, TCP, UDP, echo, icmp, tcp, udp};
 use crate::lab::{Lab, Namespace, VTEP_MACS, Weftd, nodes, tap_pod, wait_for};
 use crate::tunnel::{Inside, Pair, Setup, To, kernel_node, stream};
+use crate::uplink_xdp::{Nodes, follows_jumbo_frames, keeps_its_port, takes_another_port};
 
 const SOCKET: &str = "kind = \"socket\"";
 
@@ -379,7 +382,7 @@ fn only_the_uplinks_packets_are_the_tunnels() {
     // A pod that speaks to the node's own tunnel is no peer, whoever is taken for one.
     for (from, to) in [(&web, "172.16.0.1"), (&lab.node, "127.0.0.1")] {
         let sent = from.enter(move || {
-            let socket = std::net::UdpSocket::bind("0.0.0.0:0").expect("a socket");
+            let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");
             // The kernel may say at once that nobody is there.
             let _ = socket.send_to(&[0; 100], (to, 8472));
         });
@@ -387,4 +390,53 @@ fn only_the_uplinks_packets_are_the_tunnels() {
     }
     assert!(web.pings("172.16.0.1"));
     assert_eq!(lab.received("up0"), before);
+}
+
+#[test]
+fn flows_from_a_peer_spread_over_the_workers() {
+    const FLOWS: usize = 64;
+    const ROUNDS: usize = 10;
+    let lab = Lab::new();
+    lab.configure("workers = 2", SOCKET, "");
+    let (web, far) = (Namespace::new("web"), kernel_node(&lab, 1450));
+    lab.write_cluster(&tap_pod("web", 2, &web));
+    let _weftd = lab.start();
+    lab.peer_resolved();
+    wait_for("the way", || far.reaches("10.244.0.2").then_some(()));
+    let received = || lab.stats().workers.iter().map(|worker| worker.rx_packets).collect::<Vec<_>>();
+    let before = received();
+    // One way only: what the pod answers would be received too, by whichever worker has its queue.
+    let bind = || UdpSocket::bind("10.244.0.2:5300").expect("a free port");
+    let sink = web.enter(bind).join().expect("a socket");
+    sink.set_read_timeout(Some(Duration::from_secs(20))).expect("a limit");
+    let open = || (0..FLOWS).map(|_| UdpSocket::bind("0.0.0.0:0").expect("a free port")).collect::<Vec<_>>();
+    let flows = far.enter(open).join().expect("sockets");
+    for _ in 0..ROUNDS {
+        for flow in &flows {
+            flow.send_to(b"one way", "10.244.0.2:5300").expect("a way");
+        }
+        for _ in &flows {
+            assert_eq!(sink.recv(&mut [0; 16]).expect("all of them arrive"), 7);
+        }
+    }
+    for (worker, (before, after)) in before.iter().zip(&received()).enumerate() {
+        let got = after - before;
+        assert!(got >= 50, "worker {worker} has {got} of {}", FLOWS * ROUNDS);
+    }
+    lab.counters_balance();
+}
+
+#[test]
+fn a_larger_mtu_is_followed_up_to_jumbo_frames() {
+    follows_jumbo_frames(&Nodes::with("socket", ""));
+}
+
+#[test]
+fn another_port_for_the_tunnel() {
+    takes_another_port(&Nodes::with("socket", "workers = 2"));
+}
+
+#[test]
+fn a_port_that_somebody_takes_leaves_the_uplink_as_it_is() {
+    keeps_its_port(&Nodes::with("socket", ""));
 }

@@ -13,7 +13,9 @@ use crate::tunnel::{Setup, kernel_node, stream};
 const AF_XDP: &str = "kind = \"af_xdp\"";
 
 /// A weft node and a kernel's, each with a pod.
-struct Nodes {
+pub(crate) struct Nodes {
+    /// The kind of uplink that is to be in force.
+    kind: &'static str,
     web: Namespace,
     far: Namespace,
     // The daemon goes before its lab.
@@ -23,9 +25,13 @@ struct Nodes {
 
 impl Nodes {
     fn new(dataplane: &str) -> Self {
+        Self::with("af_xdp", dataplane)
+    }
+
+    pub(crate) fn with(kind: &'static str, dataplane: &str) -> Self {
         let lab = Lab::new();
-        lab.configure(dataplane, AF_XDP, "");
-        Self::on(lab, 1450)
+        lab.configure(dataplane, &format!("kind = \"{kind}\""), "");
+        Self { kind, ..Self::on(lab, 1450) }
     }
 
     fn on(lab: Lab, mtu: u32) -> Self {
@@ -33,7 +39,7 @@ impl Nodes {
         lab.write_cluster(&tap_pod("web", 2, &web));
         let weftd = lab.start();
         lab.peer_resolved();
-        Self { web, far, weftd, lab }
+        Self { kind: "af_xdp", web, far, weftd, lab }
     }
 
     fn assert_reached(&self) {
@@ -63,11 +69,11 @@ impl Nodes {
     }
 
     /// In force, and nothing to say against it.
-    fn assert_xdp(&self) {
+    fn assert_well(&self) {
         let status = self.lab.status();
-        assert_eq!(status.uplink.kind, "af_xdp", "{:?}", status.notes);
+        assert_eq!(status.uplink.kind, self.kind, "{:?}", status.notes);
         assert_eq!((status.state, status.notes), (State::Ready, Vec::new()));
-        assert!(has_program(&self.lab.node));
+        assert_eq!(has_program(&self.lab.node), self.kind == "af_xdp");
     }
 
     /// Nothing of what the kernel made was refused.
@@ -139,7 +145,7 @@ fn host_traffic(lab: &Lab) {
 #[test]
 fn pods_reach_each_other_and_the_host_keeps_its_interface() {
     let nodes = Nodes::new("");
-    nodes.assert_xdp();
+    nodes.assert_well();
     nodes.assert_reached();
     let heard = || nodes.lab.node.snmp("Udp", "InErrors") + nodes.lab.node.snmp("Udp", "NoPorts");
     let before = heard();
@@ -179,8 +185,8 @@ fn over_ipv6() {
     lab.replace_cluster(&(setup.nodes() + &tap_pod("web", 2, &web)));
     let weftd = lab.start();
     lab.peer_resolved();
-    let nodes = Nodes { web, far, weftd, lab };
-    nodes.assert_xdp();
+    let nodes = Nodes { kind: "af_xdp", web, far, weftd, lab };
+    nodes.assert_well();
     nodes.assert_reached();
     nodes.assert_carries();
     host_traffic(&nodes.lab);
@@ -192,14 +198,14 @@ fn a_crash_leaves_the_host_its_interface_and_the_next_weftd_takes_it_up() {
     let nodes = Nodes::new("");
     nodes.assert_reached();
     let host = nodes.lab.peer.stream("172.16.0.1");
-    let Nodes { web, far, weftd, lab } = nodes;
+    let Nodes { web, far, weftd, lab, .. } = nodes;
     weftd.crash();
     wait_for("the program to be detached", || (!has_program(&lab.node)).then_some(()));
     host_traffic(&lab);
     let weftd = lab.start();
     lab.peer_resolved();
-    let nodes = Nodes { web, far, weftd, lab };
-    nodes.assert_xdp();
+    let nodes = Nodes { kind: "af_xdp", web, far, weftd, lab };
+    nodes.assert_well();
     nodes.assert_reached();
     host.assert_unbroken();
     let Nodes { weftd, lab, .. } = nodes;
@@ -219,6 +225,7 @@ fn where_another_program_is_attached_the_default_takes_its_place_and_says_so() {
     assert_eq!(status.uplink.kind, "socket");
     let says = |note: &String| note.contains("af_xdp") && note.contains("another XDP program");
     assert!(status.notes.iter().any(says), "{:?}", status.notes);
+    assert!(status.notes.iter().all(|note| note.contains("tried again")), "{:?}", status.notes);
     assert!(nodes.weftd.said().contains("another XDP program"), "the log says it too");
     nodes.assert_reached();
     nodes.assert_carries();
@@ -237,7 +244,10 @@ fn where_another_program_is_attached_the_default_takes_its_place_and_says_so() {
 
 #[test]
 fn a_larger_mtu_is_followed_up_to_jumbo_frames() {
-    let nodes = Nodes::new("");
+    follows_jumbo_frames(&Nodes::new(""));
+}
+
+pub(crate) fn follows_jumbo_frames(nodes: &Nodes) {
     nodes.assert_reached();
     for node in [&nodes.lab.node, &nodes.lab.peer] {
         node.ip("link set up0 mtu 9000");
@@ -251,7 +261,7 @@ fn a_larger_mtu_is_followed_up_to_jumbo_frames() {
         (link["mtu"].as_u64() == Some(8950)).then_some(())
     });
     wait_for("traffic", || nodes.web.reaches("10.244.1.2").then_some(()));
-    nodes.assert_xdp();
+    nodes.assert_well();
     for (from, to, size) in [
         (&nodes.web, "10.244.1.2", 8950 - 28),
         (&nodes.far, "10.244.0.2", 8950 - 28),
@@ -268,7 +278,7 @@ fn a_larger_mtu_is_followed_up_to_jumbo_frames() {
 
 #[test]
 fn the_interface_vanishes_and_comes_back() {
-    let Nodes { web, far, mut weftd, lab } = Nodes::new("");
+    let Nodes { web, far, mut weftd, lab, .. } = Nodes::new("");
     lab.node.ip("link set up0 down");
     wait_for("a word about the uplink", || (lab.status().state == State::Degraded).then_some(()));
     lab.node.ip("link set up0 up");
@@ -301,10 +311,10 @@ fn the_interface_vanishes_and_comes_back() {
 }
 
 #[test]
-fn two_workers_on_one_queue_and_on_two() {
+fn two_workers_on_one_queue_and_on_three() {
     // One worker has the queue; the other sends beside it.
     let one = Nodes::new("workers = 2");
-    one.assert_xdp();
+    one.assert_well();
     one.assert_reached();
     one.assert_carries();
     one.assert_nothing_refused();
@@ -325,7 +335,7 @@ fn two_workers_on_one_queue_and_on_two() {
         ]);
     }
     let three = Nodes::on(lab, 1450);
-    three.assert_xdp();
+    three.assert_well();
     assert!(three.weftd.said().contains("queues: 3"), "the log says how many");
     three.assert_reached();
     three.assert_carries();
@@ -335,15 +345,51 @@ fn two_workers_on_one_queue_and_on_two() {
 
 #[test]
 fn another_port_for_the_tunnel_takes_the_program_along() {
-    let nodes = Nodes::new("");
-    nodes.assert_reached();
-    let cluster = crate::lab::nodes(&[0, 1]).replace("[network]\n", "[network]\nport = 4789\n");
+    takes_another_port(&Nodes::new(""));
+}
+
+#[test]
+fn a_port_that_somebody_has_leaves_the_uplink_as_it_is() {
+    keeps_its_port(&Nodes::new(""));
+}
+
+/// The cluster with another port for the tunnel.
+fn on_port(nodes: &Nodes, port: u16) {
+    let cluster = crate::lab::nodes(&[0, 1]).replace("[network]\n", &format!("[network]\nport = {port}\n"));
     nodes.lab.replace_cluster(&(cluster + &tap_pod("web", 2, &nodes.web)));
+}
+
+pub(crate) fn keeps_its_port(nodes: &Nodes) {
+    nodes.assert_reached();
+    let bind = || UdpSocket::bind("0.0.0.0:4789").expect("a free port");
+    let other = nodes.lab.node.enter(bind).join().expect("a socket");
+    on_port(nodes, 4789);
+    let status = wait_for("a word about the port", || {
+        Some(nodes.lab.status()).filter(|status| status.state == State::Degraded)
+    });
+    assert!(status.problems.iter().any(|problem| problem.contains("4789")), "{:?}", status.problems);
+    assert_eq!((status.uplink.kind.as_str(), status.notes), (nodes.kind, Vec::new()));
+    assert_eq!(has_program(&nodes.lab.node), nodes.kind == "af_xdp");
+    host_traffic(&nodes.lab);
+
+    // Taken as soon as it is free, without anybody asking for it.
+    drop(other);
+    wait_for("the port", || (nodes.lab.status().state == State::Ready).then_some(()));
+    nodes.assert_well();
+    nodes.lab.write_cluster(&tap_pod("web", 2, &nodes.web));
+    wait_for("traffic on the old port", || nodes.web.reaches("10.244.1.2").then_some(()));
+    nodes.assert_well();
+    nodes.assert_reached();
+}
+
+pub(crate) fn takes_another_port(nodes: &Nodes) {
+    nodes.assert_reached();
+    on_port(nodes, 4789);
     wait_for("the new port", || (nodes.lab.status().network.port == 4789).then_some(()));
-    nodes.assert_xdp();
+    nodes.assert_well();
     host_traffic(&nodes.lab);
     nodes.lab.write_cluster(&tap_pod("web", 2, &nodes.web));
     wait_for("traffic on the old port", || nodes.web.reaches("10.244.1.2").then_some(()));
-    nodes.assert_xdp();
+    nodes.assert_well();
     nodes.assert_reached();
 }
