@@ -1,6 +1,6 @@
 //! weftd from outside: the real program in network namespaces of its own, with the kernel's tools and stack as judges.
 //!
-//! Needs root, `/dev/net/tun`, iproute2, ping and setpriv; without them the tests fail.
+//! Needs root, `/dev/net/tun`, iproute2, ping and util-linux; without them the tests fail.
 
 mod bridge;
 mod faults;

@@ -179,6 +179,54 @@ fn every_worker_gets_a_queue_of_each_pod() {
 }
 
 #[test]
+fn a_queue_that_could_not_be_opened_is_tried_again() {
+    let lab = Lab::new();
+    lab.configure("workers = 2", "", "");
+    let (web, db) = (Namespace::new("web"), Namespace::new("db"));
+    lab.write_cluster(&tap_pod("web", 2, &web));
+    let weftd = lab.start();
+    wait_until_spread(&lab, &["web"]);
+    let says = |note: &String| note.contains("db") && note.contains("tried again");
+    wait_for("a queue that cannot be opened", || {
+        lab.add(&tap_spec("db", 3, &db.path())).unwrap();
+        // Before its second queue is opened, which may be too late on a machine that is busy.
+        weftd.starve();
+        for _ in 0..20 {
+            if lab.status().notes.iter().any(says) {
+                return Some(());
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        weftd.feed();
+        lab.delete("db").unwrap();
+        None
+    });
+    assert!(!is_spread(&lab, "db"));
+    assert!(web.pings("10.244.0.3"), "its first queue serves");
+    weftd.feed();
+    wait_until_spread(&lab, &["db"]);
+    assert!(!lab.status().notes.iter().any(says), "{:?}", lab.status().notes);
+    assert_eq!(open_queues(&db, "eth0"), 2);
+    exchange(&web, &db, "10.244.0.3", 16);
+}
+
+#[test]
+fn pods_that_keep_on_coming_put_nothing_off_for_ever() {
+    let lab = Lab::new();
+    lab.configure("workers = 2", "", "");
+    let (web, db) = (Namespace::new("web"), Namespace::new("db"));
+    lab.write_cluster(&tap_pod("web", 2, &web));
+    let _weftd = lab.start();
+    // One every tenth of a second, so that it is never quiet.
+    wait_for("every worker to have a queue of the first pod", || {
+        lab.add(&tap_spec("db", 3, &db.path())).unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+        lab.delete("db").unwrap();
+        is_spread(&lab, "web").then_some(())
+    });
+}
+
+#[test]
 fn ports_end_at_any_time_whatever_queues_they_have() {
     let lab = Lab::new();
     lab.configure("workers = 3", "", "");

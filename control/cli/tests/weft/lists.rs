@@ -70,6 +70,11 @@ fn neighbours() -> Neighbours {
         state: Some(NeighbourState::Unresolved),
         ..blank.clone()
     };
+    let kernels = Neighbour {
+        address: "fd00::a".parse().unwrap(),
+        state: Some(NeighbourState::Kernel),
+        ..underlay.clone()
+    };
     let conflict = Conflict {
         address: "10.244.1.5".parse().unwrap(),
         mac: "02:00:00:00:00:66".parse().unwrap(),
@@ -77,7 +82,7 @@ fn neighbours() -> Neighbours {
         count: 12,
         last_seen: 1_000_000,
     };
-    Neighbours { entries: vec![blank, underlay], conflicts: vec![conflict] }
+    Neighbours { entries: vec![blank, underlay, kernels], conflicts: vec![conflict] }
 }
 
 fn vteps() -> Vteps {
@@ -253,6 +258,7 @@ MAC                PORT  KIND        AGE
 ADDRESS     MAC                PORT  KIND      STATE       AGE
 10.244.1.1  0a:58:0a:f4:01:01  -     gateway   -             -
 fd00::9     -                  eth0  underlay  unresolved    -
+fd00::a     -                  eth0  underlay  kernel        -
 
 CONFLICT    CLAIMED BY         PORT  TIMES
 10.244.1.5  02:00:00:00:00:66  web      12

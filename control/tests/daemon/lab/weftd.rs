@@ -1,9 +1,10 @@
 //! A running weftd.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -102,6 +103,27 @@ impl Weftd {
         if let Some(code) = self.ended() {
             panic!("weftd has ended, {code}:\n{}", self.said());
         }
+    }
+
+    /// Leaves it one descriptor that it can open.
+    pub(crate) fn starve(&self) {
+        let open: BTreeSet<u64> = fs::read_dir(format!("/proc/{}/fd", self.child.id()))
+            .expect("its descriptors")
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .collect();
+        let free = (0..).find(|number| !open.contains(number)).expect("a free number");
+        self.limit_files(free + 1);
+    }
+
+    /// As many as anybody needs.
+    pub(crate) fn feed(&self) {
+        self.limit_files(4096);
+    }
+
+    fn limit_files(&self, limit: u64) {
+        let pid = self.child.id().to_string();
+        let status = Command::new("prlimit").args(["--pid", &pid, &format!("--nofile={limit}:")]).status();
+        assert!(status.expect("util-linux is installed").success());
     }
 
     /// The share of one core that it takes over a second.
