@@ -316,7 +316,7 @@ estimated: one packet in 8 was looked at, 2 samples were lost
             &["worker"],
             "\
 WORKER  CORE  STATE      BUSY  ASLEEP  CYCLES/PACKET  RX PACKETS  TX PACKETS  DROPS  GENERATION  PORTS
-     1     3  sleeping  50.0%   75.0%            242        1000         993      7           -  web, eth0
+     1     3  sleeping  50.0%   75.0%            242        1000         990      7           -  web, eth0
 ",
         ),
     ] {
