@@ -50,7 +50,7 @@ pub fn judge(node: &Node, came: &Came, to: usize, packet: &HeapBuf) {
         }
     };
     if let Err(why) = verdict {
-        panic!("{why}: {seen:?}\ncame {came:?}, left by {to}: {door:?}");
+        panic!("{why}: {seen:?}\n{frame:02x?}\ncame {came:?}, left by {to}: {door:?}");
     }
 }
 
@@ -141,7 +141,9 @@ fn bridged(
 
 /// Tagged, and not with a priority tag alone, which is none.
 fn in_vlan(frame: &[u8], seen: &Seen) -> bool {
-    let priority = seen.tags == 1 && frame.get(14..16).is_some_and(|tag| tag[0] & 0x0f == 0 && tag[1] == 0);
+    // A customer's tag with a priority only; a provider's is one, whatever it says.
+    let names_none = |tag: &[u8]| tag[..2] == [0x81, 0x00] && tag[2] & 0x0f == 0 && tag[3] == 0;
+    let priority = seen.tags == 1 && frame.get(12..16).is_some_and(names_none);
     seen.tags > 0 && !priority
 }
 
