@@ -114,7 +114,7 @@ impl Daemon {
         if let (Err(error), Some(old)) = (&opened, closed) {
             // What had to go for it comes back, until the next try.
             self.problems.push(error.to_string());
-            (kind, served) = (old.kind, old.vxlan_port);
+            (kind, served, why) = (old.kind, old.vxlan_port, None);
             opened = self.open_as(kind, &uplink, served, &mtu, None).await;
         }
         let (OpenUplink { queues, how, mut notes }, claim) = match opened {
