@@ -263,7 +263,7 @@ fn open_sockets(
     let mut icmp = Some(IcmpRx::open(name)?);
     let queues = sockets.into_iter().map(|socket| {
         let rx = SocketRx::new(socket, icmp.take(), vxlan_port, mtu.clone()).map_err(OpenError::Wait)?;
-        Ok((Rx::Socket(Box::new(rx)), Tx::Socket(Box::new(SocketTx::open()?))))
+        Ok((Rx::Socket(Box::new(rx)), Tx::Socket(Box::new(SocketTx::open(vxlan_port)?))))
     });
     queues.collect()
 }
