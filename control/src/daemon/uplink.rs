@@ -3,9 +3,13 @@
 //! An XDP program asks something of the interface. Where that is not to be had, the default kind takes its place, and the
 //! status says why. It is tried again when the interface is another one or has changed.
 
+use std::net::IpAddr;
+use std::sync::Weak;
+
 use tracing::{info, warn};
 use weft_ffi::kernel::interface;
 use weft_ffi::kernel::udp_claim::UdpClaim;
+use weft_ffi::kernel::xdp::Steering;
 use weft_node::Uplink;
 use weft_switch::drivers::UnderlayMtu;
 use weft_switch::types::PortId;
@@ -29,6 +33,8 @@ pub(super) struct UplinkPort {
     mtu: UnderlayMtu,
     /// What they cannot follow.
     shape: Option<Shape>,
+    /// The program, where there is one: it goes with the queues.
+    steering: Weak<Steering>,
 }
 
 /// What XDP sockets are made for: when it changes they have to be made anew.
@@ -55,6 +61,16 @@ impl Daemon {
     /// How weft is joined to the underlay; as long as it is not, how it is to be.
     pub(super) fn uplink_kind(&self) -> UplinkKind {
         self.uplink.as_ref().map_or(self.config.uplink.kind, |open| open.kind)
+    }
+
+    /// The tunnel has these addresses: a program before the kernel takes only what is for them.
+    pub(super) fn steer(&self, addresses: &[IpAddr]) {
+        let steering = self.uplink.as_ref().and_then(|open| open.steering.upgrade());
+        if let Some(Err(error)) = steering.map(|steering| steering.set_own(addresses.iter().copied())) {
+            warn!(
+                "uplink: the XDP program cannot be told the node's addresses, the kernel gets what comes for some of them: {error}"
+            );
+        }
     }
 
     /// What is worth knowing about the uplink.
@@ -101,7 +117,7 @@ impl Daemon {
             why = Some(format!("uplink {}: it is {instead} in place of af_xdp: {error}", uplink.name));
             opened = self.open_as(kind, &uplink, port, &mtu).await;
         }
-        let (OpenUplink { queues, how, mut notes }, claim) = match opened {
+        let (OpenUplink { queues, how, mut notes, steering }, claim) = match opened {
             Ok(opened) => opened,
             Err(error) => return self.problems.push(error.to_string()),
         };
@@ -118,7 +134,8 @@ impl Daemon {
         info!("uplink {} ({how}): MTU {}, VXLAN port {port}", uplink.name, uplink.mtu);
         notes.extend(why);
         notes.iter().for_each(|note| warn!("{note}"));
-        let opened = UplinkPort { id, kind, notes, index: uplink.index, vxlan_port: port, mtu, shape };
+        let opened =
+            UplinkPort { id, kind, notes, index: uplink.index, vxlan_port: port, mtu, shape, steering };
         let old = self.uplink.replace(opened);
         if let Some(old) = old {
             self.publish(model);
