@@ -292,7 +292,13 @@ impl Daemon {
             ageing: self.config.bridge.ageing_s,
             learn_limit: self.config.bridge.learn_limit,
         };
-        self.dataplane.publish(|generation| compile(model, &facts, generation));
+        let mut own = Vec::new();
+        self.dataplane.publish(|generation| {
+            let tables = compile(model, &facts, generation);
+            own.extend(tables.local_vteps.iter().map(|vtep| vtep.address));
+            tables
+        });
+        self.steer(&own);
         for (worker, id, queue) in self.fresh.drain(..) {
             self.dataplane.attach_rx(worker, id, queue);
         }

@@ -2,6 +2,7 @@
 //! [`crate::daemon`].
 
 use std::path::PathBuf;
+use std::sync::{Arc, Weak};
 
 use thiserror::Error;
 use weft_ffi::dpdk::{EthConfig, EthError, EthPort, VhostConfig, VhostError, VhostPort};
@@ -10,7 +11,7 @@ use weft_ffi::kernel::packet::{Filter, PacketError, PacketTx, RxOptions, RxRing,
 use weft_ffi::kernel::tap::{Tap, TapError, TapExisted, TapOptions, TapQueues};
 use weft_ffi::kernel::udp::{IcmpRx, UdpError, UdpRx};
 use weft_ffi::kernel::udp_claim::ClaimError;
-use weft_ffi::kernel::xdp::{XdpError, XdpOptions, XdpPort, XskRx, XskTx};
+use weft_ffi::kernel::xdp::{Steering, XdpError, XdpOptions, XdpPort, XskRx, XskTx};
 use weft_switch::drivers::{
     PacketSocketRx, PacketSocketTx, Rx, SocketRx, SocketTx, Spreader, Tx, UnderlayMtu, XdpRx, XdpTx,
     delete_tap, tap_queues,
@@ -188,6 +189,8 @@ pub struct OpenUplink {
     pub how: String,
     /// What the operator should know, a sentence each.
     pub notes: Vec<String>,
+    /// The program that has to be told the tunnel's addresses, as long as the queues are open.
+    pub steering: Weak<Steering>,
 }
 
 /// Opens the uplink for so many workers. `mtu` is followed where a queue has to know it.
@@ -205,7 +208,7 @@ pub fn open_uplink(
         UplinkKind::AfXdp => return open_xdp(name, vxlan_port, workers, mtu),
     };
     let queues = queues.into_iter().map(|(rx, tx)| (Some(rx), tx)).collect();
-    Ok(OpenUplink { queues, how: kind.as_str().to_owned(), notes: Vec::new() })
+    Ok(OpenUplink { queues, how: kind.as_str().to_owned(), notes: Vec::new(), steering: Weak::new() })
 }
 
 /// The interface's queues go round the workers, each of which sends by the first of its own. A worker without one sends by a
@@ -224,7 +227,7 @@ fn open_xdp(
     let share = count.div_ceil(senders).next_power_of_two();
     let rx_buffers = (BUFFERS / share.min(BUFFERS)).clamp(LEAST, BUFFERS / 2);
     let options = XdpOptions { port: vxlan_port, rx_buffers, senders, ..XdpOptions::default() };
-    let XdpPort { queues, mode, not_native, .. } = XdpPort::open(name, &options)?;
+    let XdpPort { queues, mode, not_native, steering } = XdpPort::open(name, &options)?;
 
     let mut notes = Vec::new();
     if let Some(why) = not_native {
@@ -249,7 +252,8 @@ fn open_xdp(
             None => (None, Tx::Packet(PacketSocketTx(PacketTx::open(name, TxOptions::default())?))),
         })
     });
-    Ok(OpenUplink { queues: queues.collect::<Result<_, OpenError>>()?, how, notes })
+    let queues = queues.collect::<Result<_, OpenError>>()?;
+    Ok(OpenUplink { queues, how, notes, steering: Arc::downgrade(&steering) })
 }
 
 fn open_sockets(
@@ -263,7 +267,7 @@ fn open_sockets(
     let mut icmp = Some(IcmpRx::open(name)?);
     let queues = sockets.into_iter().map(|socket| {
         let rx = SocketRx::new(socket, icmp.take(), vxlan_port, mtu.clone()).map_err(OpenError::Wait)?;
-        Ok((Rx::Socket(Box::new(rx)), Tx::Socket(Box::new(SocketTx::open()?))))
+        Ok((Rx::Socket(Box::new(rx)), Tx::Socket(Box::new(SocketTx::open(vxlan_port)?))))
     });
     queues.collect()
 }

@@ -147,9 +147,17 @@ fn in_vlan(frame: &[u8], seen: &Seen) -> bool {
     seen.tags > 0 && !priority
 }
 
-/// An ARP message that names its sender and asks for nobody else, or an advertisement: caches keep it.
+/// An ARP message that names its sender and asks for nobody else, an advertisement, or a solicitation for the sender's own address: caches keep it.
 fn announces(frame: &[u8], seen: &Seen) -> bool {
-    let advert = |ip: &SeenIp| !ip.src.is_ipv4() && ip.icmp(frame) == Some(136);
+    let advert = |ip: &SeenIp| match (ip.src, ip.icmp(frame)) {
+        (IpAddr::V6(_), Some(136)) => true,
+        // Who asks for its own address tells it.
+        (IpAddr::V6(src), Some(135)) => {
+            let at = ip.upper.start + 8;
+            frame.get(at..at + 16).is_some_and(|target| target == src.octets())
+        }
+        _ => false,
+    };
     let arp =
         |message: &[u8]| message[14..18] != [0; 4] && (message[7] == 2 || message[14..18] == message[24..28]);
     (seen.ethertype == 0x0806 && frame.get(seen.l3..seen.l3 + 28).is_some_and(arp))

@@ -61,6 +61,17 @@ pub struct RxLoss {
     pub missed: u32,
 }
 
+/// Frames that a queue has left behind for a reason that it knows. Of all others it had no room.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TxLoss {
+    /// The kernel forbids them.
+    pub refused: u32,
+    /// The kernel knows no way there.
+    pub unreachable: u32,
+    /// Longer than the way takes.
+    pub too_long: u32,
+}
+
 /// What became of a queue that was to be armed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Armed {
@@ -97,6 +108,10 @@ pub trait TxQueue<P: BufPool> {
     fn caps(&self) -> TxCaps;
     /// Sends from the front of `burst`; what it leaves there the port did not take.
     fn tx(&mut self, burst: &mut Burst<P::Buf>);
+    /// Why frames were left by the last [`Self::tx`]. Asked only where there are some.
+    fn take_loss(&mut self) -> TxLoss {
+        TxLoss::default()
+    }
 }
 
 #[derive(Debug, Default)]

@@ -3,9 +3,13 @@
 //! An XDP program asks something of the interface. Where that is not to be had, the default kind takes its place, and the
 //! status says why. It is tried again when the interface is another one or has changed.
 
+use std::net::IpAddr;
+use std::sync::Weak;
+
 use tracing::{info, warn};
 use weft_ffi::kernel::interface;
 use weft_ffi::kernel::udp_claim::{ClaimError, UdpClaim};
+use weft_ffi::kernel::xdp::Steering;
 use weft_node::Uplink;
 use weft_switch::drivers::UnderlayMtu;
 use weft_switch::types::PortId;
@@ -29,6 +33,8 @@ pub(super) struct UplinkPort {
     mtu: UnderlayMtu,
     /// What they cannot follow.
     shape: Option<Shape>,
+    /// The program, where there is one: it goes with the queues.
+    steering: Weak<Steering>,
 }
 
 /// What XDP sockets are made for: when it changes they have to be made anew.
@@ -55,6 +61,16 @@ impl Daemon {
     /// How weft is joined to the underlay; as long as it is not, how it is to be.
     pub(super) fn uplink_kind(&self) -> UplinkKind {
         self.uplink.as_ref().map_or(self.config.uplink.kind, |open| open.kind)
+    }
+
+    /// The tunnel has these addresses: a program before the kernel takes only what is for them.
+    pub(super) fn steer(&self, addresses: &[IpAddr]) {
+        let steering = self.uplink.as_ref().and_then(|open| open.steering.upgrade());
+        if let Some(Err(error)) = steering.map(|steering| steering.set_own(addresses.iter().copied())) {
+            warn!(
+                "uplink: the XDP program cannot be told the node's addresses, the kernel gets what comes for some of them: {error}"
+            );
+        }
     }
 
     /// What is worth knowing about the uplink.
@@ -117,7 +133,7 @@ impl Daemon {
             (kind, served, why) = (old.kind, old.vxlan_port, None);
             opened = self.open_as(kind, &uplink, served, &mtu, None).await;
         }
-        let (OpenUplink { queues, how, mut notes }, claim) = match opened {
+        let (OpenUplink { queues, how, mut notes, steering }, claim) = match opened {
             Ok(opened) => opened,
             Err(error) => return self.problems.push(error.to_string()),
         };
@@ -134,7 +150,8 @@ impl Daemon {
         info!("uplink {} ({how}): MTU {}, VXLAN port {served}", uplink.name, uplink.mtu);
         notes.extend(why);
         notes.iter().for_each(|note| warn!("{note}"));
-        let opened = UplinkPort { id, kind, notes, index: uplink.index, vxlan_port: served, mtu, shape };
+        let opened =
+            UplinkPort { id, kind, notes, index: uplink.index, vxlan_port: served, mtu, shape, steering };
         let old = self.uplink.replace(opened);
         if let Some(old) = old {
             self.publish(model);

@@ -38,7 +38,8 @@ fn receive(rx: &mut UdpRx, messages: usize) -> Vec<(Received, Vec<u8>)> {
     let mut buffers: Vec<(Vec<u8>, Vec<u8>)> = vec![(vec![0; 10], vec![0; 70_000]); messages];
     let mut told = Vec::new();
     let pieces = buffers.iter_mut().map(|(a, b)| [a.as_mut_slice(), b.as_mut_slice()]);
-    let count = rx.recv(pieces, |index, received| told.push((index, received))).unwrap();
+    let count =
+        rx.recv(pieces, |index, received| told.push((index, received.expect("told in full")))).unwrap();
     assert_eq!(count, told.len());
     let bytes =
         |index: usize, len: usize| [&buffers[index].0[..], &buffers[index].1].concat()[..len].to_vec();
@@ -182,6 +183,11 @@ fn what_routers_say_is_heard() {
     cable.b.ip("neigh add 10.10.0.2 lladdr 02:00:00:00:00:77 dev further nud permanent");
     cable.a.ip("route add 10.10.0.0/24 via 10.9.0.2");
     let sender = cable.a.within(|| std::net::UdpSocket::bind("10.9.0.1:0")).unwrap();
+    // Messages of another code are not heard: nobody has these ports.
+    for port in 9..40 {
+        // What the kernel was told before, it says here.
+        let _ = sender.send_to(b"x", ("10.9.0.2", port));
+    }
     let len = eventually("its message", || {
         // Has to be told what the path carries, so it says "don't fragment"; refused once it knows.
         let _ = sender.send_to(&[0; 1400], "10.10.0.2:9");

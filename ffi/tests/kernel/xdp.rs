@@ -15,7 +15,9 @@ use crate::lab::{Cable, MAC_B, Namespace, eventually, name, wait_ready};
 use crate::packet_rx::ring_on;
 
 fn open(namespace: &Namespace, interface: &str, options: XdpOptions) -> Result<XdpPort, XdpError> {
-    namespace.within(|| XdpPort::open(name(interface), &options))
+    let port = namespace.within(|| XdpPort::open(name(interface), &options))?;
+    port.steering.set_own([[10, 9, 0, 2].into()]).unwrap();
+    Ok(port)
 }
 
 fn on_b(cable: &Cable) -> XdpPort {

@@ -20,7 +20,7 @@ pub use socket::{SENDERS, SocketRx, SocketTx, UnderlayMtu};
 pub use tap::{Spreader, TapRx, TapTx, delete_tap, tap_queues};
 pub use xdp::{XdpRx, XdpTx};
 
-use crate::port::{Armed, Burst, RxLoss, RxQueue, TxCaps, TxQueue};
+use crate::port::{Armed, Burst, RxLoss, RxQueue, TxCaps, TxLoss, TxQueue};
 use crate::worker::Platform;
 
 /// The daemon's platform.
@@ -132,6 +132,14 @@ impl TxQueue<NativePool> for Tx {
             Self::Xdp(queue) => queue.tx(burst),
             Self::Vhost(queue) => TxQueue::tx(queue, burst),
             Self::Eth(queue) => TxQueue::tx(queue, burst),
+        }
+    }
+    fn take_loss(&mut self) -> TxLoss {
+        match self {
+            Self::Socket(queue) => queue.take_loss(),
+            Self::Tap(_) | Self::Packet(_) | Self::Xdp(_) | Self::Vhost(_) | Self::Eth(_) => {
+                TxLoss::default()
+            }
         }
     }
 }

@@ -90,13 +90,14 @@ pub(crate) fn copy(from: &impl PacketBuf, offset: usize, to: &mut impl PacketBuf
 }
 
 /// A place in a chain that only goes forward, so that what copies piece by piece does not begin at the first segment each time.
-struct Cursor<'a, I: Iterator<Item = &'a [u8]>> {
+pub(crate) struct Cursor<'a, I: Iterator<Item = &'a [u8]>> {
     here: &'a [u8],
     behind: I,
 }
 
 impl<'a, I: Iterator<Item = &'a [u8]>> Cursor<'a, I> {
-    fn new(mut segments: I, mut offset: usize) -> Self {
+    /// At `offset` bytes behind the beginning of these segments.
+    pub(crate) fn new(mut segments: I, mut offset: usize) -> Self {
         let mut here: &[u8] = &[];
         for segment in segments.by_ref() {
             if offset < segment.len() {
@@ -119,18 +120,34 @@ impl<'a, I: Iterator<Item = &'a [u8]>> Cursor<'a, I> {
     }
 
     fn copy(&mut self, mut to: &mut [u8]) {
-        while !to.is_empty() {
+        self.take(to.len(), |piece| {
+            let (now, later) = std::mem::take(&mut to).split_at_mut(piece.len());
+            now.copy_from_slice(piece);
+            to = later;
+        });
+    }
+
+    /// Shows the next `len` bytes, or as many as there are, and goes on behind them.
+    pub(crate) fn take(&mut self, mut len: usize, mut see: impl FnMut(&'a [u8])) {
+        while len > 0 {
             if self.here.is_empty() {
                 match self.behind.next() {
                     Some(segment) => self.here = segment,
                     None => return,
                 }
             }
-            let len = to.len().min(self.here.len());
-            let (now, later) = to.split_at_mut(len);
-            now.copy_from_slice(&self.here[..len]);
-            (to, self.here) = (later, &self.here[len..]);
+            let (now, later) = self.here.split_at(self.here.len().min(len));
+            see(now);
+            len -= now.len();
+            self.here = later;
         }
+    }
+
+    /// What the next `len` bytes sum up to; goes on behind them.
+    pub(crate) fn sum(&mut self, len: usize) -> Sum {
+        let mut sum = Sum::new();
+        self.take(len, |piece| sum = sum.add(piece));
+        sum
     }
 }
 

@@ -13,6 +13,7 @@ use crate::wire::checksum::Sum;
 /// Where TCP has its header's length, its flags and its checksum.
 const TCP_LEN: usize = 12;
 const TCP_FLAGS: usize = 13;
+const _: () = assert!(TCP_FLAGS == TCP_LEN + 1, "both are read at once");
 const TCP_CHECKSUM: usize = 16;
 const CWR: u8 = 0x80;
 const UDP_CHECKSUM: usize = 6;
@@ -74,7 +75,6 @@ fn gso(buf: &impl PacketBuf, layout: &Layout, len: usize, mtu: usize, told: Opti
     // Where the kernel tells it: no more than fits here, though.
     let size = told.map_or(fits, |told| usize::from(told).clamp(1, fits));
     let kind = if layout.v6 { GsoKind::Tcp6 } else { GsoKind::Tcp4 };
-    debug_assert_eq!(TCP_LEN + 1, TCP_FLAGS);
     Some(Gso { kind, size: u16::try_from(size).ok()?, ecn: flags & CWR != 0 })
 }
 

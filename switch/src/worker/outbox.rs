@@ -8,7 +8,7 @@ use crate::counters::WorkerCounters;
 use crate::drop_reason::DropReason;
 use crate::offload::finish::{finish, takes};
 use crate::packet::PacketBuf;
-use crate::port::{Burst, TxCaps, TxQueue};
+use crate::port::{Burst, TxCaps, TxLoss, TxQueue};
 use crate::tables::{Place, Snapshot};
 use crate::types::{MAX_PORTS, PortId};
 
@@ -203,7 +203,19 @@ fn transmit<Q: TxQueue<Pool>, Pool: crate::packet::BufPool>(
     port.tx_packets.add(count - left);
     port.tx_bytes.add(bytes - left_bytes);
     if left > 0 {
-        counters.drops(DropReason::TxNotTaken).add(left);
+        let TxLoss { refused, unreachable, too_long } = queue.take_loss();
+        let known = [
+            (DropReason::TxRefused, refused),
+            (DropReason::TxUnreachable, unreachable),
+            (DropReason::TxTooLong, too_long),
+        ];
+        let mut not_taken = left;
+        for (reason, count) in known {
+            let count = u64::from(count).min(not_taken);
+            counters.drops(reason).add(count);
+            not_taken -= count;
+        }
+        counters.drops(DropReason::TxNotTaken).add(not_taken);
         port.tx_drops.add(left);
         burst.clear();
     }

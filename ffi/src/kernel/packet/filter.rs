@@ -128,6 +128,18 @@ impl Filter {
         Self(all.enumerate().map(resolve).collect())
     }
 
+    /// For a raw ICMP socket, whose packets begin with their IPv4 header: passes Fragmentation Needed.
+    pub fn fragmentation_needed() -> Self {
+        let step = |code: u32, jt, jf, k| sock_filter { code: code as u16, jt, jf, k };
+        Self(vec![
+            step(X_IS_IPV4_HEADER_LEN, 0, 0, 0),
+            step(LOAD_HALF_AT_X, 0, 0, 0),
+            step(EQUAL, 0, 1, ICMP_FRAGMENTATION_NEEDED),
+            step(RETURN, 0, 0, WHOLE),
+            step(RETURN, 0, 0, 0),
+        ])
+    }
+
     /// Passes nothing.
     pub fn nothing() -> Self {
         Self(vec![sock_filter { code: RETURN as u16, jt: 0, jf: 0, k: 0 }])
@@ -304,6 +316,24 @@ mod tests {
             for len in 1..port_end {
                 assert!(!passes(&filter, &whole[..len]), "cut to {len} bytes");
             }
+        }
+    }
+
+    #[test]
+    fn a_raw_socket_hears_what_was_too_big_and_nothing_else() {
+        let filter = Filter::fragmentation_needed();
+        let about = ipv4(0, 0, 17, PORT);
+        let message = |kind, code| error_about(&about, kind, code).split_off(14);
+        assert!(passes(&filter, &message(3, 4)));
+        let mut options = message(3, 4);
+        options[0] = 0x46;
+        options.splice(20..20, [1; 4]);
+        assert!(passes(&filter, &options), "with options");
+        for (kind, code) in [(3, 3), (3, 13), (11, 0), (8, 0), (4, 4)] {
+            assert!(!passes(&filter, &message(kind, code)), "type {kind}, code {code}");
+        }
+        for len in 1..22 {
+            assert!(!passes(&filter, &message(3, 4)[..len]), "cut to {len} bytes");
         }
     }
 

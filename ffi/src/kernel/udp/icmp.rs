@@ -9,6 +9,7 @@ use libc::c_int;
 use super::control::Control;
 use super::{Name, UdpError, bind_to_device, failed, switch_on};
 use crate::kernel::interface::IfName;
+use crate::kernel::packet::Filter;
 use crate::kernel::sys;
 
 /// Socket options of a raw socket: linux/icmp.h and linux/icmpv6.h.
@@ -21,6 +22,9 @@ const PACKET_TOO_BIG: usize = 2;
 const FRAGMENTATION_NEEDED: u8 = 4;
 /// Bytes that may wait in the kernel: a few dozen messages. Routers repeat what was lost.
 const RECEIVE_BUFFER: c_int = 64 << 10;
+
+/// Messages of another code that are passed over at a time.
+const TRIES: usize = 8;
 
 /// A message about a packet that was too big.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +54,8 @@ impl IcmpRx {
     pub fn open(interface: IfName) -> Result<Self, UdpError> {
         let v4 = raw(libc::AF_INET, libc::IPPROTO_ICMP, interface)?;
         let what = "a socket for ICMP";
+        // The other codes are far more frequent where somebody scans.
+        Filter::fragmentation_needed().attach(v4.as_fd()).map_err(failed(what, "attach a filter"))?;
         sys::set_option(v4.as_fd(), libc::SOL_RAW, ICMP_FILTER, &!(1u32 << DESTINATION_UNREACHABLE))
             .map_err(failed(what, "choose the messages"))?;
         let v6 = match raw(libc::AF_INET6, libc::IPPROTO_ICMPV6, interface) {
@@ -75,18 +81,20 @@ impl IcmpRx {
 
     /// The next message, into `buffer`, whose rest is left as it is; what does not fit is cut off. Does not wait.
     pub fn next(&mut self, buffer: &mut [u8]) -> Option<IcmpMessage> {
-        while let Ok((len, ..)) = receive(&self.v4, buffer) {
+        // What the filter does not pass may be there from before it was attached.
+        for _ in 0..TRIES {
+            let Ok((len, ..)) = receive(&self.v4, buffer) else { break };
             let at = buffer.first().map_or(0, |first| usize::from(first & 0xf) * 4);
             if buffer[..len].get(at + 1) == Some(&FRAGMENTATION_NEEDED) {
                 return Some(IcmpMessage::V4(len));
             }
         }
-        let v6 = self.v6.as_ref()?;
-        loop {
-            let (len, from, to) = receive(v6, buffer).ok()?;
-            if let (Some(IpAddr::V6(from)), Some(IpAddr::V6(to))) = (from, to) {
-                return Some(IcmpMessage::V6 { len, from, to });
+        match receive(self.v6.as_ref()?, buffer) {
+            Ok((len, Some(IpAddr::V6(from)), Some(IpAddr::V6(to)))) => {
+                Some(IcmpMessage::V6 { len, from, to })
             }
+            // Of ICMPv6 the kernel passes the one type, and tells both addresses.
+            _ => None,
         }
     }
 }

@@ -133,14 +133,15 @@ impl UdpRx {
     }
 
     /// Receives into these buffers, a list of pieces for each message ([`RX_BATCH`] messages at most), without waiting. Tells
-    /// what has come in message by message, with its place in `buffers`, and returns how many that was.
+    /// what has come in message by message, with its place in `buffers`, and returns how many that was. `None` is a message
+    /// that the kernel did not say all of.
     ///
     /// # Errors
     /// Only of the socket itself; nothing to receive is 0.
     pub fn recv<'a, M>(
         &mut self,
         buffers: impl IntoIterator<Item = M>,
-        mut each: impl FnMut(usize, Received),
+        mut each: impl FnMut(usize, Option<Received>),
     ) -> io::Result<usize>
     where
         M: IntoIterator<Item = &'a mut [u8]>,
@@ -177,19 +178,16 @@ impl UdpRx {
         let heads = calls.messages.iter().zip(&calls.names).zip(&calls.controls).take(received);
         for (index, ((message, name), control)) in heads.enumerate() {
             let told = control.read(message.msg_hdr.msg_controllen);
-            // The kernel tells both of every datagram.
-            let (Some(from), Some(to)) = (name.read(), told.to) else { continue };
-            each(
-                index,
-                Received {
-                    from,
-                    to,
-                    tos: told.tos,
-                    len: message.msg_len as usize,
-                    segment: told.segment,
-                    truncated: message.msg_hdr.msg_flags & libc::MSG_TRUNC != 0,
-                },
-            );
+            let addresses = name.read().zip(told.to);
+            let received = addresses.map(|(from, to)| Received {
+                from,
+                to,
+                tos: told.tos,
+                len: message.msg_len as usize,
+                segment: told.segment,
+                truncated: message.msg_hdr.msg_flags & libc::MSG_TRUNC != 0,
+            });
+            each(index, received);
         }
         calls.forget();
         Ok(received)

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use libc::c_int;
 
@@ -52,13 +53,74 @@ pub struct Message<P> {
     pub pieces: P,
 }
 
+/// Why the kernel did not take a message, as far as its answer says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// Its packet filter drops such packets.
+    Filtered,
+    /// There is no way to the destination, or not from that address.
+    Unreachable,
+    /// The datagrams are longer than the way takes.
+    TooLong,
+    /// No room, most of the time.
+    Other,
+}
+
+impl From<&io::Error> for Refusal {
+    fn from(error: &io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(libc::EPERM | libc::EACCES) => Self::Filtered,
+            Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EADDRNOTAVAIL | libc::ENETDOWN) => {
+                Self::Unreachable
+            }
+            // Of a message that is to be cut, the kernel says that it is not valid.
+            Some(libc::EMSGSIZE | libc::EINVAL) => Self::TooLong,
+            _ => Self::Other,
+        }
+    }
+}
+
 /// Sockets of one family to send from, each with a port that the kernel has chosen. They receive nothing.
 #[derive(Debug)]
 pub struct UdpTx {
     sockets: Vec<OwnedFd>,
-    /// The kernel cuts; false once it has said that the interface cannot.
-    segments: bool,
+    apart: Apart,
     calls: Calls,
+}
+
+/// Destinations for which the kernel has said that it does not cut: the interface makes no checksums, or what goes there is
+/// encrypted on its way out. Both may change, so it is asked again after a time.
+#[derive(Debug, Default)]
+struct Apart {
+    to: Vec<IpAddr>,
+    /// When the first of them was listed.
+    since: Option<Instant>,
+}
+
+impl Apart {
+    /// With so many listed, it is likely to be the interface: then nothing is cut by the kernel.
+    const MANY: usize = 16;
+    const FORGOTTEN_AFTER: Duration = Duration::from_secs(10);
+
+    fn forget_old(&mut self) {
+        // No clock is read while there is none.
+        if self.since.is_some_and(|since| since.elapsed() > Self::FORGOTTEN_AFTER) {
+            self.to.clear();
+            self.since = None;
+        }
+    }
+
+    fn add(&mut self, to: IpAddr) {
+        self.since.get_or_insert_with(Instant::now);
+        if !self.has(to) {
+            self.to.push(to);
+        }
+    }
+
+    #[inline]
+    fn has(&self, to: IpAddr) -> bool {
+        self.to.len() >= Self::MANY || self.to.contains(&to)
+    }
 }
 
 /// What the kernel reads during a call. The pointers in it are valid only within `send`.
@@ -72,6 +134,7 @@ struct Calls {
 
 #[derive(Clone, Copy)]
 struct Outgoing {
+    to: IpAddr,
     control: Control,
     /// Bytes of it without the last entry, the size of segments.
     sender: usize,
@@ -99,7 +162,11 @@ impl UdpTx {
             piece_counts: Vec::with_capacity(TX_BATCH),
             messages: Vec::with_capacity(TX_BATCH),
         };
-        Ok(Self { sockets: sockets?, segments: true, calls })
+        Ok(Self {
+            sockets: sockets?,
+            apart: Apart { to: Vec::with_capacity(Apart::MANY), since: None },
+            calls,
+        })
     }
 
     /// How many sockets there are.
@@ -120,6 +187,7 @@ impl UdpTx {
         P: FnOnce(&mut dyn FnMut(&'a [u8])),
     {
         let Some(socket) = self.sockets.get(socket).map(AsRawFd::as_raw_fd) else { return };
+        self.apart.forget_old();
         let mut messages = messages.into_iter();
         let mut before = 0;
         loop {
@@ -127,7 +195,7 @@ impl UdpTx {
             if count == 0 {
                 return;
             }
-            self.calls.flush(socket, &mut self.segments, |index, error| refused(before + index, error));
+            self.calls.flush(socket, &mut self.apart, |index, error| refused(before + index, error));
             self.calls.forget();
             before += count;
             if count < TX_BATCH {
@@ -193,7 +261,13 @@ impl Calls {
             let mut control = Control::EMPTY;
             let sender = control.sender(message.from, message.tos);
             let all = message.segment.map_or(sender, |size| control.segments(sender, size));
-            self.controls.push(Outgoing { control, sender, all, segment: message.segment });
+            self.controls.push(Outgoing {
+                to: message.to.ip(),
+                control,
+                sender,
+                all,
+                segment: message.segment,
+            });
         }
         // Only now, since the lists may have moved while they grew.
         let mut rest = self.pieces.as_mut_slice();
@@ -223,11 +297,11 @@ impl Calls {
         self.controls.clear();
     }
 
-    fn flush(&mut self, socket: c_int, segments: &mut bool, mut refused: impl FnMut(usize, &io::Error)) {
+    fn flush(&mut self, socket: c_int, apart: &mut Apart, mut refused: impl FnMut(usize, &io::Error)) {
         let mut done = 0;
         while done < self.messages.len() {
             // Up to the next message that has to be cut here.
-            let whole = |outgoing: &Outgoing| *segments || outgoing.segment.is_none();
+            let whole = |outgoing: &Outgoing| outgoing.segment.is_none() || !apart.has(outgoing.to);
             let count = self.controls.iter().skip(done).take_while(|outgoing| whole(outgoing)).count();
             let rest = self.messages.get_mut(done..done + count).unwrap_or_default();
             let error = if rest.is_empty() {
@@ -261,8 +335,11 @@ impl Calls {
             };
             match error.raw_os_error() {
                 Some(libc::EINTR) => {}
-                // Before Linux 6.11 an interface that does not make checksums takes none that are to be cut.
-                Some(libc::EIO) if count > 0 && self.controls[done].segment.is_some() => *segments = false,
+                // Before Linux 6.11 an interface that does not make checksums takes none that are to be cut; nor does, in any
+                // Linux, a way through IPsec.
+                Some(libc::EIO) if count > 0 && self.controls[done].segment.is_some() => {
+                    apart.add(self.controls[done].to);
+                }
                 Some(libc::EAGAIN) => {
                     (done..self.messages.len()).for_each(|index| refused(index, &error));
                     return;
@@ -296,8 +373,15 @@ impl Calls {
             pieces = others;
             message.msg_iov = mine.as_mut_ptr();
             message.msg_iovlen = mine.len() as _;
-            // SAFETY: as in `flush`; `message` is a copy that names the same live lists.
-            sys::check_len(unsafe { libc::sendmsg(socket, &raw const message, libc::MSG_DONTWAIT) })?;
+            // Again here and not by the caller, who would begin with the first once more.
+            while let Err(error) = {
+                // SAFETY: as in `flush`; `message` is a copy that names the same live lists.
+                sys::check_len(unsafe { libc::sendmsg(socket, &raw const message, libc::MSG_DONTWAIT) })
+            } {
+                if error.raw_os_error() != Some(libc::EINTR) {
+                    return Err(error);
+                }
+            }
         }
         Ok(())
     }
@@ -310,10 +394,10 @@ mod tests {
     use std::time::Duration;
 
     /// Three datagrams as one message, whether or not the kernel cuts.
-    fn arrives(segments: bool) -> Vec<(Vec<u8>, SocketAddr)> {
+    fn arrives(apart: Apart) -> Vec<(Vec<u8>, SocketAddr)> {
         let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
         receiver.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        let mut tx = UdpTx { segments, ..UdpTx::open(Family::V4, 2).unwrap() };
+        let mut tx = UdpTx { apart, ..UdpTx::open(Family::V4, 2).unwrap() };
         let to = receiver.local_addr().unwrap();
         let message = |segment, pieces: &'static [&'static [u8]]| Message {
             to,
@@ -335,10 +419,31 @@ mod tests {
 
     #[test]
     fn datagrams_are_cut_by_the_kernel_or_here() {
-        for segments in [true, false] {
-            let arrived = arrives(segments);
+        for cut_here in [false, true] {
+            let mut apart = Apart::default();
+            if cut_here {
+                apart.add([127, 0, 0, 1].into());
+            }
+            let arrived = arrives(apart);
             let bytes: Vec<&[u8]> = arrived.iter().map(|(bytes, _)| bytes.as_slice()).collect();
-            assert_eq!(bytes, [&b"aaaabb"[..], b"ccccdd", b"e", b"f"], "cut by the kernel: {segments}");
+            assert_eq!(bytes, [&b"aaaabb"[..], b"ccccdd", b"e", b"f"], "cut here: {cut_here}");
         }
+    }
+
+    #[test]
+    fn one_destination_that_is_not_cut_for_leaves_the_others_alone_and_is_forgotten() {
+        let to = |last| IpAddr::from([192, 0, 2, last]);
+        let mut apart = Apart::default();
+        apart.add(to(1));
+        apart.add(to(1));
+        apart.forget_old();
+        assert_eq!((apart.has(to(1)), apart.has(to(2)), apart.to.len()), (true, false, 1));
+        (2..=Apart::MANY as u8).for_each(|last| apart.add(to(last)));
+        assert!(apart.has(to(200)), "it is the interface");
+        apart.since = Instant::now().checked_sub(Apart::FORGOTTEN_AFTER + Duration::from_secs(1));
+        assert!(apart.since.is_some(), "the machine has run for longer than that");
+        apart.forget_old();
+        assert!(!apart.has(to(1)));
+        assert_eq!(apart.since, None);
     }
 }

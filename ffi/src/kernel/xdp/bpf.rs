@@ -30,6 +30,8 @@ pub(super) enum MapKind {
     Sockets,
     /// `BPF_MAP_TYPE_LPM_TRIE`: prefixes; the longest that matches is found.
     Prefixes,
+    /// `BPF_MAP_TYPE_HASH`.
+    Set,
 }
 
 #[repr(C)]
@@ -121,6 +123,7 @@ impl Map {
         let (kind, flags) = match kind {
             MapKind::Sockets => (17, 0),
             MapKind::Prefixes => (11, AS_NEEDED),
+            MapKind::Set => (1, 0),
         };
         let (key_size, value_size) = (key as u32, value as u32);
         let attributes = MapCreate {

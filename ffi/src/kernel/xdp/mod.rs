@@ -81,7 +81,8 @@ pub struct XdpOptions {
     pub tx_buffers: u32,
     /// The queues that are sent through: so many, from the first on. The others have next to no send buffers. Default: all.
     pub senders: u32,
-    /// Prefixes whose packets are taken besides, at most; see [`Steering::add_prefix`]. Default: 0, which costs nothing.
+    /// Prefixes whose packets are taken besides, at most; see [`Steering::add_prefix`]. Default: 0, which costs
+    /// nothing. For direct routing, which has no tunnel; weft itself asks for none yet.
     pub prefixes: u32,
 }
 
@@ -127,7 +128,8 @@ pub struct XdpPort {
 }
 
 impl XdpPort {
-    /// Opens all queues of `interface` for frames of its present MTU. May take half a second, where the interface was let go of
+    /// Opens all queues of `interface` for frames of its present MTU. Everything stays the kernel's until [`Steering::set_own`]
+    /// has said which addresses the tunnel has. May take half a second, where the interface was let go of
     /// only just now.
     ///
     /// It must be opened anew when the interface's MAC address, MTU or number of queues changes.

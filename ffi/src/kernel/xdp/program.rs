@@ -1,20 +1,25 @@
 //! Which frames are weft's: the XDP program, written here instruction by instruction, and its maps.
 //!
-//! To weft go, of what is addressed to the interface's own MAC address and in no VLAN:
+//! To weft go, of what is addressed to the interface's own MAC address and in no VLAN, to one of the tunnel's own addresses
+//! ([`Steering::set_own`]; another address is the kernel's, or is to be forwarded):
 //!
 //! - UDP to the tunnel's port, over IPv4 (with options too) or IPv6 (without extension headers);
 //! - the first fragment of such a packet, so that it can be counted (the others have no port);
-//! - what routers say of such packets that were too big for them;
-//! - packets to a prefix of [`Steering::add_prefix`], where the program was made with room for prefixes.
+//! - what routers say of such packets from here that were too big for them.
+//!
+//! And, whatever they are, packets to a prefix of [`Steering::add_prefix`], where the program was made with room for prefixes: for
+//! direct routing, where pods' packets come without a tunnel. Nothing adds one yet, since weft has only tunnels so far.
 //!
 //! Everything else goes on to the kernel, unchanged. A tagged frame belongs to a VLAN interface of the kernel, which is
 //! another uplink; a priority tag (VLAN 0) makes no difference.
 //!
 //! A frame for a queue that has no socket goes to the kernel too.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
 
 use super::bpf::{self, Attach, Map, MapKind};
 use super::insn::Reg::{R0, R1, R2, R3, R4, R5, R6, R7, R8, R10};
@@ -58,6 +63,8 @@ const UDP: i32 = libc::IPPROTO_UDP;
 
 const IPV4: Label = Label("IPv4");
 const IPV4_OTHER: Label = Label("IPv4, not UDP");
+const IPV4_TUNNEL: Label = Label("the tunnel's port or its error, IPv4");
+const IPV6_TUNNEL: Label = Label("the tunnel's port or its error, IPv6");
 const IPV4_TO: Label = Label("IPv4 destination");
 const IPV6: Label = Label("IPv6");
 const IPV6_OTHER: Label = Label("IPv6, not UDP");
@@ -68,9 +75,14 @@ const UNTAGGED: Label = Label("untagged");
 const STEER: Label = Label("to weft");
 const PASS: Label = Label("to the kernel");
 
-/// Bytes of a key of the prefixes' map: the prefix' length in bits, and an IPv6 address. IPv4 is within `::ffff:0:0/96`.
-const PREFIX_KEY: usize = 4 + 16;
+/// Bytes of a key of the addresses' map: an IPv6 address. IPv4 is within `::ffff:0:0/96`.
+const ADDRESS_KEY: usize = 16;
+/// Bytes of a key of the prefixes' map: the prefix' length in bits, and such an address.
+const PREFIX_KEY: usize = 4 + ADDRESS_KEY;
 const PREFIX_KEY_ON_STACK: i16 = -24;
+const ADDRESS_ON_STACK: i16 = PREFIX_KEY_ON_STACK + 4;
+/// Addresses that the tunnel may have: more than an interface has.
+const OWN_MOST: u32 = 256;
 
 /// What a program is made for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,6 +101,9 @@ pub struct Steering {
     link: Option<OwnedFd>,
     program: OwnedFd,
     sockets: Map,
+    own: Map,
+    /// What is in that map.
+    own_now: Mutex<BTreeSet<[u8; ADDRESS_KEY]>>,
     prefixes: Option<Map>,
 }
 
@@ -96,13 +111,15 @@ impl Steering {
     /// Loads the program for an interface of `queues` receive queues.
     pub(super) fn load(target: &Target, queues: u32) -> io::Result<Self> {
         let sockets = Map::new(MapKind::Sockets, "weft_sockets", 4, 4, queues)?;
+        let own = Map::new(MapKind::Set, "weft_own", ADDRESS_KEY, 1, OWN_MOST)?;
         let prefixes = match target.prefixes {
             0 => None,
             count => Some(Map::new(MapKind::Prefixes, "weft_prefixes", PREFIX_KEY, 1, count)?),
         };
-        let code = code(target, sockets.as_fd(), prefixes.as_ref().map(|map| map.as_fd()))
+        let code = code(target, sockets.as_fd(), own.as_fd(), prefixes.as_ref().map(|map| map.as_fd()))
             .ok_or_else(|| io::Error::other("the program has a jump to nowhere"))?;
-        Ok(Self { link: None, program: bpf::load(NAME, &code)?, sockets, prefixes })
+        let own_now = Mutex::default();
+        Ok(Self { link: None, program: bpf::load(NAME, &code)?, sockets, own, own_now, prefixes })
     }
 
     /// Attaches it to an interface, until it is dropped.
@@ -114,6 +131,24 @@ impl Steering {
     /// Gives a queue's frames to a socket.
     pub(super) fn give(&self, queue: u32, socket: BorrowedFd<'_>) -> io::Result<()> {
         self.sockets.set(&queue.to_ne_bytes(), &socket.as_raw_fd().to_ne_bytes())
+    }
+
+    /// From now on the tunnel has these addresses and no other. Fails when they are too many; one that stays is never missing meanwhile.
+    pub fn set_own(&self, addresses: impl IntoIterator<Item = IpAddr>) -> io::Result<()> {
+        let wanted: BTreeSet<_> = addresses.into_iter().map(address_key).collect();
+        let mut now = self.own_now.lock().unwrap_or_else(PoisonError::into_inner);
+        for key in &wanted {
+            if !now.contains(key) {
+                self.own.set(key, &[1])?;
+                now.insert(*key);
+            }
+        }
+        let gone: Vec<_> = now.difference(&wanted).copied().collect();
+        for key in gone {
+            self.own.remove(&key)?;
+            now.remove(&key);
+        }
+        Ok(())
     }
 
     /// From now on packets to this prefix are weft's. `ENOSPC` when there is no room for another.
@@ -140,17 +175,21 @@ impl Drop for Steering {
     }
 }
 
+fn address_key(address: IpAddr) -> [u8; ADDRESS_KEY] {
+    match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
 fn prefix_key(address: IpAddr, len: u8) -> io::Result<[u8; PREFIX_KEY]> {
-    let (octets, longest, before) = match address {
-        IpAddr::V4(v4) => (v4.to_ipv6_mapped().octets(), 32, 96),
-        IpAddr::V6(v6) => (v6.octets(), 128, 0),
-    };
+    let (longest, before) = if address.is_ipv4() { (32, 96) } else { (128, 0) };
     if len > longest {
         return Err(io::ErrorKind::InvalidInput.into());
     }
     let mut key = [0; PREFIX_KEY];
     key[..4].copy_from_slice(&u32::from(len + before).to_ne_bytes());
-    key[4..].copy_from_slice(&octets);
+    key[4..].copy_from_slice(&address_key(address));
     Ok(key)
 }
 
@@ -161,7 +200,12 @@ fn half(number: u16) -> i32 {
 
 /// `R7` is where the frame begins (four bytes further behind a priority tag, so that the offsets are the same), `R8` where it
 /// ends, `R6` the context.
-fn code(target: &Target, sockets: BorrowedFd<'_>, prefixes: Option<BorrowedFd<'_>>) -> Option<Vec<Insn>> {
+fn code(
+    target: &Target,
+    sockets: BorrowedFd<'_>,
+    own: BorrowedFd<'_>,
+    prefixes: Option<BorrowedFd<'_>>,
+) -> Option<Vec<Insn>> {
     let mut p = Assembler::default();
     let [m0, m1, m2, m3, m4, m5] = target.mac;
     p.add(&[Insn::copy(R6, R1), Insn::load(Word, R7, R6, MD_DATA), Insn::load(Word, R8, R6, MD_DATA_END)]);
@@ -183,6 +227,19 @@ fn code(target: &Target, sockets: BorrowedFd<'_>, prefixes: Option<BorrowedFd<'_
     p.go(PASS);
     ipv4(&mut p, target.port);
     ipv6(&mut p, target.port);
+    // What is the tunnel's but for its destination.
+    for (tunnel, load, otherwise) in
+        [(IPV4_TUNNEL, load_ipv4 as fn(&mut _), IPV4_TO), (IPV6_TUNNEL, load_ipv6, IPV6_TO)]
+    {
+        p.label(tunnel);
+        load(&mut p);
+        p.set_map(R1, own).add(&[
+            Insn::copy(R2, R10),
+            Insn::add(R2, ADDRESS_ON_STACK.into()),
+            Insn::call(LOOK_UP),
+        ]);
+        p.go_if_all(R0, Jump::NotEqual, 0, STEER).go(otherwise);
+    }
     if let Some(prefixes) = prefixes {
         look_up(&mut p, prefixes);
     } else {
@@ -200,10 +257,10 @@ fn need(p: &mut Assembler, from: Reg, len: i16) {
     p.add(&[Insn::copy(R2, from), Insn::add(R2, len.into())]).go_if_register(R2, Jump::Greater, R8, PASS);
 }
 
-/// To weft if the destination port at `at` is the tunnel's, else on to `other`.
-fn steer_port(p: &mut Assembler, from: Reg, at: i16, port: u16, other: Label) {
+/// To `tunnel` if the destination port at `at` is the tunnel's, else on to `other`.
+fn steer_port(p: &mut Assembler, from: Reg, at: i16, port: u16, [tunnel, other]: [Label; 2]) {
     p.add(&[Insn::load(Half, R3, from, at + UDP_DESTINATION)]);
-    p.go_if(R3, Jump::Equal, half(port), STEER).go(other);
+    p.go_if(R3, Jump::Equal, half(port), tunnel).go(other);
 }
 
 fn ipv4(p: &mut Assembler, port: u16) {
@@ -217,7 +274,7 @@ fn ipv4(p: &mut Assembler, port: u16) {
     p.go_if(R4, Jump::Less, IPV4_LEN.into(), PASS);
     p.add(&[Insn::copy(R5, R7), Insn::add_register(R5, R4)]);
     need(p, R5, IP + UDP_PORTS);
-    steer_port(p, R5, IP, port, IPV4_TO);
+    steer_port(p, R5, IP, port, [IPV4_TUNNEL, IPV4_TO]);
 
     // Neither IP header has options: routers send none, and the tunnel's packets have none.
     const ICMP: i16 = IP + IPV4_LEN;
@@ -237,7 +294,7 @@ fn ipv4(p: &mut Assembler, port: u16) {
     p.go_if(R3, Jump::NotEqual, IPV4_WITHOUT_OPTIONS, IPV4_TO);
     p.add(&[Insn::load(Byte, R3, R7, QUOTE + IPV4_PROTOCOL - IP)]);
     p.go_if(R3, Jump::NotEqual, UDP, IPV4_TO);
-    steer_port(p, R7, QUOTE + IPV4_LEN, port, IPV4_TO);
+    steer_port(p, R7, QUOTE + IPV4_LEN, port, [IPV4_TUNNEL, IPV4_TO]);
 }
 
 fn ipv6(p: &mut Assembler, port: u16) {
@@ -245,7 +302,7 @@ fn ipv6(p: &mut Assembler, port: u16) {
     need(p, R7, IPV6_PAYLOAD + UDP_PORTS);
     p.add(&[Insn::load(Byte, R3, R7, IPV6_NEXT_HEADER)]);
     p.go_if(R3, Jump::NotEqual, UDP, IPV6_OTHER);
-    steer_port(p, R7, IPV6_PAYLOAD, port, IPV6_TO);
+    steer_port(p, R7, IPV6_PAYLOAD, port, [IPV6_TUNNEL, IPV6_TO]);
 
     p.label(IPV6_OTHER);
     p.go_if(R3, Jump::NotEqual, libc::IPPROTO_FRAGMENT, IPV6_ICMP);
@@ -255,7 +312,7 @@ fn ipv6(p: &mut Assembler, port: u16) {
     p.go_if(R3, Jump::NotEqual, UDP, IPV6_TO);
     p.add(&[Insn::load(Half, R3, R7, IPV6_PAYLOAD + 2), Insn::and(R3, half(0xfff8))]);
     p.go_if(R3, Jump::NotEqual, 0, IPV6_TO);
-    steer_port(p, R7, IPV6_PAYLOAD + FRAGMENT_LEN, port, IPV6_TO);
+    steer_port(p, R7, IPV6_PAYLOAD + FRAGMENT_LEN, port, [IPV6_TUNNEL, IPV6_TO]);
 
     const QUOTE: i16 = IPV6_PAYLOAD + ICMP_LEN;
     p.label(IPV6_ICMP);
@@ -266,26 +323,36 @@ fn ipv6(p: &mut Assembler, port: u16) {
     p.go_if(R3, Jump::NotEqual, PACKET_TOO_BIG, IPV6_TO);
     p.add(&[Insn::load(Byte, R3, R7, QUOTE + IPV6_NEXT_HEADER - IP)]);
     p.go_if(R3, Jump::NotEqual, UDP, IPV6_TO);
-    steer_port(p, R7, QUOTE + IPV6_LEN, port, IPV6_TO);
+    steer_port(p, R7, QUOTE + IPV6_LEN, port, [IPV6_TUNNEL, IPV6_TO]);
+}
+
+/// Puts the destination where keys are.
+fn load_ipv4(p: &mut Assembler) {
+    p.add(&[
+        Insn::store_value(Word, R10, ADDRESS_ON_STACK, 0),
+        Insn::store_value(Word, R10, ADDRESS_ON_STACK + 4, 0),
+        Insn::store_value(Word, R10, ADDRESS_ON_STACK + 8, i32::from_ne_bytes([0, 0, 0xff, 0xff])),
+        Insn::load(Word, R3, R7, IPV4_DESTINATION),
+        Insn::store(Word, R10, ADDRESS_ON_STACK + 12, R3),
+    ]);
+}
+
+/// The same.
+fn load_ipv6(p: &mut Assembler) {
+    for at in [0, 4, 8, 12] {
+        p.add(&[
+            Insn::load(Word, R3, R7, IPV6_DESTINATION + at),
+            Insn::store(Word, R10, ADDRESS_ON_STACK + at, R3),
+        ]);
+    }
 }
 
 /// To weft if the destination is in a prefix.
 fn look_up(p: &mut Assembler, prefixes: BorrowedFd<'_>) {
-    const ADDRESS: i16 = PREFIX_KEY_ON_STACK + 4;
-    let words = |from: i16| [0, 4, 8, 12].map(|at| (from + at, ADDRESS + at));
     p.label(IPV4_TO);
-    p.add(&[
-        Insn::store_value(Word, R10, ADDRESS, 0),
-        Insn::store_value(Word, R10, ADDRESS + 4, 0),
-        Insn::store_value(Word, R10, ADDRESS + 8, i32::from_ne_bytes([0, 0, 0xff, 0xff])),
-        Insn::load(Word, R3, R7, IPV4_DESTINATION),
-        Insn::store(Word, R10, ADDRESS + 12, R3),
-    ]);
-    p.go(LOOK);
-    p.label(IPV6_TO);
-    for (from, to) in words(IPV6_DESTINATION) {
-        p.add(&[Insn::load(Word, R3, R7, from), Insn::store(Word, R10, to, R3)]);
-    }
+    load_ipv4(p);
+    p.go(LOOK).label(IPV6_TO);
+    load_ipv6(p);
     p.label(LOOK);
     p.add(&[Insn::store_value(Word, R10, PREFIX_KEY_ON_STACK, 128)]).set_map(R1, prefixes);
     p.add(&[Insn::copy(R2, R10), Insn::add(R2, PREFIX_KEY_ON_STACK.into()), Insn::call(LOOK_UP)]);

@@ -143,7 +143,7 @@ impl Xsk {
         (end <= self.memory.len() as u64).then(|| unsafe { self.memory.start().add(address as usize) })
     }
 
-    /// Has the kernel send what waits in the tx ring: `true` when it has been called to some effect.
+    /// Has the kernel send what waits in the tx ring. An error does not mean that it has sent nothing.
     pub(super) fn kick(&self) -> io::Result<()> {
         // SAFETY: no address and no data: the kernel reads nothing.
         let sent =

@@ -36,6 +36,12 @@ const PACKETS: usize = 64;
 const LONG: usize = 4096;
 /// Calls without a long message after which none is expected any more.
 const PATIENCE: u32 = 16;
+/// Messages in a row that were not as expected, before others are expected.
+const MISSES: u32 = 2;
+/// What routers say is taken so many messages at a time.
+const HEARD_AT_ONCE: usize = 4;
+/// Jumbo frames that are received at a time: each takes a large buffer.
+const JUMBO_AT_ONCE: usize = 16;
 /// Large packets that are received at a time: as much as fits in the second-level cache beside the rest.
 const LARGE_AT_ONCE: usize = 4;
 /// Messages that are asked for when nothing has come: to ask for many costs time even if there are none.
@@ -63,15 +69,61 @@ impl Shape {
     const SINGLE: Self = Self { size: SMALL, packets: 1, messages: BURST };
     /// Packets that stand for many, as a kernel's VTEP on this machine hands them over.
     const LARGE: Self = Self { size: LONGEST, packets: 1, messages: LARGE_AT_ONCE };
+    /// Single packets of an underlay with a large MTU. Their buffers hold whatever comes.
+    const JUMBO: Self = Self { size: LONGEST, packets: 1, messages: JUMBO_AT_ONCE };
 
     /// Packets of this size, put together: one message fills the burst, or nearly.
     fn together(size: usize) -> Self {
         Self { size, packets: LONGEST.div_ceil(size.max(1)).min(PACKETS), messages: 1 }
     }
 
-    /// Bytes of the buffers that it needs.
-    fn room(self) -> usize {
-        self.size.max(SMALL)
+    /// As this message was, which is one packet or many, on a way that takes packets of `most` bytes.
+    fn of(received: &Received, one: bool, most: usize) -> Self {
+        match received.segment.filter(|_| !one) {
+            _ if received.len <= LONG => Self::SINGLE,
+            Some(size) => Self::together(size.into()),
+            None if received.len <= most => Self::JUMBO,
+            None => Self::LARGE,
+        }
+    }
+
+    /// Whether its packets go into large buffers.
+    fn is_large(self) -> bool {
+        self.size > SMALL
+    }
+}
+
+/// What is expected of the next messages: changed only when it has been wrong for some time, since traffic is mixed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Expected {
+    shape: Shape,
+    /// Calls for which long messages are still expected.
+    patience: u32,
+    /// Calls in a row that were not as expected.
+    misses: u32,
+}
+
+impl Expected {
+    const NEW: Self = Self { shape: Shape::SINGLE, patience: 0, misses: 0 };
+
+    /// The longest of what came with one call was like this.
+    fn learn(&mut self, seen: Shape) {
+        if seen == Shape::SINGLE {
+            self.patience = self.patience.saturating_sub(1);
+            if self.patience > 0 {
+                return;
+            }
+        } else {
+            self.patience = PATIENCE;
+        }
+        if seen == self.shape {
+            self.misses = 0;
+            return;
+        }
+        self.misses += 1;
+        if self.misses >= MISSES {
+            (self.shape, self.misses) = (seen, 0);
+        }
     }
 }
 
@@ -81,13 +133,11 @@ pub struct SocketRx {
     port: u16,
     mtu: UnderlayMtu,
     routers: Option<Routers>,
-    shape: Shape,
-    /// Calls for which long messages are still expected.
-    patience: u32,
+    expected: Expected,
     /// Messages that are asked for next.
     ask: usize,
-    /// Ready for the next messages, all of the room that the shape needs. Those that are used are missing.
-    spares: Vec<Option<Mbuf>>,
+    /// Ready for the next messages: small ones, and ones that hold the longest message. Those that are used are missing.
+    spares: [Vec<Option<Mbuf>>; 2],
     /// Where a message goes on that is longer than its buffers: so much for each. Hardly ever touched.
     spill: Vec<u8>,
     /// What has come in and found no room in the burst.
@@ -122,10 +172,9 @@ impl SocketRx {
             port,
             mtu,
             routers: routers.transpose()?,
-            shape: Shape::SINGLE,
-            patience: 0,
+            expected: Expected::NEW,
             ask: FEW,
-            spares: Vec::with_capacity(BURST),
+            spares: [Vec::with_capacity(BURST), Vec::with_capacity(BURST)],
             spill: vec![0; BURST * LONGEST],
             waiting: VecDeque::with_capacity(PACKETS),
             polls: 0,
@@ -135,16 +184,18 @@ impl SocketRx {
 
     /// Provides buffers for the next messages; how many messages that is, and for how many packets each.
     fn provide(&mut self, pool: &mut NativePool, room: usize) -> (usize, usize) {
-        let Shape { packets, messages, .. } = self.shape;
+        let Shape { packets, messages, .. } = self.expected.shape;
+        let large = self.expected.shape.is_large();
+        let spares = &mut self.spares[usize::from(large)];
         let wanted = packets * messages.min(self.ask).min(room / packets).max(1);
         let mut have = 0;
         while have < wanted {
-            if have == self.spares.len() {
-                self.spares.push(None);
+            if have == spares.len() {
+                spares.push(None);
             }
-            let spare = &mut self.spares[have];
+            let spare = &mut spares[have];
             if spare.is_none() {
-                *spare = pool.alloc(self.shape.room());
+                *spare = pool.alloc(if large { LONGEST } else { SMALL });
             }
             if spare.is_none() {
                 break;
@@ -165,12 +216,13 @@ impl SocketRx {
             // What comes stays in the kernel's queue, which drops and counts when it overflows.
             return false;
         }
-        let size = self.shape.size;
-        let mut told: ArrayVec<(usize, Received), BURST> = ArrayVec::new();
-        let spares = self.spares[..messages * packets].chunks_mut(packets);
-        let buffers = spares.zip(self.spill.chunks_mut(LONGEST)).map(|(spares, spill)| {
-            spares.iter_mut().flatten().flat_map(|spare| pieces_mut(spare, size)).chain([spill])
-        });
+        let Shape { size, .. } = self.expected.shape;
+        let all_spares = &mut self.spares[usize::from(self.expected.shape.is_large())][..messages * packets];
+        let mut told: ArrayVec<(usize, Option<Received>), BURST> = ArrayVec::new();
+        let buffers =
+            all_spares.chunks_mut(packets).zip(self.spill.chunks_mut(LONGEST)).map(|(spares, spill)| {
+                spares.iter_mut().flatten().flat_map(|spare| pieces_mut(spare, size)).chain([spill])
+            });
         // An error is the socket's own: the queue stays silent then.
         let count = self.socket.recv(buffers, |index, received| told.push((index, received))).unwrap_or(0);
         self.ask = (2 * count).clamp(FEW, BURST);
@@ -180,18 +232,24 @@ impl SocketRx {
         self.settled = false;
         let mut next = Shape::SINGLE;
         for (index, received) in told {
-            let spares = &mut self.spares[index * packets..(index + 1) * packets];
-            let one = is_one(spares, &received);
-            if received.len > LONG {
-                let size = received.segment.filter(|_| !one);
-                next = size.map_or(Shape::LARGE, |size| Shape::together(size.into()));
-            }
-            let Some(headers) = Headers::new(&received, self.port).filter(|_| !received.truncated) else {
-                loss.too_long += 1;
+            let headers = received.as_ref().and_then(|received| Headers::new(received, self.port));
+            let (Some(received), Some(headers)) = (received, headers) else {
+                loss.malformed += 1;
                 continue;
             };
+            if received.truncated {
+                loss.too_long += 1;
+                continue;
+            }
+            let spares = &mut all_spares[index * packets..(index + 1) * packets];
+            let one = is_one(spares, &received);
+            let mtu = self.mtu.overlay(headers.is_v6());
+            let seen = Shape::of(&received, one, mtu + ETHERNET_LEN + VXLAN_LEN);
+            if seen != Shape::SINGLE {
+                next = seen;
+            }
             let mut delivery = Delivery {
-                mtu: self.mtu.overlay(headers.is_v6()),
+                mtu,
                 headers,
                 told: received.segment.filter(|_| one),
                 burst,
@@ -199,22 +257,10 @@ impl SocketRx {
                 loss,
             };
             let spill = &self.spill[index * LONGEST..(index + 1) * LONGEST];
-            delivery.deliver(pool, spares, spill, self.shape.size, &received);
+            delivery.deliver(pool, spares, spill, size, &received);
         }
-        self.expect(next);
+        self.expected.learn(next);
         count == messages
-    }
-
-    /// Takes a new guess, unless it is only that nothing long has come for a moment.
-    fn expect(&mut self, next: Shape) {
-        self.patience = if next == Shape::SINGLE { self.patience.saturating_sub(1) } else { PATIENCE };
-        if next == self.shape || (next == Shape::SINGLE && self.patience > 0) {
-            return;
-        }
-        if next.room() != self.shape.room() {
-            self.spares.clear();
-        }
-        self.shape = next;
     }
 
     /// Takes what routers say.
@@ -222,7 +268,7 @@ impl SocketRx {
         let Some(routers) = self.routers.as_mut().filter(|routers| routers.look) else { return };
         routers.look = false;
         let mut buffer = [0; ICMP_LONGEST];
-        while !burst.is_full() {
+        for _ in 0..HEARD_AT_ONCE {
             let Some(message) = routers.icmp.next(&mut buffer) else { return };
             let (headers, len) = headers_of(message);
             let Some(mut packet) = pool.alloc(headers.len() + len) else {
@@ -231,7 +277,9 @@ impl SocketRx {
             };
             packet.write_at(0, &headers);
             packet.write_at(headers.len(), &buffer[..len]);
-            burst.push(packet);
+            if let Err(full) = burst.try_push(packet) {
+                self.waiting.push_back(full.element());
+            }
         }
         routers.look = true;
     }
@@ -248,14 +296,15 @@ impl RxQueue<NativePool> for SocketRx {
         if let Some(routers) = self.routers.as_mut().filter(|_| self.polls % LOOK_EVERY == 0) {
             routers.look = true;
         }
-        self.hear(pool, burst, &mut loss);
         // A message is not taken before all of its packets have room: they go on together.
-        while self.waiting.is_empty() && self.shape.packets <= burst.remaining_capacity() {
-            let large = self.shape == Shape::LARGE;
+        while self.waiting.is_empty() && self.expected.shape.packets <= burst.remaining_capacity() {
+            let large = self.expected.shape == Shape::LARGE;
             if !self.receive(pool, burst, &mut loss) || large {
                 break;
             }
         }
+        // Behind the tunnel's own: whoever sends many of these takes no room from it.
+        self.hear(pool, burst, &mut loss);
         if self.polls >= ASK_EVERY {
             (self.polls, self.settled) = (0, true);
             loss.missed = self.socket.take_dropped();

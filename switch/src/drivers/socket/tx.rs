@@ -7,15 +7,17 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use weft_ffi::dpdk::Mbuf;
-use weft_ffi::kernel::udp::{Family, MAX_MESSAGE, MAX_PIECES, MAX_SEGMENTS, Message, UdpError, UdpTx};
+use weft_ffi::kernel::udp::{
+    Family, MAX_MESSAGE, MAX_PIECES, MAX_SEGMENTS, Message, Refusal, UdpError, UdpTx,
+};
 
 use super::{VXLAN_V4, VXLAN_V6};
 use crate::drivers::NativePool;
+use crate::offload::Checksum;
 use crate::offload::checksum::complete;
-use crate::offload::segment::Cut;
-use crate::offload::{Checksum, sum_of};
+use crate::offload::segment::{Cursor, Cut};
 use crate::packet::PacketBuf;
-use crate::port::{BURST, Burst, TxCaps, TxQueue};
+use crate::port::{BURST, Burst, TxCaps, TxLoss, TxQueue};
 use crate::wire::ethernet::ETHERNET_LEN;
 use crate::wire::udp::UDP_LEN;
 use crate::wire::vxlan::VXLAN_LEN;
@@ -23,6 +25,8 @@ use crate::wire::vxlan::VXLAN_LEN;
 /// Sockets of each family that a queue sends from: as many source ports as its flows have.
 pub const SENDERS: usize = 16;
 
+/// Its protocol number.
+const UDP: u8 = 17;
 /// The end of a list of packets.
 const NONE: u8 = u8::MAX;
 
@@ -31,7 +35,41 @@ pub struct SocketTx {
     v4: UdpTx,
     /// `None` on a kernel without IPv6.
     v6: Option<UdpTx>,
+    /// The tunnel's, at every node.
+    port: u16,
     plan: Plan,
+    loss: TxLoss,
+}
+
+/// The packets of a burst that are not sent, a bit each, by the first reason that there was.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Left {
+    all: u64,
+    refused: u64,
+    unreachable: u64,
+    too_long: u64,
+}
+
+impl Left {
+    /// The kernel has said this about these packets.
+    fn add(&mut self, packets: u64, why: Refusal) {
+        let new = packets & !self.all;
+        self.all |= new;
+        match why {
+            Refusal::Filtered => self.refused |= new,
+            Refusal::Unreachable => self.unreachable |= new,
+            Refusal::TooLong => self.too_long |= new,
+            Refusal::Other => {}
+        }
+    }
+
+    fn loss(self) -> TxLoss {
+        TxLoss {
+            refused: self.refused.count_ones(),
+            unreachable: self.unreachable.count_ones(),
+            too_long: self.too_long.count_ones(),
+        }
+    }
 }
 
 /// Which way a packet goes.
@@ -72,14 +110,14 @@ struct Plan {
 }
 
 impl SocketTx {
-    /// Opens the sockets.
-    pub fn open() -> Result<Self, UdpError> {
+    /// Opens the sockets of a tunnel whose nodes all have this port.
+    pub fn open(port: u16) -> Result<Self, UdpError> {
         let v4 = UdpTx::open(Family::V4, SENDERS)?;
         let v6 = match UdpTx::open(Family::V6, SENDERS) {
             Err(error) if error.is_without_family() => None,
             other => Some(other?),
         };
-        Ok(Self { v4, v6, plan: Plan { messages: Vec::new(), headers: Vec::new(), next: [NONE; BURST] } })
+        Ok(Self { v4, v6, port, plan: Plan::new(), loss: TxLoss::default() })
     }
 }
 
@@ -88,36 +126,47 @@ impl TxQueue<NativePool> for SocketTx {
         TxCaps::TUNNEL
     }
     fn tx(&mut self, burst: &mut Burst<Mbuf>) {
-        let mut left = self.plan.make(burst);
-        left |= self.plan.send(burst, &mut self.v4, false);
-        left |= match &mut self.v6 {
-            Some(v6) => self.plan.send(burst, v6, true),
-            None => self.plan.packets_where(|lane| lane.from.is_ipv6()),
-        };
-        if left == 0 {
+        let mut left = Left { all: self.plan.make(burst, self.port), ..Left::default() };
+        self.plan.send(burst, &mut self.v4, false, &mut left);
+        match &mut self.v6 {
+            Some(v6) => self.plan.send(burst, v6, true, &mut left),
+            None => left.all |= self.plan.packets_where(|lane| lane.from.is_ipv6()),
+        }
+        if left.all == 0 {
             Mbuf::free_burst(burst);
             return;
         }
+        self.loss = left.loss();
         let mut index = 0;
         burst.retain(|_| {
             index += 1;
-            left >> (index - 1) & 1 == 1
+            left.all >> (index - 1) & 1 == 1
         });
+    }
+    fn take_loss(&mut self) -> TxLoss {
+        std::mem::take(&mut self.loss)
     }
 }
 
 impl Lane {
-    /// Read from a tunnel packet as the engine makes it: no options and no extension headers.
-    fn of(head: &[u8], senders: usize) -> Option<Self> {
+    /// Read from a tunnel packet as the engine makes it: no options and no extension headers. `None` for everything else, of which
+    /// the kernel would send only a part.
+    fn of(head: &[u8], port: u16) -> Option<Self> {
         let word = |at: usize| u16::from_be_bytes([head[at], head[at + 1]]);
         let (vxlan, tos, from, to): (_, _, IpAddr, IpAddr) = match head.get(ETHERNET_LEN - 2..ETHERNET_LEN)? {
             [0x08, 0x00] if head.len() >= VXLAN_V4 + VXLAN_LEN => {
                 let ip = &head[ETHERNET_LEN..];
+                if (ip[0], ip[9]) != (0x45, UDP) {
+                    return None;
+                }
                 let [from, to] = [12, 16].map(|at| ip[at..].first_chunk::<4>());
                 (VXLAN_V4, ip[1], Ipv4Addr::from(*from?).into(), Ipv4Addr::from(*to?).into())
             }
             [0x86, 0xdd] if head.len() >= VXLAN_V6 + VXLAN_LEN => {
                 let ip = &head[ETHERNET_LEN..];
+                if (ip[0] >> 4, ip[6]) != (6, UDP) {
+                    return None;
+                }
                 let [from, to] = [8, 24].map(|at| ip[at..].first_chunk::<16>());
                 let tos = ip[0] << 4 | ip[1] >> 4;
                 (VXLAN_V6, tos, Ipv6Addr::from(*from?).into(), Ipv6Addr::from(*to?).into())
@@ -125,9 +174,12 @@ impl Lane {
             _ => return None,
         };
         let udp = vxlan - UDP_LEN;
+        if word(udp + 2) != port {
+            return None;
+        }
         // The port that the engine has chosen by the flow chooses the socket.
-        let socket = usize::from(word(udp)) % senders;
-        Some(Self { socket: socket as u8, from, to: SocketAddr::new(to, word(udp + 2)), tos })
+        let socket = usize::from(word(udp)) % SENDERS;
+        Some(Self { socket: socket as u8, from, to: SocketAddr::new(to, port), tos })
     }
 
     /// Where the VXLAN header is.
@@ -146,15 +198,20 @@ impl Content {
 }
 
 impl Plan {
-    /// Plans for a burst, whose packets are finished where they have to be. Returns those that cannot be sent, a bit each.
-    fn make(&mut self, burst: &mut Burst<Mbuf>) -> u64 {
+    fn new() -> Self {
+        Self { messages: Vec::new(), headers: Vec::new(), next: [NONE; BURST] }
+    }
+
+    /// Plans for a burst to `port`, whose packets are finished where they have to be. Returns those that cannot be sent, a bit
+    /// each.
+    fn make(&mut self, burst: &mut Burst<impl PacketBuf>, port: u16) -> u64 {
         self.messages.clear();
         self.headers.clear();
         // By family and socket: the message that the next packet may go with.
         let mut last = [[None; SENDERS]; 2];
         let mut left = 0;
         for (index, packet) in burst.iter_mut().enumerate() {
-            let lane = Lane::of(packet.head(), SENDERS);
+            let lane = Lane::of(packet.head(), port);
             let Some(lane) = lane.filter(|lane| finish(packet, lane)) else {
                 left |= 1 << index;
                 continue;
@@ -178,7 +235,7 @@ impl Plan {
                     count: 1,
                     size,
                     bytes: size,
-                    pieces: packet.segment_count(),
+                    pieces: packet.segments(),
                     closed: false,
                 };
                 self.messages.push((lane, content));
@@ -188,16 +245,15 @@ impl Plan {
     }
 
     /// Puts a packet into a message that was planned before, if it goes the same way and is no longer.
-    fn join(&mut self, message: usize, index: u8, packet: &Mbuf, lane: Lane) -> bool {
+    fn join(&mut self, message: usize, index: u8, packet: &impl PacketBuf, lane: Lane) -> bool {
         let Some((its, Content::Packets { last, count, size, bytes, pieces, closed, .. })) =
             self.messages.get_mut(message)
         else {
             return false;
         };
         let len = packet.len() - lane.vxlan();
-        let fits = *count < MAX_SEGMENTS
-            && *bytes + len <= MAX_MESSAGE
-            && *pieces + packet.segment_count() <= MAX_PIECES;
+        let fits =
+            *count < MAX_SEGMENTS && *bytes + len <= MAX_MESSAGE && *pieces + packet.segments() <= MAX_PIECES;
         if *its != lane || *closed || len > *size || !fits {
             return false;
         }
@@ -206,14 +262,14 @@ impl Plan {
         *last = index;
         *count += 1;
         *bytes += len;
-        *pieces += packet.segment_count();
+        *pieces += packet.segments();
         // Only the last one may be shorter.
         *closed = len < *size;
         true
     }
 
     /// Plans the packets that a frame stands for, and makes their headers. False when the frame contradicts its state.
-    fn cut(&mut self, index: u8, packet: &Mbuf, lane: Lane) -> bool {
+    fn cut(&mut self, index: u8, packet: &impl PacketBuf, lane: Lane) -> bool {
         let Some(mut cut) = Cut::of_tunnel(packet, lane.vxlan() + VXLAN_LEN) else { return false };
         let Some(vxlan) = packet.head().get(lane.vxlan()..lane.vxlan() + VXLAN_LEN) else { return false };
         let headers_len = VXLAN_LEN + cut.headers_len();
@@ -223,14 +279,15 @@ impl Plan {
         let Some(at_once) = MAX_MESSAGE.checked_div(headers_len + size).filter(|count| *count > 0) else {
             return false;
         };
+        let mut payloads = Cursor::new(packet.pieces(), cut.payload_of(0).0);
         for start in (0..total).step_by(at_once.min(MAX_SEGMENTS)) {
             let count = (total - start).min(at_once).min(MAX_SEGMENTS);
             let (headers, payload) = (self.headers.len(), cut.payload_of(start).0);
             let mut len = 0;
             for segment in start..start + count {
-                let (from, bytes) = cut.payload_of(segment);
+                let bytes = cut.payload_of(segment).1;
                 len += bytes;
-                let sum = sum_of(packet, from, bytes);
+                let sum = payloads.sum(bytes);
                 self.headers.extend_from_slice(vxlan);
                 self.headers.extend_from_slice(cut.headers_for(segment, sum));
             }
@@ -240,13 +297,12 @@ impl Plan {
         true
     }
 
-    /// Sends what goes over IPv6, or what does not. Returns what the kernel did not take, a bit each.
-    fn send<'a>(&'a self, packets: &'a [Mbuf], tx: &mut UdpTx, v6: bool) -> u64 {
+    /// Sends what goes over IPv6, or what does not, and notes what the kernel did not take.
+    fn send<'a>(&'a self, packets: &'a [Mbuf], tx: &mut UdpTx, v6: bool, left: &mut Left) {
         let mut sockets = 0u64;
         for (lane, _) in self.messages.iter().filter(|(lane, _)| lane.from.is_ipv6() == v6) {
             sockets |= 1 << lane.socket;
         }
-        let mut left = 0;
         while sockets != 0 {
             let socket = sockets.trailing_zeros() as u8;
             sockets &= sockets - 1;
@@ -259,12 +315,11 @@ impl Plan {
                 segment: content.segment(),
                 pieces: |show: &mut dyn FnMut(&'a [u8])| self.show(packets, lane, content, show),
             });
-            tx.send(usize::from(socket), messages, |index, _| {
+            tx.send(usize::from(socket), messages, |index, error| {
                 let refused = self.messages.iter().filter(through).nth(index);
-                left |= refused.map_or(0, |(_, content)| self.packets_of(content));
+                left.add(refused.map_or(0, |(_, content)| self.packets_of(content)), error.into());
             });
         }
-        left
     }
 
     /// The packets that go such a way, a bit each.
@@ -291,7 +346,7 @@ impl Plan {
     /// Shows a message's bytes.
     fn show<'a>(
         &'a self,
-        packets: &'a [Mbuf],
+        packets: &'a [impl PacketBuf],
         lane: &Lane,
         content: &Content,
         show: &mut dyn FnMut(&'a [u8]),
@@ -309,24 +364,12 @@ impl Plan {
             }
             Content::Cut { packet, headers, headers_len, payload, size, len, count } => {
                 let headers = self.headers[headers..headers + count * headers_len].chunks(headers_len);
-                let (mut skip, mut left, mut rest) = (payload, len, &[][..]);
-                let mut pieces = packets[usize::from(packet)].pieces();
+                let mut payloads = Cursor::new(packets[usize::from(packet)].pieces(), payload);
+                let mut left = len;
                 for headers in headers {
                     show(headers);
-                    let mut of_this = size.min(left);
-                    left -= of_this;
-                    while of_this > 0 {
-                        if rest.is_empty() {
-                            let Some(piece) = pieces.next() else { return };
-                            rest = &piece[skip.min(piece.len())..];
-                            skip -= skip.min(piece.len());
-                            continue;
-                        }
-                        let (now, later) = rest.split_at(rest.len().min(of_this));
-                        show(now);
-                        of_this -= now.len();
-                        rest = later;
-                    }
+                    payloads.take(size.min(left), &mut *show);
+                    left = left.saturating_sub(size);
                 }
             }
         }
@@ -334,7 +377,7 @@ impl Plan {
 }
 
 /// Fills in an inner checksum that nothing else fills in. The outer one is the kernel's in any case.
-fn finish(packet: &mut Mbuf, lane: &Lane) -> bool {
+fn finish(packet: &mut impl PacketBuf, lane: &Lane) -> bool {
     let offload = packet.offload();
     match offload.checksum {
         Checksum::Partial { start, .. } if offload.gso.is_none() && usize::from(start) > lane.vxlan() => {

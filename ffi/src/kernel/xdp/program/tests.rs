@@ -1,11 +1,18 @@
 //! The program, run by the kernel on frames of every kind.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
+
 use super::super::bpf::tests::run;
 use super::*;
 use crate::kernel::sys;
 
 const PORT: u16 = 8472;
 const MAC: [u8; 6] = [2, 0, 0, 0x99, 0xaa, 0xfb];
+
+/// Where the frames below are sent to.
+const OWN4: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 16, 0, 2));
+const OWN6: IpAddr =
+    IpAddr::V6(Ipv6Addr::new(0xfdfd, 0xfdfd, 0xfdfd, 0xfdfd, 0xfdfd, 0xfdfd, 0xfdfd, 0xfdfd));
 
 /// A loaded program with a socket in its map, so that what is steered can be told from what is passed.
 struct Loaded {
@@ -20,6 +27,7 @@ impl Loaded {
         let socket = sys::socket(libc::AF_XDP, libc::SOCK_RAW, 0).unwrap();
         sys::set_option(socket.as_fd(), libc::SOL_XDP, libc::XDP_RX_RING, &64).unwrap();
         steering.give(0, socket.as_fd()).unwrap();
+        steering.set_own([OWN4, OWN6]).unwrap();
         Self { steering, _socket: socket }
     }
 
@@ -188,6 +196,41 @@ fn a_queue_without_a_socket_is_the_kernels() {
     let target = Target { port: PORT, mac: MAC, prefixes: 0 };
     let steering = Steering::load(&target, 1).unwrap();
     assert_eq!(run(steering.program.as_fd(), &ipv4(0, 0, 17, PORT)), 2);
+}
+
+#[test]
+fn packets_to_another_address_are_the_kernels() {
+    for prefixes in [0, 4] {
+        let program = Loaded::new(prefixes);
+        let frames = || {
+            let (about4, about6) = (ipv4(0, 0, 17, PORT), ipv6(17, PORT));
+            let v4 = [about4.clone(), ipv4(3, 0x2000, 17, PORT), error_about(&about4, 3, 4)];
+            let v6 = [about6.clone(), ipv6_fragment(17, 1, PORT), error_about(&about6, 2, 0)];
+            (v4, v6)
+        };
+        let (mut v4, mut v6) = frames();
+        assert!(v4.iter().chain(&v6).all(|frame| program.steers(frame)));
+        v4.iter_mut().for_each(|frame| frame[33] ^= 1);
+        v6.iter_mut().for_each(|frame| frame[38] ^= 1);
+        assert!(!v4.iter().chain(&v6).any(|frame| program.steers(frame)), "one bit beside it");
+        // Of the other family, with the same last bytes.
+        let mut looks_alike = ipv6(17, PORT);
+        looks_alike[38..54].fill(0);
+        looks_alike[50..54].copy_from_slice(&[172, 16, 0, 2]);
+        assert!(!program.steers(&looks_alike));
+
+        let other = IpAddr::from([172, 16, 0, 3]);
+        program.steering.set_own([other]).unwrap();
+        let (before4, before6) = frames();
+        assert!(!before4.iter().chain(&before6).any(|frame| program.steers(frame)), "no longer its own");
+        assert!(v4.iter().all(|frame| program.steers(frame)), "its own now");
+        program.steering.set_own([other, OWN4]).unwrap();
+        assert!(v4.iter().chain(&before4).all(|frame| program.steers(frame)));
+        program.steering.set_own([]).unwrap();
+        assert!(!v4.iter().chain(&before4).any(|frame| program.steers(frame)));
+        let too_many = (0..=OWN_MOST).map(|n| IpAddr::from([10, 0, (n >> 8) as u8, n as u8]));
+        program.steering.set_own(too_many).unwrap_err();
+    }
 }
 
 #[test]
