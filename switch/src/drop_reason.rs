@@ -193,9 +193,9 @@ drop_reasons! {
     TxNoBuffer = "tx_no_buffer",
     /// The port did not take the frame: its queue was full, or its far side is down or not connected.
     TxNotTaken = "tx_not_taken",
-    /// The kernel forbids it: its packet filter dropped a tunnel packet on its way out (uplink socket).
+    /// The kernel forbids it: its packet filter or a route refuses a tunnel packet on its way out (uplink socket).
     TxRefused = "tx_refused",
-    /// The kernel knows no way to the node (uplink socket), or does not get its MAC address.
+    /// The kernel knows no way to the node, or not from this address (uplink socket).
     TxUnreachable = "tx_unreachable",
     /// Longer than the kernel sends on that way (uplink socket): a route or an interface there has a smaller MTU than the uplink's.
     TxTooLong = "tx_too_long",

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-use weft_ffi::kernel::udp::{Family, IcmpMessage, IcmpRx, Message, Received, UdpError, UdpRx, UdpTx};
+use weft_ffi::kernel::udp::{
+    Family, IcmpMessage, IcmpRx, Message, Received, Refusal, UdpError, UdpRx, UdpTx,
+};
 
 use crate::lab::{Cable, Namespace, eventually};
 
@@ -165,6 +167,35 @@ fn only_what_comes_by_the_interface_is_received() {
     let (_, bytes) = eventually("the one", || receive(&mut rx, 8).pop());
     assert_eq!(bytes, b"from outside");
     assert!(receive(&mut rx, 8).is_empty());
+}
+
+#[test]
+fn why_a_message_is_refused() {
+    let cable = Cable::new();
+    let (mut tx, _rx) = open(&cable);
+    cable.a.ip("route add prohibit 10.20.1.0/24");
+    cable.a.ip("route add unreachable 10.20.2.0/24");
+    cable.a.ip("route add blackhole 10.20.3.0/24");
+    let long = vec![7; 3000];
+    let pieces = [&long[..1500], &long[1500..]];
+    for (to, bytes, segment, expected) in [
+        ("10.20.1.1", 100, None, Refusal::Filtered),
+        ("10.20.2.1", 100, None, Refusal::Unreachable),
+        ("10.99.9.9", 100, None, Refusal::Unreachable),
+        ("10.20.3.1", 100, None, Refusal::Other),
+        ("10.20.3.1", 3000, Some(1500), Refusal::Other),
+        ("10.9.0.2", 3000, None, Refusal::TooLong),
+        ("10.9.0.2", 3000, Some(1500), Refusal::TooLong),
+    ] {
+        let pieces = if bytes == 3000 { pieces } else { [&long[..bytes], &[][..]] };
+        let to = SocketAddr::new(address(to), PORT);
+        let mut said = Vec::new();
+        tx.send(0, [Message { to, ..message(segment, 0, &pieces) }], |_, error| {
+            said.push((Refusal::from(error), error.to_string()));
+        });
+        let kinds: Vec<_> = said.iter().map(|(why, _)| *why).collect();
+        assert_eq!(kinds, [expected], "{bytes} bytes to {to} by {segment:?}: {said:?}");
+    }
 }
 
 #[test]

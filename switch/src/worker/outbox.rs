@@ -225,3 +225,41 @@ fn transmit<Q: TxQueue<Pool>, Pool: crate::packet::BufPool>(
 fn measure<B: PacketBuf>(burst: &Burst<B>) -> (u64, u64) {
     (burst.len() as u64, burst.iter().map(|packet| packet.len() as u64).sum())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::packet::{HeapBuf, HeapPool};
+
+    /// Takes nothing, and says so much about why.
+    struct Full(TxLoss);
+
+    impl TxQueue<HeapPool> for Full {
+        fn caps(&self) -> TxCaps {
+            TxCaps::NONE
+        }
+        fn tx(&mut self, _burst: &mut Burst<HeapBuf>) {}
+        fn take_loss(&mut self) -> TxLoss {
+            self.0
+        }
+    }
+
+    #[test]
+    fn what_is_left_is_counted_once_by_its_reason() {
+        let reasons =
+            [DropReason::TxRefused, DropReason::TxUnreachable, DropReason::TxTooLong, DropReason::TxNotTaken];
+        for (loss, expected) in [
+            (TxLoss::default(), [0, 0, 0, 6]),
+            (TxLoss { refused: 1, unreachable: 2, too_long: 1 }, [1, 2, 1, 2]),
+            // Never more than there were.
+            (TxLoss { refused: 4, unreachable: 4, too_long: 4 }, [4, 2, 0, 0]),
+        ] {
+            let counters = WorkerCounters::default();
+            let port = PortId::new(1).expect("a number");
+            let mut burst: Burst<HeapBuf> = (0..6).map(|_| HeapBuf::from_bytes(&[0; 60])).collect();
+            transmit::<_, HeapPool>(&mut Full(loss), &mut burst, port, &counters);
+            assert_eq!(reasons.map(|reason| counters.drops(reason).get()), expected);
+            assert_eq!((counters.tx.get(), counters.port(port).tx_drops.get(), burst.len()), (0, 6, 0));
+        }
+    }
+}

@@ -73,8 +73,7 @@ impl From<&io::Error> for Refusal {
             Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EADDRNOTAVAIL | libc::ENETDOWN) => {
                 Self::Unreachable
             }
-            // Of a message that is to be cut, the kernel says that it is not valid.
-            Some(libc::EMSGSIZE | libc::EINVAL) => Self::TooLong,
+            Some(libc::EMSGSIZE) => Self::TooLong,
             _ => Self::Other,
         }
     }
@@ -332,6 +331,19 @@ impl Calls {
                     }
                     Err(error) => error,
                 }
+            };
+            let error = match error.raw_os_error() {
+                // Its datagrams may be too long for the way, or the way leads nowhere: one by one, they are told which.
+                Some(libc::EINVAL) if count > 0 && self.controls[done].segment.is_some() => {
+                    match self.send_apart(socket, done) {
+                        Ok(()) => {
+                            done += 1;
+                            continue;
+                        }
+                        Err(error) => error,
+                    }
+                }
+                _ => error,
             };
             match error.raw_os_error() {
                 Some(libc::EINTR) => {}

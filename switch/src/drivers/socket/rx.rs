@@ -334,23 +334,23 @@ impl RxQueue<NativePool> for SocketRx {
 }
 
 /// On the way of one message into the burst.
-struct Delivery<'a> {
+struct Delivery<'a, B> {
     headers: Headers,
     /// What the overlay carries.
     mtu: usize,
     /// The size of the datagrams that one packet stands for.
     told: Option<u16>,
-    burst: &'a mut Burst<Mbuf>,
-    waiting: &'a mut VecDeque<Mbuf>,
+    burst: &'a mut Burst<B>,
+    waiting: &'a mut VecDeque<B>,
     loss: &'a mut RxLoss,
 }
 
-impl Delivery<'_> {
+impl<B: PacketBuf> Delivery<'_, B> {
     /// Makes packets of a message that is in these buffers, `size` bytes in each and the rest in `spill`.
     fn deliver(
         &mut self,
-        pool: &mut NativePool,
-        spares: &mut [Option<Mbuf>],
+        pool: &mut impl BufPool<Buf = B>,
+        spares: &mut [Option<B>],
         spill: &[u8],
         size: usize,
         received: &Received,
@@ -382,7 +382,7 @@ impl Delivery<'_> {
 
     /// Puts the outer headers before a packet, finds out what is still to be done about it, and passes it on.
     #[inline]
-    fn give(&mut self, mut packet: Mbuf) {
+    fn give(&mut self, mut packet: B) {
         if !self.headers.put_before(&mut packet) {
             self.loss.too_long += 1;
             return;
@@ -401,12 +401,12 @@ impl Delivery<'_> {
 
 /// True for a message that the kernel calls several datagrams, though it is one whose inner packet is: the length that this
 /// has in its header goes beyond the first.
-fn is_one(spares: &[Option<Mbuf>], received: &Received) -> bool {
+fn is_one(spares: &[Option<impl PacketBuf>], received: &Received) -> bool {
     let Some(size) = received.segment.map(usize::from).filter(|size| *size < received.len) else {
         return true;
     };
     const INNER: usize = VXLAN_LEN + ETHERNET_LEN;
-    let head = spares.first().and_then(Option::as_ref).map_or(&[][..], |spare| PacketBuf::head(spare));
+    let head = spares.first().and_then(Option::as_ref).map_or(&[][..], |spare| spare.head());
     let word = |at: usize| {
         head.get(at..at + 2).map_or(0, |bytes| usize::from(u16::from_be_bytes([bytes[0], bytes[1]])))
     };
@@ -467,7 +467,7 @@ impl Headers {
 
     /// False for a packet that is too long for them.
     #[inline]
-    fn put_before(&self, packet: &mut Mbuf) -> bool {
+    fn put_before(&self, packet: &mut impl PacketBuf) -> bool {
         let udp_len = packet.len() + UDP_LEN;
         let ip_len = udp_len + if self.is_v6() { 0 } else { IPV4_LEN };
         let (Ok(udp_len), Ok(ip_len)) = (u16::try_from(udp_len), u16::try_from(ip_len)) else { return false };
@@ -515,7 +515,7 @@ fn headers_of(message: IcmpMessage) -> (ArrayVec<u8, { ETHERNET_LEN + IPV6_LEN }
 }
 
 /// The first `size` bytes of a buffer.
-fn pieces(buffer: &Mbuf, size: usize) -> impl Iterator<Item = &[u8]> {
+fn pieces(buffer: &impl PacketBuf, size: usize) -> impl Iterator<Item = &[u8]> {
     let mut left = size;
     buffer.pieces().map(move |piece| {
         let piece = &piece[..piece.len().min(left)];
@@ -541,7 +541,7 @@ struct Pieces<'a, I> {
 
 impl<'a, I: Iterator<Item = &'a [u8]>> Pieces<'a, I> {
     /// Copies the next `len` bytes, or passes them over.
-    fn take(&mut self, len: usize, mut to: Option<&mut Mbuf>) {
+    fn take(&mut self, len: usize, mut to: Option<&mut impl PacketBuf>) {
         let mut done = 0;
         while done < len {
             if self.rest.is_empty() {
@@ -558,3 +558,6 @@ impl<'a, I: Iterator<Item = &'a [u8]>> Pieces<'a, I> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

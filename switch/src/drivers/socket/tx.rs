@@ -386,3 +386,6 @@ fn finish(packet: &mut impl PacketBuf, lane: &Lane) -> bool {
         _ => true,
     }
 }
+
+#[cfg(test)]
+mod tests;

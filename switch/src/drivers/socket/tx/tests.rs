@@ -1,0 +1,249 @@
+//! What messages are made of a burst, and what the kernel is shown of them.
+
+use super::*;
+use crate::offload::segment::segment;
+use crate::offload::{Gso, GsoKind, Offload};
+use crate::packet::{HeapBuf, HeapPool};
+use crate::wire::checksum::Sum;
+
+const PORT: u16 = 8472;
+
+/// As the engine puts it before an inner frame. The source port chooses the socket.
+fn outer(v6: bool, source: u16) -> Vec<u8> {
+    let mut bytes = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
+    if v6 {
+        bytes.extend([0x86, 0xdd, 0x60, 0x10, 0, 0, 0, 0, 17, 64]);
+        bytes.extend([0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+        bytes.extend([0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2]);
+    } else {
+        bytes.extend([0x08, 0x00, 0x45, 1, 0, 0, 0, 0, 0, 0, 64, 17, 0, 0, 192, 0, 2, 1, 192, 0, 2, 2]);
+    }
+    for word in [source, PORT, 0, 0] {
+        bytes.extend(word.to_be_bytes());
+    }
+    bytes.extend([8, 0, 0, 0, 0, 0, 1, 0]);
+    bytes
+}
+
+fn payload(len: usize) -> Vec<u8> {
+    (0..len).map(|index| (index * 31 + index / 251) as u8).collect()
+}
+
+/// A frame that stands for several of `size` bytes of payload.
+fn inner(kind: GsoKind, v6: bool, len: usize, size: u16) -> HeapBuf {
+    let (protocol, l4_headers) = if kind == GsoKind::Udp { (17, 8) } else { (6, 20) };
+    let l4_len = (l4_headers + len) as u16;
+    let mut frame = vec![2, 0, 0, 0, 0, 3, 2, 0, 0, 0, 0, 4];
+    if v6 {
+        frame.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
+        frame.extend(l4_len.to_be_bytes());
+        frame.extend([protocol, 64]);
+        frame.extend((1..=32).map(|byte: u8| byte.wrapping_mul(7)));
+    } else {
+        frame.extend([0x08, 0x00, 0x45, 0]);
+        frame.extend((l4_len + 20).to_be_bytes());
+        frame.extend([0xff, 0xfe, 0x40, 0, 64, protocol, 0, 0, 10, 244, 1, 2, 10, 244, 0, 2]);
+    }
+    let start = frame.len();
+    frame.extend([0x12, 0x34, 0x56, 0x78]);
+    let offset = if kind == GsoKind::Udp {
+        frame.extend(l4_len.to_be_bytes());
+        frame.extend([0, 0]);
+        6
+    } else {
+        frame.extend([0xff, 0xff, 0xff, 0, 0, 0, 0, 2, 0x50, 0x18, 0xff, 0xff, 0, 0, 0, 0]);
+        16
+    };
+    frame.extend(payload(len));
+    // In pieces that have nothing to do with where it is cut, some of odd lengths, one without a byte.
+    let (head, rest) = frame.split_at(start + l4_headers + 3);
+    let mut pieces: Vec<&[u8]> = vec![head, &[]];
+    pieces.extend(rest.chunks(1021));
+    let mut buf = HeapBuf::from_segments(&pieces);
+    buf.set_offload(Offload {
+        checksum: Checksum::Partial { start: start as u16, offset },
+        gso: Some(Gso { kind, size, ecn: false }),
+    });
+    buf
+}
+
+/// In the tunnel, with its state.
+fn encapsulated(v6: bool, source: u16, inner: &HeapBuf) -> HeapBuf {
+    let mut packet = inner.clone();
+    let before = outer(v6, source);
+    packet.prepend(before.len()).expect("there is headroom")[..before.len()].copy_from_slice(&before);
+    let offload = inner.offload();
+    packet.set_offload(match offload.checksum {
+        Checksum::Partial { start, offset } => {
+            Offload { checksum: Checksum::Partial { start: start + before.len() as u16, offset }, ..offload }
+        }
+        _ => offload,
+    });
+    packet
+}
+
+/// An ordinary packet, of `len` bytes behind the outer headers.
+fn plain(source: u16, len: usize) -> HeapBuf {
+    let mut bytes = outer(false, source);
+    bytes.extend(payload(len - VXLAN_LEN));
+    HeapBuf::from_bytes(&bytes)
+}
+
+struct Planned {
+    plan: Plan,
+    burst: Burst<HeapBuf>,
+    left: u64,
+}
+
+fn planned(packets: impl IntoIterator<Item = HeapBuf>) -> Planned {
+    let (mut plan, mut burst) = (Plan::new(), packets.into_iter().collect());
+    let left = plan.make(&mut burst, PORT);
+    Planned { plan, burst, left }
+}
+
+impl Planned {
+    /// What the kernel sends for each message: the datagrams that it cuts the shown bytes into.
+    fn datagrams(&self) -> Vec<Vec<Vec<u8>>> {
+        let shown = self.plan.messages.iter().map(|(lane, content)| {
+            let (mut pieces, size) = (Vec::new(), content.segment().map(usize::from));
+            self.plan.show(&self.burst, lane, content, &mut |piece| pieces.push(piece.to_vec()));
+            let bytes = pieces.concat();
+            assert!(bytes.len() <= MAX_MESSAGE && pieces.len() <= MAX_PIECES);
+            let size = size.unwrap_or(bytes.len());
+            // No piece belongs to two datagrams.
+            let mut at = 0;
+            for piece in pieces.iter().filter(|piece| !piece.is_empty()) {
+                assert_eq!(at / size, (at + piece.len() - 1) / size);
+                at += piece.len();
+            }
+            let datagrams: Vec<_> = bytes.chunks(size).map(<[u8]>::to_vec).collect();
+            assert!(datagrams.len() <= MAX_SEGMENTS);
+            datagrams
+        });
+        shown.collect()
+    }
+}
+
+#[test]
+fn a_frame_that_stands_for_several_is_shown_as_its_segments() {
+    for (kind, inner_v6) in
+        [(GsoKind::Tcp4, false), (GsoKind::Tcp6, true), (GsoKind::Udp, false), (GsoKind::Udp, true)]
+    {
+        // The last two are more than one message: by its datagrams, and by its bytes.
+        for (len, size) in
+            [(10, 9), (1398, 1398), (4000, 1398), (4194, 1398), (130 * 9 + 1, 9), (65_400, 1398)]
+        {
+            for outer_v6 in [false, true] {
+                let frame = inner(kind, inner_v6, len, size);
+                let planned = planned([encapsulated(outer_v6, 40_000, &frame)]);
+                assert_eq!(planned.left, 0, "{kind:?} {len} {size}");
+                let messages = planned.datagrams();
+                let mut expected = Vec::new();
+                segment(&mut HeapPool::default(), frame, |_, segment| {
+                    let mut datagram = vec![8, 0, 0, 0, 0, 0, 1, 0];
+                    datagram.extend(segment.to_vec());
+                    expected.push(datagram);
+                })
+                .unwrap();
+                assert_eq!(messages.concat(), expected, "{kind:?} {len} {size}");
+                let several = expected.len() > MAX_SEGMENTS || expected.concat().len() > MAX_MESSAGE;
+                assert_eq!(messages.len() > 1, several, "{kind:?} {len} {size}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_contradicts_its_state_is_left() {
+    let mut frame = inner(GsoKind::Tcp4, false, 4000, 1000);
+    frame.write_at(23, &[17]);
+    let planned = planned([plain(40_000, 100), encapsulated(false, 40_000, &frame), plain(40_000, 100)]);
+    assert_eq!(planned.left, 0b10);
+    assert_eq!(planned.datagrams().concat().len(), 2);
+}
+
+#[test]
+fn packets_of_one_way_and_size_go_together_and_the_last_may_be_shorter() {
+    let lens = [500, 500, 400, 500, 600];
+    let planned = planned(lens.map(|len| plain(40_000, len)));
+    assert_eq!(planned.left, 0);
+    let messages = planned.datagrams();
+    let shown: Vec<Vec<usize>> =
+        messages.iter().map(|datagrams| datagrams.iter().map(Vec::len).collect()).collect();
+    assert_eq!(shown, [vec![500, 500, 400], vec![500], vec![600]]);
+    for datagram in messages.concat() {
+        assert_eq!(datagram, plain(40_000, datagram.len()).to_vec()[VXLAN_V4..]);
+    }
+    assert_eq!(planned.plan.packets_of(&planned.plan.messages[0].1), 0b111);
+}
+
+#[test]
+fn packets_of_another_way_go_apart_and_each_flow_keeps_its_order() {
+    // The second has another socket, the third the same one, though its own port is another: 16 sockets.
+    let mut marked = plain(40_000, 500);
+    marked.write_at(15, &[2]);
+    let there = |source, len| plain(source, len);
+    let Planned { plan, burst, .. } =
+        planned([there(40_000, 500), there(40_001, 500), there(40_016, 500), marked, there(40_000, 500)]);
+    let bits: Vec<u64> = plan.messages.iter().map(|(_, content)| plan.packets_of(content)).collect();
+    assert_eq!(bits, [0b101, 0b10, 0b1000, 0b10000]);
+    assert_eq!(burst.len(), 5);
+}
+
+#[test]
+fn a_full_burst_of_long_packets_is_no_longer_message_than_there_can_be() {
+    let planned = planned((0..BURST).map(|_| plain(40_000, 1450)));
+    let messages = planned.datagrams();
+    assert_eq!(messages.iter().map(Vec::len).sum::<usize>(), BURST);
+    assert_eq!(messages.len(), (BURST * 1450).div_ceil(MAX_MESSAGE / 1450 * 1450));
+}
+
+#[test]
+fn an_inner_checksum_is_filled_in() {
+    let mut frame = inner(GsoKind::Udp, false, 99, 1000);
+    let Offload { checksum, .. } = frame.offload();
+    frame.set_offload(Offload { checksum, gso: None });
+    // As whoever leaves it to others does: with the pseudo-header's sum.
+    let pseudo = Sum::new().add(&[10, 244, 1, 2, 10, 244, 0, 2]).add_u16(17).add_u16(107).fold();
+    frame.write_at(40, &pseudo.to_be_bytes());
+    let planned = planned([encapsulated(false, 40_000, &frame)]);
+    let datagram = planned.datagrams().concat().concat();
+    let udp = &datagram[VXLAN_LEN + 34..];
+    let sum = Sum::new().add(&[10, 244, 1, 2, 10, 244, 0, 2]).add_u16(17).add_u16(107).add(udp);
+    assert_eq!(sum.fold(), 0xffff);
+}
+
+#[test]
+fn what_is_no_packet_of_the_tunnel_is_not_sent() {
+    let change = |at: usize, byte: u8| {
+        let mut packet = plain(40_000, 100);
+        packet.write_at(at, &[byte]);
+        packet
+    };
+    let mut v6 = encapsulated(true, 40_000, &inner(GsoKind::Tcp4, false, 100, 1000));
+    v6.write_at(ETHERNET_LEN + 6, &[6]);
+    let others = [
+        change(13, 6),
+        change(ETHERNET_LEN, 0x46),
+        change(ETHERNET_LEN + 9, 6),
+        change(VXLAN_V4 - 5, 0),
+        v6,
+        HeapBuf::from_bytes(&plain(40_000, 100).to_vec()[..VXLAN_V4 + 7]),
+        HeapBuf::from_bytes(&[]),
+    ];
+    let count = others.len();
+    let planned = planned(others.into_iter().chain([plain(40_000, 100)]));
+    assert_eq!(planned.left, (1 << count) - 1);
+    assert_eq!(planned.datagrams().concat().len(), 1);
+}
+
+#[test]
+fn a_packet_is_left_for_the_first_reason() {
+    let mut left = Left { all: 0b1, ..Left::default() };
+    left.add(0b11, Refusal::Filtered);
+    left.add(0b110, Refusal::TooLong);
+    left.add(0b1000, Refusal::Other);
+    left.add(0b11000, Refusal::Unreachable);
+    assert_eq!(left, Left { all: 0b11111, refused: 0b10, too_long: 0b100, unreachable: 0b10000 });
+    assert_eq!(left.loss(), TxLoss { refused: 1, unreachable: 1, too_long: 1 });
+}
