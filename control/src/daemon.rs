@@ -8,6 +8,7 @@
 
 mod attachments;
 mod conflicts;
+mod descriptors;
 mod flows;
 mod host;
 mod learned;
