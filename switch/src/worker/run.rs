@@ -152,7 +152,7 @@ impl<P: Platform> Worker<P> {
 
     fn sleep(&mut self, sleeper: &mut impl Sleeper, clock: &impl Clock, beat: Duration) {
         self.sleeping.announce();
-        if self.commands.is_empty() && self.inboxes.iter().all(|inbox| inbox.is_empty()) {
+        if self.commands.is_empty() && self.inboxes.iter().all(|inbox| inbox.ring.is_empty()) {
             self.snapshot.offline();
             self.counters.sleeps.add(1);
             self.counters.asleep.begin(clock.cycles());
