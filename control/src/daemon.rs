@@ -8,6 +8,7 @@
 
 mod attachments;
 mod conflicts;
+mod descriptors;
 mod flows;
 mod host;
 mod learned;
@@ -59,8 +60,6 @@ struct PodPort {
     port: OpenPort,
     /// The MTU that the interface inside was given, in bytes.
     mtu: u32,
-    /// The MTU of the underlay when it was opened: what the port has room for.
-    room: u32,
     /// The network namespace that its interface was made in.
     netns: Option<pods::NetnsId>,
 }
@@ -356,7 +355,7 @@ fn limits(config: &Config) -> Limits {
     }
 }
 
-/// A TAP's MTU as the switch's types hold it.
-fn tap_mtu(bytes: u32) -> Mtu {
+/// An MTU as the switch's types hold it.
+fn device_mtu(bytes: u32) -> Mtu {
     Mtu::new(bytes.min(65535)).unwrap_or(Mtu::SMALLEST)
 }

@@ -79,13 +79,12 @@ pub struct Opened {
 pub struct FurtherQueues {
     queues: TapQueues,
     netns: Option<PathBuf>,
-    mtu: Mtu,
 }
 
 impl FurtherQueues {
     /// Opens one, and gives what is to be called when the last one has its worker. Blocks for some milliseconds.
     pub fn open(&self) -> Result<(Rx, Tx, Spreader), TapError> {
-        let (rx, tx) = tap_queues(self.queues.open(self.netns.as_deref())?, self.mtu);
+        let (rx, tx) = tap_queues(self.queues.open(self.netns.as_deref())?);
         let spreader = tx.spreader();
         Ok((Rx::Tap(rx), Tx::Tap(tx), spreader))
     }
@@ -110,7 +109,7 @@ pub async fn open_pod(
 ) -> Result<Opened, OpenError> {
     match attachment {
         Attachment::Tap { netns, ifname } => {
-            open_tap(Some(netns.clone()), ifname, mac, mtu, dataplane.workers().len()).await
+            open_tap(Some(netns.clone()), ifname, mac, dataplane.workers().len()).await
         }
         Attachment::VhostUser { socket, mode } => {
             let mode = match mode {
@@ -160,7 +159,6 @@ pub async fn open_tap(
     netns: Option<PathBuf>,
     ifname: &str,
     mac: MacAddr,
-    mtu: Mtu,
     workers: usize,
 ) -> Result<Opened, OpenError> {
     let name: IfName = ifname.parse()?;
@@ -175,8 +173,8 @@ pub async fn open_tap(
     let place = netns.clone();
     let tap = tokio::task::spawn_blocking(move || Tap::open(place.as_deref(), name, options));
     let (tap, existed) = tap.await??;
-    let further = tap.queues().map(|queues| FurtherQueues { queues, netns, mtu });
-    let (rx, tx) = tap_queues(tap, mtu);
+    let further = tap.queues().map(|queues| FurtherQueues { queues, netns });
+    let (rx, tx) = tap_queues(tap);
     let created = existed == TapExisted::Created;
     Ok(Opened { rx: Rx::Tap(rx), tx: Tx::Tap(tx), device: Device::Queues, created, further })
 }

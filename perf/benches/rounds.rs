@@ -78,7 +78,7 @@ impl Sleeper for Stopper<'_> {
         }
         false
     }
-    fn pause(&mut self) -> bool {
+    fn pause(&mut self, _: bool) -> bool {
         false
     }
 }

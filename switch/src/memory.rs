@@ -45,7 +45,7 @@ impl Sleeper for NoSleep {
     fn wait(&mut self, _: Option<Duration>, _: impl FnMut(PortId, bool)) -> bool {
         false
     }
-    fn pause(&mut self) -> bool {
+    fn pause(&mut self, _: bool) -> bool {
         false
     }
 }

@@ -95,8 +95,9 @@ pub trait RxQueue<P: BufPool> {
     }
     /// The worker is awake again and polls; clears the descriptor.
     fn disarm(&mut self) {}
-    /// The descriptor reports an error. Takes it, so that it is not reported again, and says whether the queue can still
-    /// bring frames; if not, the worker leaves it alone until it is removed.
+    /// The descriptor reports an error, of this queue or of the port's other direction where both share it. Takes what is pending, and
+    /// says whether the queue can still bring frames; if not, the worker leaves it alone until it is removed. An error
+    /// that stays is reported again.
     fn recover(&mut self) -> bool {
         false
     }
@@ -152,6 +153,11 @@ impl MemPort {
     /// What the switch has sent since last time.
     pub fn take(&self) -> Vec<HeapBuf> {
         std::mem::take(&mut self.wire().from_switch)
+    }
+
+    /// Whether something waits to be received.
+    pub fn waits(&self) -> bool {
+        !self.wire().to_switch.is_empty()
     }
 
     /// From now on the far side takes this many packets more (`None`: no limit).

@@ -3,10 +3,12 @@
 mod world;
 
 use weft_switch::drop_reason::DropReason;
+use weft_switch::memory::{MemSwitch, Memory};
 use weft_switch::packet::HeapBuf;
 use weft_switch::port::{MemPort, TxCaps};
-use weft_switch::tables::Snapshot;
-use weft_switch::types::PortId;
+use weft_switch::tables::{Place, PodGuard, Port, Role, Snapshot};
+use weft_switch::types::{MacAddr, Mtu, PortId};
+use weft_switch::worker::Handle;
 
 use world::{FIRST_POD, Node, POD_MAC, Underlay, ipv4_frame};
 
@@ -83,6 +85,37 @@ fn a_port_out_of_the_tables_is_silent() {
     while node.switch.step() > 0 {}
     assert_eq!(node.drops(DropReason::RxPortUnknown), 100);
     node.assert_balanced();
+}
+
+/// However few packets these are.
+#[test]
+fn a_ring_with_many_bytes_drops_what_does_not_fit() {
+    let ports = [MemPort::default(), MemPort::default()];
+    let mut switch = MemSwitch::new(2);
+    let mut tables = Snapshot::default();
+    for (pod, port) in ports.iter().enumerate() {
+        let (id, mac) = (PortId::new(pod).unwrap(), MacAddr([2, 0, 0, 0, 0, pod as u8]));
+        let (role, place) = (Role::Pod(PodGuard::new(mac, &[])), Place::Worker(pod as u16));
+        tables.ports.insert(id, Port { role, mtu: Mtu::new(65535).unwrap(), place, tunnel_gso: false });
+        tables.add_pod(id, mac, &[]);
+        switch.attach(pod, id, port);
+    }
+    switch.publish(tables);
+    let large = [&[2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 0, 0x88, 0xb5][..], &[0; 65_500]].concat();
+    let (mut sent, mut arrived) = (0, 0);
+    // More than once: what was taken out leaves room.
+    for _ in 0..3 {
+        for _ in 0..200 {
+            ports[0].inject(HeapBuf::from_bytes(&large));
+        }
+        while switch.step_worker(0) > 0 {}
+        while switch.step_worker(1) > 0 {}
+        let through = ports[1].take().len();
+        assert_eq!(through, (4 << 20) / large.len());
+        (sent, arrived) = (sent + 200, arrived + through as u64);
+    }
+    let drops = |handle: &Handle<Memory>| handle.counters().drops(DropReason::HandoverFull).get();
+    assert_eq!(switch.handles().map(drops).sum::<u64>(), sent - arrived);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use weft_node::{HostPort, configure_host_port};
 use weft_switch::tables::Place;
 use weft_switch::types::MacAddr;
 
-use super::{Daemon, tap_mtu};
+use super::Daemon;
 use crate::compile::{Mtus, OpenPort, gateway_mac};
 use crate::model::{Model, gateway};
 use crate::ports::open_tap;
@@ -16,8 +16,6 @@ pub(super) struct HostSide {
     pub(super) mac: MacAddr,
     /// The kernel's device was made by this weftd.
     pub(super) created: bool,
-    /// The MTU of the underlay when it was opened: what the port has room for.
-    room: u32,
     /// What its interface was configured with last.
     configured: Option<HostPort>,
 }
@@ -26,13 +24,8 @@ impl Daemon {
     /// Opens the host port and brings its addresses and routes into line.
     pub(super) async fn open_host_port(&mut self, model: &Model) {
         let Some(wanted) = self.wanted_host_port(model) else { return };
-        let room = self.mirror.uplink().mtu;
-        if let Some(old) = self.host.take_if(|host| host.room != room) {
-            self.publish(model);
-            self.close_port(old.port.id, false).await;
-        }
         if self.host.is_none() {
-            if let Err(problem) = self.make_host_port(&wanted, room).await {
+            if let Err(problem) = self.make_host_port(&wanted).await {
                 return self.problems.push(problem);
             }
         }
@@ -72,10 +65,10 @@ impl Daemon {
         })
     }
 
-    async fn make_host_port(&mut self, wanted: &HostPort, room: u32) -> Result<(), String> {
+    async fn make_host_port(&mut self, wanted: &HostPort) -> Result<(), String> {
         let mac = MacAddr(wanted.mac);
         let workers = self.dataplane.workers().len();
-        let opened = open_tap(None, &wanted.name, mac, tap_mtu(room), workers).await;
+        let opened = open_tap(None, &wanted.name, mac, workers).await;
         let opened = opened.map_err(|e| format!("host port: {e}"))?;
         let Some(id) = self.dataplane.new_port() else {
             opened.discard();
@@ -86,7 +79,7 @@ impl Daemon {
         self.fresh.push((0, id, opened.rx));
         self.spread.add(id, opened.further, 0, workers);
         let port = OpenPort { id, place: Place::Worker(0) };
-        self.host = Some(HostSide { port, mac, created, room, configured: None });
+        self.host = Some(HostSide { port, mac, created, configured: None });
         Ok(())
     }
 }

@@ -11,7 +11,7 @@ use weft_node::{PodInterface, configure_pod, delete_tap};
 use weft_switch::tables::Place;
 
 use super::attachments::{kind, restore};
-use super::{Daemon, PodPort, tap_mtu};
+use super::{Daemon, PodPort, device_mtu};
 use crate::compile::{Mtus, OpenPort};
 use crate::model::{Attachment, Model, Pod, gateway, validate};
 use crate::ports::open_pod;
@@ -43,9 +43,8 @@ impl PodPort {
 
 impl Daemon {
     /// Closes the ports that have to be opened anew: of pods whose attachment is another one now, of devices that another
-    /// pod is to have, of pods with another namespace, and TAPs that have not enough room for the underlay's MTU.
+    /// pod is to have, and of pods with another namespace.
     pub(super) async fn close_changed(&mut self, model: &Model) {
-        let room = self.mirror.uplink().mtu;
         // Asked for each open port: not to look through a cluster's pods each time.
         let by_attachment: HashMap<_, _> =
             model.pods_of(&self.node).map(|pod| (&pod.attachment, &pod.name)).collect();
@@ -55,9 +54,8 @@ impl Daemon {
             let heir = by_attachment.get(&open.pod.attachment).copied();
             let moved = heir.is_some_and(|heir| heir != name);
             let replaced = heir.is_none() && names.contains(name);
-            let small = open.room != room && matches!(open.pod.attachment, Attachment::Tap { .. });
             let lost = open.has_lost_netns();
-            if moved || replaced || small || lost {
+            if moved || replaced || lost {
                 // The device itself goes only if no pod is to have it. One in a lost namespace goes with that.
                 changed.push((name.clone(), open.port.id, heir.is_none()));
             }
@@ -114,8 +112,8 @@ impl Daemon {
     /// Opens the ports of pods that have none, and brings the interfaces inside the others into line.
     pub(super) async fn open_missing(&mut self, model: &Model) {
         let new = self.record_devices(model);
-        let room = self.mirror.uplink().mtu;
-        let mtus = Mtus::new(model, room);
+        let underlay = self.mirror.uplink().mtu;
+        let mtus = Mtus::new(model, underlay);
         let pods: Vec<Pod> = model.pods_of(&self.node).cloned().collect();
         for pod in pods {
             let mtu = mtus.of_pod(&pod);
@@ -129,7 +127,7 @@ impl Daemon {
                     }
                     outcome
                 }
-                None => self.open_one(model, pod, mtu, room).await,
+                None => self.open_one(model, pod, mtu, underlay).await,
             };
             match done {
                 Ok(()) => drop(self.failed.remove(&name)),
@@ -147,10 +145,11 @@ impl Daemon {
         }
     }
 
-    async fn open_one(&mut self, model: &Model, pod: Pod, mtu: u32, room: u32) -> Result<(), String> {
+    async fn open_one(&mut self, model: &Model, pod: Pod, mtu: u32, underlay: u32) -> Result<(), String> {
         // Looked at before: if another takes its place meanwhile, the next look finds out.
         let netns = netns_of(&pod.attachment);
-        let opened = open_pod(&self.dataplane, &pod.attachment, pod.mac_or_derived(), tap_mtu(room)).await;
+        let opened =
+            open_pod(&self.dataplane, &pod.attachment, pod.mac_or_derived(), device_mtu(underlay)).await;
         let opened = opened.map_err(|error| error.to_string())?;
         let id = match configure(model, &self.node, &pod, &[], mtu).await {
             Ok(()) => {
@@ -172,7 +171,7 @@ impl Daemon {
         self.spread.add(id, opened.further, worker, self.dataplane.workers().len());
         info!("pod {}: port {id} ({})", pod.name, kind(&pod.attachment));
         let port = OpenPort { id, place: Place::Worker(worker as u16) };
-        self.pods.insert(pod.name.clone(), PodPort { pod, port, mtu, room, netns });
+        self.pods.insert(pod.name.clone(), PodPort { pod, port, mtu, netns });
         Ok(())
     }
 }

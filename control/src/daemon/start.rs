@@ -17,7 +17,7 @@ use super::settings::{SetLogLevel, Settings};
 use super::spread::Spread;
 use super::uplink::needs_claim;
 use super::vteps::Macs;
-use super::{Client, Daemon, Inputs, SourceState, attachments, rights};
+use super::{Client, Daemon, Inputs, SourceState, attachments, descriptors, rights};
 use crate::api::{BindError, SocketFile, bind};
 use crate::cluster;
 use crate::config::{Config, SourceConfig, UplinkKind};
@@ -96,6 +96,7 @@ pub async fn start(setup: Setup) -> Result<Started, StartError> {
     if !missing.is_empty() {
         return Err(StartError::Rights(missing));
     }
+    descriptors::raise(model.pods_of(&node).count(), config.dataplane.workers);
     let lock = Lock::take(&config.state.dir)?;
     let (state, warning) = State::load(&config.state.dir)?;
     if let Some(warning) = warning {

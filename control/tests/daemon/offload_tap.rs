@@ -1,12 +1,13 @@
 //! Ordinary pods hand over large frames and unfinished checksums, and each worker has a queue of their interfaces.
 
+use std::ffi::OsStr;
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::UdpGsoSegment;
 
-use crate::lab::{Lab, Namespace, tap_pod, tap_spec, wait_for};
+use crate::lab::{Lab, Namespace, Weftd, tap_pod, tap_spec, wait_for};
 use crate::tunnel::stream;
 
 /// Of a port's counters: frames and bytes received from it, and sent to it.
@@ -176,6 +177,34 @@ fn every_worker_gets_a_queue_of_each_pod() {
         assert!(web.pings("10.244.0.3") && lab.node.pings("10.244.0.2") && old.pings("10.244.0.2"));
         weftd.stop();
     }
+}
+
+/// Weftd with these limits of open files, the soft one and the hard one.
+fn limited(lab: &Lab, soft: u64, hard: u64) -> Weftd {
+    let limit = format!("--nofile={soft}:{hard}");
+    Weftd::spawn(lab, &[OsStr::new("prlimit"), OsStr::new(&limit)], &lab.path("weftd.toml")).ready()
+}
+
+#[test]
+fn many_queues_are_more_files_than_programs_are_started_with() {
+    let lab = Lab::new();
+    lab.configure("workers = 2", "", "");
+    let pods =
+        [("a", 2), ("b", 3), ("c", 4), ("d", 5)].map(|(name, host)| (name, host, Namespace::new(name)));
+    lab.write_cluster(
+        &pods.iter().map(|(name, host, netns)| tap_pod(name, *host, netns)).collect::<String>(),
+    );
+    let weftd = limited(&lab, 16, 2048);
+    wait_until_spread(&lab, &["a", "b", "c", "d"]);
+    assert!(pods[0].2.pings("10.244.0.5") && pods[3].2.pings("fd00:10:244::2"));
+    let said = weftd.said();
+    assert!(said.contains("2048 open files are allowed") && !said.contains("LimitNOFILE"), "{said}");
+    weftd.stop();
+    // Enough for these pods, but not for as many as there may be.
+    let weftd = limited(&lab, 16, 512);
+    assert!(pods[0].2.pings("10.244.0.5"));
+    let said = weftd.said();
+    assert!(said.contains("no more than 512 open files are allowed: 250 pods"), "{said}");
 }
 
 #[test]

@@ -20,6 +20,8 @@ const AT_ONCE: usize = 64;
 /// A thread that works with the worker, such as a sender or receiver in a pod, has the core for less than that, in microseconds, and waits
 /// again. Who has it longer has other work, and the next turn may be milliseconds away.
 const TURN_US: u64 = 200;
+/// Less than it takes to change to another thread and back, more than to give a core away that nobody wants.
+const SWITCH_US: u64 = 2;
 
 /// Wakes a worker through its eventfd.
 #[derive(Debug, Clone)]
@@ -37,10 +39,35 @@ pub struct EpollSleeper {
     epoll: Epoll,
     wake: Arc<EventFd>,
     events: Events,
+    turns: Turns,
+}
+
+/// Tells another thread's long turn from an interrupt or a pause of the whole machine: the kernel counts how often the core was
+/// taken, each short turn and whatever happened during work included.
+#[derive(Debug)]
+struct Turns {
     /// Cycles in [`TURN_US`].
-    turn: u64,
+    long: u64,
+    /// Cycles in [`SWITCH_US`].
+    some: u64,
     /// What [`preemptions`] said last.
-    preempted: u64,
+    known: u64,
+}
+
+impl Turns {
+    fn new(cycles_per_us: u64) -> Self {
+        Self { long: cycles_per_us * TURN_US, some: cycles_per_us * SWITCH_US, known: 0 }
+    }
+
+    /// Whether another thread had a long turn, since giving the core away took so many cycles. The kernel is asked only if
+    /// anybody can have had one at all.
+    fn is_long(&mut self, took: u64, preemptions: impl FnOnce() -> u64) -> bool {
+        if took < self.some {
+            return false;
+        }
+        let count = preemptions();
+        std::mem::replace(&mut self.known, count) != count && took >= self.long
+    }
 }
 
 impl EpollSleeper {
@@ -50,8 +77,8 @@ impl EpollSleeper {
         epoll.add(wake.as_fd(), WAKE, Interest::Read)?;
         let waker = WorkerWaker(wake.clone());
         let events = Events::with_capacity(AT_ONCE);
-        let turn = tsc_hz() / 1_000_000 * TURN_US;
-        Ok((Self { epoll, wake, events, turn, preempted: 0 }, waker))
+        let turns = Turns::new(tsc_hz() / 1_000_000);
+        Ok((Self { epoll, wake, events, turns }, waker))
     }
 }
 
@@ -77,15 +104,13 @@ impl Sleeper for EpollSleeper {
         }
         !self.events.is_empty()
     }
-    fn pause(&mut self) -> bool {
+    fn pause(&mut self, first: bool) -> bool {
+        if first {
+            self.turns.known = preemptions();
+        }
         let before = tsc();
         std::thread::yield_now();
-        if tsc().wrapping_sub(before) < self.turn {
-            return false;
-        }
-        // The kernel knows whether it was another thread.
-        let preempted = preemptions();
-        std::mem::replace(&mut self.preempted, preempted) != preempted
+        self.turns.is_long(tsc().wrapping_sub(before), preemptions)
     }
 }
 
@@ -97,5 +122,37 @@ impl Clock for Tsc {
     #[inline]
     fn cycles(&self) -> u64 {
         tsc()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Giving the core away takes so many microseconds; the kernel's count by then.
+    fn is_long(turns: &mut Turns, took: u64, count: u64) -> bool {
+        turns.is_long(took * 1000, || count)
+    }
+
+    #[test]
+    fn a_long_turn_is_one_in_which_the_core_was_taken() {
+        let mut turns = Turns::new(1000);
+        turns.known = 5;
+        assert!(!is_long(&mut turns, 500, 5), "an interrupt");
+        assert!(is_long(&mut turns, 500, 6));
+        assert!(!is_long(&mut turns, 500, 6), "an interrupt, later");
+    }
+
+    #[test]
+    fn short_turns_do_not_make_an_interrupt_a_long_one() {
+        let mut turns = Turns::new(1000);
+        assert!(!is_long(&mut turns, 20, 1));
+        assert!(!is_long(&mut turns, 150, 2));
+        assert!(!is_long(&mut turns, 500, 2));
+    }
+
+    #[test]
+    fn the_kernel_is_not_asked_when_nobody_had_a_turn() {
+        assert!(!Turns::new(1000).is_long(500, || panic!("asked")));
     }
 }

@@ -14,12 +14,11 @@ use super::pool::{Room, SMALL};
 use crate::offload::virtio;
 use crate::packet::PacketBuf;
 use crate::port::{Burst, RxLoss, RxQueue, TxCaps, TxQueue};
-use crate::types::Mtu;
 
 /// Ethernet header and one 802.1Q tag, in front of an IP packet.
 const LINK_HEADERS: usize = 14 + 4;
 
-/// The longest frame that the kernel hands over: a GSO frame with the longest IP packet.
+/// The longest frame that the kernel hands over: a GSO frame with the longest IP packet, or one of the largest MTU.
 const LONGEST: usize = 65535 + LINK_HEADERS;
 
 /// What goes behind the first buffer. One byte more than is taken: the kernel cuts what does not fit without a word.
@@ -30,19 +29,15 @@ const TAIL: usize = LONGEST + 1 - SMALL;
 const BURST_BYTES: usize = 256 << 10;
 
 /// Receives what the interface's user sends.
-pub struct TapRx {
-    tap: Arc<Tap>,
-    /// The longest frame that is taken if it does not stand for several.
-    longest: usize,
-}
+pub struct TapRx(Arc<Tap>);
 
 /// Sends to the interface's user.
 pub struct TapTx(Arc<Tap>);
 
-/// The two directions of a TAP's queue, whose interface has this MTU.
-pub fn tap_queues(tap: Tap, mtu: Mtu) -> (TapRx, TapTx) {
+/// The two directions of a TAP's queue.
+pub fn tap_queues(tap: Tap) -> (TapRx, TapTx) {
     let tap = Arc::new(tap);
-    (TapRx { tap: tap.clone(), longest: mtu.get() + LINK_HEADERS }, TapTx(tap))
+    (TapRx(tap.clone()), TapTx(tap))
 }
 
 /// Deletes the device that these are all the open queues of, for ever. Without this a persistent one stays.
@@ -71,6 +66,8 @@ impl Spreader {
     }
 }
 
+/// Frames of any size that the interface has are taken: its user may have set another MTU, and what is too big for the way out is
+/// told so by whoever looks at that.
 impl RxQueue<NativePool> for TapRx {
     fn rx(&mut self, pool: &mut NativePool, burst: &mut Burst<Mbuf>) -> RxLoss {
         let mut loss = RxLoss::default();
@@ -85,7 +82,7 @@ impl RxQueue<NativePool> for TapRx {
                 let mut room: ArrayVec<IoSliceMut<'_>, MAX_SEGMENTS> = ArrayVec::new();
                 head.io_slices_mut(&mut room);
                 tail.io_slices_mut(&mut room);
-                self.tap.recv(&mut header, &mut room)
+                self.0.recv(&mut header, &mut room)
             };
             let Ok(Some(len)) = received else {
                 pool.keep(Room { head: Some(head), tail: Some(tail) });
@@ -106,7 +103,6 @@ impl RxQueue<NativePool> for TapRx {
             }
             let frame = head;
             match virtio::parse(&header, &frame) {
-                Ok(offload) if offload.gso.is_none() && len > self.longest => loss.too_long += 1,
                 Ok(offload) => {
                     let mut frame = frame;
                     frame.set_offload(offload);
@@ -119,7 +115,7 @@ impl RxQueue<NativePool> for TapRx {
         loss
     }
     fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.tap.as_fd())
+        Some(self.0.as_fd())
     }
 }
 

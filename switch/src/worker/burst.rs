@@ -82,7 +82,7 @@ impl<P: Platform> Worker<P> {
         if one_in > 0 {
             sample(one_in, until_sample, from, &reads, events, counters);
         }
-        merge(outbox.takes(), frames, &mut reads, counters);
+        let failed = merge(outbox.takes(), frames, &mut reads, counters);
         let mut applier = Applier {
             tables,
             pool,
@@ -94,8 +94,14 @@ impl<P: Platform> Worker<P> {
             counters,
             events,
         };
-        let mut ends =
-            Ends { tables, outbox, dropped: lost as u64, is_dropped: false, consumed: 0, originated: 0 };
+        let mut ends = Ends {
+            tables,
+            outbox,
+            dropped: (lost + failed) as u64,
+            is_dropped: false,
+            consumed: 0,
+            originated: 0,
+        };
         apply_burst(&mut applier, frames, &reads, &mut ends);
         port_counters.rx_drops.add(ends.dropped);
         counters.consumed.add(ends.consumed);
@@ -109,7 +115,12 @@ impl<P: Platform> Worker<P> {
         let Self { inboxes, outbox, pool, .. } = self;
         let mut taken = 0;
         for inbox in inboxes {
-            taken += inbox.pop_into(BURST, |(to, packet)| outbox.stage(pool, to, packet));
+            let mut bytes = 0;
+            taken += inbox.ring.pop_into(BURST, |(to, packet)| {
+                bytes += packet.len() as u64;
+                outbox.stage(pool, to, packet);
+            });
+            inbox.taken.add(bytes);
         }
         if taken > 0 {
             outbox.flush(pool);

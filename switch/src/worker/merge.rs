@@ -105,19 +105,17 @@ fn port_of(action: Action) -> Option<PortId> {
     }
 }
 
-/// Merges what can be merged of the burst. `reads` stays in step with `frames`.
+/// Merges what can be merged of the burst, and returns how many packets were lost by that. `reads` stays in step with `frames`.
 #[inline]
 pub(super) fn merge<B: PacketBuf>(
     takes: &Takes,
     frames: &mut Burst<B>,
     reads: &mut ArrayVec<Read, BURST>,
     counters: &WorkerCounters,
-) {
+) -> usize {
     let some = |read: &Read| port_of(read.action).is_some_and(|port| !takes.of(port).is_none());
-    let Some(first) = reads.iter().position(some) else { return };
-    if first + 1 < reads.len() {
-        merge_from(first, takes, frames, reads, counters);
-    }
+    let Some(first) = reads.iter().position(some) else { return 0 };
+    if first + 1 < reads.len() { merge_from(first, takes, frames, reads, counters) } else { 0 }
 }
 
 /// The burst from the packet of index `first` on: what is before it goes to ports that take nothing of the kind.
@@ -127,15 +125,13 @@ fn merge_from<B: PacketBuf>(
     frames: &mut Burst<B>,
     reads: &mut ArrayVec<Read, BURST>,
     counters: &WorkerCounters,
-) {
+) -> usize {
     let mut plan = Plan { open: ArrayVec::new(), done: ArrayVec::new(), before: [0; BURST] };
     for index in first..reads.len() {
         look_at(index, takes, frames, &reads[index], &mut plan);
     }
     plan.end_all(|_| true);
-    if !plan.done.is_empty() {
-        carry_out(&plan, frames, reads, counters);
-    }
+    if plan.done.is_empty() { 0 } else { carry_out(&plan, frames, reads, counters) }
 }
 
 #[inline]
@@ -185,7 +181,8 @@ fn carry_out<B: PacketBuf>(
     frames: &mut Burst<B>,
     reads: &mut ArrayVec<Read, BURST>,
     counters: &WorkerCounters,
-) {
+) -> usize {
+    let mut lost = 0;
     let mut slots: ArrayVec<Option<B>, BURST> = frames.drain(..).map(Some).collect();
     for Thread { run, first, last, .. } in &plan.done {
         let first = usize::from(*first);
@@ -209,12 +206,14 @@ fn carry_out<B: PacketBuf>(
                 counters.merged.add(run.pieces() as u64 - 1);
             }
             // A buffer that has less room than a chain has.
-            _ => counters.drops(DropReason::TxNoBuffer).add(run.pieces() as u64),
+            _ => lost += run.pieces(),
         }
     }
+    counters.drops(DropReason::TxNoBuffer).add(lost as u64);
     let mut kept = slots.iter();
     reads.retain(|_| kept.next().is_some_and(Option::is_some));
     frames.extend(slots.into_iter().flatten());
+    lost
 }
 
 #[inline]

@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 use crossbeam_channel::{Receiver, Sender, unbounded};
+use weft_sync::counter::Counter;
 use weft_sync::ring::{Consumer, Producer, ring};
 use weft_sync::sleep::SleepFlag;
 use weft_sync::snapshot::Reader;
@@ -36,6 +37,8 @@ use takes::Takes;
 
 /// Packets that wait in the ring from one worker to another at most.
 const HANDOVER: usize = 1024;
+/// And their bytes. Else a worker that is held up would keep the buffers of all ports, 64 KiB each.
+const HANDOVER_BYTES: u64 = 4 << 20;
 
 /// The drivers that a switch is built with: DPDK and the kernel in the daemon, memory in tests.
 pub trait Platform: 'static {
@@ -135,7 +138,7 @@ pub struct Worker<P: Platform> {
     broken: Sender<PortId>,
     rx: Receivers<P>,
     outbox: Outbox<P>,
-    inboxes: Vec<Consumer<(PortId, Buf<P>)>>,
+    inboxes: Vec<Inbox<P>>,
     sleeping: Arc<SleepFlag>,
     counters: Arc<WorkerCounters>,
     frames: Burst<Buf<P>>,
@@ -174,9 +177,12 @@ pub fn make<P: Platform>(parts: Vec<Parts<P>>) -> Vec<(Worker<P>, Handle<P>)> {
         for to in 0..count {
             row.push((from != to).then(|| {
                 let (producer, consumer) = ring(HANDOVER);
-                inboxes[to].push(consumer);
+                let taken = Arc::new(Counter::new());
+                inboxes[to].push(Inbox { ring: consumer, taken: taken.clone() });
                 Road {
                     ring: producer,
+                    given: 0,
+                    taken,
                     sleeping: flags[to].clone(),
                     waker: wakers[to].clone(),
                     staged: ArrayVec::new(),
@@ -227,9 +233,20 @@ pub fn make<P: Platform>(parts: Vec<Parts<P>>) -> Vec<(Worker<P>, Handle<P>)> {
     workers
 }
 
+/// What another worker hands over.
+struct Inbox<P: Platform> {
+    ring: Consumer<(PortId, Buf<P>)>,
+    /// The bytes that were taken out so far.
+    taken: Arc<Counter>,
+}
+
 /// The way to another worker.
 struct Road<P: Platform> {
     ring: Producer<(PortId, Buf<P>)>,
+    /// The bytes that were put into the ring so far.
+    given: u64,
+    /// And those that the other worker has taken out.
+    taken: Arc<Counter>,
     sleeping: Arc<SleepFlag>,
     waker: P::Waker,
     /// What goes into the ring with the burst.

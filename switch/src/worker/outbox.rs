@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::takes::Takes;
-use super::{Buf, Platform, Road, Wake};
+use super::{Buf, HANDOVER_BYTES, Platform, Road, Wake};
 use crate::counters::WorkerCounters;
 use crate::drop_reason::DropReason;
 use crate::offload::finish::{finish, takes};
@@ -125,7 +125,17 @@ impl<P: Platform> Outbox<P> {
 
 /// Puts what is staged into the ring at once, and drops what has no room there.
 fn hand_over<P: Platform>(road: &mut Road<P>, counters: &WorkerCounters) {
-    let fits = road.ring.room(road.staged.len()).min(road.staged.len());
+    let room = road.ring.room(road.staged.len());
+    let mut fits = 0;
+    // As far as it is known: what is taken out at this moment may count a little longer.
+    let most = road.taken.get().wrapping_add(HANDOVER_BYTES);
+    for (_, packet) in road.staged.iter().take(room) {
+        let given = road.given.wrapping_add(packet.len() as u64);
+        if most.wrapping_sub(given) > HANDOVER_BYTES {
+            break;
+        }
+        (road.given, fits) = (given, fits + 1);
+    }
     let pushed = road.ring.push_from(&mut road.staged.drain(..fits));
     counters.handed_over.add(pushed as u64);
     for (to, _) in road.staged.drain(..) {

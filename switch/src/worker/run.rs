@@ -45,8 +45,9 @@ pub trait Sleeper {
     /// Waits until a descriptor is readable, the worker is woken, or `timeout` has passed (`None`: for ever), and shows
     /// the ports whose descriptors are readable (or have an error: `true`). False if nothing of that happened in time.
     fn wait(&mut self, timeout: Option<Duration>, ready: impl FnMut(PortId, bool)) -> bool;
-    /// Lets another thread have the core, if one waits for it; true if one kept it for long.
-    fn pause(&mut self) -> bool;
+    /// Lets another thread have the core, if one waits for it; true if one kept it for long. `first`: the worker has worked or
+    /// slept since the last time.
+    fn pause(&mut self, first: bool) -> bool;
 }
 
 /// The time-stamp counter.
@@ -74,11 +75,12 @@ impl<P: Platform> Worker<P> {
         let mut last_work = before;
         // Until then the core counts as shared.
         let mut shared_until = before;
+        let mut first = true;
         loop {
             if !self.commands.is_empty() && !self.obey(&mut sleeper) {
                 return;
             }
-            // As of the last look at the clock, which is a round ago at most.
+            // As of the end of the last round, pause or sleep: whatever took its time is over.
             self.now = before / idle.cycles_per_ms.max(1);
             let work = self.round();
             let now = clock.cycles();
@@ -87,6 +89,7 @@ impl<P: Platform> Worker<P> {
                 self.counters.busy_cycles.add(now.wrapping_sub(before));
                 last_work = now;
                 before = now;
+                first = true;
                 if idle.spin.is_some() {
                     self.rx.rest(EMPTY_ROUNDS);
                 }
@@ -107,9 +110,14 @@ impl<P: Platform> Worker<P> {
             let is_shared = (shared_until.wrapping_sub(now) as i64) > 0;
             if !is_shared && now.wrapping_sub(last_work) < spin {
                 self.rx.rest(EMPTY_ROUNDS);
-                self.look(&mut sleeper, Some(Duration::ZERO));
-                if sleeper.pause() {
-                    before = clock.cycles();
+                // What has come does not wait out another thread's turn.
+                if self.look(&mut sleeper, Some(Duration::ZERO)) {
+                    continue;
+                }
+                let is_taken = sleeper.pause(std::mem::take(&mut first));
+                // Another thread's turn is no work of this one.
+                before = clock.cycles();
+                if is_taken {
                     shared_until = before.wrapping_add(SHARED_MS * idle.cycles_per_ms);
                 }
                 continue;
@@ -119,6 +127,7 @@ impl<P: Platform> Worker<P> {
             if !self.rx.keep_awake() {
                 self.sleep(&mut sleeper, &clock, idle.beat);
                 before = clock.cycles();
+                first = true;
             }
         }
     }
@@ -143,7 +152,7 @@ impl<P: Platform> Worker<P> {
 
     fn sleep(&mut self, sleeper: &mut impl Sleeper, clock: &impl Clock, beat: Duration) {
         self.sleeping.announce();
-        if self.commands.is_empty() && self.inboxes.iter().all(|inbox| inbox.is_empty()) {
+        if self.commands.is_empty() && self.inboxes.iter().all(|inbox| inbox.ring.is_empty()) {
             self.snapshot.offline();
             self.counters.sleeps.add(1);
             self.counters.asleep.begin(clock.cycles());

@@ -71,14 +71,14 @@ fn the_bridge_is_no_hop() {
 fn a_frame_may_be_as_long_as_the_mtu_and_no_longer() {
     let (segment, [mut left, mut right]) = two();
     // Larger than what weft gave it: a pod can do that to its own interface.
-    left.namespace.ip("link set eth0 mtu 1600");
+    left.namespace.ip("link set eth0 mtu 9000");
     let unknown = |len| ethernet(right.mac, left.mac, UNKNOWN, &pattern(len));
     let packet = |len: usize| {
         let ip = Ip::new(V4.0, V4.1);
         ip.frame(right.mac, left.mac, UDP, &udp(&ip, (1, 2), Checksum::Valid, &pattern(len - 28)))
     };
     let (fits, packet_fits) = (unknown(1450), packet(1450));
-    let too_long = [unknown(1451), packet(1451)];
+    let too_long = [unknown(1451), packet(1451), unknown(9000), packet(9000)];
     segment.carries(&mut left, &["right"], &fits);
     segment.carries(&mut left, &["right"], &packet_fits);
     segment.drops_each(&mut left, "mtu_exceeded", &too_long);

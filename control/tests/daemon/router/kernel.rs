@@ -250,6 +250,25 @@ fn udp_learns_the_paths_mtu() {
     assert_eq!(nodes.lab.drops("mtu_exceeded"), 2);
 }
 
+/// The interface is the pod's own to set.
+#[test]
+fn a_pod_with_a_far_larger_mtu_is_told_too() {
+    let nodes = Nodes::new(|_| ());
+    nodes.web.ip("link set eth0 mtu 9000");
+    for net in BOTH {
+        nodes.web.ip(&format!("route add {} via {}", net.db, net.gateway));
+        for (pod, address) in [(&nodes.far, net.far), (&nodes.db, net.db)] {
+            let socket = receiver(pod, address, Duration::from_millis(200));
+            assert!(!datagram(&nodes.web, &socket, 5000 - net.pick(28, 48)), "it was to be refused");
+            assert_eq!(learned_mtu(&nodes.web, address), Some(1450));
+            socket.set_read_timeout(Some(PATIENCE)).expect("a limit");
+            assert!(datagram(&nodes.web, &socket, 5000), "nothing arrives");
+        }
+    }
+    assert_eq!((nodes.lab.drops("mtu_exceeded"), nodes.lab.drops("rx_too_long")), (4, 0));
+    nodes.lab.counters_balance();
+}
+
 #[test]
 fn tcp_learns_the_paths_mtu() {
     let nodes = Nodes::new(narrow(1450));
