@@ -23,7 +23,7 @@ fn caps(u: &mut Unstructured<'_>) -> Result<TxCaps> {
             gso_tcp4: u.arbitrary()?,
             gso_tcp6: u.arbitrary()?,
             gso_udp: u.arbitrary()?,
-            gso_tunnel: false,
+            ..TxCaps::NONE
         },
     })
 }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use arrayvec::ArrayVec;
 
-use crate::packet::{BufPool, HeapBuf, PacketBuf};
+use crate::packet::{BufPool, HeapBuf, MAX_CHAIN, PacketBuf};
 
 /// Packets in one burst at most: enough to spread the cost of a call and of a lookup's cache misses, few enough
 /// that a burst's first lines are still in the first-level cache when it is sent.
@@ -20,7 +20,7 @@ pub const BURST: usize = 64;
 pub type Burst<B> = ArrayVec<B, BURST>;
 
 /// What the far side of a transmit queue takes unfinished.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TxCaps {
     /// Frames whose checksum is [`crate::offload::Checksum::Partial`].
     pub partial_checksum: bool,
@@ -33,17 +33,31 @@ pub struct TxCaps {
     /// Of an uplink: tunnel packets whose inner frame is unfinished, its checksum partial or itself to be segmented. Whoever
     /// sends such a packet fills in the outer lengths and the outer checksum, which is 0 in it.
     pub gso_tunnel: bool,
+    /// Of how many pieces of memory a frame to be segmented may consist.
+    pub segments: usize,
+}
+
+impl Default for TxCaps {
+    fn default() -> Self {
+        Self::NONE
+    }
 }
 
 impl TxCaps {
     /// Takes every frame as it is: the in-kernel doors with a virtio-net header.
     pub const ALL: Self =
-        Self { partial_checksum: true, gso_tcp4: true, gso_tcp6: true, gso_udp: true, gso_tunnel: false };
+        Self { partial_checksum: true, gso_tcp4: true, gso_tcp6: true, gso_udp: true, ..Self::NONE };
     /// Takes every tunnel packet as it is: an uplink that cuts while it sends.
     pub const TUNNEL: Self = Self { partial_checksum: true, gso_tunnel: true, ..Self::NONE };
     /// Takes only finished frames of the link's size.
-    pub const NONE: Self =
-        Self { partial_checksum: false, gso_tcp4: false, gso_tcp6: false, gso_udp: false, gso_tunnel: false };
+    pub const NONE: Self = Self {
+        partial_checksum: false,
+        gso_tcp4: false,
+        gso_tcp6: false,
+        gso_udp: false,
+        gso_tunnel: false,
+        segments: MAX_CHAIN,
+    };
 }
 
 /// Frames that a driver had to give up at rx, by reason.

@@ -68,6 +68,19 @@ fn a_stream_out_of_the_tunnel_arrives_in_one_frame() {
     }
 }
 
+/// A NIC that cuts takes no more pieces than it has descriptors for.
+#[test]
+fn a_frame_in_more_pieces_than_its_port_takes_is_cut_again() {
+    let sent = stream(&across(TCP, false, 0), &[1000; 20]);
+    for (segments, frames) in [(20, 1), (19, 20)] {
+        let caps = TxCaps { segments, ..TxCaps::ALL };
+        let (arrived, merged) = arrives(Underlay::V4, caps, &complete(&sent));
+        assert_eq!((arrived.len(), merged), (frames, 19), "{segments} at most");
+        let payload: Vec<u8> = arrived.iter().flat_map(|frame| seen(frame).packet.payload).collect();
+        assert_eq!(payload, packets::pattern(0, 20_000));
+    }
+}
+
 /// A port that takes frames to be cut of one kind only gets no others.
 #[test]
 fn a_port_gets_what_it_takes() {

@@ -129,6 +129,7 @@ impl FarSide {
             partial_checksum: offloads.checksum,
             gso_tcp4: offloads.tso,
             gso_tcp6: offloads.tso,
+            segments: offloads.tso_segments,
             ..TxCaps::NONE
         };
         Self { caps, ip_checksum: offloads.ip_checksum, guest: false }

@@ -19,6 +19,7 @@ pub fn takes(caps: TxCaps, buf: &impl PacketBuf) -> bool {
         Some(_) if caps.gso_tunnel => partial,
         // A GSO frame with its checksum filled in is nothing that a virtio-net header can say.
         Some(_) if !partial || !caps.partial_checksum => false,
+        Some(_) if buf.segments() > caps.segments => false,
         Some(GsoKind::Tcp4) => caps.gso_tcp4,
         Some(GsoKind::Tcp6) => caps.gso_tcp6,
         Some(GsoKind::Udp) => caps.gso_udp,

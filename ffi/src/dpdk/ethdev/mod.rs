@@ -84,6 +84,8 @@ pub struct EthOffloads {
     pub checksum: bool,
     /// Cuts TCP, over IPv4 and IPv6.
     pub tso: bool,
+    /// Segments that a packet to be cut may have.
+    pub tso_segments: usize,
     /// While cutting, fills in the checksum of each IPv4 header.
     pub ip_checksum: bool,
 }
@@ -95,8 +97,6 @@ struct Device {
     /// Takes chains at tx.
     tx_chains: bool,
     offloads: EthOffloads,
-    /// Segments that a packet to be cut may have.
-    tso_segments: usize,
     max_len: usize,
     /// Its rx rings are full of buffers from here. Through it the device keeps EAL running.
     _pool: Mempool,
@@ -314,11 +314,11 @@ impl Device {
         let tx_chains =
             info.tx_offload_capa & sys::WEFT_TX_MULTI_SEGS != 0 || driver_is(&info, &TAKES_CHAINS_SILENTLY);
         setup.txmode.offloads |= info.tx_offload_capa & sys::WEFT_TX_MULTI_SEGS;
-        let mut offloads = EthOffloads::default();
         let tso_segments = match info.tx_desc_lim.nb_seg_max {
             0 => usize::MAX,
             limit => usize::from(limit),
         };
+        let mut offloads = EthOffloads { tso_segments, ..EthOffloads::default() };
         if config.offloads && !driver_is(&info, &OFFLOADS_IN_SOFTWARE) {
             let has = |capa: u64, all: u64| capa & all == all;
             if has(info.rx_offload_capa, sys::WEFT_RX_CHECKSUMS) {
@@ -372,7 +372,7 @@ impl Device {
         }
         // Some drivers deliver more than the MTU; what the switch can't carry ends here.
         let max_len = usize::from(u16::MAX) + L2_OVERHEAD as usize + 64;
-        Ok(Self { id, name, tx_chains, offloads, tso_segments, max_len, _pool: pool.clone() })
+        Ok(Self { id, name, tx_chains, offloads, max_len, _pool: pool.clone() })
     }
 
     fn close(self) {
@@ -446,7 +446,7 @@ impl EthTx {
 impl EthTx {
     /// Has the driver prepare the headers of packets with work for it, and takes out those that it refuses.
     fn prepare(&mut self, burst: &mut Burst, unfit: &mut Burst) {
-        let limit = self.device.tso_segments;
+        let limit = self.device.offloads.tso_segments;
         if burst.iter().any(|packet| packet.segment_count() > limit) {
             for packet in std::mem::take(burst) {
                 let long = packet.segment_count() > limit;
