@@ -147,7 +147,7 @@ fn in_vlan(frame: &[u8], seen: &Seen) -> bool {
     seen.tags > 0 && !priority
 }
 
-/// An ARP message that names its sender and asks for nobody else, an advertisement, or a solicitation for the sender's own address: caches keep it.
+/// An ARP message that names its sender and asks for nobody else (whatever else it is), an advertisement, or a solicitation for the sender's own address: caches keep it.
 fn announces(frame: &[u8], seen: &Seen) -> bool {
     let advert = |ip: &SeenIp| match (ip.src, ip.icmp(frame)) {
         (IpAddr::V6(_), Some(136)) => true,
@@ -158,8 +158,9 @@ fn announces(frame: &[u8], seen: &Seen) -> bool {
         }
         _ => false,
     };
-    let arp =
-        |message: &[u8]| message[14..18] != [0; 4] && (message[7] == 2 || message[14..18] == message[24..28]);
+    let arp = |message: &[u8]| {
+        message[14..18] != [0; 4] && (message[6..8] != [0, 1] || message[14..18] == message[24..28])
+    };
     (seen.ethertype == 0x0806 && frame.get(seen.l3..seen.l3 + 28).is_some_and(arp))
         || seen.ip.as_ref().is_some_and(advert)
 }
