@@ -135,7 +135,9 @@ fn bridged(
     if let Some((_, at)) = came.settled.iter().find(|(mac, _)| *mac == seen.dst) {
         return ensure(*at == to, "bridged past where the station is");
     }
-    let learned = door.station.is_trusted() && came.heard.contains(&(seen.dst, to));
+    // Also for as long as it took to be heard behind another port.
+    let was_heard = came.heard.contains(&(seen.dst, to)) || came.sources.contains(&(to, seen.dst));
+    let learned = door.station.is_trusted() && was_heard;
     ensure(learned || (door.for_unknown && flooded), "an unknown station is not looked for there")
 }
 
