@@ -11,6 +11,7 @@ use weft_api::{Client, NeighbourKind, NeighbourState, State};
 
 use crate::lab::frames::{Checksum, ICMP, ICMPV6, Ip, TCP, UDP, echo, icmp, tcp, udp};
 use crate::lab::{Lab, Namespace, VTEP_MACS, Weftd, nodes, tap_pod, wait_for};
+use crate::tunnel::kernels::all_reach_each_other;
 use crate::tunnel::{Inside, Pair, Setup, To, kernel_node, stream};
 use crate::uplink_xdp::{Nodes, follows_jumbo_frames, keeps_its_port, takes_another_port};
 
@@ -43,29 +44,7 @@ fn a_kernel_vtep_is_reached_both_ways() {
     let _weftd = lab.start();
     lab.peer_resolved();
     assert_eq!(lab.status().uplink.kind, "socket");
-    for (from, to) in [
-        (&web, "10.244.1.2"),
-        (&web, "fd00:10:244:1::2"),
-        (&web, "10.244.1.0"),
-        (&far, "10.244.0.2"),
-        (&far, "fd00:10:244::2"),
-        (&far, "10.244.0.0"),
-        (&lab.node, "10.244.1.2"),
-        (&lab.peer, "10.244.0.2"),
-    ] {
-        assert!(from.pings(to), "{} does not reach {to}", from.name());
-    }
-    for (from, to, address) in [
-        (&web, &far, "10.244.1.2"),
-        (&far, &web, "10.244.0.2"),
-        (&web, &far, "fd00:10:244:1::2"),
-        (&far, &web, "fd00:10:244::2"),
-        (&lab.node, &far, "10.244.1.2"),
-        (&far, &lab.node, "10.244.0.0"),
-    ] {
-        stream(from, to, address);
-    }
-    lab.counters_balance();
+    all_reach_each_other(&lab, &web, &far);
     for node in [&lab.node, &lab.peer] {
         assert_eq!(node.snmp("Udp", "NoPorts") + node.snmp("Udp", "InErrors"), 0, "{}", node.name());
         assert_eq!(node.snmp("Icmp", "OutDestUnreachs"), 0, "{}", node.name());

@@ -5,6 +5,33 @@ use std::net::Ipv4Addr;
 use super::{kernel_node, stream};
 use crate::lab::{Lab, Namespace, nodes, tap_pod, wait_for};
 
+/// Pings and streams both ways, over IPv4 and IPv6, between a pod and one behind a kernel's VTEP, and from and to their nodes.
+pub(crate) fn all_reach_each_other(lab: &Lab, web: &Namespace, far: &Namespace) {
+    for (from, to) in [
+        (web, "10.244.1.2"),
+        (web, "fd00:10:244:1::2"),
+        (web, "10.244.1.0"),
+        (far, "10.244.0.2"),
+        (far, "fd00:10:244::2"),
+        (far, "10.244.0.0"),
+        (&lab.node, "10.244.1.2"),
+        (&lab.peer, "10.244.0.2"),
+    ] {
+        assert!(from.pings(to), "{} does not reach {to}", from.name());
+    }
+    for (from, to, address) in [
+        (web, far, "10.244.1.2"),
+        (far, web, "10.244.0.2"),
+        (web, far, "fd00:10:244:1::2"),
+        (far, web, "fd00:10:244::2"),
+        (&lab.node, far, "10.244.1.2"),
+        (far, &lab.node, "10.244.0.0"),
+    ] {
+        stream(from, to, address);
+    }
+    lab.counters_balance();
+}
+
 #[test]
 fn pods_behind_a_kernel_vtep_are_reached_both_ways() {
     let lab = Lab::new();
@@ -12,29 +39,7 @@ fn pods_behind_a_kernel_vtep_are_reached_both_ways() {
     lab.write_cluster(&tap_pod("web", 2, &web));
     let _weftd = lab.start();
     lab.peer_resolved();
-    for (from, to) in [
-        (&web, "10.244.1.2"),
-        (&web, "fd00:10:244:1::2"),
-        (&web, "10.244.1.0"),
-        (&far, "10.244.0.2"),
-        (&far, "fd00:10:244::2"),
-        (&far, "10.244.0.0"),
-        (&lab.node, "10.244.1.2"),
-        (&lab.peer, "10.244.0.2"),
-    ] {
-        assert!(from.pings(to), "{} does not reach {to}", from.name());
-    }
-    for (from, to, address) in [
-        (&web, &far, "10.244.1.2"),
-        (&far, &web, "10.244.0.2"),
-        (&web, &far, "fd00:10:244:1::2"),
-        (&far, &web, "fd00:10:244::2"),
-        (&lab.node, &far, "10.244.1.2"),
-        (&far, &lab.node, "10.244.0.0"),
-    ] {
-        stream(from, to, address);
-    }
-    lab.counters_balance();
+    all_reach_each_other(&lab, &web, &far);
     assert_eq!(lab.peer.snmp("Udp", "InErrors"), 0, "the kernel takes the tunnel's packets");
 
     // The kernel of a saw all of b's packets too, and kept quiet about them.

@@ -18,7 +18,7 @@
 mod congestion;
 mod follows;
 mod fragments;
-mod kernels;
+pub(crate) mod kernels;
 mod mtu;
 mod networks;
 mod pair;
