@@ -193,7 +193,9 @@ impl Daemon {
             (_, None) => Some(UdpClaim::bind(port)?),
         };
         let (name, workers, mtu) = (uplink.name.clone(), self.dataplane.workers().len(), mtu.clone());
-        let opening = tokio::task::spawn_blocking(move || open_uplink(kind, &name, port, workers, &mtu));
+        let tunnel_gso = self.config.uplink.tunnel_gso;
+        let open = move || open_uplink(kind, &name, port, workers, &mtu, tunnel_gso);
+        let opening = tokio::task::spawn_blocking(open);
         Ok((opening.await??, claim))
     }
 }

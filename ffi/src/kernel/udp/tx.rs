@@ -83,6 +83,7 @@ impl From<&io::Error> for Refusal {
 #[derive(Debug)]
 pub struct UdpTx {
     sockets: Vec<OwnedFd>,
+    ports: Vec<u16>,
     apart: Apart,
     calls: Calls,
 }
@@ -153,7 +154,10 @@ unsafe impl Send for Calls {}
 impl UdpTx {
     /// So many sockets.
     pub fn open(family: Family, count: usize) -> Result<Self, UdpError> {
-        let sockets: Result<_, _> = (0..count).map(|_| sender(family)).collect();
+        let sockets: Result<Vec<_>, _> = (0..count).map(|_| sender(family)).collect();
+        let sockets = sockets?;
+        let what = "a socket to send from";
+        let ports = sockets.iter().map(port).collect::<Result<_, _>>().map_err(failed(what, "ask for its port"))?;
         let calls = Calls {
             names: Vec::with_capacity(TX_BATCH),
             controls: Vec::with_capacity(TX_BATCH),
@@ -162,7 +166,8 @@ impl UdpTx {
             messages: Vec::with_capacity(TX_BATCH),
         };
         Ok(Self {
-            sockets: sockets?,
+            sockets,
+            ports,
             apart: Apart { to: Vec::with_capacity(Apart::MANY), since: None },
             calls,
         })
@@ -171,6 +176,16 @@ impl UdpTx {
     /// How many sockets there are.
     pub fn sockets(&self) -> usize {
         self.sockets.len()
+    }
+
+    /// False if the kernel has said lately that it does not cut what goes there.
+    pub fn cuts(&self, to: IpAddr) -> bool {
+        !self.apart.has(to)
+    }
+
+    /// The port of each.
+    pub fn ports(&self) -> &[u16] {
+        &self.ports
     }
 
     /// Sends messages in order through the socket of this number. One that the kernel refuses is told to `refused` with its
@@ -202,6 +217,15 @@ impl UdpTx {
             }
         }
     }
+}
+
+/// The port that a socket is bound to.
+fn port(socket: &OwnedFd) -> io::Result<u16> {
+    let mut name = Name::NONE;
+    let mut len = name.0.len() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes into a live value that may hold any bits.
+    sys::check(unsafe { libc::getsockname(socket.as_raw_fd(), name.0.as_mut_ptr().cast(), &mut len) })?;
+    Ok(name.read().map_or(0, |address| address.port()))
 }
 
 /// A socket on a port of the kernel's choice.

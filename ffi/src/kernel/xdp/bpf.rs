@@ -17,6 +17,8 @@ const LINK_DETACH: libc::c_long = 34;
 
 const PROGRAM_OF_XDP: u32 = 6;
 const ATTACHED_TO_XDP: u32 = 37;
+const CLASSIFIER: u32 = 3;
+const ATTACHED_TO_INGRESS: u32 = 46;
 /// `BPF_F_XDP_HAS_FRAGS`: the program takes frames that have more than their first buffer.
 const TAKES_FRAGMENTS: u32 = 1 << 5;
 const LICENSE: &CStr = c"Apache-2.0";
@@ -176,8 +178,22 @@ impl AsFd for Map {
 
 /// Loads an XDP program: for frames of any length where the kernel can (Linux 5.18), else for those that fit a page.
 pub(super) fn load(label: &str, code: &[Insn]) -> io::Result<OwnedFd> {
+    match load_as(PROGRAM_OF_XDP, ATTACHED_TO_XDP, TAKES_FRAGMENTS, label, code) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            load_as(PROGRAM_OF_XDP, ATTACHED_TO_XDP, 0, label, code)
+        }
+        loaded => loaded,
+    }
+}
+
+/// Loads a program for what comes in by an interface.
+pub(in crate::kernel) fn load_classifier(label: &str, code: &[Insn]) -> io::Result<OwnedFd> {
+    load_as(CLASSIFIER, 0, 0, label, code)
+}
+
+fn load_as(kind: u32, attach_type: u32, flags: u32, label: &str, code: &[Insn]) -> io::Result<OwnedFd> {
     let mut attributes = ProgLoad {
-        kind: PROGRAM_OF_XDP,
+        kind,
         count: code.len() as u32,
         code: code.as_ptr() as u64,
         license: LICENSE.as_ptr() as u64,
@@ -185,19 +201,17 @@ pub(super) fn load(label: &str, code: &[Insn]) -> io::Result<OwnedFd> {
         log_size: 0,
         log: 0,
         kernel_version: 0,
-        flags: TAKES_FRAGMENTS,
+        flags,
         name: name(label),
         interface: 0,
-        attach_type: ATTACHED_TO_XDP,
+        attach_type,
     };
     // SAFETY: what PROG_LOAD reads: `count` instructions and a text that ends in zero, both live.
-    let mut tried = unsafe { bpf(PROG_LOAD, &attributes) };
-    if matches!(&tried, Err(error) if error.raw_os_error() == Some(libc::EINVAL)) {
-        attributes.flags = 0;
-        // SAFETY: as above.
-        tried = unsafe { bpf(PROG_LOAD, &attributes) };
-    }
+    let tried = unsafe { bpf(PROG_LOAD, &attributes) };
     let Err(error) = tried else { return sys::owned(tried?) };
+    if error.raw_os_error() == Some(libc::EINVAL) && flags != 0 {
+        return Err(error);
+    }
     // Once more, to hear what the verifier says.
     let mut text = vec![0u8; VERIFIER_TEXT];
     (attributes.log_level, attributes.log_size) = (1, VERIFIER_TEXT as u32);
@@ -240,6 +254,14 @@ pub(super) fn attach(program: BorrowedFd<'_>, interface: u32, how: Attach) -> io
         Attach::Generic => 1 << 1,
     };
     let attributes = LinkCreate { program: number(program), interface, attach_type: ATTACHED_TO_XDP, flags };
+    // SAFETY: what LINK_CREATE reads; there is no address in it.
+    sys::owned(unsafe { bpf(LINK_CREATE, &attributes) }?)
+}
+
+/// Attaches a program to what comes in by an interface, for as long as the descriptor lives (Linux 6.6).
+pub(in crate::kernel) fn attach_ingress(program: BorrowedFd<'_>, interface: u32) -> io::Result<OwnedFd> {
+    let attributes =
+        LinkCreate { program: number(program), interface, attach_type: ATTACHED_TO_INGRESS, flags: 0 };
     // SAFETY: what LINK_CREATE reads; there is no address in it.
     sys::owned(unsafe { bpf(LINK_CREATE, &attributes) }?)
 }

@@ -8,8 +8,8 @@
 //! Frames are copied once, between the sockets' memory and the caller's. Lending the buffers out instead would save
 //! that copy where the driver makes none, at the price of packets that hold a queue's buffers for as long as they live.
 
-mod bpf;
-mod insn;
+pub(super) mod bpf;
+pub(super) mod insn;
 mod program;
 mod ring;
 mod rx;

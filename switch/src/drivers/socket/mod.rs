@@ -5,6 +5,7 @@
 
 mod rx;
 mod tx;
+mod whole;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};

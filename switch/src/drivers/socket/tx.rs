@@ -10,7 +10,10 @@ use weft_ffi::dpdk::Mbuf;
 use weft_ffi::kernel::udp::{
     Family, MAX_MESSAGE, MAX_PIECES, MAX_SEGMENTS, Message, Refusal, UdpError, UdpTx,
 };
+use weft_ffi::kernel::way_out::WayOut;
+use weft_ffi::kernel::whole::WholeTx;
 
+use super::whole::{Ports, Whole, ready};
 use super::{VXLAN_V4, VXLAN_V6};
 use crate::drivers::NativePool;
 use crate::offload::Checksum;
@@ -37,6 +40,8 @@ pub struct SocketTx {
     v6: Option<UdpTx>,
     /// The tunnel's, at every node.
     port: u16,
+    /// Takes frames that stand for several as they are, where the kernel has such a way.
+    whole: Option<Whole>,
     plan: Plan,
     loss: TxLoss,
 }
@@ -74,17 +79,19 @@ impl Left {
 
 /// Which way a packet goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Lane {
+pub(super) struct Lane {
     /// Of the family's sockets.
-    socket: u8,
-    from: IpAddr,
-    to: SocketAddr,
+    pub(super) socket: u8,
+    pub(super) from: IpAddr,
+    pub(super) to: SocketAddr,
     tos: u8,
 }
 
 /// What one message is made of.
 #[derive(Debug, Clone, Copy)]
 enum Content {
+    /// A frame that stands for several, to be cut behind the sockets.
+    Whole { packet: u8 },
     /// Packets, from the first of the list on, of `size` bytes each but for the last.
     Packets { first: u8, last: u8, count: usize, size: usize, bytes: usize, pieces: usize, closed: bool },
     /// Some of the packets that a frame stands for.
@@ -110,14 +117,17 @@ struct Plan {
 }
 
 impl SocketTx {
-    /// Opens the sockets of a tunnel whose nodes all have this port.
-    pub fn open(port: u16) -> Result<Self, UdpError> {
+    /// Opens the sockets of a tunnel whose nodes all have this port; `whole` takes frames that stand for several.
+    pub fn open(port: u16, whole: Option<WholeTx>) -> Result<Self, UdpError> {
         let v4 = UdpTx::open(Family::V4, SENDERS)?;
         let v6 = match UdpTx::open(Family::V6, SENDERS) {
             Err(error) if error.is_without_family() => None,
             other => Some(other?),
         };
-        Ok(Self { v4, v6, port, plan: Plan::new(), loss: TxLoss::default() })
+        let ports = Ports { v4: ports(&v4), v6: v6.as_ref().map(ports).unwrap_or_default() };
+        // Without a word of which way packets go, none go whole.
+        let whole = whole.and_then(|tx| Some(Whole::new(tx, WayOut::open().ok()?, ports)));
+        Ok(Self { v4, v6, port, whole, plan: Plan::new(), loss: TxLoss::default() })
     }
 }
 
@@ -126,12 +136,17 @@ impl TxQueue<NativePool> for SocketTx {
         TxCaps::TUNNEL
     }
     fn tx(&mut self, burst: &mut Burst<Mbuf>) {
-        let mut left = Left { all: self.plan.make(burst, self.port), ..Left::default() };
-        self.plan.send(burst, &mut self.v4, false, &mut left);
+        let whole = |packet: &mut Mbuf, lane: &Lane| {
+            let open = self.whole.as_ref().filter(|whole| whole.is_open(lane.to.ip()));
+            open.is_some_and(|whole| ready(packet, lane, whole.ports()))
+        };
+        let mut left = Left { all: self.plan.make(burst, self.port, whole), ..Left::default() };
+        self.plan.send(burst, &mut self.v4, self.whole.as_mut(), false, &mut left);
         match &mut self.v6 {
-            Some(v6) => self.plan.send(burst, v6, true, &mut left),
+            Some(v6) => self.plan.send(burst, v6, self.whole.as_mut(), true, &mut left),
             None => left.all |= self.plan.packets_where(|lane| lane.from.is_ipv6()),
         }
+        self.prove(left);
         if left.all == 0 {
             Mbuf::free_burst(burst);
             return;
@@ -146,6 +161,28 @@ impl TxQueue<NativePool> for SocketTx {
     fn take_loss(&mut self) -> TxLoss {
         std::mem::take(&mut self.loss)
     }
+}
+
+impl SocketTx {
+    /// Notes which destinations the kernel has cut frames for, so that the next ones may go whole.
+    fn prove(&mut self, left: Left) {
+        let Self { v4, v6, whole: Some(whole), plan, .. } = self else { return };
+        for (lane, content) in &plan.messages {
+            let Content::Cut { packet, count: 2.., .. } = *content else { continue };
+            let to = lane.to.ip();
+            let cuts = if to.is_ipv4() { v4.cuts(to) } else { v6.as_ref().is_some_and(|v6| v6.cuts(to)) };
+            if left.all >> packet & 1 == 0 && cuts && !whole.is_open(to) {
+                whole.prove(lane);
+            }
+        }
+    }
+}
+
+/// The ports of a family's sockets, by their numbers.
+fn ports(tx: &UdpTx) -> [u16; SENDERS] {
+    let mut ports = [0; SENDERS];
+    ports.iter_mut().zip(tx.ports()).for_each(|(to, port)| *to = *port);
+    ports
 }
 
 impl Lane {
@@ -183,7 +220,7 @@ impl Lane {
     }
 
     /// Where the VXLAN header is.
-    fn vxlan(&self) -> usize {
+    pub(super) fn vxlan(&self) -> usize {
         if self.from.is_ipv6() { VXLAN_V6 } else { VXLAN_V4 }
     }
 }
@@ -193,6 +230,7 @@ impl Content {
         match *self {
             Self::Packets { count, size, .. } => (count > 1).then_some(size as u16),
             Self::Cut { count, headers_len, size, .. } => (count > 1).then_some((headers_len + size) as u16),
+            Self::Whole { .. } => None,
         }
     }
 }
@@ -203,8 +241,13 @@ impl Plan {
     }
 
     /// Plans for a burst to `port`, whose packets are finished where they have to be. Returns those that cannot be sent, a bit
-    /// each.
-    fn make(&mut self, burst: &mut Burst<impl PacketBuf>, port: u16) -> u64 {
+    /// each. `whole` makes a frame that stands for several ready to go as it is, if it may.
+    fn make<B: PacketBuf>(
+        &mut self,
+        burst: &mut Burst<B>,
+        port: u16,
+        mut whole: impl FnMut(&mut B, &Lane) -> bool,
+    ) -> u64 {
         self.messages.clear();
         self.headers.clear();
         // By family and socket: the message that the next packet may go with.
@@ -219,7 +262,9 @@ impl Plan {
             let last = &mut last[usize::from(lane.from.is_ipv6())][usize::from(lane.socket)];
             if packet.offload().gso.is_some() {
                 *last = None;
-                if !self.cut(index as u8, packet, lane) {
+                if whole(packet, &lane) {
+                    self.messages.push((lane, Content::Whole { packet: index as u8 }));
+                } else if !self.cut(index as u8, packet, lane) {
                     left |= 1 << index;
                 }
                 continue;
@@ -298,7 +343,14 @@ impl Plan {
     }
 
     /// Sends what goes over IPv6, or what does not, and notes what the kernel did not take.
-    fn send<'a>(&'a self, packets: &'a [Mbuf], tx: &mut UdpTx, v6: bool, left: &mut Left) {
+    fn send<'a>(
+        &'a self,
+        packets: &'a [Mbuf],
+        tx: &mut UdpTx,
+        mut whole: Option<&mut Whole>,
+        v6: bool,
+        left: &mut Left,
+    ) {
         let mut sockets = 0u64;
         for (lane, _) in self.messages.iter().filter(|(lane, _)| lane.from.is_ipv6() == v6) {
             sockets |= 1 << lane.socket;
@@ -308,17 +360,34 @@ impl Plan {
             sockets &= sockets - 1;
             let through =
                 |(lane, _): &&'a (Lane, Content)| lane.from.is_ipv6() == v6 && lane.socket == socket;
-            let messages = self.messages.iter().filter(through).map(|(lane, content)| Message {
-                to: lane.to,
-                from: lane.from,
-                tos: lane.tos,
-                segment: content.segment(),
-                pieces: |show: &mut dyn FnMut(&'a [u8])| self.show(packets, lane, content, show),
-            });
-            tx.send(usize::from(socket), messages, |index, error| {
-                let refused = self.messages.iter().filter(through).nth(index);
-                left.add(refused.map_or(0, |(_, content)| self.packets_of(content)), error.into());
-            });
+            let is_whole = |message: &(Lane, Content)| matches!(message.1, Content::Whole { .. });
+            let mut rest = self.messages.as_slice();
+            // In the order of the burst: what goes whole between the others, too.
+            while !rest.is_empty() {
+                let run = rest.iter().position(|message| is_whole(message) && through(&message));
+                let (mine, behind) = rest.split_at(run.unwrap_or(rest.len()));
+                let mine = || mine.iter().filter(through).filter(|message| !is_whole(message));
+                let messages = mine().map(|(lane, content)| Message {
+                    to: lane.to,
+                    from: lane.from,
+                    tos: lane.tos,
+                    segment: content.segment(),
+                    pieces: |show: &mut dyn FnMut(&'a [u8])| self.show(packets, lane, content, show),
+                });
+                tx.send(usize::from(socket), messages, |index, error| {
+                    let refused = mine().nth(index);
+                    left.add(refused.map_or(0, |(_, content)| self.packets_of(content)), error.into());
+                });
+                rest = behind;
+                if let Some(((lane, Content::Whole { packet }), behind)) = rest.split_first() {
+                    let sent =
+                        whole.as_mut().is_some_and(|whole| whole.send(&packets[usize::from(*packet)], lane));
+                    if !sent {
+                        left.add(1 << packet, Refusal::Other);
+                    }
+                    rest = behind;
+                }
+            }
         }
     }
 
@@ -332,7 +401,7 @@ impl Plan {
     fn packets_of(&self, content: &Content) -> u64 {
         match *content {
             Content::Packets { first, .. } => self.list(first).fold(0, |bits, index| bits | 1 << index),
-            Content::Cut { packet, .. } => 1 << packet,
+            Content::Cut { packet, .. } | Content::Whole { packet } => 1 << packet,
         }
     }
 
@@ -352,6 +421,7 @@ impl Plan {
         show: &mut dyn FnMut(&'a [u8]),
     ) {
         match *content {
+            Content::Whole { .. } => {}
             Content::Packets { first, .. } => {
                 for index in self.list(first) {
                     let mut skip = lane.vxlan();

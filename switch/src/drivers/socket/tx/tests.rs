@@ -96,8 +96,16 @@ struct Planned {
 }
 
 fn planned(packets: impl IntoIterator<Item = HeapBuf>) -> Planned {
+    planned_with(packets, |_, _| false)
+}
+
+/// `whole` says which frames that stand for several go as they are.
+fn planned_with(
+    packets: impl IntoIterator<Item = HeapBuf>,
+    whole: impl FnMut(&mut HeapBuf, &Lane) -> bool,
+) -> Planned {
     let (mut plan, mut burst) = (Plan::new(), packets.into_iter().collect());
-    let left = plan.make(&mut burst, PORT);
+    let left = plan.make(&mut burst, PORT, whole);
     Planned { plan, burst, left }
 }
 
@@ -246,4 +254,56 @@ fn a_packet_is_left_for_the_first_reason() {
     left.add(0b11000, Refusal::Unreachable);
     assert_eq!(left, Left { all: 0b11111, refused: 0b10, too_long: 0b100, unreachable: 0b10000 });
     assert_eq!(left.loss(), TxLoss { refused: 1, unreachable: 1, too_long: 1 });
+}
+
+#[test]
+fn a_frame_that_goes_whole_keeps_its_place_among_the_others() {
+    let large = encapsulated(false, 40_000, &inner(GsoKind::Tcp4, false, 4000, 1000));
+    let elsewhere = encapsulated(true, 40_000, &inner(GsoKind::Tcp4, false, 4000, 1000));
+    let packets = [plain(40_000, 500), large, plain(40_000, 500), elsewhere];
+    let Planned { plan, left, .. } = planned_with(packets, |_, lane| lane.from.is_ipv4());
+    assert_eq!(left, 0);
+    let bits: Vec<u64> = plan.messages.iter().map(|(_, content)| plan.packets_of(content)).collect();
+    assert_eq!(bits, [0b1, 0b10, 0b100, 0b1000], "nothing is joined over it");
+    let whole: Vec<bool> =
+        plan.messages.iter().map(|(_, content)| matches!(content, Content::Whole { .. })).collect();
+    assert_eq!(whole, [false, true, false, false]);
+}
+
+#[test]
+fn what_goes_whole_has_the_headers_of_its_socket() {
+    let mut ports = Ports::default();
+    (ports.v4[40_000 % SENDERS], ports.v6[40_001 % SENDERS]) = (50_000, 50_001);
+    for (v6, source, port) in [(false, 40_000, 50_000u16), (true, 40_001, 50_001)] {
+        let before = encapsulated(v6, source, &inner(GsoKind::Tcp6, true, 4000, 1000));
+        let lane = Lane::of(before.head(), PORT).unwrap();
+        let mut packet = before.clone();
+        assert!(ready(&mut packet, &lane, &ports));
+        let udp = lane.vxlan() - UDP_LEN;
+        let (before, after) = (before.to_vec(), packet.to_vec());
+        assert_eq!(after[udp..udp + 2], port.to_be_bytes());
+        // A receiver's sum over all of it, with the checksum field as it is, is what is left to be filled in: only the payload's.
+        let len = after.len() - udp;
+        let pseudo = match (lane.from, lane.to.ip()) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => [&from.octets()[..], &to.octets()].concat(),
+            (IpAddr::V6(from), IpAddr::V6(to)) => [&from.octets()[..], &to.octets()].concat(),
+            _ => unreachable!("of one family"),
+        };
+        let pseudo = Sum::new().add(&pseudo).add_u16(17).add_u16(len as u16).fold();
+        assert_eq!(after[udp + 6..udp + 8], pseudo.to_be_bytes());
+        let others = |bytes: &[u8]| [&bytes[..udp], &bytes[udp + 2..udp + 6], &bytes[udp + 8..]].concat();
+        assert_eq!(others(&after), others(&before), "nothing else is touched");
+    }
+}
+
+#[test]
+fn what_is_longer_than_a_packet_does_not_go_whole() {
+    let frame = |len| encapsulated(false, 40_000, &inner(GsoKind::Tcp4, false, len, 1000));
+    let outer = ETHERNET_LEN + frame(1000).len() - ETHERNET_LEN - 1000;
+    let most = usize::from(u16::MAX) + ETHERNET_LEN - outer;
+    for (len, fits) in [(most.min(65_495), true), (65_495, false)] {
+        let mut packet = frame(len);
+        let lane = Lane::of(packet.head(), PORT).unwrap();
+        assert_eq!(ready(&mut packet, &lane, &Ports::default()), fits, "{len}");
+    }
 }
