@@ -4,7 +4,6 @@
 //! - [`packet`]: frames of an interface that the kernel keeps (`AF_PACKET`), with its checksum and GSO states.
 //! - [`xdp`]: a NIC that stays with the kernel, whose tunnel packets an XDP program takes out (`AF_XDP`).
 //! - [`udp`]: datagrams in batches and large pieces, for a tunnel that is sockets in the kernel.
-//! - [`way_out`]: by which interface a destination is reached.
 //! - [`whole`]: packets of a tunnel that stand for many, into the kernel as they are.
 //! - [`udp_claim`]: keeps the kernel quiet about a UDP port that weft serves through `AF_PACKET`.
 //! - [`netns`]: runs code in another network namespace.
@@ -25,11 +24,9 @@ pub mod tap;
 pub mod thread;
 pub mod udp;
 pub mod udp_claim;
-pub mod way_out;
 pub mod whole;
 pub mod xdp;
 
-mod netlink;
 mod sys;
 mod tun_link;
 

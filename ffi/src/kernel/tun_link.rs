@@ -2,9 +2,10 @@
 //! requests answer only those who are attached to it already.
 
 use std::io;
+use std::os::fd::{AsFd, AsRawFd};
 
 use super::interface::IfName;
-use super::netlink::{Asker, Question, find_attribute, read_u32};
+use super::sys;
 
 /// An interface, as far as taking up a TAP needs to know it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -25,6 +26,7 @@ pub(super) struct TapLink {
     pub(super) open_queues: u32,
 }
 
+const NLMSG_HDR: usize = 16;
 const IFINFOMSG: usize = 16;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_LINKINFO: u16 = 18;
@@ -36,21 +38,54 @@ const IFLA_TUN_NUM_QUEUES: u16 = 8;
 
 /// The interface of that name in this thread's network namespace; `None` if there is none.
 pub(super) fn find(name: IfName) -> io::Result<Option<Link>> {
-    let mut text = name.as_str().as_bytes().to_vec();
-    text.push(0);
-    let question = Question::new(libc::RTM_GETLINK, &[0; IFINFOMSG]).attribute(IFLA_IFNAME, &text);
-    match Asker::open()?.ask(question, libc::RTM_NEWLINK) {
-        Ok(body) => parse(body).map(Some),
-        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
-        Err(error) => Err(error),
-    }
+    let socket = sys::socket(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_ROUTE)?;
+    let request = request(name);
+    // SAFETY: the kernel reads a live buffer of that length.
+    let sent = unsafe { libc::send(socket.as_fd().as_raw_fd(), request.as_ptr().cast(), request.len(), 0) };
+    sys::check_len(sent)?;
+    // The answer is there when send returns: the kernel makes it within the call.
+    let mut answer = vec![0u8; 64 * 1024];
+    // SAFETY: the kernel writes at most that many bytes into a live buffer of that length.
+    let read = unsafe { libc::recv(socket.as_fd().as_raw_fd(), answer.as_mut_ptr().cast(), answer.len(), 0) };
+    let read = sys::check_len(read)?;
+    parse(answer.get(..read).unwrap_or_default())
 }
 
-fn parse(body: &[u8]) -> io::Result<Link> {
+fn request(name: IfName) -> Vec<u8> {
+    let mut attribute = name.as_str().as_bytes().to_vec();
+    attribute.push(0);
+    let attribute_len = 4 + attribute.len();
+    attribute.resize(attribute.len().next_multiple_of(4), 0);
+
+    let total = NLMSG_HDR + IFINFOMSG + 4 + attribute.len();
+    let mut message = Vec::with_capacity(total);
+    message.extend_from_slice(&(total as u32).to_ne_bytes());
+    message.extend_from_slice(&libc::RTM_GETLINK.to_ne_bytes());
+    message.extend_from_slice(&(libc::NLM_F_REQUEST as u16).to_ne_bytes());
+    message.extend_from_slice(&[0; 8]);
+    message.extend_from_slice(&[0; IFINFOMSG]);
+    message.extend_from_slice(&(attribute_len as u16).to_ne_bytes());
+    message.extend_from_slice(&IFLA_IFNAME.to_ne_bytes());
+    message.extend_from_slice(&attribute);
+    message
+}
+
+fn parse(message: &[u8]) -> io::Result<Option<Link>> {
     let cut = || io::Error::new(io::ErrorKind::InvalidData, "netlink answer is cut off");
-    let mut link = Link { index: read_u32(body, 4).ok_or_else(cut)?, ..Link::default() };
-    let attributes = body.get(IFINFOMSG..).ok_or_else(cut)?;
-    let Some(info) = find_attribute(attributes, IFLA_LINKINFO) else { return Ok(link) };
+    let kind = read_u16(message, 4).ok_or_else(cut)?;
+    if i32::from(kind) == libc::NLMSG_ERROR {
+        let code = read_u32(message, NLMSG_HDR).ok_or_else(cut)? as i32;
+        if code == -libc::ENODEV {
+            return Ok(None);
+        }
+        return Err(io::Error::from_raw_os_error(code.saturating_neg()));
+    }
+    if kind != libc::RTM_NEWLINK {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "netlink answer is of another kind"));
+    }
+    let mut link = Link { index: read_u32(message, NLMSG_HDR + 4).ok_or_else(cut)?, ..Link::default() };
+    let attributes = message.get(NLMSG_HDR + IFINFOMSG..).ok_or_else(cut)?;
+    let Some(info) = find_attribute(attributes, IFLA_LINKINFO) else { return Ok(Some(link)) };
     if let Some(kind) = find_attribute(info, IFLA_INFO_KIND) {
         link.kind = String::from_utf8_lossy(kind).trim_end_matches('\0').to_owned();
     }
@@ -66,17 +101,33 @@ fn parse(body: &[u8]) -> io::Result<Link> {
             });
         }
     }
-    Ok(link)
+    Ok(Some(link))
+}
+
+fn read_u16(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_ne_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+fn read_u32(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_ne_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+/// The payload of the first attribute of that kind.
+fn find_attribute(mut attributes: &[u8], wanted: u16) -> Option<&[u8]> {
+    const NESTED_AND_ORDER: u16 = 0xc000;
+    while let (Some(len), Some(kind)) = (read_u16(attributes, 0), read_u16(attributes, 2)) {
+        let payload = attributes.get(4..usize::from(len))?;
+        if kind & !NESTED_AND_ORDER == wanted {
+            return Some(payload);
+        }
+        attributes = attributes.get(usize::from(len).next_multiple_of(4)..)?;
+    }
+    None
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::netlink::{HEADER, body};
-
-    fn read(message: &[u8]) -> io::Result<Link> {
-        parse(body(message, libc::RTM_NEWLINK)?)
-    }
 
     #[test]
     fn finds_the_loopback_interface_and_no_other() {
@@ -101,22 +152,22 @@ mod tests {
         ]
         .concat();
         let info = [attribute(IFLA_INFO_KIND, b"tun\0"), attribute(IFLA_INFO_DATA, &data)].concat();
-        let mut message = vec![0; HEADER + IFINFOMSG];
+        let mut message = vec![0; NLMSG_HDR + IFINFOMSG];
         message[4..6].copy_from_slice(&libc::RTM_NEWLINK.to_ne_bytes());
         message[20] = 9;
         message.extend(attribute(IFLA_LINKINFO, &info));
 
         let tap = TapLink { multi_queue: true, open_queues: 3 };
-        assert_eq!(read(&message).unwrap(), Link { index: 9, kind: "tun".into(), tap: Some(tap) });
+        assert_eq!(parse(&message).unwrap(), Some(Link { index: 9, kind: "tun".into(), tap: Some(tap) }));
         for len in 0..message.len() {
-            let _either = read(&message[..len]);
+            let _either = parse(&message[..len]);
         }
         // An attribute that claims to be shorter than its own header ends the walk.
         let end = message.len();
-        for at in HEADER + IFINFOMSG..end {
+        for at in NLMSG_HDR + IFINFOMSG..end {
             let mut broken = message.clone();
             broken[at] = 0;
-            let _either = read(&broken);
+            let _either = parse(&broken);
         }
     }
 }

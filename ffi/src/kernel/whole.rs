@@ -33,7 +33,6 @@ const TEMPLATE: &str = "weft-out%d";
 #[derive(Debug)]
 pub struct WholeTx {
     file: File,
-    underlay: u32,
     _program: Arc<OwnedFd>,
 }
 
@@ -53,12 +52,7 @@ impl WholeTx {
         interface::set_up_without_arp(name)?;
         let program = bpf::load_classifier("weft_out", &onward(underlay))?;
         let link = Arc::new(bpf::attach_ingress(program.as_fd(), interface::index(name)?)?);
-        Ok(files.into_iter().map(|file| Self { file, underlay, _program: link.clone() }).collect())
-    }
-
-    /// The number of the interface that packets leave by.
-    pub fn underlay(&self) -> u32 {
-        self.underlay
+        Ok(files.into_iter().map(|file| Self { file, _program: link.clone() }).collect())
     }
 
     /// Sends one packet: its header, then the bytes of `pieces`. False if the kernel takes no more just now.
@@ -88,7 +82,8 @@ fn queue(name: &mut Option<IfName>) -> io::Result<File> {
     const TSO: c_ulong = 2 | 4 | 8;
     const USO: c_ulong = 0x20 | 0x40;
     const TUNNEL: c_ulong = 0x80 | 0x100;
-    let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/net/tun")?;
+    let file =
+        OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/net/tun")?;
     let mut ifreq = match name {
         Some(name) => name.to_ifreq(),
         None => {

@@ -157,7 +157,8 @@ impl UdpTx {
         let sockets: Result<Vec<_>, _> = (0..count).map(|_| sender(family)).collect();
         let sockets = sockets?;
         let what = "a socket to send from";
-        let ports = sockets.iter().map(port).collect::<Result<_, _>>().map_err(failed(what, "ask for its port"))?;
+        let ports =
+            sockets.iter().map(port).collect::<Result<_, _>>().map_err(failed(what, "ask for its port"))?;
         let calls = Calls {
             names: Vec::with_capacity(TX_BATCH),
             controls: Vec::with_capacity(TX_BATCH),
@@ -165,12 +166,7 @@ impl UdpTx {
             piece_counts: Vec::with_capacity(TX_BATCH),
             messages: Vec::with_capacity(TX_BATCH),
         };
-        Ok(Self {
-            sockets,
-            ports,
-            apart: Apart { to: Vec::with_capacity(Apart::MANY), since: None },
-            calls,
-        })
+        Ok(Self { sockets, ports, apart: Apart { to: Vec::with_capacity(Apart::MANY), since: None }, calls })
     }
 
     /// How many sockets there are.

@@ -10,7 +10,6 @@ use weft_ffi::dpdk::Mbuf;
 use weft_ffi::kernel::udp::{
     Family, MAX_MESSAGE, MAX_PIECES, MAX_SEGMENTS, Message, Refusal, UdpError, UdpTx,
 };
-use weft_ffi::kernel::way_out::WayOut;
 use weft_ffi::kernel::whole::WholeTx;
 
 use super::whole::{Ports, Whole, ready};
@@ -125,8 +124,7 @@ impl SocketTx {
             other => Some(other?),
         };
         let ports = Ports { v4: ports(&v4), v6: v6.as_ref().map(ports).unwrap_or_default() };
-        // Without a word of which way packets go, none go whole.
-        let whole = whole.and_then(|tx| Some(Whole::new(tx, WayOut::open().ok()?, ports)));
+        let whole = whole.map(|tx| Whole::new(tx, ports));
         Ok(Self { v4, v6, port, whole, plan: Plan::new(), loss: TxLoss::default() })
     }
 }
@@ -172,7 +170,7 @@ impl SocketTx {
             let to = lane.to.ip();
             let cuts = if to.is_ipv4() { v4.cuts(to) } else { v6.as_ref().is_some_and(|v6| v6.cuts(to)) };
             if left.all >> packet & 1 == 0 && cuts && !whole.is_open(to) {
-                whole.prove(lane);
+                whole.prove(to);
             }
         }
     }

@@ -2,15 +2,14 @@
 //! other node is on the same machine nobody does.
 //!
 //! That way passes by the packet filter, IPsec and the answers that a socket gets. So it is taken only to a destination that a socket
-//! has just reached with such a frame, cut by the kernel ([`Way::Proved`]), and by the interface that the kernel itself would take. Each is found out anew
-//! every [`BELIEVED`]: what forbids the one soon ends the other. Headers are as from the socket that the flow has.
+//! has just reached with such a frame, cut by the kernel, which is found out anew every [`BELIEVED`]: what forbids the one soon ends
+//! the other. Headers are as from the socket that the flow has. That peers are behind the uplink's interface, the control side sees to.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use arrayvec::ArrayVec;
 use weft_ffi::dpdk::Mbuf;
-use weft_ffi::kernel::way_out::WayOut;
 use weft_ffi::kernel::whole::{TUNNEL_HDR_LEN, WholeTx};
 
 use super::tx::{Lane, SENDERS};
@@ -42,7 +41,6 @@ pub(super) struct Ports {
 #[derive(Debug)]
 pub(super) struct Whole {
     tx: WholeTx,
-    way_out: WayOut,
     ports: Ports,
     proved: Proved,
 }
@@ -76,8 +74,8 @@ impl Proved {
 }
 
 impl Whole {
-    pub(super) fn new(tx: WholeTx, way_out: WayOut, ports: Ports) -> Self {
-        Self { tx, way_out, ports, proved: Proved::default() }
+    pub(super) fn new(tx: WholeTx, ports: Ports) -> Self {
+        Self { tx, ports, proved: Proved::default() }
     }
 
     /// True if frames to there may go this way now.
@@ -87,11 +85,8 @@ impl Whole {
 
     /// A socket has reached the destination with a frame that the kernel has cut.
     #[cold]
-    pub(super) fn prove(&mut self, lane: &Lane) {
-        let (from, to) = (lane.from, lane.to);
-        if self.way_out.interface(from, to.ip(), to.port()).is_ok_and(|index| index == self.tx.underlay()) {
-            self.proved.add(to.ip(), Instant::now());
-        }
+    pub(super) fn prove(&mut self, to: IpAddr) {
+        self.proved.add(to, Instant::now());
     }
 
     /// Sends a frame that was made [`ready`]. False if the kernel did not take it.
