@@ -1,0 +1,137 @@
+//! What must be reached, what is aimed at, and what was found.
+
+use crate::markdown::{Table, percent, ratio};
+
+/// How a figure is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unit {
+    /// So many times what this one has.
+    Times(&'static str),
+    Share,
+    Packets,
+}
+
+impl Unit {
+    fn show(self, value: f64) -> String {
+        match self {
+            Self::Times(whose) => format!("{} × {whose}", ratio(value)),
+            Self::Share => percent(value),
+            Self::Packets => format!("{value:.0} packets"),
+        }
+    }
+}
+
+/// One bound. Without `found` nothing was measured that it could be held against.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bound {
+    pub(crate) unit: Unit,
+    pub(crate) wanted: f64,
+    /// The figure may be as large as `wanted`, instead of as small.
+    pub(crate) less: bool,
+    pub(crate) found: Option<f64>,
+}
+
+impl Bound {
+    pub(crate) fn at_least(wanted: f64, unit: Unit, found: Option<f64>) -> Self {
+        Self { unit, wanted, less: false, found }
+    }
+
+    pub(crate) fn at_most(wanted: f64, unit: Unit, found: Option<f64>) -> Self {
+        Self { unit, wanted, less: true, found }
+    }
+
+    pub(crate) fn met(&self) -> Option<bool> {
+        self.found.map(|found| if self.less { found <= self.wanted } else { found >= self.wanted })
+    }
+
+    /// `≥ 1.50 × ovs-dpdk`
+    fn wish(&self) -> String {
+        format!("{} {}", if self.less { "≤" } else { "≥" }, self.unit.show(self.wanted))
+    }
+
+    pub(crate) fn verdict(&self) -> &'static str {
+        match self.met() {
+            Some(true) => "yes",
+            Some(false) => "**no**",
+            None => "not measured",
+        }
+    }
+
+    /// The one that is further from what is wanted.
+    fn worse(self, other: Self) -> Self {
+        match (self.found, other.found) {
+            (None, _) => other,
+            (Some(a), Some(b)) if (b < a) != self.less && a != b => other,
+            _ => self,
+        }
+    }
+}
+
+/// One thing that is asked for, in one case.
+#[derive(Debug, Clone)]
+pub(crate) struct Goal {
+    /// The line of the summary that it belongs to.
+    pub(crate) line: String,
+    pub(crate) at_least: Option<Bound>,
+    pub(crate) aim: Option<Bound>,
+}
+
+/// All that is asked for, a line each: of several cases the worst.
+pub(crate) fn summary(goals: &[Goal]) -> String {
+    let mut lines: Vec<(Goal, usize)> = Vec::new();
+    for goal in goals {
+        let worse = |a: Option<Bound>, b: Option<Bound>| a.zip(b).map(|(a, b)| a.worse(b)).or(a).or(b);
+        match lines.iter_mut().find(|(other, _)| other.line == goal.line) {
+            Some((other, cases)) => {
+                other.at_least = worse(other.at_least, goal.at_least);
+                other.aim = worse(other.aim, goal.aim);
+                *cases += 1;
+            }
+            None => lines.push((goal.clone(), 1)),
+        }
+    }
+    let mut table =
+        Table::new(["what is asked for", "cases", "at least", "worst", "reached", "aim", "worst", "reached"]);
+    for (goal, cases) in lines {
+        let mut cells = vec![goal.line.clone(), cases.to_string()];
+        for bound in [goal.at_least, goal.aim] {
+            match bound {
+                Some(bound) => cells.extend([
+                    bound.wish(),
+                    bound.found.map_or("–".into(), |found| bound.unit.show(found)),
+                    bound.verdict().into(),
+                ]),
+                None => cells.extend(["–", "–", "–"].map(String::from)),
+            }
+        }
+        table.line(cells);
+    }
+    table.to_markdown()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn goal(found: Option<f64>, less: bool) -> Goal {
+        let bound = if less { Bound::at_most } else { Bound::at_least };
+        Goal { line: "a".into(), at_least: Some(bound(0.5, Unit::Share, found)), aim: None }
+    }
+
+    #[test]
+    fn of_several_cases_the_worst_counts() {
+        for (less, values, worst) in [(false, [0.7, 0.4, 0.6], "40 %"), (true, [0.3, 0.6, 0.4], "60 %")] {
+            let goals: Vec<_> = values.map(|value| goal(Some(value), less)).to_vec();
+            let text = summary(&goals);
+            let sign = if less { "≤" } else { "≥" };
+            assert!(text.ends_with(&format!("| a | 3 | {sign} 50 % | {worst} | **no** | – | – | – |\n")), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_was_not_measured_is_not_reached() {
+        assert!(summary(&[goal(None, false)]).contains("| – | not measured |"));
+        assert!(summary(&[goal(None, false), goal(Some(0.9), false)]).contains("| 90 % | yes |"));
+        assert_eq!(Bound::at_most(0.0, Unit::Packets, Some(0.0)).verdict(), "yes");
+    }
+}

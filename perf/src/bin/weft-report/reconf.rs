@@ -1,0 +1,87 @@
+//! The `reconf` rig: what traffic notices while tables change.
+
+use serde::Deserialize;
+
+use crate::field::{Amount, Median, Positive, Rounds, Text};
+use crate::goal::{Bound, Goal, Unit};
+use crate::markdown::{Table, count, escaped, median, ratio};
+use crate::plot::{Bar, Bars, Group, Panel, Plot};
+use crate::rows::Record;
+use crate::section::Section;
+
+#[derive(Debug, Deserialize)]
+struct Raw {
+    case: Text,
+    lost: Amount,
+    gap_us: Positive,
+    mpps: Positive,
+    static_mpps: Option<Positive>,
+    rounds: Rounds,
+}
+
+/// One kind of change.
+#[derive(Debug, Deserialize)]
+#[serde(try_from = "Raw")]
+pub(crate) struct Row {
+    case: Text,
+    lost: u64,
+    gap: Median,
+    mpps: Median,
+    /// The rate without any change, where the rate is what is asked for.
+    unchanged: Option<f64>,
+}
+
+impl TryFrom<Raw> for Row {
+    type Error = String;
+
+    fn try_from(raw: Raw) -> Result<Self, String> {
+        Ok(Self {
+            case: raw.case,
+            lost: raw.lost.0 as u64,
+            gap: raw.rounds.median("gap_us", raw.gap_us.0, false)?,
+            mpps: raw.rounds.median("mpps", raw.mpps.0, false)?,
+            unchanged: raw.static_mpps.map(|rate| rate.0),
+        })
+    }
+}
+
+impl Record for Row {
+    fn key(&self) -> String {
+        format!("{:?}", self.case)
+    }
+}
+
+pub(crate) fn section(rows: &[Row]) -> Section {
+    let mut section = Section::new("reconf: tables that change under load");
+    section.say("Packets lost while the change was made, and the longest time in which none arrived.");
+    let mut table = Table::new(["change", "lost", "longest gap, µs", "Mpps", "by the rate without changes"]);
+    for row in rows {
+        let share = row.unchanged.map(|unchanged| row.mpps.value / unchanged);
+        table.line([
+            escaped(&row.case.to_string()),
+            count(row.lost),
+            median(&row.gap),
+            median(&row.mpps),
+            share.map_or("–".into(), ratio),
+        ]);
+        let lost = || Some(Bound::at_most(0.0, Unit::Packets, Some(row.lost as f64)));
+        section.goals.push(Goal { line: "reconf, packets lost".into(), at_least: lost(), aim: lost() });
+        if share.is_some() {
+            let bound = || Some(Bound::at_least(0.9, Unit::Times("the rate without changes"), share));
+            section.goals.push(Goal { line: "reconf, rate".into(), at_least: bound(), aim: bound() });
+        }
+    }
+    section.say(&table.to_markdown());
+    let groups = rows.iter().map(|row| Group { label: row.case.to_string(), bars: vec![Some(Bar::of(&row.gap))] });
+    section.plot(Plot::bars(
+        "reconf".into(),
+        "The longest time without a packet while tables change".into(),
+        Bars {
+            y: "µs".into(),
+            log: true,
+            series: vec!["weft".into()],
+            panels: vec![Panel { title: String::new(), groups: groups.collect() }],
+        },
+    ));
+    section
+}
