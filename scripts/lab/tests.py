@@ -1,4 +1,4 @@
-"""Tests of `scripts/bench pods`: what becomes of samples, which arguments are refused, and short runs of all of it.
+"""Tests of `scripts/bench`: what becomes of samples, which arguments are refused, and short runs of all of it.
 
 Runs with the programs in WEFT_BIN. Needs root.
 """
@@ -13,11 +13,13 @@ import unittest
 from pathlib import Path
 from unittest import mock
 
-import bench
+import rig
 from cases import CASES, KERNEL, WEFT
 from gauges import OFFLOADS
+from rigs import pods
 from run import call
 
+RIGS = {"pods": pods}
 CASE = {case.name: case for case in CASES}
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -25,7 +27,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def rows(name, weft, kernel, variant=None):
     """The rows of samples that were never measured."""
     samples = {variant: {subject: taken for subject, taken in ((WEFT, weft), (KERNEL, kernel)) if taken}}
-    return list(bench.rows_of(CASE[name], samples, {"uplink": "socket"}))
+    return list(pods.rows_of(CASE[name], samples, {"uplink": "socket"}))
 
 
 def common(**figures):
@@ -71,9 +73,9 @@ class Rows(unittest.TestCase):
 
     def test_the_table_says_when_rounds_are_few(self):
         sample = [common(gbps=10.0, loss=0.0)]
-        self.assertIn("aim (1 round)", bench.table(rows("tcp1-cross", sample, sample)))
-        self.assertIn("aim (2 rounds)", bench.table(rows("tcp1-cross", sample * 2, sample * 2)))
-        self.assertNotIn("round", bench.table(rows("tcp1-cross", sample * 3, sample * 3)))
+        self.assertIn("aim (1 round)", pods.table(rows("tcp1-cross", sample, sample)))
+        self.assertIn("aim (2 rounds)", pods.table(rows("tcp1-cross", sample * 2, sample * 2)))
+        self.assertNotIn("round", pods.table(rows("tcp1-cross", sample * 3, sample * 3)))
 
 
 class Arguments(unittest.TestCase):
@@ -88,36 +90,39 @@ class Arguments(unittest.TestCase):
         ):
             with self.subTest(words), contextlib.redirect_stderr(io.StringIO()) as err:
                 with self.assertRaises(SystemExit) as ended:
-                    bench.arguments(words.split())
+                    pods.arguments(words.split())
                 self.assertEqual(ended.exception.code, 2)
                 self.assertIn(said, err.getvalue())
 
     def test_what_means_something_is_not(self):
-        options = bench.arguments("idle --cores 0,1/2,3 --ends 0/1 --set dataplane.idle=poll".split())
-        self.assertEqual([case.name for case in options.cases], ["idle"])
+        options = pods.arguments("idle --cores 0,1/2,3 --ends 0/1 --set dataplane.idle=poll".split())
+        self.assertEqual(options.cases, ["idle"])
         self.assertEqual(options.set, [("dataplane", "idle", "poll")])
 
 
 class Runs(unittest.TestCase):
-    def run_bench(self, *words):
-        """A run in this process: its exit code, what it said, and its rows."""
+    def run_bench(self, name, *words):
+        """A run of a rig in this process: its exit code, what it said, and its rows."""
         before = {number: signal.getsignal(number) for number in SIGNALS}
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()) as out, \
                 contextlib.redirect_stderr(io.StringIO()) as err:  # fmt: skip
             path = Path(folder) / "rows.json"
             words = [*words, "--rounds", "1", "--seconds", "1", "--json", str(path)]
             try:
-                with mock.patch.object(sys, "argv", ["bench.py", *words]):
-                    code = bench.main(Path(folder))
+                code = rig.main(name, RIGS[name], Path(folder), words)
             finally:
                 for number, handler in before.items():
                     signal.signal(number, handler)
             self.assertEqual(list(Path(folder).glob("*.new")), [], err.getvalue())
             written = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        if written:
+            head = written.pop(0)
+            self.assertEqual(head["rig"], name)
+            self.assertGreater(head["machine"]["tsc_hz"], 0)
         return code, out.getvalue() + err.getvalue(), written
 
     def test_one_case(self):
-        code, said, written = self.run_bench("tcp1-cross")
+        code, said, written = self.run_bench("pods", "tcp1-cross")
         self.assertEqual(code, 0, said)
         self.assertEqual([row["subject"] for row in written], [WEFT, KERNEL], said)
         for row in written:
@@ -128,19 +133,19 @@ class Runs(unittest.TestCase):
         self.assertIn("(1 round)", said)
 
     def test_offloads_that_are_off_stop_it(self):
-        assemble = bench.lab.assemble
+        assemble = pods.lab.assemble
 
         def assemble_and_turn_off(run, nodes):
             assemble(run, nodes)
             call("ip", "netns", "exec", nodes[-1].pods[0].netns, "/usr/bin/python3", "-B", OFFLOADS, "eth0")
 
-        with mock.patch.object(bench.lab, "assemble", assemble_and_turn_off):
-            code, said, written = self.run_bench("tcp1-cross")
+        with mock.patch.object(pods.lab, "assemble", assemble_and_turn_off):
+            code, said, written = self.run_bench("pods", "tcp1-cross")
         self.assertEqual((code, written), (1, []), said)
         self.assertIn("k21 eth0: tx-checksumming", said)
 
     def test_an_uplink_that_is_not_in_force_stops_it(self):
-        answer = bench.lab.WeftNode.json
+        answer = pods.lab.WeftNode.json
 
         def another(node, *words):
             answered = answer(node, *words)
@@ -148,8 +153,8 @@ class Runs(unittest.TestCase):
                 answered["uplink"]["kind"] = "another"
             return answered
 
-        with mock.patch.object(bench.lab.WeftNode, "json", another):
-            code, said, written = self.run_bench("tcp1-cross")
+        with mock.patch.object(pods.lab.WeftNode, "json", another):
+            code, said, written = self.run_bench("pods", "tcp1-cross")
         self.assertEqual((code, written), (1, []), said)
         self.assertIn("w2: the uplink is another in place of socket", said)
 
