@@ -175,10 +175,10 @@ fn broken_rows_are_told_with_their_line() {
     let scale = r#"{"rig":"scale","case":"flows","way":"bridge","size":10,"mpps":40,"cycles_per_packet":65,"rounds":[65]}"#;
     let latency = r#"{"rig":"pods","case":"idle","subject":"weft","cpu_pct":1,"rounds":{"cpu_pct":[1]},"at_least":1,"aim":0.2,"met_at_least":true,"met_aim":false}"#;
     let broken: [(&str, &str, &str, &str); 22] = [
-        (good, "{", "", "expected ident"),
+        (good, "{", "", "this is no JSON object"),
         (good, "}", "", "EOF"),
-        (good, good, "[]", "invalid type: sequence"),
-        (good, good, "7", "invalid type: integer"),
+        (good, good, "[]", "this is no JSON object"),
+        (good, good, "7", "this is no JSON object"),
         (good, r#""core""#, r#""moon""#, "rig: unknown variant `moon`"),
         (good, r#""rig":"core","#, "", "missing field `rig`"),
         (good, r#""bridge""#, r#""fly""#, "case: unknown variant `fly`"),

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use crate::field::{Frame, Median, Positive, Rounds};
 use crate::goal::{Bound, Goal, Unit};
-use crate::markdown::{Table, count, median, number, ratio};
+use crate::markdown::{Table, capital, count, median, number, ratio};
 use crate::plot::{Bar, Bars, Group, Panel, Plot, short};
 use crate::rows::Record;
 use crate::section::Section;
@@ -48,6 +48,8 @@ const PEERS_FLOWS: u64 = 100_000;
 /// What a million flows may cost is held against what so many cost.
 const MANY: u64 = 1_000_000;
 const SOME: u64 = 1_000;
+/// What must be reached is asked of the shortest frames: there the switch's own cost is largest.
+const JUDGED: Frame = Frame::Bytes(64);
 
 #[derive(Debug, Deserialize)]
 struct Raw {
@@ -101,6 +103,7 @@ impl Record for Row {
 
 /// All rows of one frame size.
 struct Sheet<'a> {
+    frame: Frame,
     rows: BTreeMap<(Case, u64, Subject), &'a Row>,
 }
 
@@ -123,7 +126,7 @@ impl Sheet<'_> {
     }
 
     fn goal(&self, case: Case, flows: u64) -> Option<Goal> {
-        if flows > PEERS_FLOWS || self.mpps(case, flows, Subject::Weft).is_none() {
+        if self.frame != JUDGED || flows > PEERS_FLOWS || self.mpps(case, flows, Subject::Weft).is_none() {
             return None;
         }
         let (line, at_least, aim) = case.wanted();
@@ -137,7 +140,9 @@ impl Sheet<'_> {
 
     /// A million flows against a thousand, both as shares of what testpmd io does with the same capture.
     fn many_flows(&self, case: Case) -> Option<Goal> {
-        self.mpps(case, MANY, Subject::Weft)?;
+        if self.frame != JUDGED || self.mpps(case, MANY, Subject::Weft).is_none() {
+            return None;
+        }
         let share = |flows| self.ratio(case, flows, Subject::TestpmdIo);
         let found = share(MANY).zip(share(SOME)).map(|(many, some)| many / some);
         let bound = |wanted| Some(Bound::at_least(wanted, Unit::Times("the ratio at 1,000 flows"), found));
@@ -150,35 +155,52 @@ pub(crate) fn section(rows: &[Row]) -> Section {
     let mut section = Section::new("core: one worker, from an endless source to a sink");
     section.say(
         "Median Mpps of the rounds, and in parentheses their spread: the largest less the smallest, as a share of the median. \
-         A ratio is weft's rate by the other's.",
+         A ratio is weft's rate by the other's. What must be reached is asked of the shortest frames.",
     );
     let frames: BTreeSet<Frame> = rows.iter().map(|row| row.place.frame).collect();
     for frame in frames {
         let of_frame = rows.iter().filter(|row| row.place.frame == frame);
-        let sheet = Sheet {
-            rows: of_frame
-                .map(|row| ((row.place.case, row.place.flows, row.place.subject), row))
-                .collect(),
-        };
-        section.head(&format!("Frames of {frame}"));
+        let rows = of_frame.map(|row| ((row.place.case, row.place.flows, row.place.subject), row)).collect();
+        let sheet = Sheet { frame, rows };
+        section.head(&capital(&frame.frames()));
         section.say(&rates(&sheet));
+        if let Some(kept) = kept(&sheet) {
+            section.say("weft by testpmd-io at 1,000,000 flows, as a share of the same at 1,000:");
+            section.say(&kept);
+        }
         section.say("Cycles of the TSC a packet, from source to sink:");
         section.say(&cycles(&sheet));
         section.goals.extend(sheet.cases().iter().filter_map(|&(case, flows)| sheet.goal(case, flows)));
         let cases: BTreeSet<Case> = sheet.cases().into_iter().map(|(case, _)| case).collect();
         section.goals.extend(cases.into_iter().filter_map(|case| sheet.many_flows(case)));
-        section.plot(plot(frame, &sheet));
+        section.plot(plot(&sheet));
     }
     section
+}
+
+/// Of each case the goal for a million flows, as a table.
+fn kept(sheet: &Sheet<'_>) -> Option<String> {
+    let mut table = Table::new(["case", "kept of the ratio", "at least", "reached", "aim", "reached"]);
+    let cases: BTreeSet<Case> = sheet.cases().into_iter().map(|(case, _)| case).collect();
+    let mut some = false;
+    for case in cases {
+        if let Some(Goal { at_least: Some(at_least), aim: Some(aim), .. }) = sheet.many_flows(case) {
+            let mut cells = vec![case.name().to_string(), at_least.found.map_or("–".into(), ratio)];
+            cells.extend(
+                [at_least, aim].iter().flat_map(|bound| [ratio(bound.wanted), bound.verdict().into()]),
+            );
+            table.line(cells);
+            some = true;
+        }
+    }
+    some.then(|| table.to_markdown())
 }
 
 fn rates(sheet: &Sheet<'_>) -> String {
     let subjects = sheet.subjects();
     let mut head = vec!["case".to_string(), "flows".into()];
     head.extend(subjects.iter().map(|subject| subject.name().into()));
-    head.extend(
-        ["by ovs-dpdk", "at least", "reached", "by testpmd-io", "aim", "reached"].map(String::from),
-    );
+    head.extend(["by ovs-dpdk", "at least", "reached", "by testpmd-io", "aim", "reached"].map(String::from));
     let mut table = Table::new(head);
     for (case, flows) in sheet.cases() {
         let mut cells = vec![case.name().to_string(), count(flows)];
@@ -214,13 +236,14 @@ fn cycles(sheet: &Sheet<'_>) -> String {
     table.to_markdown()
 }
 
-fn plot(frame: Frame, sheet: &Sheet<'_>) -> Plot {
+fn plot(sheet: &Sheet<'_>) -> Plot {
+    let frame = sheet.frame;
     let subjects = sheet.subjects();
     let mut panels: Vec<Panel> = Vec::new();
     for (case, flows) in sheet.cases() {
-        let bars = subjects.iter().map(|&subject| {
-            sheet.rows.get(&(case, flows, subject)).map(|row| Bar::of(&row.cycles))
-        });
+        let bars = subjects
+            .iter()
+            .map(|&subject| sheet.rows.get(&(case, flows, subject)).map(|row| Bar::of(&row.cycles)));
         let group = Group { label: short(flows), bars: bars.collect() };
         match panels.iter_mut().find(|panel| panel.title == case.name()) {
             Some(panel) => panel.groups.push(group),
@@ -229,7 +252,7 @@ fn plot(frame: Frame, sheet: &Sheet<'_>) -> Plot {
     }
     Plot::bars(
         format!("core-{}", frame.word()),
-        format!("Cycles a packet by number of flows, frames of {frame}"),
+        format!("Cycles a packet by number of flows, {}", frame.frames()),
         Bars {
             y: "TSC cycles a packet".into(),
             log: false,

@@ -36,7 +36,9 @@ impl TryFrom<f64> for Positive {
     fn try_from(value: f64) -> Result<Self, String> {
         match value {
             _ if value <= 0.0 => Err(format!("{value} is not above 0")),
-            _ if !(1.0 / LARGEST..=LARGEST).contains(&value) => Err(format!("{value:e} is no figure of this world")),
+            _ if !(1.0 / LARGEST..=LARGEST).contains(&value) => {
+                Err(format!("{value:e} is no figure of this world"))
+            }
             _ => Ok(Self(value)),
         }
     }
@@ -80,6 +82,14 @@ pub(crate) enum Frame {
 }
 
 impl Frame {
+    /// For titles.
+    pub(crate) fn frames(self) -> String {
+        match self {
+            Self::Bytes(bytes) => format!("frames of {bytes} bytes"),
+            Self::Imix => "IMIX frames".into(),
+        }
+    }
+
     /// For the names of files.
     pub(crate) fn word(self) -> String {
         match self {

@@ -124,7 +124,10 @@ mod tests {
             let goals: Vec<_> = values.map(|value| goal(Some(value), less)).to_vec();
             let text = summary(&goals);
             let sign = if less { "≤" } else { "≥" };
-            assert!(text.ends_with(&format!("| a | 3 | {sign} 50 % | {worst} | **no** | – | – | – |\n")), "{text}");
+            assert!(
+                text.ends_with(&format!("| a | 3 | {sign} 50 % | {worst} | **no** | – | – | – |\n")),
+                "{text}"
+            );
         }
     }
 

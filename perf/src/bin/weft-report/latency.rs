@@ -23,6 +23,8 @@ struct Raw {
     flows: u64,
     load_pct: Positive,
     mpps: Positive,
+    zero_loss_mpps: Positive,
+    own_pause_us: Amount,
     p50_us: Positive,
     p99_us: Positive,
     p999_us: Positive,
@@ -42,6 +44,10 @@ pub(crate) struct Row {
     /// Of the rate that loses nothing, in per cent.
     load: f64,
     mpps: f64,
+    /// The highest rate that lost nothing.
+    whole: f64,
+    /// The generator's own longest pause, µs.
+    pause: f64,
     times: [Median; 4],
     lost: u64,
 }
@@ -68,6 +74,8 @@ impl TryFrom<Raw> for Row {
             flows: raw.flows,
             load: raw.load_pct.0,
             mpps: raw.mpps.0,
+            whole: raw.zero_loss_mpps.0,
+            pause: raw.own_pause_us.0,
             times,
             lost: raw.lost.0 as u64,
         })
@@ -84,11 +92,12 @@ pub(crate) fn section(rows: &[Row]) -> Section {
     let mut section = Section::new("latency: port to port");
     section.say(
         "Microseconds from the generator's stamp to its receiver, at shares of each subject's own rate that loses nothing. Medians \
-         of the rounds, and in parentheses their spread.",
+         of the rounds, and in parentheses their spread; what was lost is that of all rounds together. Whatever the generator did not see \
+         while it paused itself, because the machine had something else to do, counts as the switch's: its longest pause stands last.",
     );
-    let mut head = vec!["case", "frames", "flows", "load", "subject", "Mpps"];
+    let mut head = vec!["case", "frames", "flows", "load", "subject", "Mpps", "Mpps without loss"];
     head.extend(PERCENTILES.map(|(_, name)| name));
-    head.push("lost");
+    head.extend(["lost", "own pause"]);
     let mut table = Table::new(head);
     let mut sorted: Vec<&Row> = rows.iter().collect();
     sorted.sort_by(|a, b| {
@@ -103,9 +112,10 @@ pub(crate) fn section(rows: &[Row]) -> Section {
             format!("{} %", number(row.load)),
             row.subject.name().into(),
             number(row.mpps),
+            number(row.whole),
         ];
         cells.extend(row.times.iter().map(median));
-        cells.push(count(row.lost));
+        cells.extend([count(row.lost), number(row.pause)]);
         table.line(cells);
     }
     section.say(&table.to_markdown());
@@ -129,13 +139,13 @@ pub(crate) fn section(rows: &[Row]) -> Section {
                 };
                 Group { label: (*label).into(), bars: subjects.iter().map(bar).collect() }
             });
-            let title = format!("{} % of the rate that loses nothing", number(f64::from_bits(load)));
+            let title = format!("{} % of the rate without loss", number(f64::from_bits(load)));
             panels.push(Panel { title, groups: groups.collect() });
         }
         let name = if number_of == 0 { "latency".into() } else { format!("latency-{}", number_of + 1) };
         section.plot(Plot::bars(
             name,
-            format!("Latency, {case}, frames of {frame}, {} flows", count(flows)),
+            format!("Latency, {case}, {}, {} flows", frame.frames(), count(flows)),
             Bars {
                 y: "µs".into(),
                 log: true,

@@ -54,7 +54,7 @@ fn main() -> Result<()> {
     }
     let sections = sections(&rows);
     ensure!(!sections.is_empty(), "there is not one row in {}", listed(&cli.rows));
-    plot::fonts()?;
+    plot::font()?;
     fs::create_dir_all(&cli.plots).with_context(|| format!("{}", cli.plots.display()))?;
     for plot in sections.iter().flat_map(|(_, section)| section.plots()) {
         plot.write(&cli.plots)?;
@@ -95,15 +95,22 @@ fn report(cli: &Cli, rows: &Rows, sections: &BTreeMap<Rig, Section>) -> String {
          [docs/benchmarks.md](../docs/benchmarks.md).\n",
         cli.made_by.replace('`', "'")
     );
-    let heads: BTreeMap<Rig, &Head> =
-        rows.heads.iter().filter(|(rig, _)| sections.contains_key(rig)).map(|(rig, head)| (*rig, head)).collect();
+    let heads: BTreeMap<Rig, &Head> = rows
+        .heads
+        .iter()
+        .filter(|(rig, _)| sections.contains_key(rig))
+        .map(|(rig, head)| (*rig, head))
+        .collect();
     let named = |wanted: &dyn Fn(Rig) -> bool| {
-        let names: Vec<String> = Rig::ALL.into_iter().filter(|&rig| wanted(rig)).map(|rig| rig.to_string()).collect();
+        let names: Vec<String> =
+            Rig::ALL.into_iter().filter(|&rig| wanted(rig)).map(|rig| rig.to_string()).collect();
         names.join(", ")
     };
     let quick = named(&|rig| heads.get(&rig).is_some_and(|head| head.options.quick));
     if !quick.is_empty() {
-        out += &format!("\n**A quick run** ({quick}): few rounds and short ones. It shows that all works; its figures decide nothing.\n");
+        out += &format!(
+            "\n**A quick run** ({quick}): few rounds and short ones. It shows that all works; its figures decide nothing.\n"
+        );
     }
     let missing = named(&|rig| !sections.contains_key(&rig));
     if !missing.is_empty() {
@@ -141,10 +148,11 @@ fn image(cli: &Cli, plot: &plot::Plot) -> String {
 /// Machine, versions and dates; where the rigs differ, which had what.
 fn circumstances(heads: &BTreeMap<Rig, &Head>) -> String {
     let mut facts: Vec<(String, Vec<(String, Rig)>)> = Vec::new();
-    let mut add = |name: String, value: String, rig: Rig| match facts.iter_mut().find(|(other, _)| *other == name) {
-        Some((_, values)) => values.push((value, rig)),
-        None => facts.push((name, vec![(value, rig)])),
-    };
+    let mut add =
+        |name: String, value: String, rig: Rig| match facts.iter_mut().find(|(other, _)| *other == name) {
+            Some((_, values)) => values.push((value, rig)),
+            None => facts.push((name, vec![(value, rig)])),
+        };
     for (&rig, head) in heads {
         if let Some(date) = &head.date {
             add("measured".into(), date.to_string(), rig);
@@ -172,11 +180,12 @@ fn circumstances(heads: &BTreeMap<Rig, &Head>) -> String {
         let value = match different.as_slice() {
             [(value, _)] => escaped(value),
             several => {
-                let said = several.iter().map(|(value, rigs)| format!("{} ({})", escaped(value), rigs.join(", ")));
+                let said =
+                    several.iter().map(|(value, rigs)| format!("{} ({})", escaped(value), rigs.join(", ")));
                 said.collect::<Vec<_>>().join("; ")
             }
         };
-        table.line([escaped(&name), value]);
+        table.line([escaped(&name.replace('_', " ")), value]);
     }
     table.to_markdown()
 }

@@ -61,7 +61,13 @@ pub(crate) fn count(value: u64) -> String {
     out
 }
 
-/// A table: the first column to the left, the others to the right.
+/// A text that begins with a capital letter.
+pub(crate) fn capital(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map(|first| first.to_uppercase().chain(chars).collect()).unwrap_or_default()
+}
+
+/// A table: text to the left, numbers to the right.
 pub(crate) struct Table {
     head: Vec<String>,
     lines: Vec<Vec<String>>,
@@ -79,7 +85,10 @@ impl Table {
     pub(crate) fn to_markdown(&self) -> String {
         let mut out = format!("| {} |\n|", self.head.join(" | "));
         for column in 0..self.head.len() {
-            out.push_str(if column == 0 { "---|" } else { "---:|" });
+            let cells = || self.lines.iter().filter_map(|line| line.get(column));
+            let number =
+                |cell: &String| cell.starts_with(|c: char| c.is_ascii_digit() || "+-–≥≤".contains(c));
+            out.push_str(if cells().all(number) { "---:|" } else { "---|" });
         }
         out.push('\n');
         for line in &self.lines {
@@ -97,7 +106,10 @@ mod tests {
     fn numbers_have_three_digits_that_mean_something() {
         let shown = [0.0, 0.012345, 1.2345, 12.0, 12.345, 999.9, 12345.6].map(number);
         assert_eq!(shown, ["0", "0.0123", "1.23", "12", "12.3", "1000", "12346"]);
-        assert_eq!([0.0, 0.034, 0.0994, 0.0999, 1.2].map(percent), ["0.0 %", "3.4 %", "9.9 %", "10 %", "120 %"]);
+        assert_eq!(
+            [0.0, 0.034, 0.0994, 0.0999, 1.2].map(percent),
+            ["0.0 %", "3.4 %", "9.9 %", "10 %", "120 %"]
+        );
         assert_eq!([0, 999, 1000, 1_000_000].map(count), ["0", "999", "1,000", "1,000,000"]);
     }
 

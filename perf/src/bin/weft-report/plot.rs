@@ -1,7 +1,7 @@
 //! Plots: what is drawn, and the same picture as SVG and as PNG.
 //!
-//! The fonts are compiled in: neither a fresh Debian nor a container has one, and the SVG's layout shall not depend on the
-//! machine that it was made on.
+//! The font is compiled in: neither a fresh Debian nor a container has one, and the SVG's layout shall not depend on the machine
+//! that it was made on.
 
 use std::fs::{self, File};
 use std::io::BufWriter;
@@ -105,15 +105,9 @@ pub(crate) fn short(value: u64) -> String {
 }
 
 /// To be called once, before anything is drawn.
-pub(crate) fn fonts() -> Result<()> {
-    for style in [FontStyle::Normal, FontStyle::Bold] {
-        let bytes = match style {
-            FontStyle::Bold => dejavu::sans::bold(),
-            _ => dejavu::sans::regular(),
-        };
-        register_font(FONT, style, bytes).map_err(|_| anyhow!("the font can't be used"))?;
-    }
-    Ok(())
+pub(crate) fn font() -> Result<()> {
+    register_font(FONT, FontStyle::Normal, dejavu::sans::regular())
+        .map_err(|_| anyhow!("the font can't be used"))
 }
 
 impl Plot {
@@ -171,7 +165,7 @@ impl Plot {
         let root = backend.into_drawing_area();
         root.fill(&WHITE)?;
         let (head, body) = root.split_vertically(64);
-        let title = (FONT, TITLE).into_font().style(FontStyle::Bold).color(&BLACK);
+        let title = (FONT, TITLE).into_font().color(&BLACK);
         head.draw(&Text::new(self.title.clone(), (14, 8), title))?;
         match &self.what {
             What::Bars(bars) => {
@@ -181,7 +175,10 @@ impl Plot {
             }
             What::Lines(lines) => {
                 let colours: Vec<_> = (0..lines.series.len()).map(|i| PALETTE[i % PALETTE.len()]).collect();
-                legend(&head, lines.series.iter().map(|line| line.name.as_str()).zip(colours.iter().copied()))?;
+                legend(
+                    &head,
+                    lines.series.iter().map(|line| line.name.as_str()).zip(colours.iter().copied()),
+                )?;
                 draw_lines(&body, lines, &colours)?;
             }
         }
@@ -235,8 +232,9 @@ fn legend<'a, DB: DrawingBackend>(
 
 /// Whole powers of ten around what is to be seen.
 fn decades(values: impl Iterator<Item = f64>) -> (f64, f64) {
-    let (low, high) =
-        values.filter(|v| *v > 0.0).fold((f64::MAX, f64::MIN_POSITIVE), |(low, high), v| (low.min(v), high.max(v)));
+    let (low, high) = values
+        .filter(|v| *v > 0.0)
+        .fold((f64::MAX, f64::MIN_POSITIVE), |(low, high), v| (low.min(v), high.max(v)));
     let (low, high) = if low > high { (1.0, 1.0) } else { (low, high) };
     let (from, to) = (low.log10().floor(), high.log10().ceil());
     (10f64.powf(from), 10f64.powf(to.max(from + 1.0)))
@@ -248,7 +246,8 @@ fn draw_bars<DB: DrawingBackend>(
     bars: &Bars,
     colours: &[RGBColor],
 ) -> Drawn<DB> {
-    let all = || bars.panels.iter().flat_map(|panel| &panel.groups).flat_map(|group| group.bars.iter().flatten());
+    let all =
+        || bars.panels.iter().flat_map(|panel| &panel.groups).flat_map(|group| group.bars.iter().flatten());
     let top = all().map(|bar| bar.high).fold(0.0, f64::max);
     // Panels are as wide as what is in them.
     let groups: usize = bars.panels.iter().map(|panel| panel.groups.len()).sum();
@@ -262,7 +261,7 @@ fn draw_bars<DB: DrawingBackend>(
         (rest, left) = (more, left - own);
         let mut builder = ChartBuilder::on(&area);
         builder
-            .caption(&panel.title, (FONT, TEXT).into_font().style(FontStyle::Bold).color(&BLACK))
+            .caption(&panel.title, (FONT, TEXT).into_font().color(&BLACK))
             .margin(8)
             .x_label_area_size(28)
             .y_label_area_size(margin);
@@ -374,12 +373,18 @@ mod tests {
             (vec![], (1.0, 10.0)),
         ] {
             let (low, high) = decades(values.iter().copied());
-            assert!((low / bounds.0 - 1.0).abs() < 1e-9 && (high / bounds.1 - 1.0).abs() < 1e-9, "{values:?}");
+            assert!(
+                (low / bounds.0 - 1.0).abs() < 1e-9 && (high / bounds.1 - 1.0).abs() < 1e-9,
+                "{values:?}"
+            );
         }
     }
 
     #[test]
     fn sizes_are_short() {
-        assert_eq!([1, 250, 1_000, 1_500, 100_000, 1_000_000].map(short), ["1", "250", "1k", "1500", "100k", "1M"]);
+        assert_eq!(
+            [1, 250, 1_000, 1_500, 100_000, 1_000_000].map(short),
+            ["1", "250", "1k", "1500", "100k", "1M"]
+        );
     }
 }

@@ -80,7 +80,9 @@ impl TryFrom<Raw> for Row {
             return Err("a row of no figures".into());
         }
         let wanted = match (raw.at_least, raw.aim, raw.met_at_least, raw.met_aim) {
-            (Some(at_least), Some(aim), Some(met), Some(met_aim)) => Some([(at_least.0, met), (aim.0, met_aim)]),
+            (Some(at_least), Some(aim), Some(met), Some(met_aim)) => {
+                Some([(at_least.0, met), (aim.0, met_aim)])
+            }
             _ if raw.subject == Subject::Weft => {
                 return Err("at_least, aim, met_at_least or met_aim is missing".into());
             }
@@ -121,34 +123,41 @@ fn less(figure: &str) -> bool {
 
 pub(crate) fn section(rows: &[Row]) -> Section {
     let mut section = Section::new("pods: ordinary pods against kernel flannel's");
-    section.say("Medians, and in parentheses the spread of the rounds. A ratio is weft's figure by the kernel's.");
+    section.say(
+        "Medians, and in parentheses the spread of the rounds. A ratio is weft's figure by the kernel's; of two figures both must \
+         reach what is asked for.",
+    );
     let head = ["case", "figure", "weft", "kernel flannel", "ratio", "at least", "reached", "aim", "reached"];
     let mut table = Table::new(head);
     let mut groups = Vec::new();
     for row in rows.iter().filter(|row| row.subject == Subject::Weft) {
         let same = |other: &&Row| {
-            other.subject == Subject::KernelFlannel && other.case == row.case && other.receiver == row.receiver
+            other.subject == Subject::KernelFlannel
+                && other.case == row.case
+                && other.receiver == row.receiver
         };
         let kernel = rows.iter().find(same);
+        let joined =
+            |cell: &dyn Fn(&Figure) -> String| row.figures.iter().map(cell).collect::<Vec<_>>().join(" / ");
+        let theirs = |figure: &Figure| kernel?.figures.iter().find(|other| other.name == figure.name);
+        let compared = |figure: &Figure| match (figure.ratio, figure.more) {
+            (_, Some(more)) => format!("{}{}", if more > 0.0 { "+" } else { "" }, number(more)),
+            (Some(by), None) => ratio(by),
+            (None, None) => "–".into(),
+        };
+        let mut cells = vec![
+            row.name(),
+            joined(&|figure| unit(&figure.name).unwrap_or_default().into()),
+            joined(&|figure| median(&figure.median)),
+            joined(&|figure| theirs(figure).map_or("–".into(), |theirs| median(&theirs.median))),
+            joined(&compared),
+        ];
+        let sign = if row.figures.iter().all(|figure| less(&figure.name)) { "≤" } else { "≥" };
+        for (wanted, met) in row.wanted.into_iter().flatten() {
+            cells.extend([format!("{sign} {}", number(wanted)), if met { "yes" } else { "**no**" }.into()]);
+        }
+        table.line(cells);
         for figure in &row.figures {
-            let theirs = kernel.and_then(|row| row.figures.iter().find(|other| other.name == figure.name));
-            let compared = match (figure.ratio, figure.more) {
-                (_, Some(more)) => format!("{}{}", if more > 0.0 { "+" } else { "" }, number(more)),
-                (Some(by), None) => ratio(by),
-                (None, None) => "–".into(),
-            };
-            let sign = if less(&figure.name) { "≤" } else { "≥" };
-            let mut cells = vec![
-                row.name(),
-                unit(&figure.name).unwrap_or_default().into(),
-                median(&figure.median),
-                theirs.map_or("–".into(), |theirs| median(&theirs.median)),
-                compared,
-            ];
-            for (wanted, met) in row.wanted.into_iter().flatten() {
-                cells.extend([format!("{sign} {}", number(wanted)), if met { "yes" } else { "**no**" }.into()]);
-            }
-            table.line(cells);
             if let Some(by) = figure.ratio {
                 let label = match figure.name.strip_suffix("_us") {
                     Some(percentile) => format!("{} {percentile}", row.case),
@@ -162,7 +171,8 @@ pub(crate) fn section(rows: &[Row]) -> Section {
     if !groups.is_empty() {
         section.plot(Plot::bars(
             "pods".into(),
-            "weft's figures by kernel flannel's: rates, where more is better, and times, where less is".into(),
+            "weft's figures by kernel flannel's: rates, where more is better, and times, where less is"
+                .into(),
             Bars {
                 y: "weft by kernel flannel".into(),
                 log: false,

@@ -2,18 +2,43 @@
 
 use serde::Deserialize;
 
-use crate::field::{Amount, Median, Positive, Rounds, Text};
+use crate::field::{Amount, Median, Positive, Rounds};
 use crate::goal::{Bound, Goal, Unit};
-use crate::markdown::{Table, count, escaped, median, ratio};
+use crate::markdown::{Table, count, median, number, ratio};
 use crate::plot::{Bar, Bars, Group, Panel, Plot};
 use crate::rows::Record;
 use crate::section::Section;
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Case {
+    /// Nothing changes.
+    Static,
+    AddVteps,
+    RemovePod,
+    Mtu,
+    Snapshots,
+}
+
+impl Case {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Static => "static",
+            Self::AddVteps => "add-vteps",
+            Self::RemovePod => "remove-pod",
+            Self::Mtu => "mtu",
+            Self::Snapshots => "snapshots",
+        }
+    }
+}
+
 #[derive(Debug, Deserialize)]
 struct Raw {
-    case: Text,
+    case: Case,
     lost: Amount,
-    gap_us: Positive,
+    gap_us: Amount,
+    own_pause_ms: Amount,
+    snapshots_a_second: Amount,
     mpps: Positive,
     static_mpps: Option<Positive>,
     rounds: Rounds,
@@ -23,9 +48,12 @@ struct Raw {
 #[derive(Debug, Deserialize)]
 #[serde(try_from = "Raw")]
 pub(crate) struct Row {
-    case: Text,
+    case: Case,
     lost: u64,
     gap: Median,
+    /// The generator's own longest pause, µs.
+    pause: f64,
+    snapshots: Median,
     mpps: Median,
     /// The rate without any change, where the rate is what is asked for.
     unchanged: Option<f64>,
@@ -39,6 +67,8 @@ impl TryFrom<Raw> for Row {
             case: raw.case,
             lost: raw.lost.0 as u64,
             gap: raw.rounds.median("gap_us", raw.gap_us.0, false)?,
+            pause: 1e3 * raw.own_pause_ms.0,
+            snapshots: raw.rounds.median("snapshots_a_second", raw.snapshots_a_second.0, false)?,
             mpps: raw.rounds.median("mpps", raw.mpps.0, false)?,
             unchanged: raw.static_mpps.map(|rate| rate.0),
         })
@@ -53,17 +83,33 @@ impl Record for Row {
 
 pub(crate) fn section(rows: &[Row]) -> Section {
     let mut section = Section::new("reconf: tables that change under load");
-    section.say("Packets lost while the change was made, and the longest time in which none arrived.");
-    let mut table = Table::new(["change", "lost", "longest gap, µs", "Mpps", "by the rate without changes"]);
+    section.say(
+        "Packets lost in all rounds, at half of the rate without loss, and the longest time in which none arrived; the generator's own \
+         longest pause is in it. Of `static`, where nothing changes, and of `snapshots`, the rate is all that weft takes, of the others what was sent.",
+    );
+    let mut table = Table::new([
+        "change",
+        "lost",
+        "longest gap, µs",
+        "own pause, µs",
+        "snapshots a second",
+        "Mpps",
+        "by static",
+    ]);
     for row in rows {
         let share = row.unchanged.map(|unchanged| row.mpps.value / unchanged);
         table.line([
-            escaped(&row.case.to_string()),
+            row.case.name().into(),
             count(row.lost),
             median(&row.gap),
+            number(row.pause),
+            median(&row.snapshots),
             median(&row.mpps),
             share.map_or("–".into(), ratio),
         ]);
+        if row.case == Case::Static {
+            continue;
+        }
         let lost = || Some(Bound::at_most(0.0, Unit::Packets, Some(row.lost as f64)));
         section.goals.push(Goal { line: "reconf, packets lost".into(), at_least: lost(), aim: lost() });
         if share.is_some() {
@@ -72,7 +118,8 @@ pub(crate) fn section(rows: &[Row]) -> Section {
         }
     }
     section.say(&table.to_markdown());
-    let groups = rows.iter().map(|row| Group { label: row.case.to_string(), bars: vec![Some(Bar::of(&row.gap))] });
+    let groups =
+        rows.iter().map(|row| Group { label: row.case.name().into(), bars: vec![Some(Bar::of(&row.gap))] });
     section.plot(Plot::bars(
         "reconf".into(),
         "The longest time without a packet while tables change".into(),

@@ -147,6 +147,8 @@ impl Rows {
     }
 
     fn line(&mut self, text: &str, place: &str) -> Result<()> {
+        // Structures are also read from lists, which rows never are.
+        ensure!(text.trim_start().starts_with('{'), "this is no JSON object");
         let kind: Kind = parsed(text)?;
         if kind.case.is_none() {
             self.once(kind.rig, String::new(), place)?;
@@ -200,4 +202,57 @@ fn parsed<T: DeserializeOwned>(text: &str) -> Result<T> {
     })?;
     json.end().map_err(|_| anyhow!("there is more in the line than one row"))?;
     Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROWS: &str = include_str!("../../../tests/report/rows.json");
+
+    /// A line is taken or refused, whatever stands in it.
+    fn read(line: &str) -> bool {
+        Rows::default().line(line, "rows.json:1").is_ok()
+    }
+
+    #[test]
+    fn half_a_row_is_none() {
+        for line in ROWS.lines() {
+            assert!(read(line), "{line}");
+            for end in (0..line.len()).filter(|end| line.is_char_boundary(*end)) {
+                assert!(!read(&line[..end]), "{}", &line[..end]);
+            }
+        }
+    }
+
+    /// Numbers, words and brackets in each other's places: no row may end anything but itself.
+    #[test]
+    fn no_row_is_a_panic() {
+        let strange = [
+            "0",
+            "-1",
+            "1e308",
+            "1e-308",
+            "null",
+            "true",
+            "[]",
+            "{}",
+            "\"\"",
+            "\"\\u0000\"",
+            "[1,[2,[3]]]",
+            "18446744073709551616",
+        ];
+        let mut refused = 0;
+        for line in ROWS.lines() {
+            let row: serde_json::Value = serde_json::from_str(line).unwrap();
+            for name in row.as_object().unwrap().keys() {
+                for value in strange {
+                    let mut other = row.clone();
+                    other[name] = serde_json::from_str(value).unwrap();
+                    refused += usize::from(!read(&other.to_string()));
+                }
+            }
+        }
+        assert!(refused > 1000, "{refused}");
+    }
 }

@@ -179,7 +179,8 @@ fn goal(of: LineOf, line: &BTreeMap<Size, &Row>) -> Option<Goal> {
     let (name, at_least, aim) = match of.case {
         Case::Fdb | Case::Vteps | Case::Routes => {
             let bound = |wanted| Bound::at_most(wanted, Unit::Share, slope(line));
-            let name = format!("scale, cost over the number of {}: dearest by cheapest, less 1", of.case.name());
+            let name =
+                format!("scale, cost over the number of {}: dearest by cheapest, less 1", of.case.name());
             (name, bound(0.20), Some(bound(0.05)))
         }
         Case::Workers | Case::WorkersDpdk => {
@@ -209,7 +210,8 @@ pub(crate) fn section(rows: &[Row]) -> Section {
     for row in rows {
         points.entry(row.line).or_default().insert(row.size, row);
     }
-    let mut table = Table::new(["of", "way", "how many", "cycles a packet", "of that", "Mpps", "by the first"]);
+    let mut table =
+        Table::new(["of", "way", "how many", "cycles a packet", "of that", "Mpps", "by the first"]);
     for (of, line) in &points {
         let first = line.values().next().map_or(1.0, |row| row.mpps);
         for (size, row) in line {
@@ -243,16 +245,20 @@ pub(crate) fn section(rows: &[Row]) -> Section {
     }
     section.goals.extend(points.iter().filter_map(|(of, line)| goal(*of, line)));
 
-    let series: Vec<Line> = points.iter().filter(|(of, _)| of.case.drawn()).map(|(of, line)| Line {
-        name: format!("{}, {}", of.case.name(), of.way.name()),
-        points: line
-            .iter()
-            .filter_map(|(size, row)| match size {
-                Size::Count(number) => Some((*number as f64, row.cycles.value)),
-                Size::New => None,
-            })
-            .collect(),
-    }).collect();
+    let series: Vec<Line> = points
+        .iter()
+        .filter(|(of, _)| of.case.drawn())
+        .map(|(of, line)| Line {
+            name: format!("{}, {}", of.case.name(), of.way.name()),
+            points: line
+                .iter()
+                .filter_map(|(size, row)| match size {
+                    Size::Count(number) => Some((*number as f64, row.cycles.value)),
+                    Size::New => None,
+                })
+                .collect(),
+        })
+        .collect();
     if !series.is_empty() {
         section.plot(Plot::lines(
             "scale".into(),

@@ -66,15 +66,14 @@ pub(crate) fn section(rows: &[Row]) -> Section {
         Subject::ALL.into_iter().filter(|subject| rows.iter().any(|row| row.subject == *subject)).collect();
     let mut head = vec!["frame".to_string(), "flows".into()];
     head.extend(subjects.iter().map(|subject| subject.name().into()));
-    head.extend(
-        ["by ovs-dpdk", "at least", "reached", "by testpmd-io", "aim", "reached"].map(String::from),
-    );
+    head.extend(["by ovs-dpdk", "at least", "reached", "by testpmd-io", "aim", "reached"].map(String::from));
     let mut table = Table::new(head);
     let mut panels: Vec<Panel> = Vec::new();
     for (frame, flows) in points {
         let row = |subject| found.get(&(frame, flows, subject));
         let mut cells = vec![frame.to_string(), count(flows)];
-        cells.extend(subjects.iter().map(|&subject| row(subject).map_or("–".into(), |row| median(&row.mpps))));
+        cells
+            .extend(subjects.iter().map(|&subject| row(subject).map_or("–".into(), |row| median(&row.mpps))));
         let weft = row(Subject::Weft);
         let by = |peer| Some(weft?.mpps.value / row(peer)?.mpps.value);
         let bound = |peer: Subject, wanted| Bound::at_least(wanted, Unit::Times(peer.name()), by(peer));
@@ -89,7 +88,7 @@ pub(crate) fn section(rows: &[Row]) -> Section {
             section.goals.push(Goal { line: "vhost, bridge".into(), at_least, aim });
         }
         let bars = subjects.iter().map(|&subject| row(subject).map(|row| Bar::of(&row.mpps))).collect();
-        let (title, group) = (format!("frames of {frame}"), Group { label: short(flows), bars });
+        let (title, group) = (frame.frames(), Group { label: short(flows), bars });
         match panels.iter_mut().find(|panel| panel.title == title) {
             Some(panel) => panel.groups.push(group),
             None => panels.push(Panel { title, groups: vec![group] }),
