@@ -9,6 +9,7 @@ from run import LabError
 
 MAGIC = 0xA1B2C3D4  # microseconds, in the byte order of this machine
 OUTER = 50  # Ethernet, IPv4, UDP, VXLAN
+ANY_PORT = 0xC000
 
 
 class WrongBytes(LabError):
@@ -110,7 +111,7 @@ class Plan:
         length = len(inner) + 16
         ip = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + length, 0, 0, 64, 17, 0,
                          IPv4Address(self.here["ip"]).packed, IPv4Address(peer["ip"]).packed)  # fmt: skip
-        udp = struct.pack("!HHHH", 0, self.said["vxlan_port"], length, 0)
+        udp = struct.pack("!HHHH", ANY_PORT, self.said["vxlan_port"], length, 0)
         return mac(peer["uplink_mac"]) + mac(self.here["uplink_mac"]) + b"\x08\0" + ipv4(ip) + udp + vxlan + inner
 
 
