@@ -9,14 +9,22 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use weft_perf::fixed::{FixedPool, Frames, Sink, Source};
+use weft_perf::fixed::{FixedBuf, FixedPool, Frames, Sink, Source};
 use weft_perf::lane::Lane;
 use weft_perf::scene::{FrameSize, Scene, Sizes, Way};
+use weft_switch::apply::{Applier, Outcome};
+use weft_switch::classify::{Ingress, LastHits, classify, classify_tunnel};
+use weft_switch::counters::WorkerCounters;
+use weft_switch::drop_reason::DropReason;
+use weft_switch::event::Events;
+use weft_switch::limits::Buckets;
 use weft_switch::packet::{BufPool, PacketBuf};
 use weft_switch::parse::{parse, parse_tunnel};
 use weft_switch::port::{BURST, Burst, RxQueue, TxCaps, TxQueue};
+use weft_switch::questions::Questions;
+use weft_switch::stations::Stations;
 use weft_switch::tables::{KeyHasher, NextHop, Routes};
-use weft_switch::types::{MacAddr, Vni};
+use weft_switch::types::{MacAddr, PortId, Vni};
 use weft_switch::wire::checksum::Sum;
 
 /// A frame of the shortest length, and one that nearly fills the link.
@@ -156,5 +164,85 @@ fn lookup(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, pipeline, reading, hashing, lookup);
+/// Keeps the packet, to be used again.
+#[derive(Default)]
+struct Keep(Option<FixedBuf>);
+
+impl Outcome<FixedPool> for Keep {
+    fn send(&mut self, _: &mut FixedPool, _: PortId, packet: FixedBuf) {
+        self.0 = Some(packet);
+    }
+    fn drop(&mut self, reason: DropReason) {
+        panic!("dropped: {reason:?}");
+    }
+    fn drop_copy(&mut self, _: PortId, reason: DropReason) {
+        panic!("dropped: {reason:?}");
+    }
+    fn consume(&mut self) {
+        panic!("consumed");
+    }
+    fn originate(&mut self, _: usize) {
+        panic!("originated");
+    }
+}
+
+/// Puts the frame into the packet again, whatever headers it has or lacks.
+fn renew(packet: &mut FixedBuf, frame: &[u8]) {
+    let len = packet.len();
+    match frame.len().checked_sub(len) {
+        Some(more) => drop(packet.prepend(more)),
+        None => drop(packet.trim_front(len - frame.len())),
+    }
+    packet.head_mut().copy_from_slice(frame);
+}
+
+/// Carrying a way's action out on one packet, each time on the frame as it came in: "copy" is the share of putting that there.
+fn applying(c: &mut Criterion) {
+    let (tables, stations, counters) = (scene().tables().unwrap(), Stations::default(), WorkerCounters::default());
+    let (events, mut questions, mut buckets) = (Events::default(), Questions::default(), Buckets::default());
+    let (mut ident, mut pool) = (0, FixedPool::new(8));
+    let mut group = c.benchmark_group("apply");
+    for way in [Way::Bridge, Way::Route, Way::Encap, Way::Decap] {
+        let frame = scene().frames(way, 1, FrameSize::MIN).next().unwrap();
+        let mut packet = pool.alloc(frame.len()).unwrap();
+        renew(&mut packet, &frame);
+        group.bench_function(BenchmarkId::new("copy", frame.len()), |b| {
+            b.iter(|| renew(black_box(&mut packet), black_box(&frame)));
+        });
+        let id = Scene::source(way).unwrap();
+        let ingress = Ingress { id, port: tables.ports.get(id).unwrap(), stations: &stations, now: 0 };
+        let mut last = LastHits::default();
+        let (parsed, outer, action) = if way.is_tunnelled() {
+            let (parsed, outer) = parse_tunnel(&packet, &tables).unwrap();
+            let action = classify_tunnel(&tables, &mut last, &ingress, packet.head(), &parsed, &outer, None);
+            (parsed, Some(outer), action)
+        } else {
+            let parsed = parse(&frame, frame.len(), 0).unwrap();
+            (parsed, None, classify(&tables, &mut last, &ingress, packet.head(), &parsed, None))
+        };
+        let mut keep = Keep(Some(packet));
+        let mut applier = Applier {
+            tables: &tables,
+            pool: &mut pool,
+            ident: &mut ident,
+            from: id,
+            now: 0,
+            buckets: &mut buckets,
+            questions: &mut questions,
+            counters: &counters,
+            events: &events,
+        };
+        group.bench_function(way.name(), |b| {
+            b.iter(|| {
+                let mut packet = keep.0.take().unwrap();
+                renew(&mut packet, black_box(&frame));
+                applier.apply(packet, &parsed, outer.as_ref(), action, &mut keep);
+            });
+        });
+        assert!(keep.0.is_some());
+    }
+    group.finish();
+}
+
+criterion_group!(benches, pipeline, reading, hashing, lookup, applying);
 criterion_main!(benches);
