@@ -36,7 +36,7 @@ class Testpmd:
             words += ["--vdev", vdev]
         # Without commands to wait for it ends at once, unless it has statistics to print.
         begin = ["--interactive"] if waits else ["--auto-start", "--stats-period", 3600]
-        words += ["--", f"--forward-mode={forward}", *begin, "--no-mlockall", "--mbcache=512",
+        words += ["--", f"--forward-mode={forward}", *begin, "--no-flush-rx", "--no-mlockall", "--mbcache=512",
                   f"--total-num-mbufs={held + SPARE_MBUFS}", *options]  # fmt: skip
         self.log = f"testpmd-{name}.log"
         (run.dir / self.log).unlink(missing_ok=True)
