@@ -25,7 +25,7 @@ class Ovs:
 
     def __init__(self, run, netns, name, core, mains, huge=True, settings=()):
         self.run, self.netns, self.dir = run, netns, run.dir / name
-        self.mains, self.processes = ",".join(map(str, mains)), []
+        self.mains, self.processes, self.bridges = ",".join(map(str, mains)), [], []
         self.dir.mkdir()
         self.db = f"unix:{self.dir}/db.sock"
         memory = "--in-memory" if huge else f"--no-huge -m {MEMORY_MIB}"
@@ -91,6 +91,7 @@ class Ovs:
         return answer["result"]
 
     def bridge(self, name, mac=None):
+        self.bridges.append(name)
         hwaddr = [f'other_config:hwaddr="{mac}"'] if mac else []
         self.vsctl("--may-exist", "add-br", name, "--", "set", "Bridge", name, "datapath_type=netdev", "fail_mode=secure", *hwaddr)
 
@@ -117,5 +118,8 @@ class Ovs:
     def end(self):
         for process in reversed(self.processes):
             end(process)
+        # Its interfaces stay when it is ended like this.
+        for name in ("ovs-netdev", *self.bridges):
+            call("ip", "-n", self.netns, "link", "delete", name, check=False)
 
 

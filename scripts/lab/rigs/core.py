@@ -303,6 +303,8 @@ class OvsDpdk:
         here = plan["local_vtep"]
         ovs.bridge(self.UNDERLAY, here["uplink_mac"])
         ip = lambda *words: call("ip", "-n", self.bench.netns, *words)
+        # Or the kernel would ask for routers there.
+        call("ip", "netns", "exec", self.bench.netns, "sysctl", "-qw", f"net.ipv6.conf.{self.UNDERLAY}.disable_ipv6=1")
         ip("address", "add", f"{here['ip']}/16", "dev", self.UNDERLAY)
         ip("link", "set", self.UNDERLAY, "up")
         ovs.port(self.SEGMENT, "tunnel", self.TUNNEL, "vxlan", remote_ip="flow", key="flow", local_ip=here["ip"], dst_port=plan["vxlan_port"])
