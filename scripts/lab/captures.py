@@ -25,6 +25,8 @@ def size(frames):
 def read(path):
     """The frames of a capture. What is cut off at its end is left out: whoever wrote it was stopped."""
     data, at, frames = Path(path).read_bytes(), 24, []
+    if not data:
+        return frames  # opened, and nothing came
     if len(data) < at or struct.unpack_from("=I", data)[0] not in (MAGIC, MAGIC_NS):
         raise LabError(f"{path} is no capture of this machine")
     while at + 16 <= len(data):

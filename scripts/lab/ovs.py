@@ -28,10 +28,11 @@ class Ovs:
         self.mains, self.processes, self.bridges = ",".join(map(str, mains)), [], []
         self.dir.mkdir()
         self.db = f"unix:{self.dir}/db.sock"
-        memory = "--in-memory" if huge else f"--no-huge -m {MEMORY_MIB}"
+        # --in-memory it adds by itself, but for legacy memory; that and ordinary pages don't go together.
+        memory = "" if huge else f" --no-huge -m {MEMORY_MIB} --legacy-mem"
         config = {
             "dpdk-init": "true", "pmd-cpu-mask": f"{1 << core:#x}",
-            "dpdk-extra": f"--no-pci --file-prefix={run.name}-{name} {memory}",
+            "dpdk-extra": f"--no-pci --file-prefix={run.name}-{name}{memory}",
         } | ({"dpdk-socket-mem": MEMORY_MIB} if huge else {}) | dict(settings)  # fmt: skip
         try:
             call("ovsdb-tool", "create", self.dir / "conf.db", SCHEMA)
