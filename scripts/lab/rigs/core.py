@@ -9,6 +9,7 @@ subjects, and who is who in it comes from `weft-rig plan`.
 import contextlib
 import json
 import shutil
+import subprocess
 import time
 from dataclasses import dataclass
 
@@ -151,9 +152,9 @@ class Bench:
         longest = max(map(len, captures.read(path)))
         return -(-longest // 64) * 64
 
-    def reserve(self, held):
+    def reserve(self, held, room=None):
         """Huge pages, for all subjects or for none."""
-        self.huge = machine.reserve(self.run, max(memory_mib(held), MEMORY_MIB) * 5 // 4)
+        self.huge = machine.reserve(self.run, max(memory_mib(held, room), MEMORY_MIB) * 5 // 4)
 
     def cycles(self, mpps):
         return self.tsc_hz / (mpps * 1e6)
@@ -203,9 +204,7 @@ class Floor:
 
     def start(self, source, sink, held, room=None):
         bench = self.bench
-        options = [f"--mbuf-size={128 + room}"] if room else []
-        return testpmd(bench.run, bench.netns, "switch", bench.core, bench.mains, [source, sink], self.mode, held, bench.huge,
-                       options=options)  # fmt: skip
+        return testpmd(bench.run, bench.netns, "switch", bench.core, bench.mains, [source, sink], self.mode, held, bench.huge, room)
 
     def measure(self, cell, path, held, room):
         with self.start(f"net_pcap0,rx_pcap={path},infinite_rx=1", "net_null0,no-rx=1", held, room) as running:
@@ -238,8 +237,8 @@ class Weft:
         child = bench.run.spawn(bench.netns, "taskset", "-c", mains, BIN / "weft-rig", *words, log=log.name)
         try:
             child.wait(timeout=bench.options.seconds + 90)
-        except Exception as e:
-            raise LabError(f"weft-rig: {e}") from e
+        except subprocess.TimeoutExpired:
+            raise LabError("weft-rig does not end") from None
         finally:
             end(child)
         said = log.read_text(errors="replace").strip().splitlines()
@@ -397,7 +396,7 @@ def rows_of(bench, cell, subjects, progress, earlier):
     """All rounds of a cell: a row for each subject."""
     path = bench.capture(cell)
     held, room = len(captures.read(path)), bench.room(cell, path)
-    bench.reserve(held)
+    bench.reserve(held, room)
     busy = busy_pct(usable_cores(), 0.5)
     warn_if_busy(busy)
 
