@@ -198,7 +198,8 @@ fn renew(packet: &mut FixedBuf, frame: &[u8]) {
 
 /// Carrying a way's action out on one packet, each time on the frame as it came in: "copy" is the share of putting that there.
 fn applying(c: &mut Criterion) {
-    let (tables, stations, counters) = (scene().tables().unwrap(), Stations::default(), WorkerCounters::default());
+    let (tables, stations, counters) =
+        (scene().tables().unwrap(), Stations::default(), WorkerCounters::default());
     let (events, mut questions, mut buckets) = (Events::default(), Questions::default(), Buckets::default());
     let (mut ident, mut pool) = (0, FixedPool::new(8));
     let mut group = c.benchmark_group("apply");

@@ -48,7 +48,9 @@ fn macs(c: &mut Criterion, eal: &Eal) {
             });
         });
         group.bench_function(BenchmarkId::new("weft", count), |b| {
-            b.iter(|| keys().iter().filter(|key| black_box(tables.fdb.get(&MacAddr(**key))).is_some()).count());
+            b.iter(|| {
+                keys().iter().filter(|key| black_box(tables.fdb.get(&MacAddr(**key))).is_some()).count()
+            });
         });
         group.bench_function(BenchmarkId::new("rte_hash", count), |b| {
             b.iter(|| keys().iter().filter(|key| black_box(dpdk.get(key)).is_some()).count());
@@ -69,7 +71,8 @@ fn routes(c: &mut Criterion, eal: &Eal) {
     group.throughput(Throughput::Elements(BURST as u64));
     let mut numbers = Numbers(1);
     for count in [100, 5000] {
-        let (mut weft, mut dpdk) = (Routes::default(), Fib::new(eal, &format!("routes-{count}"), 8192).unwrap());
+        let (mut weft, mut dpdk) =
+            (Routes::default(), Fib::new(eal, &format!("routes-{count}"), 8192).unwrap());
         for number in 0..count {
             weft.insert(Ipv4Addr::from_bits(address(number)), 24, NextHop::Vtep(number));
             dpdk.insert(address(number) & !0xff, 24, number).unwrap();

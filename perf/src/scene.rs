@@ -371,7 +371,8 @@ impl Scene {
         let Sizes { pods, vteps, routes, macs, .. } = self.sizes;
         let pod = |number| json!({ "mac": station_mac(number).to_string(), "ip": pod_ip(0, number) });
         let vtep = |node| {
-            let subnets = (node..=routes).step_by(vteps as usize).map(|number| format!("{}/24", subnet(number)));
+            let subnets =
+                (node..=routes).step_by(vteps as usize).map(|number| format!("{}/24", subnet(number)));
             json!({
                 "mac": vtep_mac(node).to_string(),
                 "ip": node_ip(node),

@@ -200,7 +200,8 @@ fn frames_are_of_those_in_the_plan() {
                 Way::Route => assert!(said.macs.1 == gateway && pods.contains_key(&said.ips.1)),
                 Way::Encap => {
                     let to = net(said.ips.1);
-                    let has = |vtep: &&Value| vtep["subnets"].as_array().unwrap().contains(&to.as_str().into());
+                    let has =
+                        |vtep: &&Value| vtep["subnets"].as_array().unwrap().contains(&to.as_str().into());
                     assert!(said.macs.1 == gateway && vteps.values().filter(has).count() == 1);
                 }
                 Way::Decap | Way::DecapValid | Way::Merge => {

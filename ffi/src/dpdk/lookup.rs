@@ -35,7 +35,9 @@ impl MacHash {
     /// Adds an address, or replaces its number.
     pub fn insert(&mut self, mac: &[u8; 6], value: usize) -> Result<(), String> {
         // SAFETY: the table is live and only used here; six bytes are read, and `value` is kept, not pointed to.
-        check(unsafe { sys::rte_hash_add_key_data(self.raw.as_ptr(), mac.as_ptr().cast(), value as *mut c_void) })
+        check(unsafe {
+            sys::rte_hash_add_key_data(self.raw.as_ptr(), mac.as_ptr().cast(), value as *mut c_void)
+        })
     }
 
     /// The number of an address.

@@ -161,8 +161,8 @@ fn points(what: What, args: &ScaleArgs) -> Result<()> {
     // The first round warms up.
     for number in 0..=args.rounds {
         for point in &mut points {
-            let cycles = round(&mut point.run, point.packets);
-            let floor = round(&mut point.floor, point.packets);
+            let cycles = round(&mut *point.run, point.packets);
+            let floor = round(&mut *point.floor, point.packets);
             if number > 0 {
                 point.cycles.push(cycles);
                 point.floor_cycles.push(floor);
@@ -260,7 +260,9 @@ fn together<T: Send, F: FnMut() -> usize>(
                     let pinned = machine::pin(*core);
                     let mut run = make(one);
                     // Fills the caches.
-                    (0..1000).for_each(|_| drop(run()));
+                    for _ in 0..1000 {
+                        run();
+                    }
                     barrier.wait();
                     let (begin, mut done) = (tsc(), 0);
                     while tsc() - begin < cycles {
