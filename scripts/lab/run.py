@@ -94,13 +94,13 @@ class Run:
         call("ip", "-n", name, "link", "set", "lo", "up")
         return name
 
-    def spawn(self, netns, *command, log):
+    def spawn(self, netns, *command, log, stdin=subprocess.DEVNULL):
         """Starts a process in a namespace, in a session of its own, so that Ctrl-C reaches it only through us."""
         environment = os.environ | {"RUNTIME_DIRECTORY": str(self.dir), "LC_ALL": "C"}
         with open(self.dir / log, "ab") as out:
             child = subprocess.Popen(
                 ["ip", "netns", "exec", netns, *map(str, command)],
-                stdin=subprocess.DEVNULL,
+                stdin=stdin,
                 stdout=out,
                 stderr=out,
                 start_new_session=True,
