@@ -1,4 +1,4 @@
-"""Tests of `scripts/bench pods`: what becomes of samples, which arguments are refused, and short runs of all of it.
+"""Tests of `scripts/bench`: what becomes of samples, which arguments are refused, and short runs of all of it.
 
 Runs with the programs in WEFT_BIN. Needs root.
 """
@@ -13,11 +13,15 @@ import unittest
 from pathlib import Path
 from unittest import mock
 
-import bench
+import captures
+import rig
+import run
 from cases import CASES, KERNEL, WEFT
 from gauges import OFFLOADS
-from run import call
+from rigs import core, pods, vhost
+from run import LabError, call
 
+RIGS = {"core": core, "pods": pods, "vhost": vhost}
 CASE = {case.name: case for case in CASES}
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -25,7 +29,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def rows(name, weft, kernel, variant=None):
     """The rows of samples that were never measured."""
     samples = {variant: {subject: taken for subject, taken in ((WEFT, weft), (KERNEL, kernel)) if taken}}
-    return list(bench.rows_of(CASE[name], samples, {"uplink": "socket"}))
+    return list(pods.rows_of(CASE[name], samples, {"uplink": "socket"}))
 
 
 def common(**figures):
@@ -71,9 +75,9 @@ class Rows(unittest.TestCase):
 
     def test_the_table_says_when_rounds_are_few(self):
         sample = [common(gbps=10.0, loss=0.0)]
-        self.assertIn("aim (1 round)", bench.table(rows("tcp1-cross", sample, sample)))
-        self.assertIn("aim (2 rounds)", bench.table(rows("tcp1-cross", sample * 2, sample * 2)))
-        self.assertNotIn("round", bench.table(rows("tcp1-cross", sample * 3, sample * 3)))
+        self.assertIn("aim (1 round)", pods.table(rows("tcp1-cross", sample, sample)))
+        self.assertIn("aim (2 rounds)", pods.table(rows("tcp1-cross", sample * 2, sample * 2)))
+        self.assertNotIn("round", pods.table(rows("tcp1-cross", sample * 3, sample * 3)))
 
 
 class Arguments(unittest.TestCase):
@@ -88,36 +92,142 @@ class Arguments(unittest.TestCase):
         ):
             with self.subTest(words), contextlib.redirect_stderr(io.StringIO()) as err:
                 with self.assertRaises(SystemExit) as ended:
-                    bench.arguments(words.split())
+                    pods.arguments(words.split())
                 self.assertEqual(ended.exception.code, 2)
                 self.assertIn(said, err.getvalue())
 
     def test_what_means_something_is_not(self):
-        options = bench.arguments("idle --cores 0,1/2,3 --ends 0/1 --set dataplane.idle=poll".split())
-        self.assertEqual([case.name for case in options.cases], ["idle"])
+        options = pods.arguments("idle --cores 0,1/2,3 --ends 0/1 --set dataplane.idle=poll".split())
+        self.assertEqual(options.cases, ["idle"])
         self.assertEqual(options.set, [("dataplane", "idle", "poll")])
 
 
+class Core(unittest.TestCase):
+    """What becomes of samples of the core rig."""
+
+    def judged(self, flows, mpps, earlier=(), frame="64", case="bridge"):
+        medians = {subject: {"mpps": rate} for subject, rate in mpps.items()}
+        return core.judged(core.Cell(case, flows, frame), medians, list(earlier))
+
+    def test_at_least_by_ovs_and_aim_by_io(self):
+        found = self.judged(1000, {"testpmd-io": 50.0, "ovs-dpdk": 18.0, "weft": 27.0})
+        self.assertEqual(found["ratio"], {"testpmd-io": 0.54, "ovs-dpdk": 1.5})
+        self.assertEqual((found["met_at_least"], found["met_aim"]), (True, False))
+        self.assertEqual((found["at_least_of"], found["aim_of"]), ("ovs-dpdk", "testpmd-io"))
+        found = self.judged(1000, {"testpmd-io": 50.0, "ovs-dpdk": 18.1, "weft": 27.0})
+        self.assertFalse(found["met_at_least"])
+
+    def test_a_million_flows_are_compared_with_a_thousand(self):
+        row = {"case": "bridge", "flows": 1000, "frame": "64", "subject": "weft", "ratio": {"testpmd-io": 0.5}}
+        for weft, at_least, aim in ((24.0, True, True), (20.0, True, False), (19.9, False, False)):
+            found = self.judged(1_000_000, {"testpmd-io": 50.0, "weft": weft}, [row])
+            self.assertEqual((found["met_at_least"], found["met_aim"]), (at_least, aim), weft)
+        # Without that row nothing is known, and nothing is said to be reached.
+        self.assertNotIn("met_at_least", self.judged(1_000_000, {"testpmd-io": 50.0, "weft": 25.0}))
+
+    def test_only_the_shortest_frames_are_judged(self):
+        found = self.judged(1000, {"testpmd-io": 50.0, "ovs-dpdk": 20.0, "weft": 21.0}, frame="imix")
+        self.assertEqual(set(found), {"ratio"})
+
+    def test_who_forwards_less_than_came_in_has_no_rate(self):
+        subject = mock.Mock()
+        bench = mock.Mock(subjects={"weft": subject}, cycles=lambda mpps: 1 / mpps)
+        for packets, counts in ((0, False), (998_000, False), (999_500, True)):
+            subject.measure.return_value = {"packets": packets, "received": 1_000_000, "seconds": 1.0}
+            with contextlib.nullcontext() if counts else self.assertRaises(LabError):
+                sample = core.take(bench, core.Cell("bridge", 1, "64"), "weft", None, 1, None)
+        self.assertEqual(sample["mpps"], 0.9995)
+
+    def test_who_takes_part(self):
+        for case, flows, subjects in (
+            ("bridge", 1000, core.SUBJECTS),
+            ("encap", 1000, ("testpmd-io", "ovs-dpdk", "weft")),
+            ("route", 1_000_000, ("testpmd-io", "weft")),
+        ):
+            self.assertEqual(core.Cell(case, flows, "64").subjects(core.SUBJECTS), list(subjects))
+
+
+class Frames(unittest.TestCase):
+    """The check of bytes finds what is wrong."""
+
+    PLAN = captures.Plan({
+        "vni": 1, "vxlan_port": 8472, "gateway": {"mac": "0a:58:0a:f4:00:01"},
+        "local_vtep": {"mac": "02:0f:00:00:00:00", "ip": "172.16.0.1", "uplink_mac": "02:0a:00:00:00:00"},
+        "others": [{"mac": "02:00:00:00:00:01", "ip": "10.244.0.3"}],
+        "vteps": [{"mac": "02:0f:00:00:00:01", "ip": "172.16.0.2", "uplink_mac": "02:0a:00:00:00:01", "subnets": ["10.244.1.0/24"]}],
+    })  # fmt: skip
+
+    def frame(self, dst="10.244.0.3"):
+        return captures.udp_frame("02:00:00:00:00:00", "0a:58:0a:f4:00:01", "10.244.0.2", dst, (1024, 5000), 60)
+
+    def changed(self, frame, at):
+        return frame[:at] + bytes([frame[at] ^ 1]) + frame[at + 1 :]
+
+    def test_a_routed_frame(self):
+        out = self.PLAN.comes_out("route", self.frame())
+        self.assertEqual(out[:12].hex(":"), "02:00:00:00:00:01:0a:58:0a:f4:00:01")
+        self.assertEqual((out[22], captures.checksum(out[14:34])), (63, 0))
+        captures.compare("it", [out], [out])
+        for at in range(len(out)):
+            with self.assertRaises(captures.WrongBytes, msg=at):
+                captures.compare("it", [out], [self.changed(out, at)])
+        for got in ([], [out, out]):
+            with self.assertRaises(captures.WrongBytes):
+                captures.compare("it", [out], got)
+
+    def test_a_tunnel_packet(self):
+        out = self.PLAN.comes_out("encap", self.frame("10.244.1.5"))
+        free = out[:18] + b"\x12\x34\x40" + out[21:34] + b"\xc0\x01" + out[36:]
+        free = free[:14] + captures.ipv4(free[14:34]) + free[34:]
+        wanted = captures.any_tunnel(out)
+        self.assertEqual(captures.any_tunnel(free), wanted, "source port, identification and DF are the sender's")
+        for at in (*range(18), *range(22, 34), *range(36, len(free))):
+            try:
+                same = captures.any_tunnel(self.changed(free, at)) == wanted
+            except captures.WrongBytes:
+                same = False
+            self.assertFalse(same, at)
+
+    def test_a_decapsulated_packet_is_the_routed_inner_one(self):
+        inner = self.frame()
+        self.assertEqual(self.PLAN.comes_out("decap", bytes(50) + inner), self.PLAN.comes_out("route", inner))
+
+
+class Leftovers(unittest.TestCase):
+    def test_huge_pages_are_given_back_but_none_of_others(self):
+        for before, asked, now, left in ((0, 100, 100, 0), (50, 100, 150, 50), (50, 100, 80, 50), (50, 100, 50, 50), (50, 100, 20, 20)):
+            with tempfile.TemporaryDirectory() as folder:
+                pages, note = Path(folder) / "pages", Path(folder) / "note"
+                pages.write_text(str(now))
+                note.write_text(f"{before} {asked}")
+                with mock.patch.object(run, "HUGE_PAGES", pages):
+                    run.give_back_huge_pages(note)
+                self.assertEqual((int(pages.read_text()), note.exists()), (left, False))
+
+
 class Runs(unittest.TestCase):
-    def run_bench(self, *words):
-        """A run in this process: its exit code, what it said, and its rows."""
+    def run_bench(self, name, *words):
+        """A run of a rig in this process: its exit code, what it said, and its rows."""
         before = {number: signal.getsignal(number) for number in SIGNALS}
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()) as out, \
                 contextlib.redirect_stderr(io.StringIO()) as err:  # fmt: skip
             path = Path(folder) / "rows.json"
             words = [*words, "--rounds", "1", "--seconds", "1", "--json", str(path)]
             try:
-                with mock.patch.object(sys, "argv", ["bench.py", *words]):
-                    code = bench.main(Path(folder))
+                code = rig.main(name, RIGS[name], Path(folder), words)
             finally:
                 for number, handler in before.items():
                     signal.signal(number, handler)
             self.assertEqual(list(Path(folder).glob("*.new")), [], err.getvalue())
             written = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        if written:
+            head = written.pop(0)
+            self.assertEqual(head["rig"], name)
+            self.assertGreater(head["machine"]["tsc_hz"], 0)
         return code, out.getvalue() + err.getvalue(), written
 
     def test_one_case(self):
-        code, said, written = self.run_bench("tcp1-cross")
+        code, said, written = self.run_bench("pods", "tcp1-cross")
         self.assertEqual(code, 0, said)
         self.assertEqual([row["subject"] for row in written], [WEFT, KERNEL], said)
         for row in written:
@@ -127,20 +237,39 @@ class Runs(unittest.TestCase):
         self.assertEqual(sum(written[1]["weftd_cpu_s"].values()), 0, "weftd runs while the kernel is measured")
         self.assertIn("(1 round)", said)
 
+    def test_core(self):
+        pages = run.HUGE_PAGES.read_text()
+        code, said, written = self.run_bench("core", "bridge", "--quick", "--subjects", "testpmd-io,weft", "--flows", "100")
+        self.assertEqual(code, 0, said)
+        self.assertEqual([row["subject"] for row in written], ["testpmd-io", "weft"], said)
+        for row in written:
+            self.assertGreater(row["mpps"], 0, row)
+            self.assertEqual((row["case"], row["flows"], row["frame"], row["frames_checked"]), ("bridge", 100, "64", 1000))
+            self.assertGreaterEqual(row["delivered"], core.LEAST_FORWARDED * row["received"])
+        self.assertIn("testpmd-io", written[1]["ratio"])
+        self.assertEqual(run.HUGE_PAGES.read_text(), pages)
+        self.assertEqual(list(run.RUN_DIR.glob("weft-demo-*")), [])
+
+    def test_core_finds_a_switch_that_writes_something_else(self):
+        with mock.patch.object(captures.Plan, "comes_out", lambda _plan, _case, frame: frame[:-1] + b"!"):
+            code, said, written = self.run_bench("core", "bridge", "--subjects", "weft", "--flows", "1")
+        self.assertEqual((code, written), (1, []), said)
+        self.assertIn("1000 are others", said)
+
     def test_offloads_that_are_off_stop_it(self):
-        assemble = bench.lab.assemble
+        assemble = pods.lab.assemble
 
         def assemble_and_turn_off(run, nodes):
             assemble(run, nodes)
             call("ip", "netns", "exec", nodes[-1].pods[0].netns, "/usr/bin/python3", "-B", OFFLOADS, "eth0")
 
-        with mock.patch.object(bench.lab, "assemble", assemble_and_turn_off):
-            code, said, written = self.run_bench("tcp1-cross")
+        with mock.patch.object(pods.lab, "assemble", assemble_and_turn_off):
+            code, said, written = self.run_bench("pods", "tcp1-cross")
         self.assertEqual((code, written), (1, []), said)
         self.assertIn("k21 eth0: tx-checksumming", said)
 
     def test_an_uplink_that_is_not_in_force_stops_it(self):
-        answer = bench.lab.WeftNode.json
+        answer = pods.lab.WeftNode.json
 
         def another(node, *words):
             answered = answer(node, *words)
@@ -148,8 +277,8 @@ class Runs(unittest.TestCase):
                 answered["uplink"]["kind"] = "another"
             return answered
 
-        with mock.patch.object(bench.lab.WeftNode, "json", another):
-            code, said, written = self.run_bench("tcp1-cross")
+        with mock.patch.object(pods.lab.WeftNode, "json", another):
+            code, said, written = self.run_bench("pods", "tcp1-cross")
         self.assertEqual((code, written), (1, []), said)
         self.assertIn("w2: the uplink is another in place of socket", said)
 
