@@ -233,8 +233,8 @@ fn the_receiver_sees_each_wrong_by_its_name() {
     let (_, report) = read(&sent, "--flows 7 --frame 200 --seed 8");
     assert_eq!(counts(&report), [0, 0, 0, 0, total, 0], "another run's packets are not this one's");
 
-    // Two are lost, of two flows; three come twice; one is overtaken by the next of its flow; two are damaged, which are
-    // lost too; one is somebody else's.
+    // Two are lost and two damaged, which are lost too: of three flows together. Three come twice, one is overtaken by the
+    // next of its flow, and one is somebody else's.
     let spoilt = folder.path().join("spoilt.pcap");
     let records = &mut capture.records;
     records[40][16 + 100] ^= 0x10;
@@ -254,7 +254,7 @@ fn the_receiver_sees_each_wrong_by_its_name() {
     let (code, report) = read(&spoilt, "--flows 7 --frame 200 --seed 9");
     assert_eq!(code, 3, "something was corrupted");
     assert_eq!(counts(&report), [total - 4, 4, 3, 1, 2, 1]);
-    assert_eq!(count(&report, "flows_with_loss"), 4);
+    assert_eq!(count(&report, "flows_with_loss"), 3);
 }
 
 #[test]
@@ -369,7 +369,7 @@ fn wrong_options_are_refused_with_what_to_do() {
         ("run", "--port"),
         ("run --port net_ring0 --rate fast", "1.5M"),
         ("run --port net_ring0 --rate 50%", "--line-rate"),
-        ("run --port net_ring0 --rate -5", "--rate"),
+        ("run --port net_ring0 --rate=-5", "--rate"),
         ("run --port net_ring0 --frame 63", "64 to 9216"),
         ("run --port net_ring0 --frame imax", "imix"),
         ("run --port net_ring0 --flows 0", "--flows"),

@@ -102,6 +102,8 @@ struct Source {
     flows: Flows,
     next_size: usize,
     arp_owed: f64,
+    /// The pair that asks next: flows keep their order, whatever is asked in between.
+    next_asker: usize,
     longest: usize,
     /// Packets of each flow.
     sent_of: Box<[u32]>,
@@ -135,6 +137,7 @@ impl Engine {
             mix,
             next_size: 0,
             arp_owed: 0.0,
+            next_asker: 0,
             longest: traffic.longest().max(ARP),
             sent_of: vec![0; traffic.flows as usize].into(),
             pending: Burst::new(),
@@ -299,17 +302,18 @@ impl Source {
         let count = pool.alloc_burst(self.longest, count.min(BATCH as usize), &mut self.pending);
         for packet in self.pending.iter_mut().take(count) {
             self.arp_owed += self.mix.arp;
-            let flow = self.flows.next();
-            let (pair, src, dst) = self.traffic.flow(flow);
             if self.arp_owed >= 1.0 {
                 self.arp_owed -= 1.0;
                 packet.truncate(ARP);
                 if let Some(bytes) = packet.head_mut().first_chunk_mut() {
-                    fill_arp(bytes, &self.traffic.pairs[pair]);
+                    fill_arp(bytes, &self.traffic.pairs[self.next_asker]);
                 }
+                self.next_asker = (self.next_asker + 1) % self.traffic.pairs.len();
                 self.pending_flows.push(None);
                 continue;
             }
+            let flow = self.flows.next();
+            let (pair, src, dst) = self.traffic.flow(flow);
             let size = usize::from(self.mix.sizes[self.next_size]);
             self.next_size = if self.next_size + 1 == self.mix.sizes.len() { 0 } else { self.next_size + 1 };
             let template = &self.templates[pair * self.traffic.sizes.len() + size];
