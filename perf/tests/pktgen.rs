@@ -143,8 +143,8 @@ fn what_never_arrives_is_lost() {
 
 #[test]
 fn frames_of_others_are_told_from_ours() {
-    // It delivers frames of zeros without end.
-    let report = run("--port net_null0,size=64 --rate 1k --seconds 0.05 --settle 0.05");
+    // It delivers fresh buffers without end: zeros, as long as nothing else was in them.
+    let report = run("--port net_null0,size=64 --receive-only --seconds 0.05");
     assert!(count(&report, "other") > 0);
     assert_eq!((count(&report, "received"), count(&report, "corrupted")), (0, 0));
 }
