@@ -132,12 +132,12 @@ fn bars_are_as_many_as_rows() {
 fn lines_are_as_many_as_tables_that_grow() {
     let (folder, output) = report(&[&data("rows.json")]);
     assert!(output.status.success(), "{}", said(&output));
-    let svg = fs::read_to_string(folder.path().join("plots/scale.svg")).unwrap();
-    let points: usize = shapes(&svg, "circle", "fill").values().sum();
-    assert_eq!(points, 4 + 3 + 3 + 3 + 2 + 2);
-    assert_eq!(shapes(&svg, "circle", "fill").len(), 6);
-    let lines = shapes(&svg, "polyline", "stroke-width");
-    assert_eq!(lines.get("2"), Some(&6), "{lines:?}");
+    for (name, lines, points) in [("scale-flows", 2, 4 + 3), ("scale-tables", 4, 3 + 3 + 2 + 2)] {
+        let svg = fs::read_to_string(folder.path().join(format!("plots/{name}.svg"))).unwrap();
+        let circles = shapes(&svg, "circle", "fill");
+        assert_eq!((circles.len(), circles.values().sum::<usize>()), (lines, points), "{name}");
+        assert_eq!(shapes(&svg, "polyline", "stroke-width").get("2"), Some(&lines), "{name}");
+    }
 }
 
 #[test]
@@ -151,7 +151,7 @@ fn what_was_not_measured_is_said() {
     assert!(output.status.success(), "{}", said(&output));
     let text = fs::read_to_string(folder.path().join("RESULTS.md")).unwrap();
     assert!(text.contains("\nNot measured in this run: vhost, scale, latency, reconf, pods.\n"), "{text}");
-    assert!(!text.contains("## scale") && !folder.path().join("plots/scale.svg").exists());
+    assert!(!text.contains("## scale") && !folder.path().join("plots/scale-flows.svg").exists());
 }
 
 /// Rows of several files are one report.

@@ -248,7 +248,7 @@ class Report(unittest.TestCase):
         rows = latency.rows_of({subject: [sample] * 3 for subject in latency.SUBJECTS}, 1000, "64")
         text, plots = self.report(*({"rig": "latency"} | row for row in rows))
         self.assertIn("## latency", text)
-        self.assertEqual(plots, {"latency.svg", "latency.png"})
+        self.assertEqual(plots, {"latency-64-1000.svg", "latency-64-1000.png"})
 
     def test_reconf(self):
         sample = dict.fromkeys(("load_mpps", "p50_us", "p99_us", "max_us", "mpps", "gap_us", "longest_gap_ms", "own_pause_ms"), 1.0)

@@ -168,7 +168,8 @@ struct WrittenTunnel {
 
 /// Reads the pairs of a file.
 pub(crate) fn read(path: &Path) -> Result<Vec<Pair>> {
-    let text = fs::read_to_string(path).with_context(|| format!("cannot read the plan {}", path.display()))?;
+    let text =
+        fs::read_to_string(path).with_context(|| format!("cannot read the plan {}", path.display()))?;
     parse(&text).with_context(|| format!("the plan {} is wrong", path.display()))
 }
 

@@ -123,7 +123,7 @@ pub(crate) fn section(rows: &[Row]) -> Section {
     let subjects: Vec<Subject> =
         Subject::ALL.into_iter().filter(|subject| rows.iter().any(|row| row.subject == *subject)).collect();
     let cases: BTreeSet<_> = rows.iter().map(|row| (row.case.clone(), row.frame, row.flows)).collect();
-    for (number_of, (case, frame, flows)) in cases.into_iter().enumerate() {
+    for (case, frame, flows) in cases {
         let mut panels: Vec<Panel> = Vec::new();
         let mut by_load: BTreeMap<u64, Vec<&Row>> = BTreeMap::new();
         for &row in &sorted {
@@ -142,9 +142,8 @@ pub(crate) fn section(rows: &[Row]) -> Section {
             let title = format!("{} % of the rate without loss", number(f64::from_bits(load)));
             panels.push(Panel { title, groups: groups.collect() });
         }
-        let name = if number_of == 0 { "latency".into() } else { format!("latency-{}", number_of + 1) };
         section.plot(Plot::bars(
-            name,
+            format!("latency-{}-{flows}", frame.word()),
             format!("Latency, {case}, {}, {} flows", frame.frames(), count(flows)),
             Bars {
                 y: "µs".into(),

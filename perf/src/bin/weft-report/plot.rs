@@ -23,7 +23,7 @@ const SIZE: (u32, u32) = (1200, 480);
 /// More than that nobody could tell apart.
 const MOST_PANELS: usize = 8;
 const MOST_GROUPS: usize = 120;
-const MOST_SERIES: usize = 24;
+const MOST_SERIES: usize = PALETTE.len();
 const FONT: &str = "sans-serif";
 const TEXT: u32 = 15;
 const TITLE: u32 = 19;

@@ -167,6 +167,14 @@ pub(crate) fn section(rows: &[Row]) -> Section {
             }
         }
     }
+    let judged: Vec<_> = rows.iter().filter_map(|row| row.wanted).collect();
+    let reached = |bound: usize| judged.iter().filter(|wanted| wanted[bound].1).count();
+    section.say(&format!(
+        "Of {} cases {} reach what they must at least, and {} what is aimed at.",
+        judged.len(),
+        reached(0),
+        reached(1)
+    ));
     section.say(&table.to_markdown());
     if !groups.is_empty() {
         section.plot(Plot::bars(

@@ -49,9 +49,9 @@ impl Case {
         matches!(self, Self::Fdb | Self::Vteps | Self::Routes)
     }
 
-    /// What has a line in the plot.
-    fn drawn(self) -> bool {
-        matches!(self, Self::Flows | Self::Fdb | Self::Vteps | Self::Routes | Self::Pods)
+    /// The tables: what is flat, and ports.
+    fn table(self) -> bool {
+        self.flat() || self == Self::Pods
     }
 }
 
@@ -245,26 +245,32 @@ pub(crate) fn section(rows: &[Row]) -> Section {
     }
     section.goals.extend(points.iter().filter_map(|(of, line)| goal(*of, line)));
 
-    let series: Vec<Line> = points
-        .iter()
-        .filter(|(of, _)| of.case.drawn())
-        .map(|(of, line)| Line {
-            name: format!("{}, {}", of.case.name(), of.way.name()),
-            points: line
-                .iter()
-                .filter_map(|(size, row)| match size {
-                    Size::Count(number) => Some((*number as f64, row.cycles.value)),
-                    Size::New => None,
-                })
-                .collect(),
-        })
-        .collect();
-    if !series.is_empty() {
-        section.plot(Plot::lines(
-            "scale".into(),
-            "Cycles a packet by number of flows and size of tables".into(),
-            Lines { x: "how many".into(), y: "TSC cycles a packet".into(), series },
-        ));
+    let line = |(of, line): (&LineOf, &BTreeMap<Size, &Row>)| Line {
+        name: format!("{}, {}", of.case.name(), of.way.name()),
+        points: line
+            .iter()
+            .filter_map(|(size, row)| match size {
+                Size::Count(number) => Some((*number as f64, row.cycles.value)),
+                Size::New => None,
+            })
+            .collect(),
+    };
+    type Drawn = fn(Case) -> bool;
+    let plots: [(&str, &str, &str, Drawn); 2] = [
+        ("scale-flows", "Cycles a packet by number of flows", "flows", |case| case == Case::Flows),
+        (
+            "scale-tables",
+            "Cycles a packet by size of tables, with as many flows at every size",
+            "entries",
+            Case::table,
+        ),
+    ];
+    for (name, title, x, drawn) in plots {
+        let series: Vec<Line> = points.iter().filter(|(of, _)| drawn(of.case)).map(line).collect();
+        if !series.is_empty() {
+            let lines = Lines { x: x.into(), y: "TSC cycles a packet".into(), series };
+            section.plot(Plot::lines(name.into(), title.into(), lines));
+        }
     }
     section
 }
