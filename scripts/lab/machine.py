@@ -48,9 +48,10 @@ def versions():
     """Of weft, by its commit, and of Debian's packages that take part."""
     here = Path(__file__).parent
     said = lambda *words: call("git", "-c", "safe.directory=*", "-C", here, *words, check=False).stdout.strip()
+    found = {}
     with contextlib.suppress(LabError):
-        commit = said("rev-parse", "--short=12", "HEAD")
-        found = {"weft": commit + ("-changed" if said("status", "--porcelain", "--untracked-files=no") else "")} if commit else {}
+        if commit := said("rev-parse", "--short=12", "HEAD"):
+            found["weft"] = commit + ("-changed" if said("status", "--porcelain", "--untracked-files=no") else "")
     for name, package in (("dpdk", "librte-eal23"), ("ovs", OVS_DPDK)):
         if version := installed(package):
             found[name] = version

@@ -25,13 +25,14 @@ class Ovs:
 
     def __init__(self, run, netns, name, core, mains, huge=True, settings=()):
         self.run, self.netns, self.dir = run, netns, run.dir / name
-        self.mains, self.processes = ",".join(map(str, mains)), []
+        self.mains, self.processes, self.bridges = ",".join(map(str, mains)), [], []
         self.dir.mkdir()
         self.db = f"unix:{self.dir}/db.sock"
-        memory = "--in-memory" if huge else f"--no-huge -m {MEMORY_MIB}"
+        # --in-memory it adds by itself, but for legacy memory; that and ordinary pages don't go together.
+        memory = "" if huge else f" --no-huge -m {MEMORY_MIB} --legacy-mem"
         config = {
             "dpdk-init": "true", "pmd-cpu-mask": f"{1 << core:#x}",
-            "dpdk-extra": f"--no-pci --file-prefix={run.name}-{name} {memory}",
+            "dpdk-extra": f"--no-pci --file-prefix={run.name}-{name}{memory}",
         } | ({"dpdk-socket-mem": MEMORY_MIB} if huge else {}) | dict(settings)  # fmt: skip
         try:
             call("ovsdb-tool", "create", self.dir / "conf.db", SCHEMA)
@@ -91,6 +92,7 @@ class Ovs:
         return answer["result"]
 
     def bridge(self, name, mac=None):
+        self.bridges.append(name)
         hwaddr = [f'other_config:hwaddr="{mac}"'] if mac else []
         self.vsctl("--may-exist", "add-br", name, "--", "set", "Bridge", name, "datapath_type=netdev", "fail_mode=secure", *hwaddr)
 
@@ -117,5 +119,8 @@ class Ovs:
     def end(self):
         for process in reversed(self.processes):
             end(process)
+        # Its interfaces stay when it is ended like this.
+        for name in ("ovs-netdev", *self.bridges):
+            call("ip", "-n", self.netns, "link", "delete", name, check=False)
 
 

@@ -8,36 +8,37 @@ import subprocess
 from checks import end
 from run import Hopeless, LabError, wait_for
 
-# An mbuf of 2,176 bytes with its header, the pool's own words and padding; measured by what testpmd needs at least.
-MBUF_BYTES = 2560
+HEADROOM = 128
+# Bytes of a buffer behind its headroom, if nothing else is asked for; and what it has beside: its header, the pool's words
+# and padding.
+ROOM, BESIDE = 2048, 384
 OWN_MIB = 96
 # For rings and caches, beside what a source holds.
 SPARE_MBUFS = 16384
 
 
-def memory_mib(held):
-    """What it needs if a source holds so many frames."""
-    return (held + SPARE_MBUFS) * MBUF_BYTES // 2**20 + OWN_MIB
+def memory_mib(held, room=None):
+    """What it needs if a source holds so many frames, in buffers of that room."""
+    return (held + SPARE_MBUFS) * (HEADROOM + (room or ROOM) + BESIDE) // 2**20 + OWN_MIB
 
 
 class Testpmd:
     """A testpmd that forwards between its ports on one core; its other threads are on `mains`. Its sources hold so many
     frames. It begins at once, or if it `waits` when it is told to."""
 
-    def __init__(self, run, netns, name, core, mains, vdevs, forward="io", held=0, huge=True, more=(), options=(), waits=False):
+    def __init__(self, run, netns, name, core, mains, vdevs, forward="io", held=0, huge=True, room=None, more=(), waits=False):
         self.run, self.name = run, f"{run.name}-{name}"
         mains = ",".join(map(str, mains))
-        memory = memory_mib(held)
         words = [
-            "taskset", "-c", mains, "stdbuf", "-oL", "dpdk-testpmd", "--no-pci", "--file-prefix", self.name, "-m", memory,
+            "taskset", "-c", mains, "stdbuf", "-oL", "dpdk-testpmd", "--no-pci", "--file-prefix", self.name, "-m", memory_mib(held, room),
             "--lcores", f"0@({mains}),1@{core}", *(["--in-memory"] if huge else ["--no-huge"]), *more,
         ]  # fmt: skip
         for vdev in vdevs:
             words += ["--vdev", vdev]
         # Without commands to wait for it ends at once, unless it has statistics to print.
         begin = ["--interactive"] if waits else ["--auto-start", "--stats-period", 3600]
-        words += ["--", f"--forward-mode={forward}", *begin, "--no-mlockall", "--mbcache=512",
-                  f"--total-num-mbufs={held + SPARE_MBUFS}", *options]  # fmt: skip
+        words += ["--", f"--forward-mode={forward}", *begin, "--no-flush-rx", "--no-mlockall", "--mbcache=512",
+                  f"--total-num-mbufs={held + SPARE_MBUFS}", f"--mbuf-size={HEADROOM + (room or ROOM)}"]  # fmt: skip
         self.log = f"testpmd-{name}.log"
         (run.dir / self.log).unlink(missing_ok=True)
         self.waits, self.telemetry = waits, None

@@ -9,6 +9,7 @@ subjects, and who is who in it comes from `weft-rig plan`.
 import contextlib
 import json
 import shutil
+import subprocess
 import time
 from dataclasses import dataclass
 
@@ -151,9 +152,9 @@ class Bench:
         longest = max(map(len, captures.read(path)))
         return -(-longest // 64) * 64
 
-    def reserve(self, held):
+    def reserve(self, held, room=None):
         """Huge pages, for all subjects or for none."""
-        self.huge = machine.reserve(self.run, max(memory_mib(held), MEMORY_MIB) * 5 // 4)
+        self.huge = machine.reserve(self.run, max(memory_mib(held, room), MEMORY_MIB) * 5 // 4)
 
     def cycles(self, mpps):
         return self.tsc_hz / (mpps * 1e6)
@@ -172,15 +173,16 @@ class Bench:
         frames = captures.read(path)
         self.reserve(len(frames))
         wanted, got = self.subjects[subject].forwarded(case, path, frames)
-        captures.compare(f"{case}, {subject}", wanted, got)
+        captures.compare(f"{case}, {subject}", wanted, got, self.subjects[subject].TIMES)
         return len(frames)
 
-    def came_out(self, wanted):
-        """The frames in the sink, once all that must be there are, or after a while."""
-        sink = self.run.dir / "sink.pcap"
-        with contextlib.suppress(LabError):
-            wait_for("the frames", lambda: sink.exists() and sink.stat().st_size >= captures.size(wanted), timeout=5)
-        time.sleep(0.2)  # for what must not come
+    def came_out(self):
+        """The frames in the sink, once no more come."""
+        sink, size = self.run.dir / "sink.pcap", 0
+        wait_for("a frame to come out", lambda: sink.exists() and sink.stat().st_size, timeout=5)
+        while sink.stat().st_size > size:
+            size = sink.stat().st_size
+            time.sleep(0.5)
         return captures.read(sink)
 
     def fresh_sink(self):
@@ -195,14 +197,14 @@ class Bench:
 class Floor:
     """testpmd between source and sink: `io` touches nothing, `mac` writes the MAC addresses."""
 
+    TIMES = 1
+
     def __init__(self, bench, mode):
         self.bench, self.mode = bench, mode
 
     def start(self, source, sink, held, room=None):
         bench = self.bench
-        options = [f"--mbuf-size={128 + room}"] if room else []
-        return testpmd(bench.run, bench.netns, "switch", bench.core, bench.mains, [source, sink], self.mode, held, bench.huge,
-                       options=options)  # fmt: skip
+        return testpmd(bench.run, bench.netns, "switch", bench.core, bench.mains, [source, sink], self.mode, held, bench.huge, room)
 
     def measure(self, cell, path, held, room):
         with self.start(f"net_pcap0,rx_pcap={path},infinite_rx=1", "net_null0,no-rx=1", held, room) as running:
@@ -210,7 +212,7 @@ class Floor:
 
     def forwarded(self, case, path, frames):
         with self.start(f"net_pcap0,rx_pcap={path}", f"net_pcap1,{self.bench.fresh_sink()}", len(frames)) as running:
-            got = self.bench.came_out(frames)
+            got = self.bench.came_out()
             own = captures.mac(running.mac(1))
         if self.mode == "io":
             return frames, got
@@ -220,6 +222,8 @@ class Floor:
 
 class Weft:
     """weft's worker, by `weft-rig core`."""
+
+    TIMES = 1
 
     def __init__(self, bench):
         self.bench = bench
@@ -233,8 +237,8 @@ class Weft:
         child = bench.run.spawn(bench.netns, "taskset", "-c", mains, BIN / "weft-rig", *words, log=log.name)
         try:
             child.wait(timeout=bench.options.seconds + 90)
-        except Exception as e:
-            raise LabError(f"weft-rig: {e}") from e
+        except subprocess.TimeoutExpired:
+            raise LabError("weft-rig does not end") from None
         finally:
             end(child)
         said = log.read_text(errors="replace").strip().splitlines()
@@ -264,6 +268,8 @@ class Weft:
 class OvsDpdk:
     """Open vSwitch, told to do what the node of the scene does."""
 
+    # How often a frame is sent that must come out: what comes while a port is being added is lost.
+    TIMES = 50
     UNDERLAY, SEGMENT = "br-uplink", "br-pods"
     SOURCE, SINK, TUNNEL = 1, 2, 3
 
@@ -296,6 +302,8 @@ class OvsDpdk:
         here = plan["local_vtep"]
         ovs.bridge(self.UNDERLAY, here["uplink_mac"])
         ip = lambda *words: call("ip", "-n", self.bench.netns, *words)
+        # Or the kernel would ask for routers there.
+        call("ip", "netns", "exec", self.bench.netns, "sysctl", "-qw", f"net.ipv6.conf.{self.UNDERLAY}.disable_ipv6=1")
         ip("address", "add", f"{here['ip']}/16", "dev", self.UNDERLAY)
         ip("link", "set", self.UNDERLAY, "up")
         ovs.port(self.SEGMENT, "tunnel", self.TUNNEL, "vxlan", remote_ip="flow", key="flow", local_ip=here["ip"], dst_port=plan["vxlan_port"])
@@ -345,9 +353,10 @@ class OvsDpdk:
 
     def forwarded(self, case, path, frames):
         bench = self.bench
+        captures.write(path, frames * self.TIMES)
         wanted = bench.tunnels(case, [bench.plan.comes_out(case, frame) for frame in frames])
         with self.running(case, f"net_pcap0,rx_pcap={path}", f"net_pcap1,{bench.fresh_sink()}"):
-            return wanted, bench.tunnels(case, bench.came_out(wanted))
+            return wanted, bench.tunnels(case, bench.came_out())
 
 
 def take(bench, cell, subject, path, held, room):
@@ -387,7 +396,7 @@ def rows_of(bench, cell, subjects, progress, earlier):
     """All rounds of a cell: a row for each subject."""
     path = bench.capture(cell)
     held, room = len(captures.read(path)), bench.room(cell, path)
-    bench.reserve(held)
+    bench.reserve(held, room)
     busy = busy_pct(usable_cores(), 0.5)
     warn_if_busy(busy)
 

@@ -28,6 +28,8 @@ SUBJECTS = (IO, OVS, WEFT)
 FLOWS, SOME = (1, 1000, 100_000), 1000
 AT_LEAST, AIM = 1.5, 0.8  # of OVS-DPDK's rate, and of testpmd io's
 WARM_UP_SECONDS = 1.0
+# From a connected guest to one whose rings are polled.
+SETTLE_SECONDS = 1.0
 QUEUE = 1024  # descriptors of a ring
 # Less than a ring holds, so that nothing is lost while the switch begins.
 CHECKED_FLOWS = 200
@@ -76,6 +78,7 @@ class Bench:
         self.tsc_hz = machine.tsc_hz()
         self.netns = run.netns("peers")
         self.sockets = [run.dir / f"guest{index}.sock" for index in range(2)]
+        # Contexts in which one runs; each gives a function that says whether it has both guests.
         self.switches = {IO: self.testpmd, OVS: self.ovs, WEFT: self.weft}
         self.huge, self.checked = True, {}
 
@@ -99,8 +102,8 @@ class Bench:
     @contextlib.contextmanager
     def testpmd(self):
         vdevs = [f"net_vhost{index},iface={path},queues=1,client=1" for index, path in enumerate(self.sockets)]
-        with testpmd(self.run, self.netns, "switch", self.core, self.mains, vdevs, "io", 0, self.huge):
-            yield
+        with testpmd(self.run, self.netns, "switch", self.core, self.mains, vdevs, "io", 0, self.huge) as switch:
+            yield lambda: all(switch.ask(f"/ethdev/link_status,{port}")["status"] == "UP" for port in range(2))
 
     @contextlib.contextmanager
     def ovs(self):
@@ -113,7 +116,7 @@ class Bench:
             for index, (mac, _) in enumerate(PODS):
                 ovs.port("br-pods", f"pod{index}", index + 1, "dpdkvhostuserclient", vhost_server_path=self.sockets[index])
                 ovs.ask("fdb/add", "br-pods", f"pod{index}", 0, mac)
-            yield
+            yield lambda: all(ovs.vsctl("get", "Interface", f"pod{index}", "link_state") == "up" for index in range(2))
         finally:
             ovs.end()
 
@@ -154,7 +157,8 @@ class Bench:
 
         try:
             wait_for("weftd to be ready", ready, timeout=30)
-            yield
+            listed = lambda: json.loads(call(BIN / "weft", "--socket", folder / "weft.sock", "pod", "list", "-o", "json").stdout)["pods"]
+            yield lambda: [pod["state"] for pod in listed()] == ["up", "up"]
         finally:
             end(weftd)
 
@@ -197,8 +201,9 @@ class Bench:
             (self.run.dir / f"came{index}.pcap").unlink(missing_ok=True)
             sources.append(f"rx_pcap={path},tx_pcap={self.run.dir}/came{index}.pcap")
         wanted = [frames_of(1 - receiver, CHECKED_FLOWS) for receiver in range(2)]
-        with self.switches[subject](), self.guest(sources, CHECKED_FLOWS, waits=True) as guest:
-            time.sleep(1.0)  # until the switch has both rings
+        with self.switches[subject]() as is_ready, self.guest(sources, CHECKED_FLOWS, waits=True) as guest:
+            wait_for(f"{subject} to have both guests", is_ready, timeout=20)
+            time.sleep(SETTLE_SECONDS)
             guest.start()
             came = [self.run.dir / f"came{index}.pcap" for index in range(2)]
             with contextlib.suppress(LabError):
