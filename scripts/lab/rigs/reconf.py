@@ -40,7 +40,9 @@ NODES, MORE_NODES, PUBLISHED_A_SECOND = 100, 1000, 100
 # Of these the change must not have cost one, nor have come too late to cost any.
 LOAD_PCT = 50
 FLOWS, FRAME = 1000, "64"
-PORTS_MIB = 96
+# From a connected guest to one whose rings are polled, and a little more; then what is left of it is waited for.
+WARM_UP_SECONDS, SETTLE_SECONDS = 1.5, 0.3
+LEAST_SECONDS = 2
 
 
 def arguments(words=None):
@@ -52,6 +54,7 @@ def arguments(words=None):
     made.add_argument("--rate-mpps", type=float, metavar="N", help="the rate without loss, where it is known (default: it is looked for)")
     options = parsed(made, words, NAMES)
     options.subjects = [WEFT]
+    options.seconds = max(options.seconds, LEAST_SECONDS)
     if not 2 <= options.nodes <= 4000:
         made.error("--nodes: 2 to 4000")
     return options
@@ -222,15 +225,16 @@ class Bench(vhost.Bench):
         """One run at a rate while `change(node, end)` has its time; what the generator saw, and how many snapshots a second
         there were."""
         seconds = self.options.seconds
-        with self.traffic("run", "--rate", rate, "--seconds", seconds) as running:
+        waits = ("--warm-up", WARM_UP_SECONDS, "--settle", SETTLE_SECONDS)
+        with self.traffic("run", "--rate", rate, "--seconds", seconds, *waits) as running:
             before = node.received()
             wait_for("traffic", lambda: running.ended() or node.received() > before + 1000, timeout=60, every=0.01)
-            begin, generation = time.monotonic(), node.generation()
+            begin = time.monotonic()
             # In the middle of the run, with time on both sides of it.
-            time.sleep(seconds * 0.2)
-            spent = node.control_seconds()
-            change(node, begin + seconds * 0.8)
-            took = time.monotonic() - begin - seconds * 0.2
+            time.sleep(WARM_UP_SECONDS + SETTLE_SECONDS + seconds * 0.15)
+            generation, spent, changing = node.generation(), node.control_seconds(), time.monotonic()
+            change(node, begin + WARM_UP_SECONDS + seconds * 0.85)
+            took = time.monotonic() - changing
             published, spent = node.generation() - generation, node.control_seconds() - spent
             if running.ended():
                 raise LabError("the change was not over before the run was")
@@ -310,7 +314,7 @@ def measure(run, options, rows):
 
 def rate_without_loss(bench):
     """With nothing changing, in packets a second."""
-    with bench.node(), bench.traffic("throughput", "--seconds", 1, "--resolution", 5, "--tries", 3, "--warm-up", 0.3) as running:
+    with bench.node(), bench.traffic("throughput", "--seconds", 1, "--resolution", 5, "--tries", 3, "--warm-up", WARM_UP_SECONDS) as running:
         rate = running.answer(timeout=180)["zero_loss_pps"]
     if rate is None:
         raise LabError("weft lost packets at every rate, with nothing changing")

@@ -159,7 +159,7 @@ impl Bench {
             drop(engine);
         };
         let thread = thread::Builder::new().name("pktgen".to_owned()).spawn(work).context("no thread to send from")?;
-        let mut bench = Self {
+        Ok(Self {
             trials: Some(trials),
             tallies,
             live,
@@ -171,11 +171,15 @@ impl Bench {
             receives,
             next: 0,
             ports,
-        };
-        if sends && !common.warm_up.is_zero() {
-            bench.ask("warming up", Trial { number: WARM_UP, ..bench.trial(None, common.warm_up) })?;
+        })
+    }
+
+    /// Sends for a while without counting.
+    fn warm_up(&mut self, pps: Option<f64>, lasts: Duration) -> Result<()> {
+        if self.sends && !lasts.is_zero() {
+            self.ask("warming up", Trial { number: WARM_UP, ..self.trial(pps, lasts) })?;
         }
-        Ok(bench)
+        Ok(())
     }
 
     fn trial(&self, pps: Option<f64>, lasts: Duration) -> Trial {
@@ -253,6 +257,7 @@ fn run(args: &RunArgs, traffic: Arc<Traffic>, output: Output) -> Result<ExitCode
     let flows = traffic.flows;
     let mut bench = Bench::open(&args.common, traffic, !args.receive_only, !args.send_only)?;
     let memory = bench.ports.memory();
+    bench.warm_up(pps, args.common.warm_up)?;
     let report = bench.run("running", pps, args.seconds)?;
     let drivers = bench.close();
     match output {
@@ -288,6 +293,7 @@ fn throughput(args: &ThroughputArgs, traffic: Arc<Traffic>, output: Output) -> R
     let flows = traffic.flows;
     let mut bench = Bench::open(&args.common, traffic, true, true)?;
     let memory = bench.ports.memory();
+    bench.warm_up(most, args.common.warm_up)?;
     let mut report =
         ThroughputReport { zero_loss_pps: None, at_zero_loss: None, flood: None, at: Vec::new(), trials: Vec::new() };
     let most = match most {
