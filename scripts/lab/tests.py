@@ -24,7 +24,7 @@ from nodes import BIN
 from rigs import core, latency, pods, reconf, scale, vhost
 from run import LabError, call
 
-RIGS = {"core": core, "pods": pods, "scale": scale, "vhost": vhost}
+RIGS = {"core": core, "latency": latency, "pods": pods, "reconf": reconf, "scale": scale, "vhost": vhost}
 CASE = {case.name: case for case in CASES}
 EXAMPLE = Path(__file__).parents[2] / "perf/tests/report/rows.json"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -149,6 +149,46 @@ class Core(unittest.TestCase):
             ("route", 1_000_000, ("testpmd-io", "weft")),
         ):
             self.assertEqual(core.Cell(case, flows, "64").subjects(core.SUBJECTS), list(subjects))
+
+
+class Latency(unittest.TestCase):
+    def test_a_row_for_each_load_with_what_all_rounds_lost(self):
+        at = lambda us, lost: {"mpps": 1.0, "lost": lost, "own_pause_us": 1.0, "p50_us": us, "p99_us": us * 2, "p999_us": us * 3, "max_us": us * 4}
+        taken = [{"zero_loss_mpps": n, "flood_mpps": 2 * n} | {load: at(us, lost) for load in latency.LOADS}
+                 for n, us, lost in ((2.0, 10.0, 0), (9.0, 50.0, 4), (3.0, 30.0, 3))]  # fmt: skip
+        found = list(latency.rows_of({WEFT: taken}, 1000, "64"))
+        self.assertEqual([row["load_pct"] for row in found], [10, 50, 90])
+        row = found[1]
+        self.assertEqual((row["p50_us"], row["p99_us"], row["max_us"], row["zero_loss_mpps"]), (30.0, 60.0, 120.0, 3.0))
+        self.assertEqual((row["lost"], row["rounds"]["lost"], row["rounds"]["p50_us"]), (7, [0, 4, 3], [10.0, 50.0, 30.0]))
+        self.assertIn("p99.9", latency.table(found))
+
+
+class Reconf(unittest.TestCase):
+    def row(self, case, rates, lost=0):
+        names = ("gap_us", "longest_gap_ms", "own_pause_ms", "max_us", "snapshots_a_second")
+        taken = [{"mpps": rate, "lost": lost} | dict.fromkeys(names, 1.0) for rate in rates]
+        return reconf.row_of(case, taken, 4.0, 5e6)
+
+    def test_one_lost_packet_is_too_many(self):
+        row = self.row("mtu", [2.0, 2.0, 2.0], lost=1)
+        self.assertEqual((row["lost"], row["met_at_least"]), (3, False))
+        self.assertTrue(self.row("mtu", [2.0])["met_at_least"])
+        self.assertNotIn("rate_ratio", row)
+
+    def test_the_rate_is_compared_with_that_of_unchanged_tables(self):
+        for rates, ratio, met in (((3.6, 9.0, 1.0), 0.9, True), ((3.5,), 0.875, False)):
+            row = self.row("snapshots", rates)
+            self.assertEqual((row["static_mpps"], row["rate_ratio"], row["met_at_least"]), (4.0, ratio, met))
+            self.assertIn(f"{ratio:.2f}", reconf.table([row]))
+        self.assertFalse(self.row("snapshots", [4.0], lost=1)["met_at_least"])
+
+    def test_what_means_nothing_is_refused(self):
+        for words, said in (("everything", "no such case"), ("--nodes 1", "2 to 4000")):
+            with self.subTest(words), contextlib.redirect_stderr(io.StringIO()) as err, self.assertRaises(SystemExit) as ended:
+                reconf.arguments(words.split())
+            self.assertEqual(ended.exception.code, 2)
+            self.assertIn(said, err.getvalue())
 
 
 class Frames(unittest.TestCase):
@@ -359,6 +399,16 @@ class Runs(unittest.TestCase):
             self.assertGreaterEqual(row["delivered"], core.LEAST_FORWARDED * row["received"])
         self.assertIn("testpmd-io", written[1]["ratio"])
         self.assertEqual(run.HUGE_PAGES.read_text(), pages)
+        self.assertEqual(list(run.RUN_DIR.glob("weft-demo-*")), [])
+
+    def test_reconf(self):
+        # At a rate that any machine carries: what is looked at is that traffic flows and each change comes into force.
+        code, said, written = self.run_bench("reconf", "--quick", "--seconds", "2", "--rate-mpps", "0.02")
+        self.assertEqual(code, 0, said)
+        self.assertEqual([row["case"] for row in written], list(reconf.NAMES), said)
+        for row in written:
+            self.assertGreater(row["mpps"], 0, row)
+            self.assertGreaterEqual(row["snapshots"], 0 if row["case"] == "static" else 1, row)
         self.assertEqual(list(run.RUN_DIR.glob("weft-demo-*")), [])
 
     def test_core_finds_a_switch_that_writes_something_else(self):

@@ -17,7 +17,7 @@ import socket
 import time
 
 from checks import end
-from gauges import busy_pct, usable_cores
+from gauges import busy_pct, thread_seconds, usable_cores
 from nodes import BIN
 from pktgen import PROGRAM, pktgen
 from rig import Progress, columns, in_turn, middle, parsed, parser, say, spread, warn_if_busy
@@ -40,7 +40,9 @@ NODES, MORE_NODES, PUBLISHED_A_SECOND = 100, 1000, 100
 # Of these the change must not have cost one, nor have come too late to cost any.
 LOAD_PCT = 50
 FLOWS, FRAME = 1000, "64"
-PORTS_MIB = 96
+# From a connected guest to one whose rings are polled, and a little more; then what is left of it is waited for.
+WARM_UP_SECONDS, SETTLE_SECONDS = 1.5, 0.3
+LEAST_SECONDS = 2
 
 
 def arguments(words=None):
@@ -49,8 +51,10 @@ def arguments(words=None):
     made = parser("reconf", f"Measures {WHAT}.", NAMES, epilog, seconds=4)
     made.add_argument("--a-second", type=float, default=PUBLISHED_A_SECOND, metavar="N", help=f"snapshots (default: {PUBLISHED_A_SECOND})")
     made.add_argument("--nodes", type=int, default=NODES, metavar="N", help=f"of the cluster (default: {NODES})")
+    made.add_argument("--rate-mpps", type=float, metavar="N", help="the rate without loss, where it is known (default: it is looked for)")
     options = parsed(made, words, NAMES)
     options.subjects = [WEFT]
+    options.seconds = max(options.seconds, LEAST_SECONDS)
     if not 2 <= options.nodes <= 4000:
         made.error("--nodes: 2 to 4000")
     return options
@@ -158,6 +162,10 @@ class Node:
     def generation(self):
         return self.ask("GET", "/v1/status")["generation"]
 
+    def control_seconds(self):
+        """CPU time of all threads but the workers, which poll."""
+        return sum(seconds for (_, name), seconds in thread_seconds(self.pid).items() if not name.startswith("weft-worker"))
+
     def received(self):
         return sum(port["rx_packets"] for port in self.ask("GET", "/v1/stats")["ports"] if port["kind"] == "vhost-user")
 
@@ -217,21 +225,23 @@ class Bench(vhost.Bench):
         """One run at a rate while `change(node, end)` has its time; what the generator saw, and how many snapshots a second
         there were."""
         seconds = self.options.seconds
-        with self.traffic("run", "--rate", rate, "--seconds", seconds) as running:
+        waits = ("--warm-up", WARM_UP_SECONDS, "--settle", SETTLE_SECONDS)
+        with self.traffic("run", "--rate", rate, "--seconds", seconds, *waits) as running:
             before = node.received()
             wait_for("traffic", lambda: running.ended() or node.received() > before + 1000, timeout=60, every=0.01)
-            begin, generation = time.monotonic(), node.generation()
+            begin = time.monotonic()
             # In the middle of the run, with time on both sides of it.
-            time.sleep(seconds * 0.2)
-            change(node, begin + seconds * 0.8)
-            took = time.monotonic() - begin - seconds * 0.2
-            published = node.generation() - generation
+            time.sleep(WARM_UP_SECONDS + SETTLE_SECONDS + seconds * 0.15)
+            generation, spent, changing = node.generation(), node.control_seconds(), time.monotonic()
+            change(node, begin + WARM_UP_SECONDS + seconds * 0.85)
+            took = time.monotonic() - changing
+            published, spent = node.generation() - generation, node.control_seconds() - spent
             if running.ended():
                 raise LabError("the change was not over before the run was")
             answer = running.answer(timeout=60 + seconds)
         if answer["corrupted"]:
             raise LabError(f"{answer['corrupted']} packets came out damaged")
-        return answer | {"snapshots": published, "snapshots_a_second": published / took if took else 0.0}
+        return answer | {"snapshots": published, "snapshots_a_second": published / took, "control_ms": 1e3 * spent / max(published, 1)}
 
 
 def nothing(_node, _end):
@@ -264,6 +274,7 @@ def measure_round(bench, case, rate):
             "gap_us": 1e3 * paced["longest_gap_ms"], "longest_gap_ms": paced["longest_gap_ms"], "own_pause_ms": paced["own_pause_ms"],
             "p50_us": paced["latency_us"]["p50"], "p99_us": paced["latency_us"]["p99"], "max_us": paced["latency_us"]["max"],
             "snapshots": paced["snapshots"], "snapshots_a_second": paced["snapshots_a_second"], "given_up": paced["given_up"],
+            **({"control_ms": paced["control_ms"]} if paced["snapshots"] else {}),
         }  # fmt: skip
         if case in (STATIC, SNAPSHOTS):
             # As much as it takes, for the time of the change alone.
@@ -285,11 +296,7 @@ def measure(run, options, rows):
     busy = busy_pct(usable_cores(), 0.5)
     warn_if_busy(busy)
     say(f"weftd's worker on core {bench.core}, {PROGRAM} on core {bench.guest_core}")
-    with bench.node() as node:
-        with bench.traffic("throughput", "--seconds", 1, "--resolution", 5, "--tries", 3, "--warm-up", 0.3) as running:
-            rate = running.answer(timeout=180)["zero_loss_pps"]
-    if rate is None:
-        raise LabError("weft lost packets at every rate, with nothing changing")
+    rate = options.rate_mpps * 1e6 if options.rate_mpps else rate_without_loss(bench)
     say(f"{rate / 1e6:.2f} Mpps without loss; changes are made at {LOAD_PCT} % of it")
 
     def one(case, number):
@@ -303,6 +310,15 @@ def measure(run, options, rows):
     for case, taken in samples.items():
         rows.add(row_of(case, taken, static, rate) | {"huge_pages": bench.huge, "background_pct": round(busy, 1)})
     return []
+
+
+def rate_without_loss(bench):
+    """With nothing changing, in packets a second."""
+    with bench.node(), bench.traffic("throughput", "--seconds", 1, "--resolution", 5, "--tries", 3, "--warm-up", WARM_UP_SECONDS) as running:
+        rate = running.answer(timeout=180)["zero_loss_pps"]
+    if rate is None:
+        raise LabError("weft lost packets at every rate, with nothing changing")
+    return rate
 
 
 def row_of(case, taken, static, rate):
@@ -322,9 +338,9 @@ def row_of(case, taken, static, rate):
 
 def table(rows):
     """The results for people."""
-    lines = [("case", "lost", "longest gap ms", "its own pause ms", "max µs", "snapshots/s", "Mpps", "by static", "reached")]
+    lines = [("case", "lost", "longest gap ms", "its own pause ms", "max µs", "snapshots/s", "CPU ms each", "Mpps", "by static", "reached")]
     for row in rows:
         ratio = f"{row['rate_ratio']:.2f}" if "rate_ratio" in row else ""
         lines.append((row["case"], f"{row['lost']:,}", f"{row['longest_gap_ms']:.2f}", f"{row['own_pause_ms']:.2f}", f"{row['max_us']:.0f}",
-                      f"{row['snapshots_a_second']:.0f}", f"{row['mpps']:.2f}", ratio, "yes" if row["met_at_least"] else "NO"))  # fmt: skip
+                      f"{row['snapshots_a_second']:.0f}", f"{row['control_ms']:.2f}" if "control_ms" in row else "", f"{row['mpps']:.2f}", ratio, "yes" if row["met_at_least"] else "NO"))  # fmt: skip
     return f"At {LOAD_PCT} % of the rate without loss; Mpps of static and snapshots are as much as weft takes\n" + columns(lines)
