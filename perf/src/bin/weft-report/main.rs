@@ -56,7 +56,7 @@ fn main() -> Result<()> {
     ensure!(!sections.is_empty(), "there is not one row in {}", listed(&cli.rows));
     plot::font()?;
     fs::create_dir_all(&cli.plots).with_context(|| format!("{}", cli.plots.display()))?;
-    for plot in sections.iter().flat_map(|(_, section)| section.plots()) {
+    for plot in sections.values().flat_map(Section::plots) {
         plot.write(&cli.plots)?;
     }
     let text = report(&cli, &rows, &sections);
