@@ -76,34 +76,58 @@ pub(crate) struct Goal {
     pub(crate) aim: Option<Bound>,
 }
 
-/// All that is asked for, a line each: of several cases the worst.
-pub(crate) fn summary(goals: &[Goal]) -> String {
-    let mut lines: Vec<(Goal, usize)> = Vec::new();
-    for goal in goals {
-        let worse = |a: Option<Bound>, b: Option<Bound>| a.zip(b).map(|(a, b)| a.worse(b)).or(a).or(b);
-        match lines.iter_mut().find(|(other, _)| other.line == goal.line) {
-            Some((other, cases)) => {
-                other.at_least = worse(other.at_least, goal.at_least);
-                other.aim = worse(other.aim, goal.aim);
-                *cases += 1;
-            }
-            None => lines.push((goal.clone(), 1)),
+/// What the cases of a line have found of one bound.
+#[derive(Debug, Default)]
+struct Worst {
+    bound: Option<Bound>,
+    /// Cases in which there was nothing to hold it against.
+    missing: usize,
+}
+
+impl Worst {
+    fn add(&mut self, bound: Option<Bound>) {
+        self.missing += usize::from(bound.is_some_and(|bound| bound.found.is_none()));
+        self.bound = self.bound.zip(bound).map(|(a, b)| a.worse(b)).or(self.bound).or(bound);
+    }
+
+    fn cells(&self) -> [String; 3] {
+        let Some(bound) = self.bound else { return ["–"; 3].map(String::from) };
+        let mut verdict = bound.verdict().to_string();
+        if bound.found.is_some() && self.missing > 0 {
+            verdict += &format!(", {} not measured", self.missing);
         }
+        [bound.wish(), bound.found.map_or("–".into(), |found| bound.unit.show(found)), verdict]
+    }
+}
+
+/// All that is asked for, a line each: of several cases the worst. `asked` is what there would be with everything measured, in order.
+pub(crate) fn summary(asked: &[Goal], goals: &[Goal]) -> String {
+    struct Line<'a> {
+        name: &'a str,
+        cases: usize,
+        bounds: [Worst; 2],
+    }
+    let mut lines: Vec<Line<'_>> = Vec::new();
+    for (goal, is_case) in asked.iter().map(|goal| (goal, false)).chain(goals.iter().map(|goal| (goal, true)))
+    {
+        let known = lines.iter().position(|line| line.name == goal.line);
+        let line = known.unwrap_or_else(|| {
+            lines.push(Line { name: &goal.line, cases: 0, bounds: Default::default() });
+            lines.len() - 1
+        });
+        for (worst, bound) in lines[line].bounds.iter_mut().zip([goal.at_least, goal.aim]) {
+            worst.add(bound);
+            if !is_case {
+                worst.missing = 0;
+            }
+        }
+        lines[line].cases += usize::from(is_case);
     }
     let mut table =
         Table::new(["what is asked for", "cases", "at least", "worst", "reached", "aim", "worst", "reached"]);
-    for (goal, cases) in lines {
-        let mut cells = vec![goal.line.clone(), cases.to_string()];
-        for bound in [goal.at_least, goal.aim] {
-            match bound {
-                Some(bound) => cells.extend([
-                    bound.wish(),
-                    bound.found.map_or("–".into(), |found| bound.unit.show(found)),
-                    bound.verdict().into(),
-                ]),
-                None => cells.extend(["–", "–", "–"].map(String::from)),
-            }
-        }
+    for line in lines {
+        let mut cells = vec![line.name.to_string(), line.cases.to_string()];
+        cells.extend(line.bounds.iter().flat_map(Worst::cells));
         table.line(cells);
     }
     table.to_markdown()
@@ -121,8 +145,8 @@ mod tests {
     #[test]
     fn of_several_cases_the_worst_counts() {
         for (less, values, worst) in [(false, [0.7, 0.4, 0.6], "40 %"), (true, [0.3, 0.6, 0.4], "60 %")] {
-            let goals: Vec<_> = values.map(|value| goal(Some(value), less)).to_vec();
-            let text = summary(&goals);
+            let goals = values.map(|value| goal(Some(value), less));
+            let text = summary(&[goal(None, less)], &goals);
             let sign = if less { "≤" } else { "≥" };
             assert!(
                 text.ends_with(&format!("| a | 3 | {sign} 50 % | {worst} | **no** | – | – | – |\n")),
@@ -133,8 +157,10 @@ mod tests {
 
     #[test]
     fn what_was_not_measured_is_not_reached() {
-        assert!(summary(&[goal(None, false)]).contains("| – | not measured |"));
-        assert!(summary(&[goal(None, false), goal(Some(0.9), false)]).contains("| 90 % | yes |"));
+        assert!(summary(&[goal(None, false)], &[]).contains("| a | 0 | ≥ 50 % | – | not measured |"));
+        assert!(summary(&[], &[goal(None, false)]).contains("| a | 1 | ≥ 50 % | – | not measured |"));
+        let some = [goal(None, false), goal(Some(0.9), false)];
+        assert!(summary(&[], &some).contains("| a | 2 | ≥ 50 % | 90 % | yes, 1 not measured |"));
         assert_eq!(Bound::at_most(0.0, Unit::Packets, Some(0.0)).verdict(), "yes");
     }
 }

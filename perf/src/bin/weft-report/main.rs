@@ -118,12 +118,11 @@ fn report(cli: &Cli, rows: &Rows, sections: &BTreeMap<Rig, Section>) -> String {
     }
     out += &format!("\n## Where\n\n{}", circumstances(&heads));
     let goals: Vec<_> = sections.values().flat_map(|section| section.goals.clone()).collect();
-    if !goals.is_empty() {
-        out += &format!(
-            "\n## What must be reached\n\nOf several cases the worst counts.\n\n{}",
-            goal::summary(&goals)
-        );
-    }
+    let asked = [core::asked(), vhost::asked(), scale::asked(), reconf::asked()].concat();
+    out += &format!(
+        "\n## What must be reached\n\nOf several cases the worst counts.\n\n{}",
+        goal::summary(&asked, &goals)
+    );
     for section in sections.values() {
         out += &format!("\n## {}\n", section.title);
         for part in &section.parts {

@@ -199,6 +199,12 @@ fn goal(of: LineOf, line: &BTreeMap<Size, &Row>) -> Option<Goal> {
     Some(Goal { line: name, at_least: Some(at_least), aim })
 }
 
+/// What is asked for, whether it was measured or not.
+pub(crate) fn asked() -> Vec<Goal> {
+    let cases = [Case::Fdb, Case::Vteps, Case::Routes, Case::Workers, Case::WorkersDpdk, Case::Flood];
+    cases.into_iter().filter_map(|case| goal(LineOf { case, way: Way::Bridge }, &BTreeMap::new())).collect()
+}
+
 pub(crate) fn section(rows: &[Row]) -> Section {
     let mut section = Section::new("scale: cost against size");
     section.say(

@@ -57,6 +57,21 @@ impl Record for Row {
     }
 }
 
+fn bounds(by_ovs: Option<f64>, by_io: Option<f64>) -> [Bound; 2] {
+    let bound = |peer: Subject, wanted, found| Bound::at_least(wanted, Unit::Times(peer.name()), found);
+    [bound(Subject::OvsDpdk, 1.5, by_ovs), bound(Subject::TestpmdIo, 0.8, by_io)]
+}
+
+fn goal(bounds: [Bound; 2]) -> Goal {
+    let [at_least, aim] = bounds.map(Some);
+    Goal { line: "vhost, bridge".into(), at_least, aim }
+}
+
+/// What is asked for, whether it was measured or not.
+pub(crate) fn asked() -> Vec<Goal> {
+    vec![goal(bounds(None, None))]
+}
+
 pub(crate) fn section(rows: &[Row]) -> Section {
     let mut section = Section::new("vhost: two vhost-user ports, guest and generator on the other core");
     section.say("Median Mpps of both directions together, and in parentheses the spread of the rounds.");
@@ -76,16 +91,14 @@ pub(crate) fn section(rows: &[Row]) -> Section {
             .extend(subjects.iter().map(|&subject| row(subject).map_or("–".into(), |row| median(&row.mpps))));
         let weft = row(Subject::Weft);
         let by = |peer| Some(weft?.mpps.value / row(peer)?.mpps.value);
-        let bound = |peer: Subject, wanted| Bound::at_least(wanted, Unit::Times(peer.name()), by(peer));
-        let bounds = [bound(Subject::OvsDpdk, 1.5), bound(Subject::TestpmdIo, 0.8)];
+        let bounds = bounds(by(Subject::OvsDpdk), by(Subject::TestpmdIo));
         for bound in &bounds {
             cells.push(bound.found.map_or("–".into(), ratio));
             cells.extend([ratio(bound.wanted), bound.verdict().into()]);
         }
         table.line(cells);
         if weft.is_some() {
-            let [at_least, aim] = bounds.map(Some);
-            section.goals.push(Goal { line: "vhost, bridge".into(), at_least, aim });
+            section.goals.push(goal(bounds));
         }
         let bars = subjects.iter().map(|&subject| row(subject).map(|row| Bar::of(&row.mpps))).collect();
         let (title, group) = (frame.frames(), Group { label: short(flows), bars });
