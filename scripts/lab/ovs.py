@@ -28,8 +28,9 @@ class Ovs:
         self.mains, self.processes, self.bridges = ",".join(map(str, mains)), [], []
         self.dir.mkdir()
         self.db = f"unix:{self.dir}/db.sock"
-        # --in-memory it adds by itself, but for legacy memory; that and ordinary pages don't go together.
-        memory = "" if huge else f" --no-huge -m {MEMORY_MIB} --legacy-mem"
+        # --in-memory it adds by itself, but for legacy memory; that and ordinary pages don't go together. On ordinary pages
+        # it makes its buffers anew when a guest comes, before it gives up the first ones.
+        memory = "" if huge else f" --no-huge -m {2 * MEMORY_MIB} --legacy-mem"
         config = {
             "dpdk-init": "true", "pmd-cpu-mask": f"{1 << core:#x}",
             "dpdk-extra": f"--no-pci --file-prefix={run.name}-{name}{memory}",

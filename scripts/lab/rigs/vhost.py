@@ -8,8 +8,10 @@ The captures are the same for all subjects: a pod's frames to the other pod, fro
 
 import contextlib
 import json
+import os
 import shutil
 import time
+from pathlib import Path
 
 import captures
 import machine
@@ -157,10 +159,18 @@ class Bench:
 
         try:
             wait_for("weftd to be ready", ready, timeout=30)
+            self.keep_off(weftd.pid)
             listed = lambda: json.loads(call(BIN / "weft", "--socket", folder / "weft.sock", "pod", "list", "-o", "json").stdout)["pods"]
             yield lambda: [pod["state"] for pod in listed()] == ["up", "up"]
         finally:
             end(weftd)
+
+    def keep_off(self, pid):
+        """Keeps all threads but the worker off the measured core."""
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                if not (task / "comm").read_text().startswith("weft-worker"):
+                    os.sched_setaffinity(int(task.name), self.mains)
 
     def uplink(self):
         """An interface for weftd's tunnel, of which nothing is asked here."""
