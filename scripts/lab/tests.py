@@ -6,7 +6,9 @@ Runs with the programs in WEFT_BIN. Needs root.
 import contextlib
 import io
 import json
+import os
 import signal
+import subprocess
 import sys
 import tempfile
 import unittest
@@ -23,6 +25,7 @@ from run import LabError, call
 
 RIGS = {"core": core, "pods": pods, "vhost": vhost}
 CASE = {case.name: case for case in CASES}
+BENCH = Path(__file__).with_name("bench.py")
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -205,6 +208,16 @@ class Leftovers(unittest.TestCase):
                 self.assertEqual((int(pages.read_text()), note.exists()), (left, False))
 
 
+def processes(word):
+    """Who runs with this word among its arguments."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if word.encode() in path.read_bytes() and run.is_running(path.parent.name):
+                found.append(int(path.parent.name))
+    return found
+
+
 class Runs(unittest.TestCase):
     def run_bench(self, name, *words):
         """A run of a rig in this process: its exit code, what it said, and its rows."""
@@ -248,7 +261,41 @@ class Runs(unittest.TestCase):
             self.assertGreaterEqual(row["delivered"], core.LEAST_FORWARDED * row["received"])
         self.assertIn("testpmd-io", written[1]["ratio"])
         self.assertEqual(run.HUGE_PAGES.read_text(), pages)
-        self.assertEqual(list(run.RUN_DIR.glob("weft-demo-*")), [])
+        self.assertFalse((run.RUN_DIR / f"{run.PREFIX}{os.getpid()}").exists())
+
+    def test_vhost(self):
+        code, said, written = self.run_bench("vhost", "--subjects", "weft", "--flows", "10")
+        self.assertEqual(code, 0, said)
+        self.assertEqual([(row["subject"], row["flows"], row["frames_checked"]) for row in written], [("weft", 10, 400)], said)
+        self.assertGreater(written[0]["mpps"], 0)
+
+    def started(self, folder):
+        """A run of its own process, which measures for long; and the name that all that it makes carries."""
+        words = ("core", "bridge", "--subjects", "testpmd-io", "--flows", "1", "--frame", "64", "--seconds", "60")
+        process = subprocess.Popen([sys.executable, "-B", BENCH, folder, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        name = f"{run.PREFIX}{process.pid}"
+        run.wait_for("the subject", lambda: processes(f"{name}-switch") and not processes(f"{name}/sink.pcap"), timeout=60)
+        return process, name
+
+    def test_a_signal_ends_all_of_it(self):
+        pages = run.HUGE_PAGES.read_text()
+        with tempfile.TemporaryDirectory() as folder:
+            process, name = self.started(folder)
+            process.send_signal(signal.SIGTERM)
+            self.assertEqual(process.wait(timeout=30), 1)
+        self.assertEqual((processes(name), (run.RUN_DIR / name).exists(), run.namespaces(name)), ([], False, []))
+        self.assertEqual(run.HUGE_PAGES.read_text(), pages)
+
+    def test_what_a_killed_run_left_is_removed(self):
+        pages = run.HUGE_PAGES.read_text()
+        with tempfile.TemporaryDirectory() as folder:
+            process, name = self.started(folder)
+            process.kill()
+            process.wait()
+        self.assertNotEqual(processes(name), [])
+        self.assertIn(name, run.remove_leftovers(kept=False))
+        self.assertEqual((processes(name), (run.RUN_DIR / name).exists(), run.namespaces(name)), ([], False, []))
+        self.assertEqual(run.HUGE_PAGES.read_text(), pages)
 
     def test_core_finds_a_switch_that_writes_something_else(self):
         with mock.patch.object(captures.Plan, "comes_out", lambda _plan, _case, frame: frame[:-1] + b"!"):
