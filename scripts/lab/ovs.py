@@ -117,6 +117,18 @@ class Ovs:
         )
         return {name: (int(received), int(sent)) for name, received, sent in ports}
 
+    def missed(self):
+        """Packets whose flow was not in the datapath, as of now."""
+        return int(re.search(r"missed:(\d+)", self.ask("dpctl/show", DATAPATH))[1])
+
+    def settle(self, patience=15.0):
+        """Returns when no packet is of a new flow any more: tens of thousands take it a second. If that never is, it is
+        how it works under this load."""
+        deadline, last = time.monotonic() + patience, -1
+        while (now := self.missed()) != last and time.monotonic() < deadline:
+            last = now
+            time.sleep(0.3)
+
     def end(self):
         for process in reversed(self.processes):
             end(process)

@@ -344,6 +344,7 @@ class OvsDpdk:
     def measure(self, cell, path, held, room):
         with self.running(cell.case, f"net_pcap0,rx_pcap={path},infinite_rx=1", "net_null0,no-rx=1") as ovs:
             wait_for("a packet out of Open vSwitch", lambda: ovs.counts()["sink"][1] > 0)
+            ovs.settle()
 
             def counts():
                 now = ovs.counts()
