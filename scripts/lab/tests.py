@@ -16,6 +16,7 @@ from pathlib import Path
 from unittest import mock
 
 import captures
+import machine
 import rig
 import run
 from cases import CASES, KERNEL, WEFT
@@ -197,6 +198,25 @@ class Frames(unittest.TestCase):
 
 
 class Leftovers(unittest.TestCase):
+    def test_services_are_held_back_only_while_packages_are_installed(self):
+        with tempfile.TemporaryDirectory() as folder, mock.patch.object(machine, "POLICY", Path(folder) / "policy"):
+            policy = machine.POLICY
+            with contextlib.suppress(KeyError), machine.no_services():
+                self.assertEqual(call(policy, "openvswitch-switch", "start", check=False).returncode, 101)
+                raise KeyError
+            self.assertFalse(policy.exists())
+            policy.write_text(machine.NO_SERVICES)  # of a run that was killed
+            with machine.no_services():
+                pass
+            self.assertFalse(policy.exists())
+            for code, held_back in ((101, True), (0, False)):
+                policy.write_text(f"#!/bin/sh\nexit {code}\n")
+                policy.chmod(0o755)
+                with contextlib.nullcontext() if held_back else self.assertRaises(LabError):
+                    with machine.no_services():
+                        pass
+                self.assertTrue(policy.exists(), "somebody else's policy stays")
+
     def test_huge_pages_are_given_back_but_none_of_others(self):
         for before, asked, now, left in ((0, 100, 100, 0), (50, 100, 150, 50), (50, 100, 80, 50), (50, 100, 50, 50), (50, 100, 20, 20)):
             with tempfile.TemporaryDirectory() as folder:

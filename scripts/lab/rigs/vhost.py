@@ -16,7 +16,7 @@ from pathlib import Path
 import captures
 import machine
 from checks import end
-from gauges import busy_pct, usable_cores
+from gauges import busy_pct, cores_apart, usable_cores
 from nodes import BIN
 from ovs import MEMORY_MIB, Ovs
 from rig import Progress, above_zero, columns, in_turn, middle, parsed, parser, say, several, spread, warn_if_busy
@@ -74,8 +74,7 @@ class Bench:
 
     def __init__(self, run, options):
         self.run, self.options = run, options
-        cores = usable_cores()
-        self.core, self.guest_core, *rest = cores
+        self.core, self.guest_core, *rest = cores_apart()
         self.mains = rest or [self.guest_core]
         self.tsc_hz = machine.tsc_hz()
         self.netns = run.netns("peers")
