@@ -12,7 +12,9 @@ from gauges import usable_cores
 from run import LabError, call
 
 OVS_DPDK = "openvswitch-switch-dpdk"
+# What Debian asks before it starts a service, and what it is told while packages are installed.
 POLICY = Path("/usr/sbin/policy-rc.d")
+NO_SERVICES = "#!/bin/sh\n# scripts/bench of weft installs packages without starting their services.\nexit 101\n"
 
 
 def field(path, name):
@@ -69,14 +71,15 @@ def installed(package):
 
 @contextlib.contextmanager
 def no_services():
-    """While packages are installed nothing they bring is started: Debian asks this file."""
-    if POLICY.exists():
+    """While packages are installed nothing they bring is started."""
+    if POLICY.exists() and POLICY.read_text() != NO_SERVICES:
         # Somebody else's policy. It must be one that starts nothing, or we'd leave a service running.
         if call(POLICY, OVS_DPDK, "start", check=False).returncode != 101:
             raise LabError(f"{POLICY} of this machine lets packages start their services: install {OVS_DPDK} yourself")
         yield
         return
-    POLICY.write_text("#!/bin/sh\nexit 101\n")
+    # Ours may be there from a run that was killed.
+    POLICY.write_text(NO_SERVICES)
     POLICY.chmod(0o755)
     try:
         yield

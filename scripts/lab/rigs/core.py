@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import captures
 import machine
 from checks import end
-from gauges import busy_pct, usable_cores
+from gauges import busy_pct, cores_apart, usable_cores
 from nodes import BIN
 from ovs import MEMORY_MIB, Ovs
 from rig import Progress, above_zero, columns, in_turn, middle, parsed, parser, say, several, spread, warn_if_busy
@@ -132,7 +132,7 @@ class Bench:
 
     def __init__(self, run, options):
         self.run, self.options = run, options
-        self.core, *self.mains = usable_cores()
+        self.core, *self.mains = cores_apart()
         self.netns = run.netns("peers")
         self.tsc_hz = machine.tsc_hz()
         self.plan = captures.Plan(json.loads(call(BIN / "weft-rig", "plan").stdout))
@@ -268,7 +268,7 @@ class Weft:
 class OvsDpdk:
     """Open vSwitch, told to do what the node of the scene does."""
 
-    # How often a frame is sent that must come out: what comes while a port is being added is lost.
+    # How often a frame is sent that must come out at least once: what comes while a port is being added is lost.
     TIMES = 50
     UNDERLAY, SEGMENT = "br-uplink", "br-pods"
     SOURCE, SINK, TUNNEL = 1, 2, 3
@@ -344,6 +344,7 @@ class OvsDpdk:
     def measure(self, cell, path, held, room):
         with self.running(cell.case, f"net_pcap0,rx_pcap={path},infinite_rx=1", "net_null0,no-rx=1") as ovs:
             wait_for("a packet out of Open vSwitch", lambda: ovs.counts()["sink"][1] > 0)
+            ovs.settle()
 
             def counts():
                 now = ovs.counts()

@@ -6,10 +6,9 @@ without the switch. Where only devices count, two workers, `weft-rig core` has t
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 
 import machine
-from gauges import busy_pct, usable_cores
+from gauges import busy_pct, cores_apart, usable_cores
 from nodes import BIN
 from rig import Progress, columns, in_turn, middle, parsed, parser, say, spread, warn_if_busy
 from run import LabError, call
@@ -85,17 +84,6 @@ def prepare(options):
         raise LabError("one core is too few for two workers: name the other cases")
 
 
-def two_cores():
-    """The cores for one worker and for two: not two threads of one core, where there are others."""
-    first, *others = usable_cores()
-    listed = Path(f"/sys/devices/system/cpu/cpu{first}/topology/thread_siblings_list")
-    same = {int(core) for part in listed.read_text().split(",") for core in part.split("-")} if listed.exists() else {first}
-    apart = [core for core in others if core not in same]
-    if others and not apart:
-        say(f"WARNING: cores {first} and {others[0]} are threads of one: two workers can't have twice its rate")
-    return [first, *(apart or others)[:1]]
-
-
 def in_memory(case, cores, rounds):
     """The rows of a case, without its name."""
     words = ["scale", "--what", case.name, "--rounds", rounds * IN_MEMORY_ROUNDS, "--json"]
@@ -125,7 +113,7 @@ def devices(run, case, cores, options, progress):
 
 
 def measure(run, options, rows):
-    cores = two_cores()
+    cores = cores_apart()[:2]
     rows.head(options)
     steps = sum(2 * options.rounds if name == DEVICES else 1 for name in options.cases)
     progress, failed = Progress(steps), []
