@@ -183,12 +183,15 @@ impl Bench {
     }
 
     fn trial(&self, pps: Option<f64>, lasts: Duration) -> Trial {
-        Trial { number: self.next, pps, seconds: lasts.as_secs_f64(), settle: self.settle }
+        Trial { number: self.next, pps, seconds: lasts.as_secs_f64(), count: u64::MAX, settle: self.settle }
     }
 
-    /// Runs a trial.
+    /// Runs a trial that is bounded by time alone.
     fn run(&mut self, what: &str, pps: Option<f64>, lasts: Duration) -> Result<TrialReport> {
-        let trial = self.trial(pps, lasts);
+        self.report(what, self.trial(pps, lasts))
+    }
+
+    fn report(&mut self, what: &str, trial: Trial) -> Result<TrialReport> {
         self.next = (self.next + 1) % WARM_UP;
         let tally = self.ask(what, trial)?;
         Ok(TrialReport::new(&trial, &tally, self.wire_bits, self.sends, self.receives))
@@ -258,7 +261,8 @@ fn run(args: &RunArgs, traffic: Arc<Traffic>, output: Output) -> Result<ExitCode
     let mut bench = Bench::open(&args.common, traffic, !args.receive_only, !args.send_only)?;
     let memory = bench.ports.memory();
     bench.warm_up(pps, args.common.warm_up)?;
-    let report = bench.run("running", pps, args.seconds)?;
+    let count = args.count.unwrap_or(u64::MAX);
+    let report = bench.report("running", Trial { count, ..bench.trial(pps, args.seconds) })?;
     let drivers = bench.close();
     match output {
         Output::Table => print((report.table() + &drivers.table()).as_bytes())?,
