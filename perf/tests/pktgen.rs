@@ -219,7 +219,8 @@ fn the_receiver_sees_each_wrong_by_its_name() {
     let total = count(&report, "sent");
     assert_eq!(total, 2000);
     let read = |path: &Path, words: &str| {
-        let words = format!("run --port net_pcap0,rx_pcap={} --receive-only --settle 0.1 {words}", path.display());
+        let words =
+            format!("run --port net_pcap0,rx_pcap={} --receive-only --settle 0.1 {words}", path.display());
         let (code, report, stderr) = pktgen(&words);
         assert!(code == 0 || code == 3, "{stderr}");
         (code, report)
@@ -271,13 +272,17 @@ fn a_plan_says_who_speaks_to_whom() {
     fs::write(&plan, format!(r#"{{"pairs":[{}]}}"#, pair(3).replace("10.0.1.3", "10.0.1.300"))).unwrap();
     let (code, _, stderr) = pktgen(&format!("run --port net_ring0 --plan {}", plan.display()));
     assert_eq!(code, 2);
-    assert!(stderr.contains("plan.json") && stderr.contains("10.0.1.300") || stderr.contains("IPv4"), "{stderr}");
+    assert!(
+        stderr.contains("plan.json") && stderr.contains("10.0.1.300") || stderr.contains("IPv4"),
+        "{stderr}"
+    );
 }
 
 /// One sends and the other receives, over what joins two processes.
 fn between_processes(receiver: &str, sender: &str) {
     let traffic = "--flows 100 --frame imix --no-hugepages --link-wait 60";
-    let receiving = Running::start(&format!("run --port {receiver} --receive-only --seconds 100 --settle 5 {traffic}"));
+    let receiving =
+        Running::start(&format!("run --port {receiver} --receive-only --seconds 100 --settle 5 {traffic}"));
     let sending = format!("run --port {sender} --send-only --rate 20k --count 3000 --seconds 100 {traffic}");
     let (code, sent, stderr) = pktgen(&sending);
     assert_eq!(code, 0, "{stderr}");
@@ -304,21 +309,31 @@ fn two_processes_meet_by_vhost_user() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("vhost.sock");
     let socket = socket.display();
-    between_processes(&format!("net_vhost0,iface={socket}"), &format!("net_virtio_user0,path={socket},queues=1"));
+    between_processes(
+        &format!("net_vhost0,iface={socket}"),
+        &format!("net_virtio_user0,path={socket},queues=1"),
+    );
 }
 
 #[test]
 fn a_search_bisects_and_measures_below() {
     let words = "throughput --port net_ring0 --max-rate 40k --seconds 0.1 --resolution 20 --tries 3 --settle 0.1 --at 10,50";
     let (code, report, stderr) = pktgen(words);
-    let asked: Vec<f64> =
-        report["trials"].as_array().unwrap().iter().map(|trial| trial["asked_pps"].as_f64().unwrap()).collect();
+    let asked: Vec<f64> = report["trials"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|trial| trial["asked_pps"].as_f64().unwrap())
+        .collect();
     assert_eq!(asked[0], 40_000.0, "{stderr}");
     // A machine with other work to do may fail at any rate.
     match report["zero_loss_pps"].as_f64() {
         Some(rate) => {
             assert_eq!(code, 0);
-            assert!(asked.contains(&rate) && asked.iter().all(|other| *other == rate || (other - rate).abs() > 1.0));
+            assert!(
+                asked.contains(&rate)
+                    && asked.iter().all(|other| *other == rate || (other - rate).abs() > 1.0)
+            );
             let found = &report["at_zero_loss"];
             assert_eq!((found["lost"].as_u64(), found["asked_pps"].as_f64()), (Some(0), Some(rate)));
             let at = report["at"].as_array().unwrap();
@@ -332,8 +347,9 @@ fn a_search_bisects_and_measures_below() {
 
 #[test]
 fn a_search_without_a_result_says_so() {
-    let (code, report, _) =
-        pktgen("throughput --port net_null0,no-rx=1 --seconds 0.05 --max-rate 10k --resolution 30 --settle 0.01");
+    let (code, report, _) = pktgen(
+        "throughput --port net_null0,no-rx=1 --seconds 0.05 --max-rate 10k --resolution 30 --settle 0.01",
+    );
     assert_eq!(code, 3);
     assert!(report["zero_loss_pps"].is_null());
     assert!(report["trials"].as_array().unwrap().len() >= 2);

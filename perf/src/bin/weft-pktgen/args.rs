@@ -229,7 +229,11 @@ pub(crate) enum Rate {
 impl CommonArgs {
     /// What is to be sent.
     pub(crate) fn traffic(&self) -> Result<Traffic> {
-        ensure!(self.ports.len() <= 2, "--port: there are {}, of which one sends and one receives: give one or two", self.ports.len());
+        ensure!(
+            self.ports.len() <= 2,
+            "--port: there are {}, of which one sends and one receives: give one or two",
+            self.ports.len()
+        );
         if let [one, other] = &self.ports[..] {
             ensure!(one != other, "--port: {one} is given twice: give it once, and it sends and receives");
         }
@@ -292,8 +296,12 @@ impl CommonArgs {
         match (rate, self.line_rate) {
             (Rate::Max, _) => Ok(None),
             (Rate::Pps(pps), _) => Ok(Some(pps)),
-            (Rate::Percent(percent), Some(line)) => Ok(Some(percent / 100.0 * line / self.wire_bits(traffic))),
-            (Rate::Percent(percent), None) => bail!("a rate of {percent}% of what? Say --line-rate, such as 10G"),
+            (Rate::Percent(percent), Some(line)) => {
+                Ok(Some(percent / 100.0 * line / self.wire_bits(traffic)))
+            }
+            (Rate::Percent(percent), None) => {
+                bail!("a rate of {percent}% of what? Say --line-rate, such as 10G")
+            }
         }
     }
 }
@@ -306,7 +314,11 @@ fn number(text: &str) -> Option<f64> {
         (at, 'G') => (&text[..at], 1e9),
         _ => (text, 1.0),
     };
-    digits.parse::<f64>().ok().map(|number| number * unit).filter(|number| number.is_finite() && *number > 0.0)
+    digits
+        .parse::<f64>()
+        .ok()
+        .map(|number| number * unit)
+        .filter(|number| number.is_finite() && *number > 0.0)
 }
 
 fn rate(text: &str) -> Result<Rate, String> {
@@ -320,7 +332,9 @@ fn rate(text: &str) -> Result<Rate, String> {
         }),
         None => match number(text) {
             Some(pps) if pps <= 1e9 => Ok(Rate::Pps(pps)),
-            _ => Err("write packets a second up to 1G, such as 1.5M, per cent, such as 50%, or max".to_owned()),
+            _ => {
+                Err("write packets a second up to 1G, such as 1.5M, per cent, such as 50%, or max".to_owned())
+            }
         },
     }
 }
@@ -331,7 +345,10 @@ fn bits(text: &str) -> Result<f64, String> {
 
 fn percent(text: &str) -> Result<f64, String> {
     let text = text.strip_suffix('%').unwrap_or(text);
-    text.parse().ok().filter(|share| (0.0..=100.0).contains(share)).ok_or_else(|| "write per cent, 0 to 100".to_owned())
+    text.parse()
+        .ok()
+        .filter(|share| (0.0..=100.0).contains(share))
+        .ok_or_else(|| "write per cent, 0 to 100".to_owned())
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -367,7 +384,8 @@ mod tests {
         command.clone().debug_assert();
         let helps = std::iter::once(&command).chain(command.get_subcommands());
         let helps: Vec<String> = helps.filter_map(|c| c.get_after_help().map(ToString::to_string)).collect();
-        let examples = helps.iter().flat_map(|help| help.lines()).filter(|line| line.trim().starts_with("weft-pktgen "));
+        let examples =
+            helps.iter().flat_map(|help| help.lines()).filter(|line| line.trim().starts_with("weft-pktgen "));
         let mut count = 0;
         for line in examples {
             let words = line.split('>').next().unwrap().split_whitespace();
@@ -400,12 +418,15 @@ mod tests {
         let args = common("--frame 64 --vxlan --line-rate 10G");
         let pps = args.pps(Rate::Percent(100.0), &args.traffic().unwrap()).unwrap().unwrap();
         assert!((pps - 1e10 / 8.0 / 134.0).abs() < 1.0, "{pps}");
-        assert!(common("").pps(Rate::Percent(5.0), &traffic).unwrap_err().to_string().contains("--line-rate"));
+        assert!(
+            common("").pps(Rate::Percent(5.0), &traffic).unwrap_err().to_string().contains("--line-rate")
+        );
     }
 
     #[test]
     fn what_can_not_be_sent_is_refused() {
-        let refused = |line: &str| common(line).traffic().err().map(|error| error.to_string()).unwrap_or_default();
+        let refused =
+            |line: &str| common(line).traffic().err().map(|error| error.to_string()).unwrap_or_default();
         assert!(refused("--flows 0").contains("--flows"));
         assert!(refused("--flows 20000000").contains("--flows"));
         assert!(refused("--flows 1000000 --udp-port 65530").contains("--udp-port must be"));

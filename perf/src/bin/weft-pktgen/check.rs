@@ -90,7 +90,9 @@ fn word(bytes: &[u8], at: usize) -> Option<u16> {
 #[inline]
 fn test_frame(traffic: &Traffic, ip: &[u8], udp: &[u8]) -> Seen {
     let (src, dst) = (u16::from_be_bytes([udp[0], udp[1]]), udp_port(udp));
-    let stamp = udp[UDP..].split_first_chunk().and_then(|(words, rest)| Some((Stamp::read(traffic.key, words)?, rest)));
+    let stamp = udp[UDP..]
+        .split_first_chunk()
+        .and_then(|(words, rest)| Some((Stamp::read(traffic.key, words)?, rest)));
     let Some((stamp, rest)) = stamp else {
         return if traffic.has_ports(src, dst) { Seen::Damaged } else { Seen::Other };
     };

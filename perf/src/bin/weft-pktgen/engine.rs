@@ -257,7 +257,14 @@ impl Engine {
 
     /// Counts a burst and frees it; how many test packets it had.
     #[inline]
-    fn receive(&mut self, burst: &mut Burst, trial: u8, at: u64, ns_per_tick: f64, tally: &mut Tally) -> usize {
+    fn receive(
+        &mut self,
+        burst: &mut Burst,
+        trial: u8,
+        at: u64,
+        ns_per_tick: f64,
+        tally: &mut Tally,
+    ) -> usize {
         let mut stamps = ArrayVec::<Stamp, BURST>::new();
         burst.iter().for_each(Mbuf::prefetch);
         for packet in burst.iter() {

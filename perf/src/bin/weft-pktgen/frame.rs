@@ -62,7 +62,11 @@ impl Traffic {
         let ports = self.port_numbers();
         if u32::from(self.port) + ports - 1 > u16::MAX.into() {
             let most = u32::from(u16::MAX) - ports + 1;
-            bail!("{} flows between {} pairs need {ports} destination ports: --udp-port must be {most} or less", self.flows, self.pairs.len());
+            bail!(
+                "{} flows between {} pairs need {ports} destination ports: --udp-port must be {most} or less",
+                self.flows,
+                self.pairs.len()
+            );
         }
         let taken = self.port..=self.port + (ports - 1) as u16;
         ensure!(
@@ -101,7 +105,8 @@ impl Traffic {
 
     /// The headers of every pair in every size: those of one pair follow each other.
     pub(crate) fn templates(&self) -> Vec<Template> {
-        let each = |pair: &Pair| self.sizes.iter().map(|size| Template::new(self, pair, *size)).collect::<Vec<_>>();
+        let each =
+            |pair: &Pair| self.sizes.iter().map(|size| Template::new(self, pair, *size)).collect::<Vec<_>>();
         self.pairs.iter().flat_map(each).collect()
     }
 }

@@ -49,10 +49,19 @@ impl Random {
 
 /// Flow after flow.
 pub(crate) enum Flows {
-    RoundRobin { next: u32, flows: u32 },
-    Uniform { random: Random, flows: u32 },
+    RoundRobin {
+        next: u32,
+        flows: u32,
+    },
+    Uniform {
+        random: Random,
+        flows: u32,
+    },
     /// Drawn before the run: a draw costs a search.
-    Drawn { draws: Box<[u32]>, at: usize },
+    Drawn {
+        draws: Box<[u32]>,
+        at: usize,
+    },
 }
 
 /// Draws that a Zipf order repeats.
@@ -89,9 +98,7 @@ impl Flows {
                 *next = if flow + 1 == *flows { 0 } else { flow + 1 };
                 flow
             }
-            Self::Uniform { random, flows } => {
-                (u64::from(random.next()) * u64::from(*flows) >> 32) as u32
-            }
+            Self::Uniform { random, flows } => (u64::from(random.next()) * u64::from(*flows) >> 32) as u32,
             Self::Drawn { draws, at } => {
                 let flow = draws[*at];
                 *at = (*at + 1) % DRAWS;

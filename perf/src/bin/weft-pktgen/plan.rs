@@ -228,7 +228,8 @@ pub(crate) enum Way {
 
 /// Reads the pairs of a file.
 pub(crate) fn read(path: &Path, way: Option<Way>) -> Result<Vec<Pair>> {
-    let text = fs::read_to_string(path).with_context(|| format!("cannot read the plan {}", path.display()))?;
+    let text =
+        fs::read_to_string(path).with_context(|| format!("cannot read the plan {}", path.display()))?;
     parse(&text, way).with_context(|| format!("the plan {} is wrong", path.display()))
 }
 
@@ -247,7 +248,11 @@ fn parse(text: &str, way: Option<Way>) -> Result<Vec<Pair>> {
         Some(way) => serde_json::from_str::<Scene>(text)?.pairs(way)?,
     };
     ensure!(!pairs.is_empty(), "it has no pairs: there must be one at least");
-    ensure!(pairs.len() <= MOST_PAIRS, "it has {} pairs, of which there may be {MOST_PAIRS} at most", pairs.len());
+    ensure!(
+        pairs.len() <= MOST_PAIRS,
+        "it has {} pairs, of which there may be {MOST_PAIRS} at most",
+        pairs.len()
+    );
     Ok(pairs)
 }
 
@@ -365,15 +370,22 @@ mod tests {
         let pairs = |way| parse(&text, Some(way)).unwrap();
         let plan = scene.plan();
         let gateway = plan["gateway"]["mac"].as_str().unwrap();
-        for (way, to_gateway, tunnelled) in
-            [(Way::Bridge, false, false), (Way::Route, true, false), (Way::Encap, true, false), (Way::Decap, false, true)]
-        {
+        for (way, to_gateway, tunnelled) in [
+            (Way::Bridge, false, false),
+            (Way::Route, true, false),
+            (Way::Encap, true, false),
+            (Way::Decap, false, true),
+        ] {
             let pairs = pairs(way);
             assert!(pairs.len() >= 99, "{way:?}");
             for pair in &pairs {
                 assert_eq!(pair.dst_mac.to_string() == gateway, to_gateway, "{way:?}");
                 assert_eq!(pair.tunnel.is_some(), tunnelled, "{way:?}");
-                assert_eq!(pair.src.to_string() == plan["sender"]["ip"].as_str().unwrap(), !tunnelled, "{way:?}");
+                assert_eq!(
+                    pair.src.to_string() == plan["sender"]["ip"].as_str().unwrap(),
+                    !tunnelled,
+                    "{way:?}"
+                );
             }
         }
         assert!(parse("{\"vni\": 1}", Some(Way::Route)).is_err());

@@ -4,7 +4,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use weft_ffi::dpdk::{DATA_ROOM, Eal, EalConfig, EthConfig, EthPort, EthRx, EthStats, EthTx, HEADROOM, Mempool};
+use weft_ffi::dpdk::{
+    DATA_ROOM, Eal, EalConfig, EthConfig, EthPort, EthRx, EthStats, EthTx, HEADROOM, Mempool,
+};
 
 /// An address that no device has: with it in DPDK's list of those allowed, none is taken unasked.
 const NO_DEVICE: &str = "ffff:ff:1f.7";

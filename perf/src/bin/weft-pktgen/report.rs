@@ -125,7 +125,9 @@ impl TrialReport {
     /// The share of what was asked for that was sent.
     pub(crate) fn offered(&self) -> f64 {
         match (&self.sent, self.asked_pps) {
-            (Some(sent), Some(asked)) if self.seconds > 0.0 => (sent.sent + sent.arp_sent) as f64 / (asked * self.seconds),
+            (Some(sent), Some(asked)) if self.seconds > 0.0 => {
+                (sent.sent + sent.arp_sent) as f64 / (asked * self.seconds)
+            }
             _ => 1.0,
         }
     }
@@ -139,10 +141,19 @@ impl TrialReport {
         };
         if let Some(sent) = &self.sent {
             let (pps, bits) = (si(sent.sent_pps), si(sent.sent_wire_bps));
-            let words = format!("{} packets in {:.3} s: {pps}pps, {bits}bit/s on the wire", grouped(sent.sent), self.seconds);
+            let words = format!(
+                "{} packets in {:.3} s: {pps}pps, {bits}bit/s on the wire",
+                grouped(sent.sent),
+                self.seconds
+            );
             line("sent", words);
             if let Some(asked) = self.asked_pps.filter(|_| self.offered() < 0.99) {
-                let words = format!("{}pps, and {} % of it were sent: {}", si(asked), digits(100.0 * self.offered()), self.why_less());
+                let words = format!(
+                    "{}pps, and {} % of it were sent: {}",
+                    si(asked),
+                    digits(100.0 * self.offered()),
+                    self.why_less()
+                );
                 line("asked", words);
             }
         }
@@ -150,12 +161,25 @@ impl TrialReport {
             let Received { lost, duplicated, reordered, corrupted, other, .. } = *received;
             let packets = grouped(received.received);
             line("received", format!("{packets} packets: {}pps", si(received.received_pps)));
-            let of = if received.flows_with_loss > 0 { format!(", of {} flows", grouped(received.flows_with_loss)) } else { String::new() };
+            let of = if received.flows_with_loss > 0 {
+                format!(", of {} flows", grouped(received.flows_with_loss))
+            } else {
+                String::new()
+            };
             line("lost", format!("{} ({:.4} %{of})", grouped(lost), 100.0 * received.loss));
-            line("wrong", format!("{} corrupted, {} duplicated, {} reordered", grouped(corrupted), grouped(duplicated), grouped(reordered)));
+            line(
+                "wrong",
+                format!(
+                    "{} corrupted, {} duplicated, {} reordered",
+                    grouped(corrupted),
+                    grouped(duplicated),
+                    grouped(reordered)
+                ),
+            );
             let arp_sent = self.sent.as_ref().map_or(0, |sent| sent.arp_sent);
             if arp_sent + received.arp_received + other > 0 {
-                let asked = format!("{} ARP sent, {} received", grouped(arp_sent), grouped(received.arp_received));
+                let asked =
+                    format!("{} ARP sent, {} received", grouped(arp_sent), grouped(received.arp_received));
                 line("beside", format!("{asked}, {} other frames", grouped(other)));
             }
             if let Some(latency) = &received.latency_us {
@@ -164,7 +188,12 @@ impl TrialReport {
                 line("latency", format!("p50 {p50} µs, p99 {p99} µs, p99.9 {p999} µs, max {max} µs"));
             }
             let (gap, own) = (digits(received.longest_gap_ms), digits(self.own_pause_ms));
-            line("gap", format!("{gap} ms without a packet at most; the generator itself paused for {own} ms at most"));
+            line(
+                "gap",
+                format!(
+                    "{gap} ms without a packet at most; the generator itself paused for {own} ms at most"
+                ),
+            );
         }
         text
     }
@@ -204,7 +233,8 @@ impl ThroughputReport {
     /// For people.
     pub(crate) fn table(&self) -> String {
         let mut text = String::new();
-        let rate = self.zero_loss_pps.map_or_else(|| "none found".to_owned(), |pps| format!("{}pps", si(pps)));
+        let rate =
+            self.zero_loss_pps.map_or_else(|| "none found".to_owned(), |pps| format!("{}pps", si(pps)));
         // A String takes everything.
         let _ = writeln!(text, "without loss  {rate}");
         if let Some(flood) = &self.flood {
@@ -213,7 +243,11 @@ impl ThroughputReport {
             let _ = writeln!(text, "flood         {}pps sent, {}pps received", si(sent), si(received));
         }
         if !self.at.is_empty() {
-            let _ = writeln!(text, "\n{:>8}  {:>11}  {:>8}  {:>9}  {:>9}  {:>9}  {:>9}", "% of it", "pps", "lost", "p50 µs", "p99 µs", "p99.9 µs", "max µs");
+            let _ = writeln!(
+                text,
+                "\n{:>8}  {:>11}  {:>8}  {:>9}  {:>9}  {:>9}  {:>9}",
+                "% of it", "pps", "lost", "p50 µs", "p99 µs", "p99.9 µs", "max µs"
+            );
         }
         for ShareReport { percent, trial } in &self.at {
             let (Some(sent), Some(received)) = (&trial.sent, &trial.received) else { continue };
@@ -244,7 +278,12 @@ pub(crate) struct DriverReport {
 
 impl DriverReport {
     pub(crate) fn new((tx, rx): (EthStats, EthStats)) -> Self {
-        Self { tx_errors: tx.oerrors, rx_missed: rx.imissed, rx_errors: rx.ierrors, rx_no_buffer: rx.rx_nombuf }
+        Self {
+            tx_errors: tx.oerrors,
+            rx_missed: rx.imissed,
+            rx_errors: rx.ierrors,
+            rx_no_buffer: rx.rx_nombuf,
+        }
     }
 
     /// For people; empty if there is nothing to say.
