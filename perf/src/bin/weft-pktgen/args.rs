@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::engine::Mix;
 use crate::frame::{GAP, OUTER, Traffic};
 use crate::order::{Order, Sizes};
-use crate::plan::{self, Range, Ranges, TunnelRanges};
+use crate::plan::{self, Range, Ranges, TunnelRanges, Way};
 use crate::ports::Setup;
 
 const PORTS: &str = "Ports";
@@ -84,6 +84,9 @@ pub(crate) struct RunArgs {
     /// For how long; with --receive-only at most
     #[arg(long, help_heading = TRIAL, default_value = "5", value_parser = seconds)]
     pub(crate) seconds: Duration,
+    /// Send no more frames than so many, ARP requests among them
+    #[arg(long, help_heading = TRIAL, value_name = "FRAMES", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: Option<u64>,
     /// Exit code 3 if a larger share is lost, in per cent
     #[arg(long, help_heading = TRIAL, value_name = "PERCENT", value_parser = percent)]
     pub(crate) max_loss: Option<f64>,
@@ -154,6 +157,9 @@ pub(crate) struct CommonArgs {
     /// Pairs of addresses from a JSON file instead of the options below
     #[arg(long, help_heading = TRAFFIC, value_name = "FILE", conflicts_with_all = ["src_mac", "dst_mac", "src_ip", "dst_ip", "vxlan"])]
     pub(crate) plan: Option<PathBuf>,
+    /// With a plan of weft-rig: which way through its node
+    #[arg(long, help_heading = TRAFFIC, requires = "plan", value_enum)]
+    pub(crate) way: Option<Way>,
     /// Ethernet source; FIRST+COUNT for so many. There are as many pairs as the longest range has members
     #[arg(long, help_heading = TRAFFIC, value_name = "MAC", default_value = "02:00:00:00:00:01", value_parser = plan::macs)]
     pub(crate) src_mac: Range,
@@ -232,7 +238,7 @@ impl CommonArgs {
             ensure!(one != other, "--port: {one} is given twice: give it once, and it sends and receives");
         }
         let pairs = match &self.plan {
-            Some(file) => plan::read(file)?,
+            Some(file) => plan::read(file, self.way)?,
             None => self.ranges().pairs()?,
         };
         let traffic = Traffic {

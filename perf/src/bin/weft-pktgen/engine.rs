@@ -26,8 +26,10 @@ pub(crate) struct Trial {
     pub(crate) number: u8,
     /// Packets a second; `None` for as many as the port takes.
     pub(crate) pps: Option<f64>,
-    /// For how long.
+    /// For how long, at most.
     pub(crate) seconds: f64,
+    /// How many frames, at most.
+    pub(crate) count: u64,
     /// Silence after which no more packets are waited for, in seconds.
     pub(crate) settle: f64,
 }
@@ -162,13 +164,13 @@ impl Engine {
         let end = start + ticks(trial.seconds);
         let (mut sending, mut stopped_at) = (self.tx.is_some(), start);
         let (mut first, mut last, mut before) = (None, start, start);
-        let mut burst = Burst::new();
+        let (mut burst, mut left) = (Burst::new(), trial.count);
         loop {
             let now = tsc();
             tally.longest_pause = tally.longest_pause.max(now.wrapping_sub(before) as f64 / hz);
             before = now;
             let over = now >= end || self.stop.load(Relaxed);
-            if sending && over {
+            if sending && (over || (left == 0 && self.source.pending.is_empty())) {
                 sending = false;
                 stopped_at = now;
                 if self.rx.is_some() {
@@ -178,9 +180,10 @@ impl Engine {
             }
             if sending {
                 if self.source.pending.is_empty() {
-                    let due = pace.due(now);
+                    let due = pace.due(now).min(usize::try_from(left).unwrap_or(usize::MAX));
                     let made = self.source.make(due, trial.number, now, &self.pool);
                     tally.given_up += (due - made) as u64;
+                    left -= made as u64;
                 }
                 self.send(&mut tally);
             }
@@ -370,5 +373,61 @@ impl Tally {
 
     fn note_gap(&mut self, ticks: u64, hz: f64) {
         self.longest_gap = self.longest_gap.max(ticks as f64 / hz);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::FCS;
+    use crate::order::Sizes;
+    use crate::plan::{Ranges, addresses, macs};
+    use crate::ports::{Ports, Setup};
+    use std::time::Duration;
+
+    /// What a trial allocates it allocates at its beginning: however many packets follow, it is the same.
+    #[test]
+    fn nothing_is_allocated_for_a_packet() {
+        let sizes: Sizes = "imix".parse().unwrap();
+        let ranges = Ranges {
+            src_mac: macs("02:00:00:00:00:01").unwrap(),
+            dst_mac: macs("02:00:00:00:00:02+10").unwrap(),
+            src: addresses("10.0.0.1").unwrap(),
+            dst: addresses("10.0.1.1+10").unwrap(),
+            tunnel: None,
+        };
+        let traffic = Arc::new(Traffic {
+            flows: 1000,
+            pairs: ranges.pairs().unwrap(),
+            sizes: sizes.0.iter().map(|(size, _)| *size).collect(),
+            port: 9000,
+            vxlan_port: 8472,
+            key: 1,
+        });
+        let setup = Setup {
+            devices: vec!["net_ring0".to_owned()],
+            buffers: 4096,
+            descriptors: 1024,
+            longest: 1464 - FCS,
+            link_wait: Duration::from_secs(10),
+            hugepages: false,
+        };
+        let (ports, tx, rx) = Ports::open(&setup).unwrap();
+        let _registered = ports.eal.register_thread().unwrap();
+        let mix = Mix { order: Order::Zipf(1.0), sizes: sizes.sequence(), arp: 0.1, seed: 1 };
+        let queues = (Some(tx), Some(rx));
+        let (pool, live, stop) = (ports.pool.clone(), Arc::default(), Arc::default());
+        let mut engine = Engine::new(traffic, mix, queues, pool, live, stop);
+        let mut allocated = Vec::new();
+        for count in [64, 20_000, 50_000] {
+            let trial = Trial { number: 0, pps: None, seconds: 60.0, count, settle: 5.0 };
+            let mut tally = None;
+            let seen = allocation_counter::measure(|| tally = engine.run(&trial).ok());
+            let tally = tally.unwrap();
+            assert_eq!((tally.received, tally.lost, tally.corrupted), (tally.sent, 0, 0));
+            assert_eq!((tally.arp_received, tally.arp_sent + tally.sent), (tally.arp_sent, count));
+            allocated.push(seen.count_total);
+        }
+        assert!(allocated.iter().all(|count| *count == allocated[0] && *count < 10), "{allocated:?}");
     }
 }

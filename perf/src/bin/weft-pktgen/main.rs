@@ -94,7 +94,9 @@ fn fail(error: &anyhow::Error, output: Output) -> ExitCode {
     let text = format!("{error:#}");
     let text = match output {
         Output::Table => format!("weft-pktgen: {text}\n"),
-        Output::Json => format!("{}\n", json!({ "error": text, "code": if usage { "usage" } else { "failed" } })),
+        Output::Json => {
+            format!("{}\n", json!({ "error": text, "code": if usage { "usage" } else { "failed" } }))
+        }
     };
     // Nobody is left to be told.
     let _ = std::io::stderr().write_all(text.as_bytes());
@@ -131,7 +133,11 @@ impl Bench {
         let mix = common.mix().context(Usage)?;
         let setup = common.setup(&traffic);
         let queues = 2 * u32::from(setup.descriptors) + 1024;
-        ensure!(setup.buffers >= queues, "--buffers: with {} descriptors there must be {queues} at least", setup.descriptors);
+        ensure!(
+            setup.buffers >= queues,
+            "--buffers: with {} descriptors there must be {queues} at least",
+            setup.descriptors
+        );
         let core = core(common.core).context(Usage)?;
         let stop = Arc::new(AtomicBool::new(false));
         watch_signals(&stop)?;
@@ -140,7 +146,8 @@ impl Bench {
         let (ports, tx, rx) = Ports::open(&setup)?;
         let (live, wire_bits) = (Arc::new(Live::default()), common.wire_bits(&traffic));
         let queues = (Some(tx).filter(|_| sends), Some(rx).filter(|_| receives));
-        let mut engine = Engine::new(traffic, mix, queues, ports.pool.clone(), Arc::clone(&live), Arc::clone(&stop));
+        let mut engine =
+            Engine::new(traffic, mix, queues, ports.pool.clone(), Arc::clone(&live), Arc::clone(&stop));
         let (trials, orders) = mpsc::channel();
         let (answers, tallies) = mpsc::channel();
         let eal = ports.eal.clone();
@@ -158,7 +165,8 @@ impl Bench {
             }
             drop(engine);
         };
-        let thread = thread::Builder::new().name("pktgen".to_owned()).spawn(work).context("no thread to send from")?;
+        let thread =
+            thread::Builder::new().name("pktgen".to_owned()).spawn(work).context("no thread to send from")?;
         Ok(Self {
             trials: Some(trials),
             tallies,
@@ -183,12 +191,15 @@ impl Bench {
     }
 
     fn trial(&self, pps: Option<f64>, lasts: Duration) -> Trial {
-        Trial { number: self.next, pps, seconds: lasts.as_secs_f64(), settle: self.settle }
+        Trial { number: self.next, pps, seconds: lasts.as_secs_f64(), count: u64::MAX, settle: self.settle }
     }
 
-    /// Runs a trial.
+    /// Runs a trial that is bounded by time alone.
     fn run(&mut self, what: &str, pps: Option<f64>, lasts: Duration) -> Result<TrialReport> {
-        let trial = self.trial(pps, lasts);
+        self.report(what, self.trial(pps, lasts))
+    }
+
+    fn report(&mut self, what: &str, trial: Trial) -> Result<TrialReport> {
         self.next = (self.next + 1) % WARM_UP;
         let tally = self.ask(what, trial)?;
         Ok(TrialReport::new(&trial, &tally, self.wire_bits, self.sends, self.receives))
@@ -228,10 +239,13 @@ impl Drop for Bench {
 
 /// The core to run on: the one that was asked for, or the last of several.
 fn core(asked: Option<usize>) -> Result<Option<usize>> {
-    let there: Vec<usize> = core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect();
+    let there: Vec<usize> =
+        core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect();
     match asked {
         Some(core) if there.contains(&core) => Ok(Some(core)),
-        Some(core) => Err(anyhow!("--core: there is no core {core}, or this process may not use it; it may use {there:?}")),
+        Some(core) => Err(anyhow!(
+            "--core: there is no core {core}, or this process may not use it; it may use {there:?}"
+        )),
         None => Ok(there.last().copied().filter(|_| there.len() > 1)),
     }
 }
@@ -258,7 +272,8 @@ fn run(args: &RunArgs, traffic: Arc<Traffic>, output: Output) -> Result<ExitCode
     let mut bench = Bench::open(&args.common, traffic, !args.receive_only, !args.send_only)?;
     let memory = bench.ports.memory();
     bench.warm_up(pps, args.common.warm_up)?;
-    let report = bench.run("running", pps, args.seconds)?;
+    let count = args.count.unwrap_or(u64::MAX);
+    let report = bench.report("running", Trial { count, ..bench.trial(pps, args.seconds) })?;
     let drivers = bench.close();
     match output {
         Output::Table => print((report.table() + &drivers.table()).as_bytes())?,
@@ -294,8 +309,13 @@ fn throughput(args: &ThroughputArgs, traffic: Arc<Traffic>, output: Output) -> R
     let mut bench = Bench::open(&args.common, traffic, true, true)?;
     let memory = bench.ports.memory();
     bench.warm_up(most, args.common.warm_up)?;
-    let mut report =
-        ThroughputReport { zero_loss_pps: None, at_zero_loss: None, flood: None, at: Vec::new(), trials: Vec::new() };
+    let mut report = ThroughputReport {
+        zero_loss_pps: None,
+        at_zero_loss: None,
+        flood: None,
+        at: Vec::new(),
+        trials: Vec::new(),
+    };
     let most = match most {
         Some(most) => most,
         None => {
@@ -309,7 +329,11 @@ fn throughput(args: &ThroughputArgs, traffic: Arc<Traffic>, output: Output) -> R
     let search = Search { most, resolution: args.resolution / 100.0, tries: args.tries };
     let trials = &mut report.trials;
     let found = search.run(|pps| {
-        let trial = bench.run(&format!("trial {}, {:.3} Mpps", trials.len() + 1, pps / 1e6), Some(pps), args.seconds)?;
+        let trial = bench.run(
+            &format!("trial {}, {:.3} Mpps", trials.len() + 1, pps / 1e6),
+            Some(pps),
+            args.seconds,
+        )?;
         let passed = 100.0 * trial.loss() <= args.acceptable_loss
             && trial.offered() >= LEAST_OFFERED
             && trial.corrupted() == 0
@@ -336,7 +360,8 @@ fn throughput(args: &ThroughputArgs, traffic: Arc<Traffic>, output: Output) -> R
     match output {
         Output::Table => print((report.table() + &drivers.table()).as_bytes())?,
         Output::Json => {
-            let mut value = json!({ "command": "throughput", "flows": flows, "memory": memory, "drivers": drivers });
+            let mut value =
+                json!({ "command": "throughput", "flows": flows, "memory": memory, "drivers": drivers });
             merge(&mut value, serde_json::to_value(&report)?);
             print_json(&value)?;
         }

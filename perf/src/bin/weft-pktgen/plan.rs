@@ -5,8 +5,11 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
+use clap::ValueEnum;
+use ipnet::Ipv4Net;
 use serde::Deserialize;
-use weft_switch::types::{MacAddr, Vni};
+use serde_json::Value;
+use weft_switch::types::{MacAddr, TypeError, Vni};
 
 /// Pairs that a plan may have: their prepared headers stay in memory.
 pub(crate) const MOST_PAIRS: usize = 65_536;
@@ -148,8 +151,8 @@ struct File {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct WrittenPair {
-    src_mac: String,
-    dst_mac: String,
+    src_mac: Mac,
+    dst_mac: Mac,
     src: Ipv4Addr,
     dst: Ipv4Addr,
     #[serde(default)]
@@ -159,47 +162,146 @@ struct WrittenPair {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct WrittenTunnel {
-    src_mac: String,
-    dst_mac: String,
+    src_mac: Mac,
+    dst_mac: Mac,
     src: Ipv4Addr,
     dst: Ipv4Addr,
     vni: u32,
 }
 
-/// Reads the pairs of a file.
-pub(crate) fn read(path: &Path) -> Result<Vec<Pair>> {
-    let text =
-        fs::read_to_string(path).with_context(|| format!("cannot read the plan {}", path.display()))?;
-    parse(&text).with_context(|| format!("the plan {} is wrong", path.display()))
+/// A MAC address as text.
+#[derive(Deserialize, Clone, Copy)]
+#[serde(try_from = "String")]
+struct Mac(MacAddr);
+
+impl TryFrom<String> for Mac {
+    type Error = TypeError;
+    fn try_from(text: String) -> Result<Self, TypeError> {
+        text.parse().map(Self)
+    }
 }
 
-fn parse(text: &str) -> Result<Vec<Pair>> {
-    let File { pairs } = serde_json::from_str(text)?;
-    ensure!(!pairs.is_empty(), "it has no pairs: there must be one at least");
-    if pairs.len() > MOST_PAIRS {
-        bail!("it has {} pairs, of which there may be {MOST_PAIRS} at most", pairs.len());
-    }
-    let pair = |(index, pair): (usize, WrittenPair)| {
-        let pair = pair.checked().with_context(|| format!("pairs[{index}]"))?;
-        Ok(pair)
+/// The other file: what `weft-rig plan` says of a node and of who is around it.
+#[derive(Deserialize)]
+struct Scene {
+    vni: u32,
+    gateway: Gateway,
+    local_vtep: End,
+    sender: Station,
+    others: Vec<Station>,
+    vteps: Vec<End>,
+}
+
+#[derive(Deserialize)]
+struct Gateway {
+    mac: Mac,
+}
+
+#[derive(Deserialize)]
+struct Station {
+    mac: Mac,
+    ip: Ipv4Addr,
+}
+
+/// An end of the tunnels.
+#[derive(Deserialize)]
+struct End {
+    mac: Mac,
+    ip: Ipv4Addr,
+    uplink_mac: Mac,
+    #[serde(default)]
+    subnets: Vec<Ipv4Net>,
+}
+
+/// The way through the node of a scene.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Way {
+    /// From the sending pod to the others, by MAC address
+    Bridge,
+    /// From the sending pod to the others, through the gateway
+    Route,
+    /// From the sending pod to a pod in each subnet of the other nodes
+    Encap,
+    /// From a pod in each subnet of the other nodes to the pods here, in the tunnel
+    Decap,
+}
+
+/// Reads the pairs of a file.
+pub(crate) fn read(path: &Path, way: Option<Way>) -> Result<Vec<Pair>> {
+    let text =
+        fs::read_to_string(path).with_context(|| format!("cannot read the plan {}", path.display()))?;
+    parse(&text, way).with_context(|| format!("the plan {} is wrong", path.display()))
+}
+
+fn parse(text: &str, way: Option<Way>) -> Result<Vec<Pair>> {
+    let has_pairs = serde_json::from_str::<Value>(text)?.get("pairs").is_some();
+    let pairs = match way {
+        None if has_pairs => {
+            let File { pairs } = serde_json::from_str(text)?;
+            let checked = |(index, pair): (usize, WrittenPair)| {
+                pair.checked().with_context(|| format!("pairs[{index}]"))
+            };
+            pairs.into_iter().enumerate().map(checked).collect::<Result<_>>()?
+        }
+        None => bail!("it has no pairs; if it is one of weft-rig, say --way"),
+        Some(_) if has_pairs => bail!("it has pairs, which have no --way: leave that out"),
+        Some(way) => serde_json::from_str::<Scene>(text)?.pairs(way)?,
     };
-    pairs.into_iter().enumerate().map(pair).collect()
+    ensure!(!pairs.is_empty(), "it has no pairs: there must be one at least");
+    ensure!(
+        pairs.len() <= MOST_PAIRS,
+        "it has {} pairs, of which there may be {MOST_PAIRS} at most",
+        pairs.len()
+    );
+    Ok(pairs)
 }
 
 impl WrittenPair {
     fn checked(self) -> Result<Pair> {
         let tunnel = match self.tunnel {
             None => None,
-            Some(tunnel) => Some(Tunnel {
-                src_mac: tunnel.src_mac.parse()?,
-                dst_mac: tunnel.dst_mac.parse()?,
-                src: tunnel.src,
-                dst: tunnel.dst,
-                vni: Vni::new(tunnel.vni)?,
-            }),
+            Some(WrittenTunnel { src_mac, dst_mac, src, dst, vni }) => {
+                Some(Tunnel { src_mac: src_mac.0, dst_mac: dst_mac.0, src, dst, vni: Vni::new(vni)? })
+            }
         };
-        let (src_mac, dst_mac) = (self.src_mac.parse()?, self.dst_mac.parse()?);
-        Ok(Pair { src_mac, dst_mac, src: self.src, dst: self.dst, tunnel })
+        Ok(Pair { src_mac: self.src_mac.0, dst_mac: self.dst_mac.0, src: self.src, dst: self.dst, tunnel })
+    }
+}
+
+impl Scene {
+    fn pairs(&self, way: Way) -> Result<Vec<Pair>> {
+        let (sender, vni) = (&self.sender, Vni::new(self.vni)?);
+        let from_sender = |dst_mac: Mac, dst| Pair {
+            src_mac: sender.mac.0,
+            dst_mac: dst_mac.0,
+            src: sender.ip,
+            dst,
+            tunnel: None,
+        };
+        // The first address that a pod can have: before it are the network's and the gateway's.
+        let pod = |subnet: &Ipv4Net| Ipv4Addr::from_bits(subnet.network().to_bits().wrapping_add(2));
+        let far = self.vteps.iter().flat_map(|end| end.subnets.iter().map(move |subnet| (end, pod(subnet))));
+        Ok(match way {
+            Way::Bridge => self.others.iter().map(|other| from_sender(other.mac, other.ip)).collect(),
+            Way::Route => self.others.iter().map(|other| from_sender(self.gateway.mac, other.ip)).collect(),
+            Way::Encap => far.map(|(_, pod)| from_sender(self.gateway.mac, pod)).collect(),
+            Way::Decap => far
+                .zip(self.others.iter().cycle())
+                .map(|((end, pod), here)| Pair {
+                    src_mac: end.mac.0,
+                    dst_mac: self.local_vtep.mac.0,
+                    src: pod,
+                    dst: here.ip,
+                    tunnel: Some(Tunnel {
+                        src_mac: end.uplink_mac.0,
+                        dst_mac: self.local_vtep.uplink_mac.0,
+                        src: end.ip,
+                        dst: self.local_vtep.ip,
+                        vni,
+                    }),
+                })
+                .collect(),
+        })
     }
 }
 
@@ -248,13 +350,44 @@ mod tests {
             )
         };
         let tunnel = r#","tunnel":{"src_mac":"02:0a:00:00:00:01","dst_mac":"02:0a:00:00:00:02","src":"172.16.0.1","dst":"172.16.0.2","vni":7}"#;
-        assert_eq!(parse(&one("")).unwrap()[0].tunnel, None);
-        assert_eq!(parse(&one(tunnel)).unwrap()[0].tunnel.unwrap().vni.get(), 7);
-        let error = |text: &str| format!("{:#}", parse(text).unwrap_err());
+        assert_eq!(parse(&one(""), None).unwrap()[0].tunnel, None);
+        assert_eq!(parse(&one(tunnel), None).unwrap()[0].tunnel.unwrap().vni.get(), 7);
+        let error = |text: &str| format!("{:#}", parse(text, None).unwrap_err());
         assert!(error(&one(&tunnel.replace("7}", "16777216}"))).contains("pairs[0]: VNI 16777216"));
-        assert!(error(&one("").replace(":01\"", "\"")).contains("pairs[0]"));
+        assert!(error(&one("").replace(":01\"", "\"")).contains("MAC address"));
         assert!(error(&one(r#","colour":1"#)).contains("colour"));
         assert!(error(r#"{"pairs":[]}"#).contains("no pairs"));
         assert!(error("").contains("line 1"));
+        assert!(error("{}").contains("--way"));
+        assert!(format!("{:#}", parse(&one(""), Some(Way::Bridge)).unwrap_err()).contains("--way"));
+    }
+
+    /// What `weft-rig plan` says is understood, and is the node that its frames are for.
+    #[test]
+    fn a_scene_has_pairs_for_each_way() {
+        let scene = weft_perf::scene::Scene::new(weft_perf::scene::Sizes::default()).unwrap();
+        let text = scene.plan().to_string();
+        let pairs = |way| parse(&text, Some(way)).unwrap();
+        let plan = scene.plan();
+        let gateway = plan["gateway"]["mac"].as_str().unwrap();
+        for (way, to_gateway, tunnelled) in [
+            (Way::Bridge, false, false),
+            (Way::Route, true, false),
+            (Way::Encap, true, false),
+            (Way::Decap, false, true),
+        ] {
+            let pairs = pairs(way);
+            assert!(pairs.len() >= 99, "{way:?}");
+            for pair in &pairs {
+                assert_eq!(pair.dst_mac.to_string() == gateway, to_gateway, "{way:?}");
+                assert_eq!(pair.tunnel.is_some(), tunnelled, "{way:?}");
+                assert_eq!(
+                    pair.src.to_string() == plan["sender"]["ip"].as_str().unwrap(),
+                    !tunnelled,
+                    "{way:?}"
+                );
+            }
+        }
+        assert!(parse("{\"vni\": 1}", Some(Way::Route)).is_err());
     }
 }
