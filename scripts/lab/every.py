@@ -39,16 +39,19 @@ class Stopped(Exception):
 
 def run(words):
     """Runs a command and passes signals on to it, once; its exit code."""
-    # In a session of its own it gets Ctrl-C only from here: a second one might meet it while it cleans up.
-    child, got = subprocess.Popen(words, start_new_session=True), []
+    child, got = None, []
 
     def pass_on(number, _frame):
-        if not got:
-            child.send_signal(number)
         got.append(number)
+        if child and len(got) == 1:
+            child.send_signal(number)
 
     before = {number: signal.signal(number, pass_on) for number in SIGNALS}
     try:
+        # In a session of its own it gets Ctrl-C only from here: a second one might meet it while it cleans up.
+        child = subprocess.Popen(words, start_new_session=True)
+        if got:
+            child.send_signal(got[0])
         code = child.wait()
     finally:
         for number, handler in before.items():

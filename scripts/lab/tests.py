@@ -343,6 +343,10 @@ class Every(unittest.TestCase):
         self.assertIn("not whole: core, vhost", said)
         self.assertIn("Not measured in this run: core, vhost, pods.", report)
 
+    def test_a_signal_reaches_the_rig_and_ends_all(self):
+        with self.assertRaises(every.Stopped):
+            every.run(["sh", "-c", "kill -TERM $PPID; exec sleep 60"])
+
     def test_without_a_row_there_is_no_report(self):
         code, said, report = self.all_quick(*every.RIGS)
         self.assertEqual((code, report), (1, None))
