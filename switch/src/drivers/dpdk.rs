@@ -87,6 +87,10 @@ impl PacketBuf for Mbuf {
     fn set_offload(&mut self, offload: Offload) {
         self.set_meta(offload.pack());
     }
+    #[inline]
+    fn is_plain(&self) -> bool {
+        self.meta() == 0
+    }
 }
 
 /// Gives the packets behind the first `old` their states, by what the driver has said of them; how many were thrown away because it

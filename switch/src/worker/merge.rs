@@ -7,7 +7,7 @@
 
 use arrayvec::ArrayVec;
 
-use super::burst::Read;
+use super::read::Read;
 use super::takes::Takes;
 use crate::classify::Action;
 use crate::counters::WorkerCounters;
@@ -148,8 +148,9 @@ fn look_at<B: PacketBuf>(index: usize, takes: &Takes, frames: &Burst<B>, read: &
     if kinds.is_none() {
         return plan.end_all(|thread| port_of(thread.action) == Some(to));
     }
-    let Some(flow) = Flow::of(&read.parsed) else { return };
-    let piece = Piece::of(packet, &read.parsed).filter(|piece| kinds.has(piece.kind()));
+    let Some(parsed) = read.brief.read_again(packet.head()) else { return };
+    let Some(flow) = Flow::of(&parsed) else { return };
+    let piece = Piece::of(packet, &parsed).filter(|piece| kinds.has(piece.kind()));
     let Some(piece) = piece else {
         // A fragment has no ports, so it may belong to any flow between the two.
         return plan.end_all(|thread| {
@@ -189,7 +190,7 @@ fn carry_out<B: PacketBuf>(
         let (mut at, mut behind, mut whole) = (usize::from(*last), None, true);
         loop {
             let Some(mut packet) = slots[at].take() else { break };
-            whole &= run.strip(&mut packet, ip_len(&reads[at].parsed), at == first);
+            whole &= run.strip(&mut packet, reads[at].brief.ip_len, at == first);
             if let Some(behind) = behind.take() {
                 whole &= packet.append(behind).is_ok();
             }
@@ -201,7 +202,7 @@ fn carry_out<B: PacketBuf>(
         }
         match behind {
             Some(mut frame) if whole => {
-                run.finish(&mut frame, &mut reads[first].parsed);
+                run.finish(&mut frame, &mut reads[first].brief);
                 slots[first] = Some(frame);
                 counters.merged.add(run.pieces() as u64 - 1);
             }
@@ -214,13 +215,4 @@ fn carry_out<B: PacketBuf>(
     reads.retain(|_| kept.next().is_some_and(Option::is_some));
     frames.extend(slots.into_iter().flatten());
     lost
-}
-
-#[inline]
-fn ip_len(parsed: &Parsed) -> u32 {
-    match parsed.l3 {
-        L3::V4(ip) => ip.len,
-        L3::V6(ip) => ip.len,
-        _ => 0,
-    }
 }

@@ -7,6 +7,7 @@ mod burst;
 mod learn;
 mod merge;
 mod outbox;
+mod read;
 mod receivers;
 mod run;
 mod sample;
