@@ -28,6 +28,13 @@ const FUNCTIONS: [&str; 13] = [
     "rte_vhost_get_(ifname|negotiated_features|vhost_vring)",
 ];
 
+/// With the feature `lookup`.
+const LOOKUP_LIBRARIES: [&str; 2] = ["rte_fib", "rte_hash"];
+const LOOKUP_FUNCTIONS: [&str; 2] = [
+    "rte_hash_(add_key_data|create|free|lookup_data|lookup_bulk_data)",
+    "rte_fib_(add|create|free|lookup_bulk)",
+];
+
 /// Types that are only ever pointed to, or that Rust can't lay out (packed and aligned at once).
 const OPAQUE: [&str; 9] = [
     "rte_arp_.*",
@@ -70,6 +77,11 @@ fn build() -> Result<(), String> {
     }
     flags.extend(dpdk.include_paths.iter().map(|path| format!("-I{}", path.display())));
 
+    let lookup = env::var_os("CARGO_FEATURE_LOOKUP").is_some();
+    if lookup {
+        flags.push("-DWEFT_LOOKUP".to_owned());
+    }
+
     let mut shim = cc::Build::new();
     shim.file("shim/dpdk.c").std("gnu11").warnings(true).define("ALLOW_EXPERIMENTAL_API", None);
     // DPDK's headers are not free of warnings; they are not ours to fix.
@@ -83,7 +95,7 @@ fn build() -> Result<(), String> {
         println!("cargo:rustc-link-search=native={}", path.display());
     }
     // The linker drops what nothing refers to: rustc passes --as-needed.
-    for library in LIBRARIES {
+    for library in LIBRARIES.iter().chain(LOOKUP_LIBRARIES.iter().filter(|_| lookup)) {
         println!("cargo:rustc-link-lib=dylib={library}");
     }
 
@@ -101,7 +113,7 @@ fn build() -> Result<(), String> {
         .generate_comments(false)
         .merge_extern_blocks(true)
         .rust_target(bindgen::RustTarget::stable(85, 0).map_err(|error| error.to_string())?);
-    for function in FUNCTIONS {
+    for function in FUNCTIONS.iter().chain(LOOKUP_FUNCTIONS.iter().filter(|_| lookup)) {
         bindings = bindings.allowlist_function(function);
     }
     for name in OPAQUE {

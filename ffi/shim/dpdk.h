@@ -16,6 +16,10 @@
 #include <rte_mbuf_dyn.h>
 #include <rte_mempool.h>
 #include <rte_vhost.h>
+#ifdef WEFT_LOOKUP
+#include <rte_fib.h>
+#include <rte_hash.h>
+#endif
 
 /* Where the fields of an mbuf are. They move between releases, and unnamed unions make a generated struct hard to
  * read: Rust takes the mbuf as a block of bytes with these offsets. */

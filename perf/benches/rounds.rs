@@ -5,10 +5,11 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixDatagram;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use weft_perf::fixed::{FixedBuf, FixedPool, Sink, Source, circle};
-use weft_perf::lane::{Way, frames, tables};
+use weft_perf::fixed::{FixedBuf, FixedPool, Sink, Source};
+use weft_perf::scene::{FrameSize, Scene, Sizes, Way};
 use weft_switch::memory::NoWake;
 use weft_switch::port::{Burst, RxLoss, RxQueue, TxCaps};
 use weft_switch::types::PortId;
@@ -96,13 +97,15 @@ impl Clock for Ticks {
 /// Nanoseconds of a round with so many idle ports.
 fn round(idle: usize) -> f64 {
     let port = |number| PortId::new(number).unwrap();
-    let (_publisher, readers) = cell(Box::new(tables().unwrap()), 1);
+    let scene = Scene::new(Sizes::default()).unwrap();
+    let (_publisher, readers) = cell(Box::new(scene.tables().unwrap()), 1);
     let parts =
         readers.into_iter().map(|snapshot| Parts { snapshot, pool: FixedPool::new(8), waker: NoWake });
     let (worker, handle) = make::<Bench>(parts.collect()).remove(0);
-    let (source, sink) = circle(frames(Way::Bridge, 1, 64).unwrap(), TxCaps::NONE);
-    handle.send(Command::AddTx(port(2), sink));
-    handle.send(Command::AddRx(port(1), Rx::Busy(source)));
+    let frames = scene.frames(Way::Bridge, 1, FrameSize::MIN).collect();
+    let source = Source::new(Arc::new(frames));
+    handle.send(Command::AddTx(scene.sinks(Way::Bridge).unwrap()[0], Sink::new(TxCaps::NONE)));
+    handle.send(Command::AddRx(Scene::source(Way::Bridge).unwrap(), Rx::Busy(source)));
     let mut far_ends = Vec::new();
     for number in 0..idle {
         let (near, far) = UnixDatagram::pair().unwrap();

@@ -1,20 +1,21 @@
 //! A platform without allocations, locks and devices: a buffer is taken once and then goes round, from the source into
-//! the switch, out to the sink, and back to the source through a ring.
+//! the switch, out to the sink, and back to the source of the same thread.
 //!
 //! What it costs beside the switch: the source copies each frame into its buffer, as a NIC would write it.
 
+use std::cell::RefCell;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
 use weft_switch::memory::NoWake;
 use weft_switch::offload::Offload;
 use weft_switch::packet::{BufPool, HEADROOM, MAX_CHAIN, PacketBuf};
 use weft_switch::port::{Burst, RxLoss, RxQueue, TxCaps, TxQueue};
 use weft_switch::worker::Platform;
-use weft_sync::ring::{Consumer, Producer, ring};
 
 /// Bytes of a buffer with its headroom: an mbuf's usual size.
 const ROOM: usize = 2048;
-/// Buffers that go round between a sink and its source: a few bursts, so that they stay in the caches as a NIC's do.
+/// Buffers that go round on a thread: a few bursts, so that they stay in the caches as a NIC's do.
 const BUFFERS: usize = 256;
 
 /// The memory of one buffer.
@@ -195,46 +196,147 @@ impl BufPool for FixedPool {
     }
 }
 
-/// Brings full bursts of the same frames, one after the other in a circle, as long as it is switched on.
-#[derive(Debug)]
-pub struct Source {
-    frames: Vec<Vec<u8>>,
-    next: usize,
-    back: Consumer<FixedBuf>,
+/// Frames in one piece of memory, each from the beginning of a cache line, as a NIC's buffers are.
+#[derive(Debug, Default)]
+pub struct Frames {
+    bytes: Vec<u8>,
+    /// Where each begins, in [`LINE`]s, and its bytes.
+    places: Vec<(u32, u16)>,
 }
 
-/// Takes everything and gives the buffers back to the source.
+const LINE: usize = 64;
+
+impl FromIterator<Vec<u8>> for Frames {
+    fn from_iter<I: IntoIterator<Item = Vec<u8>>>(frames: I) -> Self {
+        let mut all = Self::default();
+        for frame in frames {
+            all.places.push(((all.bytes.len() / LINE) as u32, frame.len() as u16));
+            all.bytes.extend(frame);
+            all.bytes.resize(all.bytes.len().next_multiple_of(LINE), 0);
+        }
+        all
+    }
+}
+
+impl Frames {
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// True without any.
+    pub fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+
+    #[inline]
+    fn get(&self, index: usize) -> &[u8] {
+        let (line, len) = self.places[index];
+        let at = line as usize * LINE;
+        &self.bytes[at..at + usize::from(len)]
+    }
+}
+
+thread_local! {
+    /// The thread's buffers that nobody uses: what was used last comes first, as in a pool's cache.
+    static FREE: RefCell<Vec<FixedBuf>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Has the calling thread own [`BUFFERS`], and room to give back more than it took.
+#[cold]
+fn fill(free: &mut Vec<FixedBuf>) {
+    free.reserve(2 * BUFFERS);
+    while free.len() < BUFFERS {
+        free.push(FixedBuf::new());
+    }
+}
+
+/// Brings full bursts of the same frames, one after the other in a circle.
+#[derive(Debug)]
+pub struct Source {
+    frames: Arc<Frames>,
+    next: usize,
+    fresh: Option<Fresh>,
+}
+
+/// Makes each frame another flow.
+#[derive(Debug)]
+struct Fresh {
+    /// Where the UDP header is.
+    at: usize,
+    flow: u32,
+}
+
+/// Takes everything and gives the buffers back.
 #[derive(Debug)]
 pub struct Sink {
-    back: Producer<FixedBuf>,
     caps: TxCaps,
     sent: u64,
 }
 
-/// A source of these frames (at least one, each with room for a tunnel's headers in a buffer) and the sink that
-/// everything must reach for its buffers to be used again; the sink takes `caps` unfinished.
-pub fn circle(frames: Vec<Vec<u8>>, caps: TxCaps) -> (Source, Sink) {
-    let (mut to, back) = ring(BUFFERS);
-    to.push_from(&mut std::iter::repeat_with(FixedBuf::new));
-    (Source { frames, next: 0, back }, Sink { back: to, caps, sent: 0 })
+impl Source {
+    /// A source of these frames, of which there is at least one, each with room for a tunnel's headers in a buffer.
+    pub fn new(frames: Arc<Frames>) -> Self {
+        FREE.with_borrow_mut(fill);
+        Self { frames, next: 0, fresh: None }
+    }
+
+    /// The same frames, but each time with other UDP ports: 2^32 flows, of which none comes twice until then. `at`: where in each
+    /// frame the UDP header is.
+    pub fn with_fresh_flows(self, at: usize) -> Self {
+        Self { fresh: Some(Fresh { at, flow: 0 }), ..self }
+    }
+}
+
+impl Fresh {
+    #[inline]
+    fn mark(&mut self, frame: &mut [u8]) {
+        // An odd factor: every flow once, and neighbours differ in both ports.
+        self.flow = self.flow.wrapping_add(0x9e37_79b1);
+        if let Some(udp) = frame.get_mut(self.at..self.at + 8) {
+            udp[0..4].copy_from_slice(&self.flow.to_be_bytes());
+            udp[6..8].fill(0);
+        }
+    }
 }
 
 impl RxQueue<FixedPool> for Source {
     #[inline]
     fn rx(&mut self, _: &mut FixedPool, burst: &mut Burst<FixedBuf>) -> RxLoss {
-        let Self { frames, next, back } = self;
-        back.pop_into(burst.capacity() - burst.len(), |mut buf| {
-            let frame = &frames[*next];
-            *next = if *next + 1 == frames.len() { 0 } else { *next + 1 };
-            if buf.renew(frame.len()) {
-                buf.head_mut().copy_from_slice(frame);
+        let Self { frames, next, fresh } = self;
+        FREE.with_borrow_mut(|free| {
+            let room = burst.remaining_capacity();
+            if free.len() < room {
+                fill(free);
             }
-            burst.push(buf);
+            for mut buf in free.drain(free.len() - room..) {
+                let frame = frames.get(*next);
+                *next = if *next + 1 == frames.len() { 0 } else { *next + 1 };
+                if buf.renew(frame.len()) {
+                    buf.head_mut().copy_from_slice(frame);
+                }
+                if let Some(fresh) = fresh {
+                    fresh.mark(buf.head_mut());
+                }
+                burst.push(buf);
+            }
         });
         RxLoss::default()
     }
     fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
         None
+    }
+}
+
+impl Sink {
+    /// A sink that takes `caps` unfinished.
+    pub fn new(caps: TxCaps) -> Self {
+        Self { caps, sent: 0 }
+    }
+
+    /// Buffers that have reached it: frames, or the segments of merged ones.
+    pub fn sent(&self) -> u64 {
+        self.sent
     }
 }
 
@@ -245,14 +347,11 @@ impl TxQueue<FixedPool> for Sink {
     }
     #[inline]
     fn tx(&mut self, burst: &mut Burst<FixedBuf>) {
-        self.sent += self.back.push_from(&mut burst.drain(..).flat_map(FixedBuf::unchain)) as u64;
-    }
-}
-
-impl Sink {
-    /// Buffers that have reached it: frames, or the segments of merged ones.
-    pub fn sent(&self) -> u64 {
-        self.sent
+        FREE.with_borrow_mut(|free| {
+            let before = free.len();
+            free.extend(burst.drain(..).flat_map(FixedBuf::unchain));
+            self.sent += (free.len() - before) as u64;
+        });
     }
 }
 

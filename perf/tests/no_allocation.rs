@@ -1,12 +1,13 @@
 //! The packet path takes no memory: not for a packet, not for a burst, not later on.
 
-use weft_perf::lane::{Lane, Way};
+use weft_perf::lane::Lane;
+use weft_perf::scene::{FrameSize, Way};
 
 #[test]
 fn nothing_is_allocated_on_any_way() {
     for way in Way::ALL {
-        for flows in [1, 1000] {
-            let mut lane = Lane::new(way, flows, 256).unwrap();
+        for flows in [1, 1000, 10_000] {
+            let mut lane = Lane::new(way, flows, FrameSize::Bytes(256)).unwrap();
             // From the first burst on: nothing is put off to it either.
             let seen = allocation_counter::measure(|| {
                 for _ in 0..5000 {

@@ -9,6 +9,8 @@ mod eal;
 mod ethdev;
 mod layout;
 mod log;
+#[cfg(feature = "lookup")]
+mod lookup;
 mod mbuf;
 mod mempool;
 mod offload;
@@ -19,6 +21,8 @@ use arrayvec::ArrayVec;
 
 pub use eal::{Eal, EalConfig, EalError, MemoryKind, RegisteredThread};
 pub use ethdev::{EthConfig, EthError, EthLink, EthOffloads, EthPort, EthRx, EthStats, EthTx};
+#[cfg(feature = "lookup")]
+pub use lookup::{Fib, MacHash};
 pub use mbuf::{MAX_SEGMENTS, Mbuf};
 pub use mempool::{DATA_ROOM, HEADROOM, LARGE_ROOM, Mempool, PoolError};
 pub use offload::{RxChecksum, TxWork, Upper};

@@ -1,0 +1,282 @@
+//! Cost against size, in memory: what the engine itself costs as flows, tables, ports and workers grow. No device is in it.
+//!
+//! Each point is a switch of its own, and its frames; the same frames without the switch are its floor. All points of a table are
+//! measured in short rounds that take turns, so that what else the machine does at a moment touches all of them alike.
+//! Whoever asks for the size of a table gets [`FLOWS`] flows, so that the frames cost the same at every size and every entry is used.
+
+use std::sync::{Arc, Barrier};
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use clap::ValueEnum;
+use serde_json::json;
+use weft_ffi::kernel::clock::{tsc, tsc_hz};
+use weft_perf::fixed::{FixedPool, Frames, Sink, Source};
+use weft_perf::lane::Lane;
+use weft_perf::scene::{FrameSize, Scene, Sizes, Way};
+use weft_switch::port::{Burst, RxQueue, TxCaps, TxQueue};
+
+use crate::{ScaleArgs, machine};
+
+/// What grows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum What {
+    Flows,
+    Fdb,
+    Vteps,
+    Routes,
+    Pods,
+    Workers,
+    /// Not a size: every packet a new flow, against a thousand flows
+    Flood,
+}
+
+/// Flows where another size than theirs is measured: as many as the largest table has entries.
+const FLOWS: u32 = 100_000;
+/// Packets of a round at least, and every flow once.
+const PACKETS: u32 = 100_000;
+/// How long two workers work in a round.
+const WORK: Duration = Duration::from_millis(100);
+/// Where the inner UDP header of a pod's frame is.
+const UDP: usize = 34;
+/// Ethernet, IPv4, UDP and VXLAN headers in front of an inner frame.
+const TUNNEL: usize = 50;
+
+const LOCAL: [Way; 2] = [Way::Bridge, Way::Route];
+const FLAT: [Way; 4] = [Way::Bridge, Way::Route, Way::Encap, Way::Decap];
+
+/// One measurement.
+struct Point {
+    way: Way,
+    size: u32,
+    /// Its frames, and how many make a round.
+    packets: u32,
+    run: Box<dyn FnMut() -> usize>,
+    floor: Box<dyn FnMut() -> usize>,
+    cycles: Vec<f64>,
+    floor_cycles: Vec<f64>,
+}
+
+impl Point {
+    fn new(way: Way, size: u32, sizes: Sizes, flows: u32) -> Result<Self> {
+        let scene = Scene::new(sizes)?;
+        let frames: Arc<Frames> = Arc::new(scene.frames(way, flows, FrameSize::MIN).collect());
+        Self::of(&scene, way, size, || Source::new(frames.clone()), flows)
+    }
+
+    fn of(scene: &Scene, way: Way, size: u32, source: impl Fn() -> Source, flows: u32) -> Result<Self> {
+        let mut lane = Lane::of(scene, way, source())?;
+        let run = Box::new(move || {
+            let count = lane.burst();
+            debug_assert_eq!(lane.counts().2, 0);
+            count
+        });
+        let (mut source, mut sink) = (source(), Sink::new(TxCaps::NONE));
+        let (mut pool, mut burst) = (FixedPool::new(0), Burst::new());
+        let floor = Box::new(move || {
+            source.rx(&mut pool, &mut burst);
+            let count = burst.len();
+            sink.tx(&mut burst);
+            count
+        });
+        let (cycles, floor_cycles) = (Vec::new(), Vec::new());
+        Ok(Self { way, size, packets: flows.max(PACKETS), run, floor, cycles, floor_cycles })
+    }
+}
+
+/// Cycles for a packet, over a round.
+fn round(run: &mut dyn FnMut() -> usize, packets: u32) -> f64 {
+    let begin = tsc();
+    let mut done = 0;
+    while done < packets as usize {
+        done += run();
+    }
+    (tsc() - begin) as f64 / done as f64
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    match sorted.len() {
+        0 => f64::NAN,
+        len => (sorted[(len - 1) / 2] + sorted[len / 2]) / 2.0,
+    }
+}
+
+fn best(values: &[f64]) -> f64 {
+    values.iter().copied().fold(f64::INFINITY, f64::min)
+}
+
+pub(crate) fn run(args: &ScaleArgs) -> Result<()> {
+    ensure!(!args.core.is_empty(), "--core: name a CPU");
+    machine::pin(args.core[0])?;
+    let whats = if args.what.is_empty() { What::value_variants() } else { &args.what };
+    for what in whats {
+        match what {
+            What::Workers => workers(args)?,
+            _ => points(*what, args)?,
+        }
+    }
+    Ok(())
+}
+
+fn of(ways: &[Way], sizes: &[u32], point: impl Fn(Way, u32) -> Result<Point>) -> Result<Vec<Point>> {
+    ways.iter().flat_map(|way| sizes.iter().map(|size| point(*way, *size))).collect()
+}
+
+fn make(what: What) -> Result<Vec<Point>> {
+    let full = Sizes::default();
+    match what {
+        What::Flows => of(&FLAT, &[1, 10, 100, 1000, 10_000, 100_000, 1_000_000], |way, flows| {
+            Point::new(way, flows, full, flows)
+        }),
+        What::Fdb => of(&[Way::Bridge], &[10, 100, 1000, 10_000, 100_000], |way, macs| {
+            Point::new(way, macs, Sizes { macs, pods: full.pods.min(macs), ..full }, FLOWS)
+        }),
+        What::Vteps => of(&[Way::Encap, Way::Decap], &[1, 10, 100, 1000, 5000], |way, vteps| {
+            Point::new(way, vteps, Sizes { vteps, routes: vteps, ..full }, FLOWS)
+        }),
+        What::Routes => of(&[Way::Encap], &[1, 10, 100, 1000, 5000], |way, routes| {
+            Point::new(way, routes, Sizes { routes, vteps: full.vteps.min(routes), ..full }, FLOWS)
+        }),
+        What::Pods => of(&[Way::Bridge, Way::Route, Way::Decap], &[1, 10, 50, 100, 250], |way, ports| {
+            Point::new(way, ports, Sizes { pods: ports + 1, macs: ports + 1, ports, ..full }, FLOWS)
+        }),
+        What::Flood => of(&FLAT, &[1000, u32::MAX], |way, flows| {
+            let scene = Scene::new(full)?;
+            let frames: Arc<Frames> = Arc::new(scene.frames(way, 1000, FrameSize::MIN).collect());
+            let udp = if way.is_tunnelled() { TUNNEL + UDP } else { UDP };
+            let source = || match flows {
+                1000 => Source::new(frames.clone()),
+                _ => Source::new(frames.clone()).with_fresh_flows(udp),
+            };
+            Point::of(&scene, way, flows, source, 1000)
+        }),
+        What::Workers => Ok(Vec::new()),
+    }
+}
+
+fn points(what: What, args: &ScaleArgs) -> Result<()> {
+    let mut points = make(what)?;
+    // The first round warms up.
+    for number in 0..=args.rounds {
+        for point in &mut points {
+            let cycles = round(&mut *point.run, point.packets);
+            let floor = round(&mut *point.floor, point.packets);
+            if number > 0 {
+                point.cycles.push(cycles);
+                point.floor_cycles.push(floor);
+            }
+        }
+    }
+    for point in &points {
+        let fresh = point.size == u32::MAX;
+        report(args, what, point.way, (!fresh).then_some(point.size), &point.cycles, &point.floor_cycles);
+    }
+    Ok(())
+}
+
+/// One line. `size`: none of which every packet is new.
+fn report(args: &ScaleArgs, what: What, way: Way, size: Option<u32>, cycles: &[f64], floor: &[f64]) {
+    let name = what.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
+    let hz = tsc_hz();
+    let (middle, least) = (median(cycles), best(cycles));
+    if args.json {
+        let row = json!({
+            "what": name,
+            "way": way.name(),
+            "size": size.map_or_else(|| "new".into(), serde_json::Value::from),
+            "cycles_per_packet": middle,
+            "best": least,
+            "floor": median(floor),
+            "floor_best": best(floor),
+            "mpps": hz as f64 / middle / 1e6,
+            "rounds": cycles,
+            "tsc_hz": hz,
+        });
+        println!("{row}");
+    } else {
+        let size = size.map_or_else(|| "new".to_owned(), |size| size.to_string());
+        println!(
+            "{name:8} {:7} {size:>8}  {middle:7.1} cycles/packet (best {least:.1}), of which source and sink {:.1}",
+            way.name(),
+            median(floor),
+        );
+    }
+}
+
+/// One worker and two, each with a source of its own on a CPU of its own.
+fn workers(args: &ScaleArgs) -> Result<()> {
+    ensure!(args.core.len() >= 2, "--core: two workers need two CPUs");
+    for way in LOCAL {
+        let scene = Scene::new(Sizes::default())?;
+        let frames: Arc<Frames> = Arc::new(scene.frames(way, 1000, FrameSize::MIN).collect());
+        let (mut cycles, mut floor) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
+        for number in 0..=args.rounds {
+            for count in [1, 2] {
+                let cores = &args.core[..count];
+                let worked = together(cores, Lane::idle(&scene, way, count)?, |mut lane: Lane| {
+                    let begun = lane.begin(Source::new(frames.clone()));
+                    move || begun.is_ok().then(|| lane.burst()).unwrap_or_default()
+                })?;
+                let looped = together(cores, vec![(); count], |()| {
+                    let (mut source, mut sink) = (Source::new(frames.clone()), Sink::new(TxCaps::NONE));
+                    let (mut pool, mut burst) = (FixedPool::new(0), Burst::new());
+                    move || {
+                        source.rx(&mut pool, &mut burst);
+                        let count = burst.len();
+                        sink.tx(&mut burst);
+                        count
+                    }
+                })?;
+                if number > 0 {
+                    cycles[count - 1].push(worked);
+                    floor[count - 1].push(looped);
+                }
+            }
+        }
+        for count in [1, 2] {
+            report(args, What::Workers, way, Some(count as u32), &cycles[count - 1], &floor[count - 1]);
+        }
+    }
+    Ok(())
+}
+
+/// Cycles of time for a packet of all threads together, which work on these CPUs at the same time for [`WORK`].
+fn together<T: Send, F: FnMut() -> usize>(
+    cores: &[usize],
+    each: Vec<T>,
+    make: impl Fn(T) -> F + Sync,
+) -> Result<f64> {
+    let barrier = Barrier::new(cores.len());
+    let cycles = (WORK.as_secs_f64() * tsc_hz() as f64) as u64;
+    let rates = std::thread::scope(|scope| {
+        let threads: Vec<_> = cores
+            .iter()
+            .zip(each)
+            .map(|(core, one)| {
+                let (barrier, make) = (&barrier, &make);
+                scope.spawn(move || {
+                    let pinned = machine::pin(*core);
+                    let mut run = make(one);
+                    // Fills the caches.
+                    for _ in 0..1000 {
+                        run();
+                    }
+                    barrier.wait();
+                    let (begin, mut done) = (tsc(), 0);
+                    while tsc() - begin < cycles {
+                        done += run();
+                    }
+                    pinned.map(|()| done as f64 / (tsc() - begin) as f64)
+                })
+            })
+            .collect();
+        threads.into_iter().map(|thread| thread.join()).collect::<Vec<_>>()
+    });
+    let mut rate = 0.0;
+    for one in rates {
+        rate += one.map_err(|_| anyhow::anyhow!("a worker ended in a panic"))??;
+    }
+    Ok(1.0 / rate)
+}
