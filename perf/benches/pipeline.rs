@@ -207,7 +207,7 @@ fn applying(c: &mut Criterion) {
         let frame = scene().frames(way, 1, FrameSize::MIN).next().unwrap();
         let mut packet = pool.alloc(frame.len()).unwrap();
         renew(&mut packet, &frame);
-        group.bench_function(BenchmarkId::new("copy", frame.len()), |b| {
+        group.bench_function(BenchmarkId::new("copy", way.name()), |b| {
             b.iter(|| renew(black_box(&mut packet), black_box(&frame)));
         });
         let id = Scene::source(way).unwrap();
