@@ -108,6 +108,8 @@ pub(crate) struct Usual<'a> {
     guarded: bool,
     /// What comes from the port is forwarded by a router: a hop.
     hop: bool,
+    /// A table may be far from the core's caches.
+    far: bool,
     /// The last source that was let through: MAC and IP address.
     source4: (u64, Ipv4Addr),
     source6: (u64, Ipv6Addr),
@@ -128,6 +130,10 @@ impl<'a> Usual<'a> {
             gateway: tables.gateway.mac.to_bits(),
             guarded: matches!(from.port.role, Role::Pod(_)),
             hop: !matches!(from.port.role, Role::Host),
+            far: tables.fdb.is_far()
+                || tables.neighbours4.is_far()
+                || tables.routes4.is_far()
+                || tables.peers.are_far(),
             source4: (NOBODY, Ipv4Addr::UNSPECIFIED),
             source6: (NOBODY, Ipv6Addr::UNSPECIFIED),
             local: None,
@@ -235,9 +241,15 @@ impl<'a> Usual<'a> {
         Some((ip, v4_key(outer.src.to_bits(), vni), end, outer.ecn))
     }
 
-    /// Fetches what [`Self::decide`] will look at.
+    /// Fetches what [`Self::decide`] will look at, if that is far away.
     #[inline(always)]
     pub(crate) fn prefetch(&self, look: &Look<Ipv4Addr>) {
+        if self.far {
+            self.prefetch_far(look);
+        }
+    }
+
+    fn prefetch_far(&self, look: &Look<Ipv4Addr>) {
         let tables = self.tables;
         match look.wish {
             Wish::Unknown => return,
