@@ -17,7 +17,7 @@ use crate::drop_reason::DropReason;
 use crate::event::Events;
 use crate::limits::{Buckets, NEWS};
 use crate::offload::finish::finish;
-use crate::offload::{Checksum, Offload};
+use crate::offload::Checksum;
 use crate::packet::{BufPool, PacketBuf};
 use crate::parse::{Brief, Carries, Parsed};
 use crate::port::TxCaps;
@@ -74,10 +74,13 @@ impl<P: BufPool> Applier<'_, P> {
                 self.deliver(&mut packet, brief, to, hop).map(|()| to.port)
             }
             Action::Encap { vtep, hop } if !brief.priority => {
-                return match self.tables.vteps.get(vtep as usize) {
-                    Some(vtep) => self.tunnel(packet, brief, vtep, hop, out),
-                    None => out.drop(DropReason::VtepUnresolved),
+                let Some(vtep) = self.tables.vteps.get(vtep as usize) else {
+                    return out.drop(DropReason::VtepUnresolved);
                 };
+                if !packet.is_plain() && !self.goes_as_it_is(&packet, vtep) {
+                    return self.tunnel_unfinished(packet, brief, vtep, hop, out);
+                }
+                self.tunnel(&mut packet, brief, vtep, hop).map(|()| vtep.uplink)
             }
             Action::Drop(reason) => Err(reason),
             _ => return self.apply_unusual(packet, brief, action, out),
@@ -174,8 +177,34 @@ impl<P: BufPool> Applier<'_, P> {
         if hop { decrement(packet, brief) } else { Ok(()) }
     }
 
+    /// An IP packet as it is into the tunnel.
     #[inline]
     fn tunnel(
+        &mut self,
+        packet: &mut P::Buf,
+        brief: &Brief,
+        vtep: &Vtep,
+        hop: bool,
+    ) -> Result<(), DropReason> {
+        trim_to_ip(packet, brief);
+        if hop {
+            decrement(packet, brief)?;
+        }
+        encap::encap(packet, brief, vtep, self.tables.source_ports, self.ident)
+    }
+
+    /// It is finished, or the uplink cuts while it sends. A frame to be cut whose checksum is filled in already is nothing that it is
+    /// told how to.
+    fn goes_as_it_is(&self, packet: &P::Buf, vtep: &Vtep) -> bool {
+        let offload = packet.offload();
+        offload.is_finished()
+            || matches!(offload.checksum, Checksum::Partial { .. })
+                && self.tables.ports.get(vtep.uplink).is_some_and(|uplink| uplink.tunnel_gso)
+    }
+
+    /// The outer checksum cannot be known, and the outer header not be repeated, before the inner packet is finished.
+    #[cold]
+    fn tunnel_unfinished(
         &mut self,
         mut packet: P::Buf,
         brief: &Brief,
@@ -188,28 +217,6 @@ impl<P: BufPool> Applier<'_, P> {
         if let Err(reason) = hopped {
             return out.drop(reason);
         }
-        if !packet.is_plain() {
-            let offload = packet.offload();
-            if !offload.is_finished() && !self.takes_unfinished(vtep, offload) {
-                return self.tunnel_unfinished(packet, brief, vtep, out);
-            }
-        }
-        match encap::encap(&mut packet, brief, vtep, self.tables.source_ports, self.ident) {
-            Ok(()) => out.send(self.pool, vtep.uplink, packet),
-            Err(reason) => out.drop(reason),
-        }
-    }
-
-    /// Whether the uplink cuts while it sends. A frame to be cut whose checksum is filled in already is nothing that it is told how to.
-    #[inline]
-    fn takes_unfinished(&self, vtep: &Vtep, offload: Offload) -> bool {
-        matches!(offload.checksum, Checksum::Partial { .. })
-            && self.tables.ports.get(vtep.uplink).is_some_and(|uplink| uplink.tunnel_gso)
-    }
-
-    /// The outer checksum cannot be known, and the outer header not be repeated, before the inner packet is finished.
-    #[cold]
-    fn tunnel_unfinished(&mut self, packet: P::Buf, brief: &Brief, vtep: &Vtep, out: &mut impl Outcome<P>) {
         let (ports, ident) = (self.tables.source_ports, &mut *self.ident);
         let finished = finish(self.pool, packet, TxCaps::NONE, |pool, mut piece| {
             match encap::encap(&mut piece, brief, vtep, ports, ident) {

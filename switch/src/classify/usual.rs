@@ -15,7 +15,7 @@ use super::{Action, ECN_CE, ECN_NOT_ECT, Ingress};
 use crate::offload::checksum::udp_checksum_ok;
 use crate::packet::PacketBuf;
 use crate::parse::{Brief, Carries, Ip};
-use crate::tables::{LocalVtep, PodGuard, Role, Snapshot, v4_key};
+use crate::tables::{LocalVtep, Neighbour, PodGuard, Role, Snapshot, v4_key};
 use crate::types::{MacAddr, PortId};
 use crate::wire::checksum::ipv4_header_ok;
 use crate::wire::ethernet::{ETHERNET_LEN, EtherType};
@@ -40,7 +40,7 @@ const TUNNEL4: usize = INNER + PLAIN4;
 /// No MAC address has so many bits.
 const NOBODY: u64 = u64::MAX;
 
-/// A frame's headers, and which way it wants to go.
+/// A frame's headers, and which way it wants to go. Filled in where it stays: a copy right after it would wait for the writes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Look<A> {
     ip: Ip<A>,
@@ -52,6 +52,8 @@ pub(crate) struct Look<A> {
 
 #[derive(Debug, Clone, Copy)]
 enum Wish {
+    /// It is no usual frame; nothing else holds.
+    Unknown,
     /// To the station of this MAC address, as a number.
     Bridge(u64),
     Route,
@@ -59,11 +61,41 @@ enum Wish {
     Decap(u64),
 }
 
+impl Look<Ipv4Addr> {
+    /// Of no frame yet.
+    pub(crate) const UNKNOWN: Self = {
+        let (src, dst, protocol) = (Ipv4Addr::UNSPECIFIED, Ipv4Addr::UNSPECIFIED, IpProtocol(0));
+        let ip = Ip { src, dst, ttl: 0, ecn: 0, protocol, fragment: false, l4: 0, ports: 0, len: 0 };
+        Self { ip, wish: Wish::Unknown, len: 0, outer_ecn: 0 }
+    };
+}
+
 /// A way out, and the longest IP packet that it carries.
 #[derive(Debug, Clone, Copy)]
 struct Out {
-    action: Action,
-    mtu: usize,
+    /// A neighbour's, as a number.
+    mac: u64,
+    port: PortId,
+    /// This VTEP's instead, if it is below [`NO_VTEP`].
+    vtep: u32,
+    mtu: u32,
+    /// TTL or hop limit less one.
+    hop: bool,
+}
+
+/// More than there can be.
+const NO_VTEP: u32 = u32::MAX;
+
+impl Out {
+    #[inline(always)]
+    fn action(&self) -> Action {
+        let hop = self.hop;
+        if self.vtep == NO_VTEP {
+            Action::Deliver { to: Neighbour { mac: MacAddr::from_bits(self.mac), port: self.port }, hop }
+        } else {
+            Action::Encap { vtep: self.vtep, hop }
+        }
+    }
 }
 
 /// Reads and decides the usual frames of one burst. Keyed on all that an answer depends on, and made anew for every burst, so never
@@ -76,6 +108,8 @@ pub(crate) struct Usual<'a> {
     guarded: bool,
     /// What comes from the port is forwarded by a router: a hop.
     hop: bool,
+    /// A table may be far from the core's caches.
+    far: bool,
     /// The last source that was let through: MAC and IP address.
     source4: (u64, Ipv4Addr),
     source6: (u64, Ipv6Addr),
@@ -96,6 +130,10 @@ impl<'a> Usual<'a> {
             gateway: tables.gateway.mac.to_bits(),
             guarded: matches!(from.port.role, Role::Pod(_)),
             hop: !matches!(from.port.role, Role::Host),
+            far: tables.fdb.is_far()
+                || tables.neighbours4.is_far()
+                || tables.routes4.is_far()
+                || tables.peers.are_far(),
             source4: (NOBODY, Ipv4Addr::UNSPECIFIED),
             source6: (NOBODY, Ipv6Addr::UNSPECIFIED),
             local: None,
@@ -108,14 +146,21 @@ impl<'a> Usual<'a> {
 
     /// The headers of a frame from a pod or the host.
     #[inline(always)]
-    pub(crate) fn look(&mut self, frame: &impl PacketBuf) -> Option<Look<Ipv4Addr>> {
+    pub(crate) fn look(&mut self, frame: &impl PacketBuf, look: &mut Look<Ipv4Addr>) {
+        look.wish = Wish::Unknown;
+        if let Some((ip, wish)) = self.look_v4(frame) {
+            *look = Look { ip, wish, len: frame.len() as u32, outer_ecn: 0 };
+        }
+    }
+
+    #[inline(always)]
+    fn look_v4(&mut self, frame: &impl PacketBuf) -> Option<(Ip<Ipv4Addr>, Wish)> {
         let head: &[u8; PLAIN4] = frame.head().first_chunk()?;
         let (dst, src, ethertype) = macs(part(head, 0));
         if ethertype != EtherType::IPV4.0 || !frame.is_plain() {
             return None;
         }
-        let len = frame.len();
-        let ip = read_v4(part(head, ETHERNET_LEN), ETHERNET_LEN, len)?;
+        let ip = read_v4(part(head, ETHERNET_LEN), ETHERNET_LEN, frame.len())?;
         if !matches!(ip.protocol, IpProtocol::TCP | IpProtocol::UDP) {
             return None;
         }
@@ -126,8 +171,7 @@ impl<'a> Usual<'a> {
         if self.guarded && ip.protocol == IpProtocol::UDP && is_from_server(ip.ports, DHCP) {
             return None;
         }
-        let wish = self.wish(dst, &ip)?;
-        Some(Look { ip, wish, len: len as u32, outer_ecn: 0 })
+        Some((ip, self.wish(dst, &ip)?))
     }
 
     /// As [`Self::look`], over IPv6.
@@ -153,7 +197,16 @@ impl<'a> Usual<'a> {
 
     /// The headers of a tunnel packet, with everything that a receiver must check of the outer ones but who sends it.
     #[inline(always)]
-    pub(crate) fn look_through(&mut self, frame: &impl PacketBuf) -> Option<Look<Ipv4Addr>> {
+    pub(crate) fn look_through(&mut self, frame: &impl PacketBuf, look: &mut Look<Ipv4Addr>) {
+        look.wish = Wish::Unknown;
+        if let Some((ip, peer, end, outer_ecn)) = self.look_inside(frame) {
+            *look = Look { ip, wish: Wish::Decap(peer), len: (end - INNER) as u32, outer_ecn };
+        }
+    }
+
+    /// The inner packet, the peer, where the frame ends, and the outer ECN field.
+    #[inline(always)]
+    fn look_inside(&mut self, frame: &impl PacketBuf) -> Option<(Ip<Ipv4Addr>, u64, usize, u8)> {
         let head: &[u8; TUNNEL4] = frame.head().first_chunk()?;
         let (_, src, ethertype) = macs(part(head, 0));
         if ethertype != EtherType::IPV4.0 || !is_unicast(src) || !frame.is_plain() {
@@ -185,41 +238,45 @@ impl<'a> Usual<'a> {
         if outer.ecn == ECN_CE && ip.ecn == ECN_NOT_ECT || !is_routable(&ip) {
             return None;
         }
-        let wish = Wish::Decap(v4_key(outer.src.to_bits(), vni));
-        Some(Look { ip, wish, len: (end - INNER) as u32, outer_ecn: outer.ecn })
+        Some((ip, v4_key(outer.src.to_bits(), vni), end, outer.ecn))
     }
 
-    /// Fetches what [`Self::decide`] will look at.
+    /// Fetches what [`Self::decide`] will look at, if that is far away.
     #[inline(always)]
     pub(crate) fn prefetch(&self, look: &Look<Ipv4Addr>) {
-        let tables = self.tables;
-        if let Wish::Bridge(mac) = look.wish {
-            return tables.fdb.prefetch(&MacAddr::from_bits(mac));
+        if self.far {
+            self.prefetch_far(look);
         }
-        if let Wish::Decap(peer) = look.wish {
-            tables.peers.prefetch_v4(peer);
+    }
+
+    fn prefetch_far(&self, look: &Look<Ipv4Addr>) {
+        let tables = self.tables;
+        match look.wish {
+            Wish::Unknown => return,
+            Wish::Bridge(mac) => return tables.fdb.prefetch(&MacAddr::from_bits(mac)),
+            Wish::Decap(peer) => tables.peers.prefetch_v4(peer),
+            Wish::Route => {}
         }
         tables.routes4.prefetch(look.ip.dst);
         tables.neighbours4.prefetch(&look.ip.dst);
     }
 
-    /// What is to be done with the frame.
+    /// What is to be done with the frame. False, with nothing said, where that is another's to say.
     #[inline(always)]
-    pub(crate) fn decide(&mut self, look: &Look<Ipv4Addr>) -> Option<(Action, Brief)> {
-        let action = match look.wish {
-            Wish::Bridge(mac) => self.bridge(mac, look.len)?,
-            Wish::Route => forward(self.tables, self.from, &mut self.routed4, self.hop, &look.ip)?,
-            Wish::Decap(peer) => {
-                if self.peer != Some(peer) {
-                    if !self.tables.peers.accepts_v4(peer) {
-                        return None;
-                    }
-                    self.peer = Some(peer);
-                }
-                forward(self.tables, self.from, &mut self.routed4, self.hop, &look.ip)?
+    pub(crate) fn decide(&mut self, look: &Look<Ipv4Addr>, action: &mut Action, brief: &mut Brief) -> bool {
+        let decided = match look.wish {
+            Wish::Unknown => None,
+            Wish::Bridge(mac) => self.bridge(mac, look.len),
+            Wish::Route => forward(self.tables, self.from, &mut self.routed4, self.hop, &look.ip),
+            Wish::Decap(peer) if self.accepts(peer) => {
+                forward(self.tables, self.from, &mut self.routed4, self.hop, &look.ip)
             }
+            Wish::Decap(_) => None,
         };
-        Some((action, look.brief(action, Carries::V4)))
+        let Some(decided) = decided else { return false };
+        *brief = look.brief(decided, Carries::V4);
+        *action = decided;
+        true
     }
 
     /// As [`Self::look`] and [`Self::decide`], over IPv6: at once, so a table that is far away is waited for.
@@ -228,11 +285,21 @@ impl<'a> Usual<'a> {
         let look = self.look_v6(frame)?;
         let action = match look.wish {
             Wish::Bridge(mac) => self.bridge(mac, look.len)?,
-            Wish::Route | Wish::Decap(_) => {
-                forward(self.tables, self.from, &mut self.routed6, self.hop, &look.ip)?
-            }
+            Wish::Route => forward(self.tables, self.from, &mut self.routed6, self.hop, &look.ip)?,
+            Wish::Unknown | Wish::Decap(_) => return None,
         };
         Some((action, look.brief(action, Carries::V6)))
+    }
+
+    #[inline(always)]
+    fn accepts(&mut self, peer: u64) -> bool {
+        if self.peer != Some(peer) {
+            if !self.tables.peers.accepts_v4(peer) {
+                return false;
+            }
+            self.peer = Some(peer);
+        }
+        true
     }
 
     #[inline(always)]
@@ -350,7 +417,7 @@ fn forward<A: Family>(
             out
         }
     };
-    (ip.len as usize <= out.mtu && (ip.ttl > 1 || !hop)).then_some(out.action)
+    (ip.len <= out.mtu && (ip.ttl > 1 || !out.hop)).then(|| out.action())
 }
 
 /// Where `dst` leads, if that is the same for all packets.
@@ -359,21 +426,22 @@ fn way_out<A: Family>(tables: &Snapshot, from: &Ingress<'_>, hop: bool, dst: A) 
     let to = match resolve(tables, dst) {
         Target::Neighbour(to) => to,
         Target::Hop(to) if to.port != from.id => to,
+        // Its kernel routes on, and has an MTU of its own to tell of.
         Target::Host => {
             let to = tables.gateway.host.filter(|to| to.port != from.id)?;
-            return Some(Out { action: Action::Deliver { to, hop: false }, mtu: usize::MAX });
+            let mac = to.mac.to_bits();
+            return Some(Out { mac, port: to.port, vtep: NO_VTEP, mtu: u32::MAX, hop: false });
         }
         Target::Vtep(vtep) if !matches!(from.port.role, Role::Uplink) => {
             let far = tables.vteps.get(vtep as usize)?;
             far.prefetch();
             far.encap.as_ref()?;
-            let mtu = A::tunnel_mtu(tables, far).get();
-            return Some(Out { action: Action::Encap { vtep, hop }, mtu });
+            return Some(Out { mac: 0, port: far.uplink, vtep, mtu: A::tunnel_mtu(tables, far).get() as u32, hop });
         }
         _ => return None,
     };
-    let mtu = tables.ports.get(to.port)?.mtu.get();
-    Some(Out { action: Action::Deliver { to, hop }, mtu })
+    let mtu = tables.ports.get(to.port)?.mtu.get() as u32;
+    Some(Out { mac: to.mac.to_bits(), port: to.port, vtep: NO_VTEP, mtu, hop })
 }
 
 #[inline(always)]

@@ -206,6 +206,11 @@ impl Peers {
         self.accept_unknown || self.known4.contains_key(&key)
     }
 
+    /// True where there are so many that they may not be in the caches next to the core.
+    pub(crate) fn are_far(&self) -> bool {
+        self.known4.is_far()
+    }
+
     /// Fetches what [`Self::accepts_v4`] will look at.
     #[inline]
     pub(crate) fn prefetch_v4(&self, key: u64) {

@@ -24,6 +24,7 @@ impl<P: Platform> Worker<P> {
             outbox,
             counters,
             frames,
+            notes,
             ident,
             now,
             events,
@@ -50,23 +51,23 @@ impl<P: Platform> Worker<P> {
 
         let tables = snapshot.load();
         let second = seconds(*now);
-        let mut reads = read_burst(tables, stations, second, from, frames);
+        let reads = read_burst(tables, stations, second, from, frames, notes);
         if tables.ports.get(from).is_some_and(|port| matches!(port.role, Role::Trusted)) {
             learn(
                 tables,
                 stations,
                 second,
                 from,
-                (frames, &reads),
+                (frames, reads),
                 &mut |limit| slot.buckets.moves.take(limit, *now),
                 counters,
             );
         }
         let one_in = sampling.one_in();
         if one_in > 0 {
-            sample(one_in, until_sample, from, (frames, &reads), events, counters);
+            sample(one_in, until_sample, from, (frames, reads), events, counters);
         }
-        let failed = merge(outbox.takes(), frames, &mut reads, counters);
+        let failed = merge(outbox.takes(), frames, reads, counters);
         let mut applier = Applier {
             tables,
             pool,
@@ -86,7 +87,7 @@ impl<P: Platform> Worker<P> {
             consumed: 0,
             originated: 0,
         };
-        apply_burst(&mut applier, frames, &reads, &mut ends);
+        apply_burst(&mut applier, frames, reads, &mut ends);
         port_counters.rx_drops.add(ends.dropped);
         counters.consumed.add(ends.consumed);
         counters.originated.add(ends.originated);
@@ -169,7 +170,7 @@ struct Ends<'a, P: Platform> {
 }
 
 impl<P: Platform> Outcome<P::Pool> for Ends<'_, P> {
-    #[inline]
+    #[inline(always)]
     fn send(&mut self, pool: &mut P::Pool, to: PortId, packet: Buf<P>) {
         self.outbox.send(self.tables, pool, to, packet);
     }

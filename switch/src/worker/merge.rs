@@ -105,15 +105,24 @@ fn port_of(action: Action) -> Option<PortId> {
     }
 }
 
-/// Merges what can be merged of the burst, and returns how many packets were lost by that. `reads` stays in step with `frames`.
+/// Merges what can be merged of the burst, and returns how many packets were lost by that. `reads` stays in step with `frames`; what is
+/// behind the last of them means nothing then.
 #[inline]
 pub(super) fn merge<B: PacketBuf>(
     takes: &Takes,
     frames: &mut Burst<B>,
-    reads: &mut ArrayVec<Read, BURST>,
+    reads: &mut [Read],
     counters: &WorkerCounters,
 ) -> usize {
-    let some = |read: &Read| port_of(read.action).is_some_and(|port| !takes.of(port).is_none());
+    let mut last = None;
+    let some = |read: &Read| {
+        let to = port_of(read.action);
+        // Few ports, many packets: the same one need not be asked about again.
+        to != last && {
+            last = to;
+            to.is_some_and(|port| !takes.of(port).is_none())
+        }
+    };
     let Some(first) = reads.iter().position(some) else { return 0 };
     if first + 1 < reads.len() { merge_from(first, takes, frames, reads, counters) } else { 0 }
 }
@@ -123,7 +132,7 @@ fn merge_from<B: PacketBuf>(
     first: usize,
     takes: &Takes,
     frames: &mut Burst<B>,
-    reads: &mut ArrayVec<Read, BURST>,
+    reads: &mut [Read],
     counters: &WorkerCounters,
 ) -> usize {
     let mut plan = Plan { open: ArrayVec::new(), done: ArrayVec::new(), before: [0; BURST] };
@@ -180,7 +189,7 @@ fn look_at<B: PacketBuf>(index: usize, takes: &Takes, frames: &Burst<B>, read: &
 fn carry_out<B: PacketBuf>(
     plan: &Plan,
     frames: &mut Burst<B>,
-    reads: &mut ArrayVec<Read, BURST>,
+    reads: &mut [Read],
     counters: &WorkerCounters,
 ) -> usize {
     let mut lost = 0;
@@ -211,8 +220,10 @@ fn carry_out<B: PacketBuf>(
         }
     }
     counters.drops(DropReason::TxNoBuffer).add(lost as u64);
-    let mut kept = slots.iter();
-    reads.retain(|_| kept.next().is_some_and(Option::is_some));
-    frames.extend(slots.into_iter().flatten());
+    for (index, frame) in slots.into_iter().enumerate() {
+        let Some(frame) = frame else { continue };
+        reads[frames.len()] = reads[index];
+        frames.push(frame);
+    }
     lost
 }

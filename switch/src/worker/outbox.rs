@@ -73,7 +73,7 @@ impl<P: Platform> Outbox<P> {
     }
 
     /// To be sent with the burst, by whichever worker has the port's queue.
-    #[inline]
+    #[inline(always)]
     pub(super) fn send(&mut self, tables: &Snapshot, pool: &mut P::Pool, to: PortId, packet: Buf<P>) {
         if self.last != Some(to) {
             match tables.ports.get(to).map(|port| port.place) {

@@ -1,7 +1,8 @@
 //! The stages that only read: parse, look up, classify. Frame by frame where it is an unusual one, and in phases for all others
 //! (`classify::usual`).
 
-use arrayvec::ArrayVec;
+use std::net::Ipv4Addr;
+
 use weft_sync::prefetch::prefetch_bytes;
 
 use crate::classify::usual::{Look, Usual};
@@ -23,7 +24,7 @@ pub(super) struct Read {
 
 impl Read {
     /// Of what could not be read, or is nothing that is sent on.
-    fn none(action: Action) -> Self {
+    const fn none(action: Action) -> Self {
         Self { brief: Brief::UNREAD, action }
     }
 }
@@ -44,59 +45,58 @@ pub(super) fn make_ready<B: PacketBuf>(frames: &mut Burst<B>) -> u64 {
     bytes
 }
 
-/// Parses and classifies every frame, whose headers are contiguous.
+/// Where a worker keeps what it has found out about a burst: written in place, not made anew.
+pub(super) struct Notes {
+    looks: [Look<Ipv4Addr>; BURST],
+    reads: [Read; BURST],
+}
+
+impl Default for Notes {
+    fn default() -> Self {
+        Self { looks: [Look::UNKNOWN; BURST], reads: [Read::none(Action::Consume); BURST] }
+    }
+}
+
+/// Parses and classifies every frame, whose headers are contiguous: a [`Read`] for each.
 #[inline]
-pub(super) fn read_burst<B: PacketBuf>(
+pub(super) fn read_burst<'n, B: PacketBuf>(
     tables: &Snapshot,
     stations: &Stations,
     now: u32,
     from: PortId,
     frames: &Burst<B>,
-) -> ArrayVec<Read, BURST> {
+    notes: &'n mut Notes,
+) -> &'n mut [Read] {
+    let Notes { looks, reads } = notes;
+    let (looks, reads) = (&mut looks[..frames.len()], &mut reads[..frames.len()]);
     let Some(port) = tables.ports.get(from) else {
-        let unknown = Read::none(Action::Drop(DropReason::RxPortUnknown));
-        return frames.iter().map(|_| unknown).collect();
+        reads.fill(Read::none(Action::Drop(DropReason::RxPortUnknown)));
+        return reads;
     };
     let ingress = Ingress { id: from, port, stations, now };
-    if matches!(port.role, Role::Uplink) {
-        read_in_phases(tables, &ingress, frames, Usual::look_through, |last, _, frame| {
-            read_tunnel(tables, last, &ingress, frame)
-        })
-    } else {
-        read_in_phases(tables, &ingress, frames, Usual::look, |last, usual, frame| {
-            match usual.decide_v6(frame) {
-                Some((action, brief)) => Read { action, brief },
-                None => read_plain(tables, last, &ingress, frame),
-            }
-        })
-    }
-}
-
-/// Reads all headers, then looks into all tables. `look` reads what is usual, `read` everything else.
-#[inline(always)]
-fn read_in_phases<'a, B: PacketBuf>(
-    tables: &'a Snapshot,
-    from: &'a Ingress<'a>,
-    frames: &Burst<B>,
-    look: impl Fn(&mut Usual<'a>, &B) -> Option<Look<std::net::Ipv4Addr>>,
-    read: impl Fn(&mut LastHits, &mut Usual<'a>, &B) -> Read,
-) -> ArrayVec<Read, BURST> {
-    let mut usual = Usual::new(tables, from);
-    let mut looks = ArrayVec::<_, BURST>::new();
-    for frame in frames {
-        let look = look(&mut usual, frame);
-        if let Some(look) = &look {
+    let (mut usual, mut last) = (Usual::new(tables, &ingress), LastHits::default());
+    let from_underlay = matches!(port.role, Role::Uplink);
+    if from_underlay {
+        for (frame, look) in frames.iter().zip(&mut *looks) {
+            usual.look_through(frame, look);
             usual.prefetch(look);
         }
-        looks.push(look);
+    } else {
+        for (frame, look) in frames.iter().zip(&mut *looks) {
+            usual.look(frame, look);
+            usual.prefetch(look);
+        }
     }
-    let mut last = LastHits::default();
-    let mut reads = ArrayVec::new();
-    for (frame, look) in frames.iter().zip(&looks) {
-        reads.push(match look.as_ref().and_then(|look| usual.decide(look)) {
-            Some((action, brief)) => Read { action, brief },
-            None => read(&mut last, &mut usual, frame),
-        });
+    for ((frame, look), read) in frames.iter().zip(looks).zip(&mut *reads) {
+        if !usual.decide(look, &mut read.action, &mut read.brief) {
+            *read = if from_underlay {
+                read_tunnel(tables, &mut last, &ingress, frame)
+            } else if let Some((action, brief)) = usual.decide_v6(frame) {
+                Read { brief, action }
+            } else {
+                read_plain(tables, &mut last, &ingress, frame)
+            };
+        }
     }
     reads
 }

@@ -154,11 +154,16 @@ fn compare(port: usize, frames: Vec<Vec<u8>>) -> Result<usize, TestCaseError> {
     for bytes in frames {
         let frame = HeapBuf::from_bytes(&bytes);
         let (head, len) = (frame.head(), frame.len());
-        let answer = if port == UPLINK {
-            usual.look_through(&frame).and_then(|look| usual.decide(&look))
+        let (mut look, mut action, mut brief) = (Look::UNKNOWN, Action::Consume, Brief::UNREAD);
+        if port == UPLINK {
+            usual.look_through(&frame, &mut look);
         } else {
-            let v4 = usual.look(&frame).and_then(|look| usual.decide(&look));
-            v4.or_else(|| usual.decide_v6(&frame))
+            usual.look(&frame, &mut look);
+        }
+        let answer = if usual.decide(&look, &mut action, &mut brief) {
+            Some((action, brief))
+        } else {
+            (port != UPLINK).then(|| usual.decide_v6(&frame)).flatten()
         };
         let Some((action, brief)) = answer else { continue };
         found += 1;
