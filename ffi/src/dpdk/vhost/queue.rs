@@ -24,6 +24,8 @@ pub struct VhostRx {
     told: Option<u32>,
     malformed: u32,
     too_long: u32,
+    /// Whether the guest has said something of a frame of the last burst.
+    has_told: bool,
 }
 
 /// Where frames to the guest go out: its receive ring.
@@ -34,7 +36,15 @@ pub struct VhostTx {
 
 impl VhostRx {
     pub(super) fn new(port: &Arc<PortState>, pair: u16) -> Self {
-        Self { port: Arc::clone(port), pair, notify: false, told: None, malformed: 0, too_long: 0 }
+        Self {
+            port: Arc::clone(port),
+            pair,
+            notify: false,
+            told: None,
+            malformed: 0,
+            too_long: 0,
+            has_told: false,
+        }
     }
 
     fn ring(&self) -> u16 {
@@ -68,9 +78,10 @@ impl VhostRx {
                 free_room(burst),
                 room as u16,
             );
-            let (malformed, too_long) = adopt_behind(burst, usize::from(count).min(room), MAX_FRAME);
-            self.malformed = self.malformed.saturating_add(malformed);
-            self.too_long = self.too_long.saturating_add(too_long);
+            let adopted = adopt_behind(burst, usize::from(count).min(room), MAX_FRAME);
+            self.malformed = self.malformed.saturating_add(adopted.malformed);
+            self.too_long = self.too_long.saturating_add(adopted.too_long);
+            self.has_told = adopted.tells();
         }
         burst.len() - old
     }
@@ -112,6 +123,13 @@ impl VhostRx {
             unsafe { sys::rte_vhost_enable_guest_notification(device.vid, self.ring(), 0) };
         }
         pair.wait.clear();
+    }
+
+    /// Whether the guest has said something of a frame of the last [`Self::rx`] that brought any: [`Mbuf::rx_checksum`],
+    /// [`Mbuf::rx_segment`].
+    #[inline]
+    pub fn has_told(&self) -> bool {
+        self.has_told
     }
 
     /// How many frames were thrown away since last time because their lengths contradicted each other.

@@ -216,18 +216,18 @@ fn workers(args: &ScaleArgs) -> Result<()> {
             for count in [1, 2] {
                 let cores = &args.core[..count];
                 let worked = together(cores, Lane::idle(&scene, way, count)?, |mut lane: Lane| {
-                    let begun = lane.begin(Source::new(frames.clone()));
-                    move || begun.is_ok().then(|| lane.burst()).unwrap_or_default()
+                    lane.begin(Source::new(frames.clone()))?;
+                    Ok(move || lane.burst())
                 })?;
                 let looped = together(cores, vec![(); count], |()| {
                     let (mut source, mut sink) = (Source::new(frames.clone()), Sink::new(TxCaps::NONE));
                     let (mut pool, mut burst) = (FixedPool::new(0), Burst::new());
-                    move || {
+                    Ok(move || {
                         source.rx(&mut pool, &mut burst);
                         let count = burst.len();
                         sink.tx(&mut burst);
                         count
-                    }
+                    })
                 })?;
                 if number > 0 {
                     cycles[count - 1].push(worked);
@@ -246,7 +246,7 @@ fn workers(args: &ScaleArgs) -> Result<()> {
 fn together<T: Send, F: FnMut() -> usize>(
     cores: &[usize],
     each: Vec<T>,
-    make: impl Fn(T) -> F + Sync,
+    make: impl Fn(T) -> Result<F> + Sync,
 ) -> Result<f64> {
     let barrier = Barrier::new(cores.len());
     let cycles = (WORK.as_secs_f64() * tsc_hz() as f64) as u64;
@@ -257,18 +257,19 @@ fn together<T: Send, F: FnMut() -> usize>(
             .map(|(core, one)| {
                 let (barrier, make) = (&barrier, &make);
                 scope.spawn(move || {
-                    let pinned = machine::pin(*core);
-                    let mut run = make(one);
+                    let run = machine::pin(*core).and_then(|()| make(one));
+                    // Whoever cannot work must not let the others wait.
+                    barrier.wait();
+                    let mut run = run?;
                     // Fills the caches.
                     for _ in 0..1000 {
                         run();
                     }
-                    barrier.wait();
                     let (begin, mut done) = (tsc(), 0);
                     while tsc() - begin < cycles {
                         done += run();
                     }
-                    pinned.map(|()| done as f64 / (tsc() - begin) as f64)
+                    Ok(done as f64 / (tsc() - begin) as f64)
                 })
             })
             .collect();
@@ -276,7 +277,8 @@ fn together<T: Send, F: FnMut() -> usize>(
     });
     let mut rate = 0.0;
     for one in rates {
-        rate += one.map_err(|_| anyhow::anyhow!("a worker ended in a panic"))??;
+        let one: Result<f64> = one.map_err(|_| anyhow::anyhow!("a worker ended in a panic"))?;
+        rate += one?;
     }
     Ok(1.0 / rate)
 }
