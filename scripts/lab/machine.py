@@ -35,15 +35,16 @@ def tsc_hz():
 def facts():
     """What every reader of a figure must know."""
     memory = int(field("/proc/meminfo", "MemTotal").split()[0])
-    return {
+    found = {
         "cpu": field("/proc/cpuinfo", "model name"),
         "cores": len(usable_cores()),
-        "tsc_hz": tsc_hz(),
+        "tsc_hz": tsc_hz() if platform.machine() == "x86_64" else None,
         "memory_gib": round(memory / 2**20, 1),
         "kernel": platform.release(),
         "system": dict(re.findall(r'^(\w+)="?([^"\n]*)', Path("/etc/os-release").read_text(), re.MULTILINE)).get("PRETTY_NAME"),
         "virtual": "hypervisor" in (field("/proc/cpuinfo", "flags") or ""),
     }
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def versions():

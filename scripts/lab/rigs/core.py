@@ -159,13 +159,14 @@ class Bench:
     def cycles(self, mpps):
         return self.tsc_hz / (mpps * 1e6)
 
-    def sample(self, counts):
-        """Packets that came in and that came out while it was measured, by `counts` of both."""
+    def sample(self, received, sent):
+        """Packets that came in and that came out while it was measured, by two counters. The first is read within the
+        time of the second: who forwards everything has sent no less than came in."""
         time.sleep(WARM_UP_SECONDS)
-        (came, left), begin = counts(), time.monotonic()
+        left, begin, came = sent(), time.monotonic(), received()
         time.sleep(self.options.seconds)
-        seconds, (came_in, went_out) = time.monotonic() - begin, counts()
-        return {"packets": went_out - left, "received": came_in - came, "seconds": seconds}
+        came_in, went_out, end = received(), sent(), time.monotonic()
+        return {"packets": went_out - left, "received": came_in - came, "seconds": end - begin}
 
     def check(self, case, subject):
         """That a subject makes of each frame what it must; how many were looked at."""
@@ -208,7 +209,7 @@ class Floor:
 
     def measure(self, cell, path, held, room):
         with self.start(f"net_pcap0,rx_pcap={path},infinite_rx=1", "net_null0,no-rx=1", held, room) as running:
-            return self.bench.sample(lambda: (running.received(0), running.sent(1)))
+            return self.bench.sample(lambda: running.received(0), lambda: running.sent(1))
 
     def forwarded(self, case, path, frames):
         with self.start(f"net_pcap0,rx_pcap={path}", f"net_pcap1,{self.bench.fresh_sink()}", len(frames)) as running:
@@ -345,12 +346,7 @@ class OvsDpdk:
         with self.running(cell.case, f"net_pcap0,rx_pcap={path},infinite_rx=1", "net_null0,no-rx=1") as ovs:
             wait_for("a packet out of Open vSwitch", lambda: ovs.counts()["sink"][1] > 0)
             ovs.settle()
-
-            def counts():
-                now = ovs.counts()
-                return now["source"][0], now["sink"][1]
-
-            return self.bench.sample(counts)
+            return self.bench.sample(lambda: ovs.counts()["source"][0], lambda: ovs.counts()["sink"][1])
 
     def forwarded(self, case, path, frames):
         bench = self.bench
