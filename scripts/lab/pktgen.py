@@ -23,7 +23,7 @@ class Pktgen:
             path.unlink(missing_ok=True)
             ports += ["--port", f"net_virtio_user{index},path={path},server=1,queues=1,queue_size={queue}"]
         command, *words = words
-        words = [command, "-o", "json", *ports, "--core", core, "--descriptors", queue, "--link-wait", 60, *words]
+        words = [command, "-o", "json", *ports, "--core", core, "--descriptors", queue, "--buffers", 4 * queue + 4096, "--link-wait", 60, *words]
         self.process = run.spawn(netns, BIN / PROGRAM, *words, *([] if huge else ["--no-hugepages"]), log=self.log.name)
         self.memory = "hugepages" if huge else "ordinary pages"
 

@@ -59,7 +59,7 @@ def measure_one(bench, subject, flows, frame):
     options = bench.options
     words = [
         "throughput", *addresses(), "--flows", flows, "--frame", frame, "--seconds", options.seconds, "--warm-up", WARM_UP_SECONDS,
-        "--tries", TRIES, "--resolution", RESOLUTION_PCT, "--acceptable-loss", options.acceptable_loss, "--at", ",".join(map(str, LOADS)),
+        "--tries", TRIES, "--resolution", RESOLUTION_PCT, "--acceptable-loss", options.acceptable_loss, "--settle", 1, "--at", ",".join(map(str, LOADS)),
     ]  # fmt: skip
     with bench.switches[subject](), pktgen(bench.run, bench.netns, bench.guest_core, bench.sockets, bench.huge, *words) as running:
         answer = running.answer(timeout=120 + 60 * options.seconds)
