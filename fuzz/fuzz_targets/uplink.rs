@@ -159,6 +159,8 @@ fn packet(u: &mut Unstructured<'_>) -> Result<Option<(HeapBuf, bool)>> {
     segments.push(rest);
     let mut packet = HeapBuf::from_segments(&segments);
     packet.set_offload(offload);
+    // The engine has its headers in one piece.
+    sound &= packet.head().len() >= outer;
     Ok(Some((packet, sound)))
 }
 
@@ -171,7 +173,8 @@ fn datagrams(packet: &HeapBuf, lane: &Lane) -> std::result::Result<Vec<Vec<u8>>,
         return Ok(frames.into_iter().map(|frame| [&bytes[lane.vxlan..inner], &frame].concat()).collect());
     }
     // The outer checksum is the kernel's.
-    let inside = matches!(offload.checksum, Checksum::Partial { start, .. } if usize::from(start) > lane.vxlan);
+    let inside =
+        matches!(offload.checksum, Checksum::Partial { start, .. } if usize::from(start) > lane.vxlan);
     let state = if inside { offload } else { Offload::default() };
     Ok(cut::finished(&bytes, state)?.into_iter().map(|bytes| bytes[lane.vxlan..].to_vec()).collect())
 }
@@ -271,7 +274,8 @@ fn message(u: &mut Unstructured<'_>) -> Result<(Vec<u8>, Option<u16>)> {
 
 /// The inner packet of the first datagram goes on behind that: all of it is one.
 fn is_one(bytes: &[u8], segment: u16) -> bool {
-    let word = |at: usize| bytes.get(at..at + 2).map_or(0, |two| usize::from(u16::from_be_bytes([two[0], two[1]])));
+    let word =
+        |at: usize| bytes.get(at..at + 2).map_or(0, |two| usize::from(u16::from_be_bytes([two[0], two[1]])));
     let inner = match word(20) {
         0x0800 => word(24),
         0x86dd => 40 + word(26),
@@ -319,7 +323,8 @@ fn received(u: &mut Unstructured<'_>) -> Result<()> {
     let (mut waiting, mut loss) = (VecDeque::new(), RxLoss::default());
     let mtu = UnderlayMtu::new(underlay);
     let mut pool = HeapPool { left: *u.choose(&[usize::MAX, usize::MAX, 0, 1, 7])?, ..HeapPool::default() };
-    let mut delivery = Delivery { port: PORT, mtu: &mtu, burst: &mut burst, waiting: &mut waiting, loss: &mut loss };
+    let mut delivery =
+        Delivery { port: PORT, mtu: &mtu, burst: &mut burst, waiting: &mut waiting, loss: &mut loss };
     let whole = !u.ratio(1, 32)?;
     let filled = Filled { size, buffers: &mut buffers, spill: &spill };
     let seen = delivery.deliver(&mut pool, Some(told).filter(|_| whole), filled);
@@ -328,7 +333,8 @@ fn received(u: &mut Unstructured<'_>) -> Result<()> {
 
     if other || !whole || told.truncated {
         let malformed = other || !whole;
-        let expected = RxLoss { malformed: malformed.into(), too_long: (!malformed).into(), ..RxLoss::default() };
+        let expected =
+            RxLoss { malformed: malformed.into(), too_long: (!malformed).into(), ..RxLoss::default() };
         assert_eq!((packets, loss, seen), (Vec::new(), expected, None));
         return Ok(());
     }

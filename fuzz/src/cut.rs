@@ -106,7 +106,11 @@ fn segments(frame: &[u8], gso: Gso, start: usize, field: usize) -> Result<Vec<Ve
     if (at.protocol, at.v6) != (protocol, v6) || (start, field) != (at.upper, at.upper + own) {
         return Err("another packet than the state says");
     }
-    let length = if v6 { word(frame, at.ip + 4).map(|len| 40 + usize::from(len)) } else { word(frame, at.ip + 2).map(usize::from) };
+    let length = if v6 {
+        word(frame, at.ip + 4).map(|len| 40 + usize::from(len))
+    } else {
+        word(frame, at.ip + 2).map(usize::from)
+    };
     if length != Some(frame.len() - at.ip) {
         return Err("another length than the header says");
     }
@@ -147,7 +151,8 @@ fn segments(frame: &[u8], gso: Gso, start: usize, field: usize) -> Result<Vec<Ve
             let done = (index * usize::from(gso.size)) as u32;
             number.copy_from_slice(&first.wrapping_add(done).to_be_bytes());
             // FIN and PSH are the last one's, CWR the first one's (RFC 3168, section 6.1.2).
-            let keep = if index + 1 == parts.len() { 0xff } else { !0x09 } & if index == 0 { 0xff } else { !0x80 };
+            let keep =
+                if index + 1 == parts.len() { 0xff } else { !0x09 } & if index == 0 { 0xff } else { !0x80 };
             segment[at.upper + 13] &= keep;
         } else {
             let udp_len = (segment.len() - at.upper) as u16;

@@ -93,9 +93,14 @@ impl Across {
     fn assert_nothing_lost(&self) {
         self.lab.counters_balance();
         let there = self.lab.wait_on(self.other.drops(true)).expect("the drops");
-        for reason in
-            ["rx_bad_offload", "gso_malformed", "checksum_place", "mtu_exceeded", "tx_not_taken", "tx_too_long"]
-        {
+        for reason in [
+            "rx_bad_offload",
+            "gso_malformed",
+            "checksum_place",
+            "mtu_exceeded",
+            "tx_not_taken",
+            "tx_too_long",
+        ] {
             let far = there.total.iter().find(|drop| drop.reason == reason).expect("a reason of this name");
             assert_eq!((self.lab.drops(reason), far.count), (0, 0), "{reason}");
         }

@@ -151,12 +151,24 @@ impl Assembler {
     }
 
     /// Goes to `label` if `left` is so to the register `right`.
-    pub(in crate::kernel) fn go_if_register(&mut self, left: Reg, how: Jump, right: Reg, label: Label) -> &mut Self {
+    pub(in crate::kernel) fn go_if_register(
+        &mut self,
+        left: Reg,
+        how: Jump,
+        right: Reg,
+        label: Label,
+    ) -> &mut Self {
         self.jump(Insn::new(0x0d | how as u8, left, right as u8, 0, 0), label)
     }
 
     /// Goes to `label` if all of `left` is so to `right`.
-    pub(in crate::kernel) fn go_if_all(&mut self, left: Reg, how: Jump, right: i32, label: Label) -> &mut Self {
+    pub(in crate::kernel) fn go_if_all(
+        &mut self,
+        left: Reg,
+        how: Jump,
+        right: i32,
+        label: Label,
+    ) -> &mut Self {
         self.jump(Insn::new(0x05 | how as u8, left, 0, 0, right), label)
     }
 

@@ -293,9 +293,8 @@ impl Calls {
         let mut done = 0;
         while done < self.messages.len() {
             // Up to the next message that has to be cut here.
-            let whole = |message: &usize| {
-                !self.is_several(*message) || !apart.has(self.way(*message).way.to.ip())
-            };
+            let whole =
+                |message: &usize| !self.is_several(*message) || !apart.has(self.way(*message).way.to.ip());
             let count = (done..self.messages.len()).take_while(whole).count();
             let rest = self.messages.get_mut(done..done + count).unwrap_or_default();
             let error = if rest.is_empty() {

@@ -119,7 +119,14 @@ impl Steering {
         let code = code(target, sockets.as_fd(), own.as_fd(), prefixes.as_ref().map(|map| map.as_fd()))
             .ok_or_else(|| io::Error::other("the program has a jump to nowhere"))?;
         let own_now = Mutex::default();
-        Ok(Self { link: None, program: bpf::load(ProgramKind::Xdp, NAME, &code)?, sockets, own, own_now, prefixes })
+        Ok(Self {
+            link: None,
+            program: bpf::load(ProgramKind::Xdp, NAME, &code)?,
+            sockets,
+            own,
+            own_now,
+            prefixes,
+        })
     }
 
     /// Attaches it to an interface, until it is dropped.

@@ -203,8 +203,9 @@ impl Plan {
             return false;
         };
         let len = packet.len() - lane.vxlan();
-        let fits =
-            *count < MAX_DATAGRAMS && *bytes + len <= MAX_MESSAGE && *pieces + packet.segments() <= MAX_PIECES;
+        let fits = *count < MAX_DATAGRAMS
+            && *bytes + len <= MAX_MESSAGE
+            && *pieces + packet.segments() <= MAX_PIECES;
         if *its != lane || *closed || len > *size || !fits {
             return false;
         }

@@ -88,7 +88,11 @@ fn a_right_checksum_that_equals_the_pseudo_headers_sum_is_left() {
         packet.bytes[end - 2..].fill(0);
         let missing = !Sum::new().add_u16(packet.sum()).add_u16(pseudo).fold();
         packet.bytes[end - 2..].copy_from_slice(&missing.to_be_bytes());
-        assert_eq!(Sum::new().add_u16(packet.sum()).add_u16(pseudo).fold(), 0xffff, "the test's own arithmetic");
+        assert_eq!(
+            Sum::new().add_u16(packet.sum()).add_u16(pseudo).fold(),
+            0xffff,
+            "the test's own arithmetic"
+        );
         assert_eq!(packet.state(None), Offload::default());
     }
 }
