@@ -317,6 +317,7 @@ impl<'a> Share<'a> {
     }
 
     /// What is to be sent of the burst that the plan was made for.
+    #[expect(clippy::type_complexity, reason = "closures have no names")]
     pub fn messages<B: PacketBuf>(
         self,
         packets: &'a [B],
