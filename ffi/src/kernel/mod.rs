@@ -27,6 +27,7 @@ pub mod udp_claim;
 pub mod whole;
 pub mod xdp;
 
+mod bpf;
 mod sys;
 mod tun_link;
 
@@ -37,6 +38,3 @@ pub const VNET_HDR_LEN: usize = 10;
 
 /// A virtio-net header as the kernel reads and writes it.
 pub type VnetHdr = [u8; VNET_HDR_LEN];
-
-/// Segments of one frame at most, in a receive or send through a TAP: 64 KiB in buffers of 2 KiB, twice over.
-pub const MAX_SEGMENTS: usize = 64;

@@ -18,10 +18,11 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 use libc::{c_int, c_ulong};
 
+use super::bpf::insn::{Insn, Reg};
+use super::bpf::{self, ProgramKind};
 use super::interface::{self, IfName};
-use super::xdp::{bpf, insn};
-use super::{MAX_SEGMENTS, sys};
-use insn::{Insn, Reg};
+use super::sys;
+use crate::dpdk::MAX_SEGMENTS;
 
 /// Bytes of the header before each packet.
 pub const TUNNEL_HDR_LEN: usize = 24;
@@ -50,7 +51,7 @@ impl WholeTx {
         // Nothing of the kernel's own is to come out of it. Where it has no IPv6 there is nothing to switch off.
         let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1");
         interface::set_up_without_arp(name)?;
-        let program = bpf::load_classifier("weft_out", &onward(underlay))?;
+        let program = bpf::load(ProgramKind::Classifier, "weft_out", &onward(underlay))?;
         let link = Arc::new(bpf::attach_ingress(program.as_fd(), interface::index(name)?)?);
         Ok(files.into_iter().map(|file| Self { file, _program: link.clone() }).collect())
     }

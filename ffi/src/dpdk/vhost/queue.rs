@@ -47,7 +47,9 @@ impl VhostRx {
             told: None,
             malformed: 0,
             too_long: 0,
-            has_told: false, position: 0 }
+            has_told: false,
+            position: 0,
+        }
     }
 
     fn ring(&self) -> u16 {

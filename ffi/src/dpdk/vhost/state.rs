@@ -63,9 +63,8 @@ const IN_ORDER: u64 = 1 << 35;
 impl Ahead {
     fn set(&self, ring: &sys::rte_vhost_vring, in_order: bool) {
         // SAFETY: a union of pointers, of which the library sets the one or the other.
-        let (available, descriptors) = unsafe {
-            (ring.__bindgen_anon_2.avail as usize, ring.__bindgen_anon_1.desc as usize)
-        };
+        let (available, descriptors) =
+            unsafe { (ring.__bindgen_anon_2.avail as usize, ring.__bindgen_anon_1.desc as usize) };
         self.available.store(available, Ordering::Relaxed);
         self.descriptors.store(if in_order { descriptors } else { 0 }, Ordering::Relaxed);
         self.mask.store(ring.size.wrapping_sub(1), Ordering::Relaxed);
@@ -113,7 +112,15 @@ pub(super) struct PortState {
 impl PortState {
     pub(super) fn new(path: &str, pairs: u16) -> io::Result<Self> {
         let pairs = (0..pairs)
-            .map(|_| Ok(Pair { rx: Busy::default(), tx: Busy::default(), rx_ahead: Ahead::default(), tx_ahead: Ahead::default(), wait: Wait::new()? }))
+            .map(|_| {
+                Ok(Pair {
+                    rx: Busy::default(),
+                    tx: Busy::default(),
+                    rx_ahead: Ahead::default(),
+                    tx_ahead: Ahead::default(),
+                    wait: Wait::new()?,
+                })
+            })
             .collect::<io::Result<_>>()?;
         Ok(Self {
             path: path.to_owned(),

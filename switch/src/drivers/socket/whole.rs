@@ -12,7 +12,7 @@ use arrayvec::ArrayVec;
 use weft_ffi::dpdk::Mbuf;
 use weft_ffi::kernel::whole::{TUNNEL_HDR_LEN, WholeTx};
 
-use super::tx::{Lane, SENDERS};
+use super::plan::{Lane, SENDERS};
 use crate::offload::virtio::{HEADER_TUNNEL, TunnelPlaces, emit_tunnel};
 use crate::packet::PacketBuf;
 use crate::wire::checksum::Sum;

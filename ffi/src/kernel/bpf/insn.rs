@@ -1,4 +1,4 @@
-//! An assembler for the few eBPF instructions that are needed (RFC 9669): the program is short, and so neither a compiler nor
+//! An assembler for the few eBPF instructions that are needed (RFC 9669): the programs are short, and so neither a compiler nor
 //! its run-time is.
 
 /// One instruction as the kernel reads it: `struct bpf_insn` of linux/bpf.h.

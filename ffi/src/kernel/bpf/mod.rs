@@ -1,12 +1,14 @@
-//! The calls of bpf(2) that are needed: maps, a program, its link to an interface. The structs are those of linux/bpf.h, cut
+//! The calls of bpf(2) that are needed: maps, programs, a program's link to an interface. The structs are those of linux/bpf.h, cut
 //! where the fields that are used end; the kernel takes what is missing as zero.
+
+pub(super) mod insn;
 
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use super::insn::Insn;
-use crate::kernel::sys;
+use super::sys;
+use insn::Insn;
 
 const MAP_CREATE: libc::c_long = 0;
 const MAP_UPDATE: libc::c_long = 2;
@@ -15,15 +17,24 @@ const PROG_LOAD: libc::c_long = 5;
 const LINK_CREATE: libc::c_long = 28;
 const LINK_DETACH: libc::c_long = 34;
 
-const PROGRAM_OF_XDP: u32 = 6;
 const ATTACHED_TO_XDP: u32 = 37;
-const CLASSIFIER: u32 = 3;
 const ATTACHED_TO_INGRESS: u32 = 46;
 /// `BPF_F_XDP_HAS_FRAGS`: the program takes frames that have more than their first buffer.
 const TAKES_FRAGMENTS: u32 = 1 << 5;
 const LICENSE: &CStr = c"Apache-2.0";
 /// Room for what the verifier says of a program that it refuses.
 const VERIFIER_TEXT: usize = 64 << 10;
+
+/// Kinds of program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ProgramKind {
+    /// `BPF_PROG_TYPE_SOCKET_FILTER`: a number made of a packet.
+    Filter,
+    /// `BPF_PROG_TYPE_XDP`: for frames of any length where the kernel can (Linux 5.18), else for those that fit a page.
+    Xdp,
+    /// `BPF_PROG_TYPE_SCHED_CLS`: what is done with a packet that comes in by an interface or leaves by it.
+    Classifier,
+}
 
 /// Kinds of map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -176,22 +187,13 @@ impl AsFd for Map {
     }
 }
 
-/// Loads an XDP program: for frames of any length where the kernel can (Linux 5.18), else for those that fit a page.
-pub(super) fn load(label: &str, code: &[Insn]) -> io::Result<OwnedFd> {
-    match load_as(PROGRAM_OF_XDP, ATTACHED_TO_XDP, TAKES_FRAGMENTS, label, code) {
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-            load_as(PROGRAM_OF_XDP, ATTACHED_TO_XDP, 0, label, code)
-        }
-        loaded => loaded,
-    }
-}
-
-/// Loads a program for what comes in by an interface.
-pub(in crate::kernel) fn load_classifier(label: &str, code: &[Insn]) -> io::Result<OwnedFd> {
-    load_as(CLASSIFIER, 0, 0, label, code)
-}
-
-fn load_as(kind: u32, attach_type: u32, flags: u32, label: &str, code: &[Insn]) -> io::Result<OwnedFd> {
+/// Loads a program. It lives as long as somebody refers to it.
+pub(super) fn load(kind: ProgramKind, label: &str, code: &[Insn]) -> io::Result<OwnedFd> {
+    let (kind, flags, attach_type) = match kind {
+        ProgramKind::Filter => (1, 0, 0),
+        ProgramKind::Xdp => (6, TAKES_FRAGMENTS, ATTACHED_TO_XDP),
+        ProgramKind::Classifier => (3, 0, 0),
+    };
     let mut attributes = ProgLoad {
         kind,
         count: code.len() as u32,
@@ -207,11 +209,13 @@ fn load_as(kind: u32, attach_type: u32, flags: u32, label: &str, code: &[Insn]) 
         attach_type,
     };
     // SAFETY: what PROG_LOAD reads: `count` instructions and a text that ends in zero, both live.
-    let tried = unsafe { bpf(PROG_LOAD, &attributes) };
-    let Err(error) = tried else { return sys::owned(tried?) };
-    if error.raw_os_error() == Some(libc::EINVAL) && flags != 0 {
-        return Err(error);
+    let mut tried = unsafe { bpf(PROG_LOAD, &attributes) };
+    if flags != 0 && matches!(&tried, Err(error) if error.raw_os_error() == Some(libc::EINVAL)) {
+        attributes.flags = 0;
+        // SAFETY: as above.
+        tried = unsafe { bpf(PROG_LOAD, &attributes) };
     }
+    let Err(error) = tried else { return sys::owned(tried?) };
     // Once more, to hear what the verifier says.
     let mut text = vec![0u8; VERIFIER_TEXT];
     (attributes.log_level, attributes.log_size) = (1, VERIFIER_TEXT as u32);
@@ -258,8 +262,8 @@ pub(super) fn attach(program: BorrowedFd<'_>, interface: u32, how: Attach) -> io
     sys::owned(unsafe { bpf(LINK_CREATE, &attributes) }?)
 }
 
-/// Attaches a program to what comes in by an interface, for as long as the descriptor lives (Linux 6.6).
-pub(in crate::kernel) fn attach_ingress(program: BorrowedFd<'_>, interface: u32) -> io::Result<OwnedFd> {
+/// Attaches a classifier to what comes in by an interface, for as long as the descriptor lives (Linux 6.6).
+pub(super) fn attach_ingress(program: BorrowedFd<'_>, interface: u32) -> io::Result<OwnedFd> {
     let attributes =
         LinkCreate { program: number(program), interface, attach_type: ATTACHED_TO_INGRESS, flags: 0 };
     // SAFETY: what LINK_CREATE reads; there is no address in it.
@@ -290,7 +294,7 @@ pub(super) mod tests {
     }
 
     /// What a program answers to a frame.
-    pub(in super::super) fn run(program: BorrowedFd<'_>, frame: &[u8]) -> u32 {
+    pub(in crate::kernel) fn run(program: BorrowedFd<'_>, frame: &[u8]) -> u32 {
         const TEST_RUN: libc::c_long = 10;
         let mut attributes = TestRun {
             program: number(program),
@@ -313,7 +317,7 @@ pub(super) mod tests {
     #[test]
     fn what_the_verifier_refuses_comes_with_its_words() {
         // Leaves without an answer.
-        let error = load("weft_bad", &[Insn::exit()]).unwrap_err();
+        let error = load(ProgramKind::Xdp, "weft_bad", &[Insn::exit()]).unwrap_err();
         assert!(error.to_string().contains("the verifier says"), "{error}");
         assert!(error.to_string().contains("R0"), "{error}");
     }
