@@ -14,7 +14,7 @@ use weft_ffi::kernel::clock::{tsc, tsc_hz};
 use weft_perf::fixed::{FixedPool, Frames, Sink, Source};
 use weft_perf::lane::Lane;
 use weft_perf::scene::{FrameSize, Scene, Sizes, Way};
-use weft_switch::port::{Burst, RxQueue, TxCaps, TxQueue};
+use weft_switch::port::{BURST, Burst, RxQueue, TxCaps, TxQueue};
 
 use crate::{ScaleArgs, machine};
 
@@ -71,16 +71,28 @@ impl Point {
             debug_assert_eq!(lane.counts().2, 0);
             count
         });
-        let (mut source, mut sink) = (source(), Sink::new(TxCaps::NONE));
-        let (mut pool, mut burst) = (FixedPool::new(0), Burst::new());
-        let floor = Box::new(move || {
-            source.rx(&mut pool, &mut burst);
-            let count = burst.len();
-            sink.tx(&mut burst);
-            count
-        });
         let (cycles, floor_cycles) = (Vec::new(), Vec::new());
+        let floor = Box::new(floor(source(), scene.sinks(way)?.len()));
         Ok(Self { way, size, packets: flows.max(PACKETS), run, floor, cycles, floor_cycles })
+    }
+}
+
+/// The source and the sinks of a point without the switch between them: a burst is sent in as many parts as it has ports to go to.
+fn floor(mut source: Source, ports: usize) -> impl FnMut() -> usize {
+    let (mut sink, mut pool) = (Sink::new(TxCaps::NONE), FixedPool::new(0));
+    let (mut burst, mut part) = (Burst::new(), Burst::new());
+    let each = BURST.div_ceil(ports.min(BURST));
+    move || {
+        source.rx(&mut pool, &mut burst);
+        let count = burst.len();
+        if each >= count {
+            sink.tx(&mut burst);
+        }
+        while !burst.is_empty() {
+            part.extend(burst.drain(burst.len().saturating_sub(each)..));
+            sink.tx(&mut part);
+        }
+        count
     }
 }
 
@@ -211,7 +223,7 @@ fn workers(args: &ScaleArgs) -> Result<()> {
     for way in LOCAL {
         let scene = Scene::new(Sizes::default())?;
         let frames: Arc<Frames> = Arc::new(scene.frames(way, 1000, FrameSize::MIN).collect());
-        let (mut cycles, mut floor) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
+        let (mut cycles, mut floors) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
         for number in 0..=args.rounds {
             for count in [1, 2] {
                 let cores = &args.core[..count];
@@ -219,24 +231,16 @@ fn workers(args: &ScaleArgs) -> Result<()> {
                     lane.begin(Source::new(frames.clone()))?;
                     Ok(move || lane.burst())
                 })?;
-                let looped = together(cores, vec![(); count], |()| {
-                    let (mut source, mut sink) = (Source::new(frames.clone()), Sink::new(TxCaps::NONE));
-                    let (mut pool, mut burst) = (FixedPool::new(0), Burst::new());
-                    Ok(move || {
-                        source.rx(&mut pool, &mut burst);
-                        let count = burst.len();
-                        sink.tx(&mut burst);
-                        count
-                    })
-                })?;
+                let looped =
+                    together(cores, vec![(); count], |()| Ok(floor(Source::new(frames.clone()), 1)))?;
                 if number > 0 {
                     cycles[count - 1].push(worked);
-                    floor[count - 1].push(looped);
+                    floors[count - 1].push(looped);
                 }
             }
         }
         for count in [1, 2] {
-            report(args, What::Workers, way, Some(count as u32), &cycles[count - 1], &floor[count - 1]);
+            report(args, What::Workers, way, Some(count as u32), &cycles[count - 1], &floors[count - 1]);
         }
     }
     Ok(())

@@ -31,7 +31,7 @@ fn addresses(pod: usize) -> [IpAddr; 2] {
     [[10, 244, 0, pod as u8].into(), format!("fd00::{pod}").parse().unwrap()]
 }
 
-fn tables() -> Snapshot {
+fn tables(vteps: usize) -> Snapshot {
     let mut tables = Snapshot { vxlan_port: 8472, ..Snapshot::default() };
     let guard = |pod| Role::Pod(PodGuard::new(pod_mac(pod), &addresses(pod)));
     for (port, role) in [
@@ -64,8 +64,9 @@ fn tables() -> Snapshot {
     let peer: IpAddr = [172, 16, 0, 2].into();
     let outer = Outer { src_mac: pod_mac(9), dst_mac: pod_mac(8), src: own, dst: peer, port: 8472 };
     let encap = Encap::new(&outer, vni, MacAddr(VTEP), pod_mac(0xab));
-    for encap in [encap, None] {
-        tables.vteps.push(Vtep { encap, uplink: id(UPLINK), mtu: Mtu::new(1450).unwrap(), checksum: false });
+    for index in 0..vteps {
+        let encap = encap.clone().filter(|_| index != 1);
+        tables.vteps.push(Vtep { encap, uplink: id(UPLINK), mtu: Mtu::new(600).unwrap(), checksum: false });
     }
     tables.peers.insert(peer, vni);
     tables.local_vteps.push(LocalVtep { vni, mac: MacAddr(VTEP), address: own });
@@ -159,13 +160,19 @@ fn change(mut frame: Vec<u8>, (bytes, longer, right): (Vec<(usize, u8)>, i8, boo
 
 /// What both say about these frames, one after the other in a burst; how many were usual.
 fn compare(port: usize, frames: Vec<Vec<u8>>) -> Result<usize, TestCaseError> {
-    let (tables, stations) = (tables(), Stations::default());
+    let (few, many) = (compare_with(2, port, &frames)?, compare_with(1000, port, &frames)?);
+    prop_assert_eq!(few, many);
+    Ok(few)
+}
+
+fn compare_with(vteps: usize, port: usize, frames: &[Vec<u8>]) -> Result<usize, TestCaseError> {
+    let (tables, stations) = (tables(vteps), Stations::default());
     let from =
         Ingress { id: id(port), port: tables.ports.get(id(port)).unwrap(), stations: &stations, now: 0 };
     let (mut usual, mut last) = (Usual::new(&tables, &from), LastHits::default());
     let mut found = 0;
     for bytes in frames {
-        let frame = HeapBuf::from_bytes(&bytes);
+        let frame = HeapBuf::from_bytes(bytes);
         let (head, len) = (frame.head(), frame.len());
         let (mut look, mut action, mut brief) = (Look::UNKNOWN, Action::Consume, Brief::UNREAD);
         if port == UPLINK {
@@ -179,6 +186,9 @@ fn compare(port: usize, frames: Vec<Vec<u8>>) -> Result<usize, TestCaseError> {
             (port != UPLINK).then(|| usual.decide_v6(&frame)).flatten()
         };
         let Some((action, brief)) = answer else { continue };
+        if usual.must_confirm() && !usual.confirm(action, &brief) {
+            continue;
+        }
         found += 1;
         let (expected, mut expected_brief) = if port == UPLINK {
             let (parsed, outer) =
