@@ -12,7 +12,9 @@ from gauges import usable_cores
 from run import LabError, call
 
 OVS_DPDK = "openvswitch-switch-dpdk"
+# What Debian asks before it starts a service, and what it is told while packages are installed.
 POLICY = Path("/usr/sbin/policy-rc.d")
+NO_SERVICES = "#!/bin/sh\n# scripts/bench of weft installs packages without starting their services.\nexit 101\n"
 
 
 def field(path, name):
@@ -33,15 +35,16 @@ def tsc_hz():
 def facts():
     """What every reader of a figure must know."""
     memory = int(field("/proc/meminfo", "MemTotal").split()[0])
-    return {
+    found = {
         "cpu": field("/proc/cpuinfo", "model name"),
         "cores": len(usable_cores()),
-        "tsc_hz": tsc_hz(),
+        "tsc_hz": tsc_hz() if platform.machine() == "x86_64" else None,
         "memory_gib": round(memory / 2**20, 1),
         "kernel": platform.release(),
         "system": dict(re.findall(r'^(\w+)="?([^"\n]*)', Path("/etc/os-release").read_text(), re.MULTILINE)).get("PRETTY_NAME"),
         "virtual": "hypervisor" in (field("/proc/cpuinfo", "flags") or ""),
     }
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def versions():
@@ -69,14 +72,15 @@ def installed(package):
 
 @contextlib.contextmanager
 def no_services():
-    """While packages are installed nothing they bring is started: Debian asks this file."""
-    if POLICY.exists():
+    """While packages are installed nothing they bring is started."""
+    if POLICY.exists() and POLICY.read_text() != NO_SERVICES:
         # Somebody else's policy. It must be one that starts nothing, or we'd leave a service running.
         if call(POLICY, OVS_DPDK, "start", check=False).returncode != 101:
             raise LabError(f"{POLICY} of this machine lets packages start their services: install {OVS_DPDK} yourself")
         yield
         return
-    POLICY.write_text("#!/bin/sh\nexit 101\n")
+    # Ours may be there from a run that was killed.
+    POLICY.write_text(NO_SERVICES)
     POLICY.chmod(0o755)
     try:
         yield

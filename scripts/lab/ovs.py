@@ -28,8 +28,9 @@ class Ovs:
         self.mains, self.processes, self.bridges = ",".join(map(str, mains)), [], []
         self.dir.mkdir()
         self.db = f"unix:{self.dir}/db.sock"
-        # --in-memory it adds by itself, but for legacy memory; that and ordinary pages don't go together.
-        memory = "" if huge else f" --no-huge -m {MEMORY_MIB} --legacy-mem"
+        # --in-memory it adds by itself, but for legacy memory; that and ordinary pages don't go together. On ordinary pages
+        # it makes its buffers anew when a guest comes, before it gives up the first ones.
+        memory = "" if huge else f" --no-huge -m {2 * MEMORY_MIB} --legacy-mem"
         config = {
             "dpdk-init": "true", "pmd-cpu-mask": f"{1 << core:#x}",
             "dpdk-extra": f"--no-pci --file-prefix={run.name}-{name}{memory}",
@@ -115,6 +116,18 @@ class Ovs:
             r"^  port \d+: (\S+).*\n    RX packets:(\d+).*\n    TX packets:(\d+)", self.ask("dpctl/show", "-s", DATAPATH), re.M
         )
         return {name: (int(received), int(sent)) for name, received, sent in ports}
+
+    def missed(self):
+        """Packets whose flow was not in the datapath, as of now."""
+        return int(re.search(r"missed:(\d+)", self.ask("dpctl/show", DATAPATH))[1])
+
+    def settle(self, patience=15.0):
+        """Returns when no packet is of a new flow any more: tens of thousands take it a second. If that never is, it is
+        how it works under this load."""
+        deadline, last = time.monotonic() + patience, -1
+        while (now := self.missed()) != last and time.monotonic() < deadline:
+            last = now
+            time.sleep(0.3)
 
     def end(self):
         for process in reversed(self.processes):

@@ -132,7 +132,7 @@ class Rows:
         given = {key: value for key, value in vars(options).items() if key not in NOT_TOLD}
         self.write({
             "rig": self.name, "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "machine": machine.facts(),
-            "versions": machine.versions() | versions, "options": given,
+            "versions": machine.versions() | versions, "quick": options.quick, "options": given,
         })  # fmt: skip
 
     def add(self, row):

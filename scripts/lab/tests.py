@@ -6,7 +6,9 @@ Runs with the programs in WEFT_BIN. Needs root.
 import contextlib
 import io
 import json
+import os
 import signal
+import subprocess
 import sys
 import tempfile
 import unittest
@@ -14,6 +16,7 @@ from pathlib import Path
 from unittest import mock
 
 import captures
+import machine
 import rig
 import run
 from cases import CASES, KERNEL, WEFT
@@ -23,6 +26,7 @@ from run import LabError, call
 
 RIGS = {"core": core, "latency": latency, "pods": pods, "reconf": reconf, "vhost": vhost}
 CASE = {case.name: case for case in CASES}
+BENCH = Path(__file__).with_name("bench.py")
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -234,6 +238,25 @@ class Frames(unittest.TestCase):
 
 
 class Leftovers(unittest.TestCase):
+    def test_services_are_held_back_only_while_packages_are_installed(self):
+        with tempfile.TemporaryDirectory() as folder, mock.patch.object(machine, "POLICY", Path(folder) / "policy"):
+            policy = machine.POLICY
+            with contextlib.suppress(KeyError), machine.no_services():
+                self.assertEqual(call(policy, "openvswitch-switch", "start", check=False).returncode, 101)
+                raise KeyError
+            self.assertFalse(policy.exists())
+            policy.write_text(machine.NO_SERVICES)  # of a run that was killed
+            with machine.no_services():
+                pass
+            self.assertFalse(policy.exists())
+            for code, held_back in ((101, True), (0, False)):
+                policy.write_text(f"#!/bin/sh\nexit {code}\n")
+                policy.chmod(0o755)
+                with contextlib.nullcontext() if held_back else self.assertRaises(LabError):
+                    with machine.no_services():
+                        pass
+                self.assertTrue(policy.exists(), "somebody else's policy stays")
+
     def test_huge_pages_are_given_back_but_none_of_others(self):
         for before, asked, now, left in ((0, 100, 100, 0), (50, 100, 150, 50), (50, 100, 80, 50), (50, 100, 50, 50), (50, 100, 20, 20)):
             with tempfile.TemporaryDirectory() as folder:
@@ -243,6 +266,16 @@ class Leftovers(unittest.TestCase):
                 with mock.patch.object(run, "HUGE_PAGES", pages):
                     run.give_back_huge_pages(note)
                 self.assertEqual((int(pages.read_text()), note.exists()), (left, False))
+
+
+def processes(word):
+    """Who runs with this word among its arguments."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if word.encode() in path.read_bytes() and run.is_running(path.parent.name):
+                found.append(int(path.parent.name))
+    return found
 
 
 class Runs(unittest.TestCase):
@@ -288,7 +321,41 @@ class Runs(unittest.TestCase):
             self.assertGreaterEqual(row["delivered"], core.LEAST_FORWARDED * row["received"])
         self.assertIn("testpmd-io", written[1]["ratio"])
         self.assertEqual(run.HUGE_PAGES.read_text(), pages)
-        self.assertEqual(list(run.RUN_DIR.glob("weft-demo-*")), [])
+        self.assertFalse((run.RUN_DIR / f"{run.PREFIX}{os.getpid()}").exists())
+
+    def test_vhost(self):
+        code, said, written = self.run_bench("vhost", "--subjects", "weft", "--flows", "10")
+        self.assertEqual(code, 0, said)
+        self.assertEqual([(row["subject"], row["flows"], row["frames_checked"]) for row in written], [("weft", 10, 400)], said)
+        self.assertGreater(written[0]["mpps"], 0)
+
+    def started(self, folder):
+        """A run of its own process, which measures for long; and the name that all that it makes carries."""
+        words = ("core", "bridge", "--subjects", "testpmd-io", "--flows", "1", "--frame", "64", "--seconds", "60")
+        process = subprocess.Popen([sys.executable, "-B", BENCH, folder, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        name = f"{run.PREFIX}{process.pid}"
+        run.wait_for("the subject", lambda: processes(f"{name}-switch") and not processes(f"{name}/sink.pcap"), timeout=60)
+        return process, name
+
+    def test_a_signal_ends_all_of_it(self):
+        pages = run.HUGE_PAGES.read_text()
+        with tempfile.TemporaryDirectory() as folder:
+            process, name = self.started(folder)
+            process.send_signal(signal.SIGTERM)
+            self.assertEqual(process.wait(timeout=30), 1)
+        self.assertEqual((processes(name), (run.RUN_DIR / name).exists(), run.namespaces(name)), ([], False, []))
+        self.assertEqual(run.HUGE_PAGES.read_text(), pages)
+
+    def test_what_a_killed_run_left_is_removed(self):
+        pages = run.HUGE_PAGES.read_text()
+        with tempfile.TemporaryDirectory() as folder:
+            process, name = self.started(folder)
+            process.kill()
+            process.wait()
+        self.assertNotEqual(processes(name), [])
+        self.assertIn(name, run.remove_leftovers(kept=False))
+        self.assertEqual((processes(name), (run.RUN_DIR / name).exists(), run.namespaces(name)), ([], False, []))
+        self.assertEqual(run.HUGE_PAGES.read_text(), pages)
 
     def test_reconf(self):
         # At a rate that any machine carries: what is looked at is that traffic flows and each change comes into force.

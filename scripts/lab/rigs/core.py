@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import captures
 import machine
 from checks import end
-from gauges import busy_pct, usable_cores
+from gauges import busy_pct, cores_apart, usable_cores
 from nodes import BIN
 from ovs import MEMORY_MIB, Ovs
 from rig import Progress, above_zero, columns, in_turn, middle, parsed, parser, say, several, spread, warn_if_busy
@@ -132,7 +132,7 @@ class Bench:
 
     def __init__(self, run, options):
         self.run, self.options = run, options
-        self.core, *self.mains = usable_cores()
+        self.core, *self.mains = cores_apart()
         self.netns = run.netns("peers")
         self.tsc_hz = machine.tsc_hz()
         self.plan = captures.Plan(json.loads(call(BIN / "weft-rig", "plan").stdout))
@@ -159,13 +159,14 @@ class Bench:
     def cycles(self, mpps):
         return self.tsc_hz / (mpps * 1e6)
 
-    def sample(self, counts):
-        """Packets that came in and that came out while it was measured, by `counts` of both."""
+    def sample(self, received, sent):
+        """Packets that came in and that came out while it was measured, by two counters. The first is read within the
+        time of the second: who forwards everything has sent no less than came in."""
         time.sleep(WARM_UP_SECONDS)
-        (came, left), begin = counts(), time.monotonic()
+        left, begin, came = sent(), time.monotonic(), received()
         time.sleep(self.options.seconds)
-        seconds, (came_in, went_out) = time.monotonic() - begin, counts()
-        return {"packets": went_out - left, "received": came_in - came, "seconds": seconds}
+        came_in, went_out, end = received(), sent(), time.monotonic()
+        return {"packets": went_out - left, "received": came_in - came, "seconds": end - begin}
 
     def check(self, case, subject):
         """That a subject makes of each frame what it must; how many were looked at."""
@@ -208,7 +209,7 @@ class Floor:
 
     def measure(self, cell, path, held, room):
         with self.start(f"net_pcap0,rx_pcap={path},infinite_rx=1", "net_null0,no-rx=1", held, room) as running:
-            return self.bench.sample(lambda: (running.received(0), running.sent(1)))
+            return self.bench.sample(lambda: running.received(0), lambda: running.sent(1))
 
     def forwarded(self, case, path, frames):
         with self.start(f"net_pcap0,rx_pcap={path}", f"net_pcap1,{self.bench.fresh_sink()}", len(frames)) as running:
@@ -268,7 +269,7 @@ class Weft:
 class OvsDpdk:
     """Open vSwitch, told to do what the node of the scene does."""
 
-    # How often a frame is sent that must come out: what comes while a port is being added is lost.
+    # How often a frame is sent that must come out at least once: what comes while a port is being added is lost.
     TIMES = 50
     UNDERLAY, SEGMENT = "br-uplink", "br-pods"
     SOURCE, SINK, TUNNEL = 1, 2, 3
@@ -344,12 +345,8 @@ class OvsDpdk:
     def measure(self, cell, path, held, room):
         with self.running(cell.case, f"net_pcap0,rx_pcap={path},infinite_rx=1", "net_null0,no-rx=1") as ovs:
             wait_for("a packet out of Open vSwitch", lambda: ovs.counts()["sink"][1] > 0)
-
-            def counts():
-                now = ovs.counts()
-                return now["source"][0], now["sink"][1]
-
-            return self.bench.sample(counts)
+            ovs.settle()
+            return self.bench.sample(lambda: ovs.counts()["source"][0], lambda: ovs.counts()["sink"][1])
 
     def forwarded(self, case, path, frames):
         bench = self.bench

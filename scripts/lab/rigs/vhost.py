@@ -8,13 +8,15 @@ The captures are the same for all subjects: a pod's frames to the other pod, fro
 
 import contextlib
 import json
+import os
 import shutil
 import time
+from pathlib import Path
 
 import captures
 import machine
 from checks import end
-from gauges import busy_pct, usable_cores
+from gauges import busy_pct, cores_apart, usable_cores
 from nodes import BIN
 from ovs import MEMORY_MIB, Ovs
 from rig import Progress, above_zero, columns, in_turn, middle, parsed, parser, say, several, spread, warn_if_busy
@@ -72,8 +74,7 @@ class Bench:
 
     def __init__(self, run, options):
         self.run, self.options = run, options
-        cores = usable_cores()
-        self.core, self.guest_core, *rest = cores
+        self.core, self.guest_core, *rest = cores_apart()
         self.mains = rest or [self.guest_core]
         self.tsc_hz = machine.tsc_hz()
         self.netns = run.netns("peers")
@@ -157,10 +158,18 @@ class Bench:
 
         try:
             wait_for("weftd to be ready", ready, timeout=30)
+            self.keep_off(weftd.pid)
             listed = lambda: json.loads(call(BIN / "weft", "--socket", folder / "weft.sock", "pod", "list", "-o", "json").stdout)["pods"]
             yield lambda: [pod["state"] for pod in listed()] == ["up", "up"]
         finally:
             end(weftd)
+
+    def keep_off(self, pid):
+        """Keeps all threads but the worker off the measured core."""
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                if not (task / "comm").read_text().startswith("weft-worker"):
+                    os.sched_setaffinity(int(task.name), self.mains)
 
     def uplink(self):
         """An interface for weftd's tunnel, of which nothing is asked here."""
