@@ -27,17 +27,20 @@ from run import Hopeless, LabError, call, wait_for
 
 WHAT = "packets lost and the longest gap while weft's tables change under load"
 
-STATIC, VTEPS, POD, MTU, SNAPSHOTS = NAMES = ("static", "add-vteps", "remove-pod", "mtu", "snapshots")
+STATIC, VTEPS, POD, MTU, SNAPSHOTS, PODS = NAMES = ("static", "add-vteps", "remove-pod", "mtu", "snapshots", "pods")
+# Those whose rate is compared with that of unchanged tables.
+CONTINUOUS = (SNAPSHOTS, PODS)
 CASES = {
     STATIC: "nothing changes: what the machine itself does",
     VTEPS: "1,000 nodes more at once",
     POD: "another pod is removed, and comes again",
     MTU: "the network's MTU changes, and changes back",
     SNAPSHOTS: "100 snapshots a second: a peer's VTEP has another MAC address each time",
+    PODS: "100 snapshots a second: another pod is removed and comes again",
 }
 LEAST_RATE = 0.9  # of the rate without changes
 NODES, MORE_NODES, PUBLISHED_A_SECOND = 100, 1000, 100
-# Of these the change must not have cost one, nor have come too late to cost any.
+# With room to spare: what is lost then was lost by the change.
 LOAD_PCT = 50
 FLOWS, FRAME = 1000, "64"
 # From a connected guest to one whose rings are polled, and a little more. What is missing then is waited for so long: on a busy
@@ -187,16 +190,14 @@ class Node:
     def remove_third(self):
         self.ask("DELETE", "/v1/pods/third")
 
-    def publish(self, until, a_second):
-        """Changes a peer so many times a second, until then."""
-        begin, count = time.monotonic(), 0
-        while (now := time.monotonic()) < until:
-            if now - begin < count / a_second:
-                time.sleep(max(begin + count / a_second - now, 0))
-            self.version += 1
-            self.write()
-            os.kill(self.pid, signal.SIGHUP)
-            count += 1
+    def change_a_peer(self):
+        self.version += 1
+        self.write()
+        os.kill(self.pid, signal.SIGHUP)
+
+    def change_a_pod(self):
+        self.version += 1
+        self.remove_third() if self.version % 2 else self.add_third()
 
     def end(self):
         self.control.close()
@@ -251,6 +252,20 @@ def nothing(_node, _end):
     pass
 
 
+def again(change, a_second):
+    """A change that is made so many times a second, for all the time there is."""
+
+    def changes(node, end):
+        begin, count = time.monotonic(), 0
+        while (now := time.monotonic()) < end:
+            if (wait := begin + count / a_second - now) > 0:
+                time.sleep(wait)
+            change(node)
+            count += 1
+
+    return changes
+
+
 def add_vteps(node, _end):
     node.changed(nodes=node.nodes + MORE_NODES)
 
@@ -269,7 +284,7 @@ def measure_round(bench, case, rate):
     """One case; the figures of a row."""
     a_second = bench.options.a_second
     changes = {STATIC: nothing, VTEPS: add_vteps, POD: remove_pod, MTU: change_mtu,
-               SNAPSHOTS: lambda node, until: node.publish(until, a_second)}  # fmt: skip
+               SNAPSHOTS: again(Node.change_a_peer, a_second), PODS: again(Node.change_a_pod, a_second)}  # fmt: skip
     with bench.node() as node:
         paced = bench.run_under(node, f"{rate * LOAD_PCT / 100:.0f}", changes[case])
         sample = {
@@ -279,7 +294,7 @@ def measure_round(bench, case, rate):
             "snapshots": paced["snapshots"], "snapshots_a_second": paced["snapshots_a_second"], "given_up": paced["given_up"],
             **({"control_ms": paced["control_ms"]} if paced["snapshots"] else {}),
         }  # fmt: skip
-        if case in (STATIC, SNAPSHOTS):
+        if case in (STATIC, *CONTINUOUS):
             # As much as it takes, for the time of the change alone.
             flood = bench.run_under(node, "max", changes[case])
             sample |= {"mpps": flood["received_pps"] / 1e6, "flood_lost": flood["lost"], "flood_snapshots_a_second": flood["snapshots_a_second"]}
@@ -292,7 +307,7 @@ def measure(run, options, rows):
     bench = Bench(run, options)
     rows.head(options)
     cases = list(options.cases)
-    if SNAPSHOTS in cases and STATIC not in cases:
+    if set(CONTINUOUS) & set(cases) and STATIC not in cases:
         cases.insert(0, STATIC)
     progress = Progress(len(cases) * options.rounds)
     bench.reserve(0)
@@ -332,7 +347,7 @@ def row_of(case, taken, static, rate):
     row["rounds"] = {name: [sample[name] for sample in taken] for name in ("lost", "gap_us", "mpps", "own_pause_ms", "snapshots_a_second")}
     row["spread"] = spread([sample["mpps"] for sample in taken])
     row |= {"at_least": 0, "met_at_least": row["lost"] == 0}
-    if case == SNAPSHOTS:
+    if case in CONTINUOUS:
         ratio = figures["mpps"] / static
         row |= {"static_mpps": static, "rate_ratio": ratio, "at_least_ratio": LEAST_RATE}
         row["met_at_least"] = row["lost"] == 0 and ratio >= LEAST_RATE
@@ -346,4 +361,4 @@ def table(rows):
         ratio = f"{row['rate_ratio']:.2f}" if "rate_ratio" in row else ""
         lines.append((row["case"], f"{row['lost']:,}", f"{row['longest_gap_ms']:.2f}", f"{row['own_pause_ms']:.2f}", f"{row['max_us']:.0f}",
                       f"{row['snapshots_a_second']:.0f}", f"{row['control_ms']:.2f}" if "control_ms" in row else "", f"{row['mpps']:.2f}", ratio, "yes" if row["met_at_least"] else "NO"))  # fmt: skip
-    return f"At {LOAD_PCT} % of the rate without loss; Mpps of static and snapshots are as much as weft takes\n" + columns(lines)
+    return f"At {LOAD_PCT} % of the rate without loss; Mpps of static, snapshots and pods are as much as weft takes\n" + columns(lines)

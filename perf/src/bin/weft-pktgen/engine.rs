@@ -114,7 +114,7 @@ struct Source {
     pending_flows: ArrayVec<Option<u32>, BURST>,
 }
 
-/// Longest time that a late packet is waited for, in seconds, beside the silence.
+/// After so many seconds no packet is waited for any more, however many are still coming, unless a longer silence was asked for.
 const LATEST: f64 = 5.0;
 /// Latencies above it count as it, in nanoseconds.
 const SLOWEST: u64 = 60_000_000_000;
@@ -203,7 +203,8 @@ impl Engine {
             let done = match (&self.tx, &self.rx) {
                 (Some(_), None) => !sending,
                 (Some(_), Some(_)) => {
-                    let silent = now >= last + ticks(trial.settle) || now >= stopped_at + ticks(LATEST);
+                    let silent = now >= last + ticks(trial.settle)
+                        || now >= stopped_at + ticks(trial.settle.max(LATEST));
                     !sending && (silent || tally.received == tally.sent)
                 }
                 (None, _) => over || (first.is_some() && now >= last + ticks(trial.settle)),
