@@ -279,10 +279,15 @@ fn a_plan_says_who_speaks_to_whom() {
 }
 
 /// One sends and the other receives, over what joins two processes.
-fn between_processes(receiver: &str, sender: &str) {
+fn between_processes(socket: &Path, receiver: &str, sender: &str) {
     let traffic = "--flows 100 --frame imix --no-hugepages --link-wait 60";
     let receiving =
         Running::start(&format!("run --port {receiver} --receive-only --seconds 100 --settle 5 {traffic}"));
+    let begin = Instant::now();
+    while !socket.exists() {
+        assert!(begin.elapsed() < PATIENCE, "the receiver makes no socket");
+        thread::sleep(Duration::from_millis(20));
+    }
     let sending = format!("run --port {sender} --send-only --rate 20k --count 3000 --seconds 100 {traffic}");
     let (code, sent, stderr) = pktgen(&sending);
     assert_eq!(code, 0, "{stderr}");
@@ -301,18 +306,17 @@ fn two_processes_meet_by_memif() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("memif.sock");
     let end = |role| format!("net_memif0,role={role},socket={},socket-abstract=no", socket.display());
-    between_processes(&end("server"), &end("client"));
+    between_processes(&socket, &end("server"), &end("client"));
 }
 
 #[test]
 fn two_processes_meet_by_vhost_user() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("vhost.sock");
-    let socket = socket.display();
-    between_processes(
-        &format!("net_vhost0,iface={socket}"),
-        &format!("net_virtio_user0,path={socket},queues=1"),
-    );
+    let path = socket.display();
+    let (server, guest) =
+        (format!("net_vhost0,iface={path}"), format!("net_virtio_user0,path={path},queues=1"));
+    between_processes(&socket, &server, &guest);
 }
 
 #[test]
