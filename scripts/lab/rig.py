@@ -23,7 +23,7 @@ from run import RUN_DIR, LabError, Run, remove_leftovers
 BUSY_PCT = 10  # of a core: from here on other programs spoil the figures
 LEAST_ROUNDS = 3  # with fewer a median says little
 # Options that say nothing of what was measured.
-NOT_TOLD = ("json", "require", "only_arguments", "full_seconds")
+NOT_TOLD = ("json", "require", "only_arguments", "full_seconds", "changed")
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -79,6 +79,7 @@ def parser(name, description, cases, epilog, seconds):
 def parsed(made, words, cases):
     """The options, with `cases` all of them if none was named."""
     options = made.parse_args(words)
+    options.changed = {name: value for name, value in vars(options).items() if name not in NOT_TOLD and value != made.get_default(name)}
     if unknown := [name for name in options.cases if name not in cases]:
         made.error(f"no such case: {', '.join(unknown)}; there are {', '.join(cases)}")
     options.rounds = options.rounds or (1 if options.quick else LEAST_ROUNDS)
@@ -132,7 +133,7 @@ class Rows:
         given = {key: value for key, value in vars(options).items() if key not in NOT_TOLD}
         self.write({
             "rig": self.name, "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "machine": machine.facts(),
-            "versions": machine.versions() | versions, "quick": options.quick, "options": given,
+            "versions": machine.versions() | versions, "quick": options.quick, "options": given, "changed": options.changed,
         })  # fmt: skip
 
     def add(self, row):
@@ -160,12 +161,22 @@ class Progress:
         say(f"[{self.done}/{self.steps}, {left / 60:.0f} min left] {text}" if self.steps > self.done else f"[{self.done}/{self.steps}] {text}")
 
 
-def in_turn(subjects, rounds, take):
-    """Samples by subject, A B A B: `take(subject, round)` makes one."""
+def in_turn(subjects, rounds, take, fails=None, ends=None):
+    """Samples by subject, A B A B: `take(subject, round)` makes one. With `fails(subject, error, left)`, who fails is left out
+    from then on, with so many rounds. `ends(subject, samples)` is told when one has all of its own."""
     samples = {subject: [] for subject in subjects}
     for number in range(1, rounds + 1):
-        for subject in subjects:
-            samples[subject].append(take(subject, number))
+        for subject in list(samples):
+            try:
+                samples[subject].append(take(subject, number))
+            except (LabError, OSError) as e:
+                if not fails:
+                    raise
+                del samples[subject]
+                fails(subject, e, rounds - number + 1)
+            else:
+                if ends and number == rounds:
+                    ends(subject, samples[subject])
     return samples
 
 

@@ -168,10 +168,11 @@ class Latency(unittest.TestCase):
 
 
 class Reconf(unittest.TestCase):
-    def row(self, case, rates, lost=0):
+    def row(self, case, rates, lost=0, snapshots=95.0, static=4.0):
         names = ("gap_us", "longest_gap_ms", "own_pause_ms", "max_us", "snapshots_a_second")
-        taken = [{"mpps": rate, "lost": lost, "drops": {"fdb_miss": 2}} | dict.fromkeys(names, 1.0) for rate in rates]
-        return reconf.row_of(case, taken, 4.0, 5e6)
+        taken = [{"mpps": rate, "lost": lost, "drops": {"fdb_miss": 2}, "snapshots_asked": 100.0} | dict.fromkeys(names, 1.0)
+                 | {"snapshots_a_second": snapshots} for rate in rates]  # fmt: skip
+        return reconf.row_of(case, taken, static, 5e6)
 
     def test_one_lost_packet_is_too_many(self):
         row = self.row("mtu", [2.0, 2.0, 2.0], lost=1)
@@ -185,6 +186,38 @@ class Reconf(unittest.TestCase):
             self.assertEqual((row["static_mpps"], row["rate_ratio"], row["met_at_least"]), (4.0, ratio, met))
             self.assertIn(f"{ratio:.2f}", reconf.table([row]))
         self.assertFalse(self.row("snapshots", [4.0], lost=1)["met_at_least"])
+
+    def test_too_few_snapshots_reach_nothing(self):
+        for case in reconf.CONTINUOUS:
+            row = self.row(case, [4.0], snapshots=94.9)
+            self.assertEqual((row["enough_snapshots"], row["met_at_least"]), (False, False))
+            self.assertIn("too few", reconf.table([row]))
+
+    def test_without_the_static_rate_there_is_no_verdict(self):
+        row = self.row("snapshots", [4.0], static=None)
+        self.assertEqual((row["at_least"], "met_at_least" in row), (0, False))
+        self.assertIn("not compared", reconf.table([row]))
+
+    def measured(self, broken):
+        """A run of three rounds in which a case fails in the second: what failed, and the cases that have rows."""
+        def take(_bench, case, _rate, rounds={}):
+            rounds[case] = rounds.get(case, 0) + 1
+            if (case, rounds[case]) == (broken, 2):
+                raise LabError("a hiccup")
+            names = ("lost", "gap_us", "mpps", "own_pause_ms", "snapshots_a_second", "snapshots_asked", "longest_gap_ms")
+            return dict.fromkeys(names, 1.0) | {"drops": {}}
+
+        out = io.StringIO()
+        with mock.patch.multiple(reconf, measure_round=take, Bench=mock.MagicMock()), contextlib.redirect_stderr(io.StringIO()), \
+                mock.patch.object(rig.Rows, "head"):  # fmt: skip
+            reconf.Bench.return_value.huge = True
+            written = rig.Rows(out, "reconf")
+            failed = reconf.measure(None, reconf.arguments(["--rate-mpps", "1"]), written)
+        return failed, [row["case"] for row in written.rows]
+
+    def test_a_case_that_fails_takes_nothing_with_it(self):
+        for broken in ("static", "mtu"):
+            self.assertEqual(self.measured(broken), ([broken], [case for case in reconf.NAMES if case != broken]))
 
     def test_what_means_nothing_is_refused(self):
         for words, said in (("everything", "no such case"), ("--nodes 1", "2 to 4000")):
@@ -295,10 +328,10 @@ class Report(unittest.TestCase):
 
     def test_reconf(self):
         sample = dict.fromkeys(("load_mpps", "p50_us", "p99_us", "max_us", "mpps", "gap_us", "longest_gap_ms", "own_pause_ms"), 1.0)
-        sample |= dict.fromkeys(("lost", "duplicated", "reordered", "snapshots", "snapshots_a_second", "given_up"), 0)
+        sample |= {"snapshots_asked": 100.0, "drops": {}} | dict.fromkeys(("lost", "duplicated", "reordered", "snapshots", "snapshots_a_second", "given_up"), 0)
         rows = [{"rig": "reconf"} | reconf.row_of(case, [sample] * 3, 1.0, 1e6) for case in reconf.NAMES]
         text, plots = self.report(*rows)
-        self.assertIn("| reconf, packets lost | 4 | ≤ 0 packets | 0 packets | yes |", text)
+        self.assertIn("| reconf, packets lost | 5 | ≤ 0 packets | 0 packets | yes |", text)
         self.assertEqual(plots, {"reconf.svg", "reconf.png"})
 
     def test_pods(self):

@@ -99,6 +99,10 @@ impl Record for Row {
     fn key(&self) -> String {
         format!("{:?}", self.place)
     }
+
+    fn medians(&mut self) -> Vec<&mut Median> {
+        vec![&mut self.mpps, &mut self.cycles]
+    }
 }
 
 /// All rows of one frame size.

@@ -141,6 +141,8 @@ pub(crate) struct Median {
     pub(crate) low: f64,
     pub(crate) high: f64,
     pub(crate) rounds: usize,
+    /// Other programs had the machine meanwhile.
+    pub(crate) busy: bool,
 }
 
 impl Median {
@@ -158,10 +160,10 @@ impl Rounds {
         const ROUNDING: f64 = 1e-3;
         let values = match self {
             Self::One(values) if main => values,
-            Self::One(_) => return Ok(Median { value, low: value, high: value, rounds: 0 }),
+            Self::One(_) => return Ok(Median { value, low: value, high: value, rounds: 0, busy: false }),
             Self::Named(named) => match named.get(figure) {
                 Some(values) => values,
-                None => return Ok(Median { value, low: value, high: value, rounds: 0 }),
+                None => return Ok(Median { value, low: value, high: value, rounds: 0, busy: false }),
             },
         };
         let (low, high) =
@@ -173,6 +175,6 @@ impl Rounds {
         if value < low - slack || value > high + slack {
             return Err(format!("{figure} is {value}, but its rounds were from {low} to {high}"));
         }
-        Ok(Median { value, low, high, rounds: values.len() })
+        Ok(Median { value, low, high, rounds: values.len(), busy: false })
     }
 }

@@ -11,6 +11,8 @@ use crate::rows::Record;
 use crate::section::Section;
 use crate::subject::Subject;
 
+/// Of a load, the least that must have been sent in each round.
+const LEAST_OFFERED: f64 = 0.99;
 /// Of the times that packets took: the field, and what it is called.
 const PERCENTILES: [(&str, &str); 4] =
     [("p50_us", "p50"), ("p99_us", "p99"), ("p999_us", "p99.9"), ("max_us", "max")];
@@ -25,6 +27,8 @@ struct Raw {
     mpps: Positive,
     zero_loss_mpps: Positive,
     own_pause_us: Amount,
+    /// The least of a round that was sent of what should have been.
+    offered_share: Option<Amount>,
     p50_us: Positive,
     p99_us: Positive,
     p999_us: Positive,
@@ -50,6 +54,8 @@ pub(crate) struct Row {
     pause: f64,
     times: [Median; 4],
     lost: u64,
+    /// Less was sent than the load says.
+    short: bool,
 }
 
 impl TryFrom<Raw> for Row {
@@ -63,7 +69,7 @@ impl TryFrom<Raw> for Row {
         if values.windows(2).any(|pair| pair[0] > pair[1]) {
             return Err(format!("percentiles that fall: {values:?} µs"));
         }
-        let mut times = [Median { value: 0.0, low: 0.0, high: 0.0, rounds: 0 }; 4];
+        let mut times = [Median { value: 0.0, low: 0.0, high: 0.0, rounds: 0, busy: false }; 4];
         for ((time, (field, _)), value) in times.iter_mut().zip(PERCENTILES).zip(values) {
             *time = raw.rounds.median(field, value, false)?;
         }
@@ -78,6 +84,7 @@ impl TryFrom<Raw> for Row {
             pause: raw.own_pause_us.0,
             times,
             lost: raw.lost.0 as u64,
+            short: raw.offered_share.is_some_and(|share| share.0 < LEAST_OFFERED),
         })
     }
 }
@@ -86,6 +93,10 @@ impl Record for Row {
     fn key(&self) -> String {
         format!("{:?} {:?} {:?} {} {}", self.case, self.subject, self.frame, self.flows, self.load)
     }
+
+    fn medians(&mut self) -> Vec<&mut Median> {
+        self.times.iter_mut().collect()
+    }
 }
 
 pub(crate) fn section(rows: &[Row]) -> Section {
@@ -93,7 +104,8 @@ pub(crate) fn section(rows: &[Row]) -> Section {
     section.say(
         "Microseconds from the generator's stamp to its receiver, at shares of each subject's own rate that loses nothing. Medians \
          of the rounds, and in parentheses their spread; what was lost is that of all rounds together. Whatever the generator did not see \
-         while it paused itself, because the machine had something else to do, counts as the switch's: its longest pause stands last.",
+         while it paused itself, because the machine had something else to do, counts as the switch's: its longest pause stands last. \
+         Where less than 99 % of the load was sent in a round, the times are those of another load: *too few*.",
     );
     let mut head = vec!["case", "frames", "flows", "load", "subject", "Mpps", "Mpps without loss"];
     head.extend(PERCENTILES.map(|(_, name)| name));
@@ -111,7 +123,7 @@ pub(crate) fn section(rows: &[Row]) -> Section {
             count(row.flows),
             format!("{} %", number(row.load)),
             row.subject.name().into(),
-            number(row.mpps),
+            format!("{}{}", number(row.mpps), if row.short { ", **too few**" } else { "" }),
             number(row.whole),
         ];
         cells.extend(row.times.iter().map(median));

@@ -22,8 +22,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 
-use crate::markdown::{Table, escaped};
-use crate::rows::{Head, Rig, Rows};
+use crate::field::Text;
+use crate::markdown::{BUSY, Table, escaped};
+use crate::rows::{BUSY_PCT, Fact, Head, Rig, Rows};
 use crate::section::{Part, Section};
 
 #[derive(Parser)]
@@ -116,7 +117,15 @@ fn report(cli: &Cli, rows: &Rows, sections: &BTreeMap<Rig, Section>) -> String {
     if !missing.is_empty() {
         out += &format!("\nNot measured in this run: {missing}.\n");
     }
-    out += &format!("\n## Where\n\n{}", circumstances(&heads));
+    out += &format!("\n## Where\n\n{}", circumstances(rows, &heads));
+    if !rows.busy.is_empty() {
+        let of = rows.busy.iter().map(|(rig, count)| format!("{rig}: {count}"));
+        out += &format!(
+            "\n**A busy machine**: before these rows other programs had more than {BUSY_PCT} % of a core; their figures have a{BUSY} \
+             and decide nothing. Rows by rig: {}.\n",
+            of.collect::<Vec<_>>().join(", ")
+        );
+    }
     let goals: Vec<_> = sections.values().flat_map(|section| section.goals.clone()).collect();
     let asked = [core::asked(), vhost::asked(), scale::asked(), reconf::asked()].concat();
     out += &format!(
@@ -144,8 +153,19 @@ fn image(cli: &Cli, plot: &plot::Plot) -> String {
     format!("![{}]({}) ([PNG]({}))\n", escaped(&plot.title), path("svg"), path("png"))
 }
 
-/// Machine, versions and dates; where the rigs differ, which had what.
-fn circumstances(heads: &BTreeMap<Rig, &Head>) -> String {
+/// An option as it may have been given.
+fn option(name: &Text, value: &Fact) -> String {
+    let name = name.to_string().replace('_', "-");
+    match (name.as_str(), value) {
+        (_, Fact::Flag(true)) => format!("--{name}"),
+        ("cases", _) => value.to_string().replace(", ", " "),
+        (_, Fact::Number(number)) => format!("--{name} {number}"),
+        _ => format!("--{name} {}", value.to_string().replace(", ", ",")),
+    }
+}
+
+/// Machine, versions, dates and how it was measured; where the rigs differ, which had what.
+fn circumstances(rows: &Rows, heads: &BTreeMap<Rig, &Head>) -> String {
     let mut facts: Vec<(String, Vec<(String, Rig)>)> = Vec::new();
     let mut add =
         |name: String, value: String, rig: Rig| match facts.iter_mut().find(|(other, _)| *other == name) {
@@ -163,6 +183,26 @@ fn circumstances(heads: &BTreeMap<Rig, &Head>) -> String {
                 add(name.to_string(), fact.map_or("not known".into(), |fact| fact.to_string()), rig);
             }
         }
+    }
+    for (&rig, head) in heads {
+        if let Some(changed) = &head.changed {
+            let said: Vec<String> = changed.iter().map(|(name, value)| option(name, value)).collect();
+            let value = if said.is_empty() { "all by default".into() } else { said.join(" ") };
+            add("options".into(), value, rig);
+        }
+    }
+    for (&rig, huge) in &rows.huge_pages {
+        let value = match (huge.contains(&true), huge.contains(&false)) {
+            (true, true) => "in some rows",
+            (huge, _) => {
+                if huge {
+                    "yes"
+                } else {
+                    "no"
+                }
+            }
+        };
+        add("huge pages".into(), value.into(), rig);
     }
     if facts.is_empty() {
         return "The rows do not say.\n".into();

@@ -38,14 +38,18 @@ pub(crate) fn percent(share: f64) -> String {
     if value.abs() < 9.95 { format!("{value:.1} %") } else { format!("{value:.0} %") }
 }
 
+/// What stands behind a figure of a busy machine.
+pub(crate) const BUSY: &str = " †";
+
 /// `12.3 (2.1 %)`: a median and its spread.
 pub(crate) fn median(median: &Median) -> String {
-    match median.rounds {
+    let text = match median.rounds {
         0 => number(median.value),
         1 => format!("{} (1 round)", number(median.value)),
         2 => format!("{} ({}, 2 rounds)", number(median.value), percent(median.spread())),
         _ => format!("{} ({})", number(median.value), percent(median.spread())),
-    }
+    };
+    if median.busy { text + BUSY } else { text }
 }
 
 /// `1000000` is `1,000,000`.

@@ -96,6 +96,10 @@ impl Record for Row {
     fn key(&self) -> String {
         format!("{:?} {:?} {:?}", self.case, self.receiver, self.subject)
     }
+
+    fn medians(&mut self) -> Vec<&mut Median> {
+        self.figures.iter_mut().map(|figure| &mut figure.median).collect()
+    }
 }
 
 impl Row {

@@ -18,6 +18,7 @@ enum Case {
     RemovePod,
     Mtu,
     Snapshots,
+    Pods,
 }
 
 impl Case {
@@ -28,6 +29,7 @@ impl Case {
             Self::RemovePod => "remove-pod",
             Self::Mtu => "mtu",
             Self::Snapshots => "snapshots",
+            Self::Pods => "pods",
         }
     }
 }
@@ -39,6 +41,8 @@ struct Raw {
     gap_us: Amount,
     own_pause_ms: Amount,
     snapshots_a_second: Amount,
+    /// How many a second there should have been.
+    snapshots_asked: Option<Positive>,
     mpps: Positive,
     static_mpps: Option<Positive>,
     rounds: Rounds,
@@ -57,6 +61,8 @@ pub(crate) struct Row {
     mpps: Median,
     /// The rate without any change, where the rate is what is asked for.
     unchanged: Option<f64>,
+    /// How many snapshots a second there should have been.
+    asked: Option<f64>,
 }
 
 impl TryFrom<Raw> for Row {
@@ -71,6 +77,7 @@ impl TryFrom<Raw> for Row {
             snapshots: raw.rounds.median("snapshots_a_second", raw.snapshots_a_second.0, false)?,
             mpps: raw.rounds.median("mpps", raw.mpps.0, false)?,
             unchanged: raw.static_mpps.map(|rate| rate.0),
+            asked: raw.snapshots_asked.map(|rate| rate.0),
         })
     }
 }
@@ -78,6 +85,24 @@ impl TryFrom<Raw> for Row {
 impl Record for Row {
     fn key(&self) -> String {
         format!("{:?}", self.case)
+    }
+
+    fn medians(&mut self) -> Vec<&mut Median> {
+        vec![&mut self.gap, &mut self.snapshots, &mut self.mpps]
+    }
+}
+
+/// With fewer snapshots than this share of what was asked for, the rate says nothing.
+const ENOUGH_SNAPSHOTS: f64 = 0.95;
+
+impl Row {
+    /// The rate by that without changes.
+    fn share(&self) -> Option<f64> {
+        self.unchanged.map(|unchanged| self.mpps.value / unchanged)
+    }
+
+    fn enough_snapshots(&self) -> bool {
+        self.asked.is_none_or(|asked| self.snapshots.value >= ENOUGH_SNAPSHOTS * asked)
     }
 }
 
@@ -100,7 +125,8 @@ pub(crate) fn section(rows: &[Row]) -> Section {
     let mut section = Section::new("reconf: tables that change under load");
     section.say(
         "Packets lost in all rounds, at half of the rate without loss, and the longest time in which none arrived; the generator's own \
-         longest pause is in it. Of `static`, where nothing changes, and of `snapshots`, the rate is all that weft takes, of the others what was sent.",
+         longest pause is in it. Of `static`, where nothing changes, and of `snapshots` and `pods`, whose tables change all the time, the rate is all that \
+         weft takes, of the others what was sent. Where there were fewer than 95 % of the snapshots asked for in that time, the rate decides nothing.",
     );
     let mut table = Table::new([
         "change",
@@ -112,22 +138,25 @@ pub(crate) fn section(rows: &[Row]) -> Section {
         "by static",
     ]);
     for row in rows {
-        let share = row.unchanged.map(|unchanged| row.mpps.value / unchanged);
         table.line([
             row.case.name().into(),
             count(row.lost),
             median(&row.gap),
             number(row.pause),
-            median(&row.snapshots),
+            format!(
+                "{}{}",
+                median(&row.snapshots),
+                if row.enough_snapshots() { "" } else { ", **too few**" }
+            ),
             median(&row.mpps),
-            share.map_or("–".into(), ratio),
+            row.share().map_or("–".into(), ratio),
         ]);
         if row.case == Case::Static {
             continue;
         }
         section.goals.push(lost_goal(Some(row.lost)));
-        if row.case == Case::Snapshots {
-            section.goals.push(rate_goal(share));
+        if matches!(row.case, Case::Snapshots | Case::Pods) {
+            section.goals.push(rate_goal(row.share().filter(|_| row.enough_snapshots())));
         }
     }
     section.say(&table.to_markdown());

@@ -1,7 +1,7 @@
 //! The files: a line each row, as the rigs of `scripts/bench` write them. Lines without `case` are heads: they say on which
 //! machine, with which versions and when the rig's rows were measured.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -11,7 +11,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 
-use crate::field::Text;
+use crate::field::{Amount, Median, Text};
 use crate::markdown::count;
 use crate::{core, latency, pods, reconf, scale, vhost};
 
@@ -52,6 +52,9 @@ impl fmt::Display for Rig {
 pub(crate) trait Record: DeserializeOwned {
     /// What it is the row of: two rows of one rig may not be of the same.
     fn key(&self) -> String;
+
+    /// Its figures.
+    fn medians(&mut self) -> Vec<&mut Median>;
 }
 
 /// What a rig says of the circumstances.
@@ -64,6 +67,8 @@ pub(crate) struct Head {
     pub(crate) date: Option<Text>,
     #[serde(default)]
     pub(crate) options: Options,
+    /// The options that were not those by default.
+    pub(crate) changed: Option<BTreeMap<Text, Fact>>,
 }
 
 /// Of the rig's options those that a reader must know.
@@ -112,6 +117,10 @@ pub(crate) struct Rows {
     pub(crate) latency: Vec<latency::Row>,
     pub(crate) reconf: Vec<reconf::Row>,
     pub(crate) pods: Vec<pods::Row>,
+    /// Whether rows were measured with huge pages, and whether without, where they say.
+    pub(crate) huge_pages: BTreeMap<Rig, BTreeSet<bool>>,
+    /// Rows that were measured on a busy machine.
+    pub(crate) busy: BTreeMap<Rig, usize>,
     /// Where each row stood.
     seen: HashMap<(Rig, String), String>,
 }
@@ -122,6 +131,16 @@ struct Kind {
     rig: Rig,
     case: Option<IgnoredAny>,
 }
+
+/// What every row may say of the machine.
+#[derive(Deserialize)]
+struct State {
+    huge_pages: Option<bool>,
+    background_pct: Option<Amount>,
+}
+
+/// How busy a machine may be with other things, in % of a core.
+pub(crate) const BUSY_PCT: f64 = 10.0;
 
 impl Rows {
     /// Adds the rows of a file. An error says in which line what is wrong.
@@ -172,8 +191,16 @@ impl Rows {
         place: &str,
         of_rig: impl FnOnce(&mut Self) -> &mut Vec<R>,
     ) -> Result<()> {
-        let row: R = parsed(text)?;
+        let mut row: R = parsed(text)?;
+        let state: State = parsed(text)?;
         self.once(rig, row.key(), place)?;
+        if let Some(huge) = state.huge_pages {
+            self.huge_pages.entry(rig).or_default().insert(huge);
+        }
+        if state.background_pct.is_some_and(|busy| busy.0 > BUSY_PCT) {
+            *self.busy.entry(rig).or_default() += 1;
+            row.medians().into_iter().for_each(|median| median.busy = true);
+        }
         of_rig(self).push(row);
         Ok(())
     }

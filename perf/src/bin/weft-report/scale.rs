@@ -161,13 +161,33 @@ impl Record for Row {
     fn key(&self) -> String {
         format!("{:?} {:?}", self.line, self.size)
     }
+
+    fn medians(&mut self) -> Vec<&mut Median> {
+        vec![&mut self.cycles]
+    }
 }
 
 type Points<'a> = BTreeMap<LineOf, BTreeMap<Size, &'a Row>>;
 
-/// The dearest size by the cheapest, less 1.
+impl Row {
+    /// What the switch itself costs, where it costs something.
+    fn net(&self) -> Option<f64> {
+        self.floor.map(|floor| self.cycles.value - floor).filter(|net| *net > 0.0)
+    }
+}
+
+/// The dearest size by the cheapest, less 1: of all that a packet costs.
 fn slope(line: &BTreeMap<Size, &Row>) -> Option<f64> {
-    let costs = || line.values().map(|row| row.cycles.value);
+    slope_of(&line.values().map(|row| row.cycles.value).collect::<Vec<_>>())
+}
+
+/// The same of what the switch itself costs.
+fn net_slope(line: &BTreeMap<Size, &Row>) -> Option<f64> {
+    slope_of(&line.values().map(|row| row.net()).collect::<Option<Vec<_>>>()?)
+}
+
+fn slope_of(line: &[f64]) -> Option<f64> {
+    let costs = || line.iter().copied();
     let (low, high) = (costs().fold(f64::MAX, f64::min), costs().fold(0.0, f64::max));
     (line.len() > 1).then_some(high / low - 1.0)
 }
@@ -216,8 +236,16 @@ pub(crate) fn section(rows: &[Row]) -> Section {
     for row in rows {
         points.entry(row.line).or_default().insert(row.size, row);
     }
-    let mut table =
-        Table::new(["of", "way", "how many", "cycles a packet", "of that", "Mpps", "by the first"]);
+    let mut table = Table::new([
+        "of",
+        "way",
+        "how many",
+        "cycles a packet",
+        "of that",
+        "without that",
+        "Mpps",
+        "by the first",
+    ]);
     for (of, line) in &points {
         let first = line.values().next().map_or(1.0, |row| row.mpps);
         for (size, row) in line {
@@ -227,6 +255,7 @@ pub(crate) fn section(rows: &[Row]) -> Section {
                 size.to_string(),
                 median(&row.cycles),
                 row.floor.map_or("–".into(), number),
+                row.net().map_or("–".into(), number),
                 number(row.mpps),
                 ratio(row.mpps / first),
             ]);
@@ -234,7 +263,16 @@ pub(crate) fn section(rows: &[Row]) -> Section {
     }
     section.say(&table.to_markdown());
 
-    let mut table = Table::new(["of", "way", "dearest by cheapest", "at least", "reached", "aim", "reached"]);
+    let mut table = Table::new([
+        "of",
+        "way",
+        "dearest by cheapest",
+        "at least",
+        "reached",
+        "aim",
+        "reached",
+        "without source and sink",
+    ]);
     for (of, line) in points.iter().filter(|(of, _)| of.case.flat()) {
         let mut cells = vec![of.case.name().to_string(), of.way.name().into()];
         cells.push(slope(line).map_or("–".into(), |slope| format!("+{}", percent(slope))));
@@ -243,10 +281,12 @@ pub(crate) fn section(rows: &[Row]) -> Section {
                 cells.extend([format!("+{}", percent(bound.wanted)), bound.verdict().into()]);
             }
         }
+        cells.push(net_slope(line).map_or("–".into(), |slope| format!("+{}", percent(slope))));
         table.line(cells);
     }
     if points.keys().any(|of| of.case.flat()) {
-        section.say("Tables whose size may cost nothing:");
+        section.say("Tables whose size may cost nothing. What is judged is all that a packet costs, source and sink included; the last column is of what the \
+             switch itself costs, and decides nothing.");
         section.say(&table.to_markdown());
     }
     section.goals.extend(points.iter().filter_map(|(of, line)| goal(*of, line)));

@@ -55,6 +55,10 @@ impl Record for Row {
     fn key(&self) -> String {
         format!("{:?} {:?} {} {:?}", self.case, self.frame, self.flows, self.subject)
     }
+
+    fn medians(&mut self) -> Vec<&mut Median> {
+        vec![&mut self.mpps]
+    }
 }
 
 fn bounds(by_ovs: Option<f64>, by_io: Option<f64>) -> [Bound; 2] {
