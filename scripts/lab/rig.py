@@ -180,6 +180,29 @@ def in_turn(subjects, rounds, take, fails=None, ends=None):
     return samples
 
 
+class Failures(list):
+    """What could not be measured, by name. Steps that are not made are none of `progress`."""
+
+    def __init__(self, progress):
+        super().__init__()
+        self.progress = progress
+
+    def add(self, name, error, steps=0):
+        say(f"FAILED: {name}: {error}")
+        self.append(name)
+        self.progress.steps -= steps
+
+    def of(self, cell):
+        """For `in_turn`: subjects of a cell."""
+        return lambda subject, error, left: self.add(f"{cell}, {subject}", error, left)
+
+
+def undecided(rows):
+    """What --require may not take for reached: rows with something that must be reached but nothing to hold it against."""
+    found = [row for row in rows if "at_least" in row and "met_at_least" not in row]
+    return [", ".join(str(row[key]) for key in ("case", "flows", "frame") if key in row) for row in found]
+
+
 def warn_if_busy(percent):
     if percent > BUSY_PCT:
         say(f"WARNING: the machine is busy with other things, {percent:.0f} % of a core: what follows means little")
@@ -242,4 +265,14 @@ def main(name, rig, target, words):
         say(f"FAILED: {failure}")
     if stopped or failure:
         return 1
-    return 3 if options.require and not all(row.get("met_at_least", True) for row in measured) else 0
+    return required(measured) if options.require else 0
+
+
+def required(rows):
+    """The exit code of --require."""
+    if missing := undecided(rows):
+        say(f"not decided, for want of what it must be held against: {'; '.join(missing)}")
+    verdicts = [row["met_at_least"] for row in rows if "met_at_least" in row]
+    if not verdicts:
+        say("nothing was measured of which anything must be reached")
+    return 0 if verdicts and all(verdicts) and not missing else 3

@@ -156,7 +156,7 @@ class Core(unittest.TestCase):
 
 class Latency(unittest.TestCase):
     def test_a_row_for_each_load_with_what_all_rounds_lost(self):
-        at = lambda us, lost: {"mpps": 1.0, "lost": lost, "own_pause_us": 1.0, "p50_us": us, "p99_us": us * 2, "p999_us": us * 3, "max_us": us * 4}
+        at = lambda us, lost: {"mpps": 1.0, "lost": lost, "given_up": 1, "offered_share": 1.0 if us < 50 else 0.98, "own_pause_us": 1.0, "p50_us": us, "p99_us": us * 2, "p999_us": us * 3, "max_us": us * 4}
         taken = [{"zero_loss_mpps": n, "flood_mpps": 2 * n} | {load: at(us, lost) for load in latency.LOADS}
                  for n, us, lost in ((2.0, 10.0, 0), (9.0, 50.0, 4), (3.0, 30.0, 3))]  # fmt: skip
         found = list(latency.rows_of({WEFT: taken}, 1000, "64"))
@@ -164,7 +164,25 @@ class Latency(unittest.TestCase):
         row = found[1]
         self.assertEqual((row["p50_us"], row["p99_us"], row["max_us"], row["zero_loss_mpps"]), (30.0, 60.0, 120.0, 3.0))
         self.assertEqual((row["lost"], row["rounds"]["lost"], row["rounds"]["p50_us"]), (7, [0, 4, 3], [10.0, 50.0, 30.0]))
+        self.assertEqual((row["given_up"], row["offered_share"]), (3, 0.98))
         self.assertIn("p99.9", latency.table(found))
+        self.assertIn("TOO FEW", latency.table(found))
+
+    def test_a_subject_that_fails_is_left_out_alone(self):
+        def take(_bench, subject, flows, _frame):
+            if (subject, flows) == ("ovs-dpdk", 1):
+                raise LabError("a hiccup")
+            at = dict.fromkeys(("mpps", "lost", "given_up", "offered_share", "own_pause_us", *latency.TIMES), 1.0)
+            return {"zero_loss_mpps": 4.0, "flood_mpps": 5.0} | {load: at for load in latency.LOADS}
+
+        with mock.patch.object(latency, "measure_one", take), mock.patch.object(latency.vhost, "Bench") as bench, \
+                mock.patch.object(rig.Rows, "head"), contextlib.redirect_stderr(io.StringIO()) as err:  # fmt: skip
+            bench.return_value.huge = True
+            written = rig.Rows(io.StringIO(), "latency")
+            failed = latency.measure(None, latency.arguments(["--flows", "1,2", "--frame", "64"]), written)
+        self.assertEqual(failed, ["bridge, 1 flow, 64, ovs-dpdk"])
+        self.assertEqual([row["subject"] for row in written.rows if row["load_pct"] == 50], ["testpmd-io", "weft", *latency.SUBJECTS])
+        self.assertIn("[15/15]", err.getvalue())
 
 
 class Reconf(unittest.TestCase):
@@ -287,6 +305,15 @@ class Scale(unittest.TestCase):
             self.assertAlmostEqual(last["slope"], dearest / 100 - 1)
             self.assertTrue(all("slope" not in row for row in others))
 
+    def test_the_cost_without_the_floor_is_shown_and_not_judged(self):
+        points = [{"way": "bridge", "size": size, "cycles_per_packet": cost, "mpps": 1.0, "floor": 50.0, "rounds": [cost]}
+                  for size, cost in ((1, 100.0), (2, 115.0))]  # fmt: skip
+        *_, last = scale.rows_of(scale.CASE["fdb"], points)
+        self.assertAlmostEqual(last["slope"], 0.15)
+        self.assertAlmostEqual(last["slope_without_floor"], 0.3)
+        self.assertTrue(last["met_at_least"])
+        self.assertIn("+30.0%", scale.table([row | {"case": "fdb"} for row in scale.rows_of(scale.CASE["fdb"], points)]))
+
     def test_two_workers_by_one(self):
         points = {1: 100, 2: 54}
         row = scale.CASE["workers"].judged({size: {"mpps": 1000 / cost} for size, cost in points.items()})
@@ -297,6 +324,74 @@ class Scale(unittest.TestCase):
         for cost, met in ((285, True), (287, False)):
             row = scale.CASE["flood"].judged({1000: {"mpps": 10.0}, "new": {"mpps": 1000 / cost}})
             self.assertEqual((row["met_at_least"], "aim" in row), (met, False))
+
+
+class Subjects(unittest.TestCase):
+    """One that fails takes only its own figures with it, in check and in measurement."""
+
+    def test_core(self):
+        bench, failed = mock.MagicMock(), {"ovs-dpdk"}
+        bench.return_value.huge, bench.return_value.tsc_hz = True, 2e9
+        bench.return_value.cycles = lambda mpps: 2e3 / mpps
+
+        def check(_case, subject):
+            if subject == "testpmd-mac":
+                raise LabError("other bytes")
+            return 1000
+
+        def take(_bench, _cell, subject, *_rest):
+            if subject in failed:
+                raise LabError("forwarded nothing")
+            return {"mpps": 4.0, "cycles_per_packet": 500.0, "packets": 10, "received": 10, "seconds": 1.0}
+
+        bench.return_value.check, bench.return_value.checked = check, {}
+        options = core.arguments(["bridge", "--flows", "1", "--frame", "64"])
+        bench.return_value.options = options
+        with mock.patch.multiple(core, Bench=bench, take=take), mock.patch.object(core.captures, "read", lambda _: []), \
+                mock.patch.object(rig.Rows, "head"), contextlib.redirect_stderr(io.StringIO()):  # fmt: skip
+            written = rig.Rows(io.StringIO(), "core")
+            left_out = core.measure(None, options, written)
+        self.assertEqual(left_out, [f"bridge, 1 flow, 64, {subject}" for subject in ("testpmd-mac", "ovs-dpdk")])
+        self.assertEqual([row["subject"] for row in written.rows], ["testpmd-io", "weft"])
+        self.assertEqual(written.rows[1]["ratio"], {"testpmd-io": 1.0})
+        self.assertNotIn("met_at_least", written.rows[1])
+
+    def test_vhost(self):
+        bench = mock.MagicMock()
+        bench.return_value.huge, bench.return_value.tsc_hz, bench.return_value.checked = True, 2e9, {}
+        bench.return_value.check.side_effect = lambda subject: 400
+
+        def take(subject, _paths, _held):
+            if subject == "testpmd-io":
+                raise LabError("forwarded nothing")
+            return {"mpps": 4.0, "cycles_per_packet": 500.0, "packets": 10, "offered": 10, "seconds": 1.0}
+
+        bench.return_value.measure = take
+        options = vhost.arguments(["--flows", "10"])
+        bench.return_value.options = options
+        with mock.patch.object(vhost, "Bench", bench), mock.patch.object(rig.Rows, "head"), \
+                contextlib.redirect_stderr(io.StringIO()):  # fmt: skip
+            written = rig.Rows(io.StringIO(), "vhost")
+            left_out = vhost.measure(None, options, written)
+        self.assertEqual((left_out, [row["subject"] for row in written.rows]), (["bridge, 10 flows each way, testpmd-io"], ["ovs-dpdk", "weft"]))
+
+
+class Require(unittest.TestCase):
+    def code(self, *rows):
+        with contextlib.redirect_stderr(io.StringIO()) as err:
+            return rig.required([{"case": "bridge"} | row for row in rows]), err.getvalue()
+
+    def test_only_what_is_decided_passes(self):
+        met = {"at_least": 1.5, "met_at_least": True}
+        self.assertEqual(self.code(met, {"mpps": 1.0}), (0, ""))
+        for others in ([], [{"mpps": 1.0}], [met, met | {"met_at_least": False}], [met, {"at_least": 1.5}]):
+            self.assertEqual(self.code(*others)[0], 3, others)
+        self.assertIn("not decided, for want of what it must be held against: bridge", self.code(met, {"at_least": 1.5})[1])
+
+    def test_without_ovs_core_and_vhost_have_no_verdict(self):
+        medians = {WEFT: {"mpps": 4.0}, "testpmd-io": {"mpps": 5.0}}
+        for found in (core.judged(core.Cell("bridge", 1000, "64"), medians, []), vhost.judged(medians)):
+            self.assertTrue("at_least" in found and "met_at_least" not in found and "met_aim" in found, found)
 
 
 class Report(unittest.TestCase):
@@ -319,7 +414,7 @@ class Report(unittest.TestCase):
         self.assertIn(machine.facts()["kernel"], text)
 
     def test_latency(self):
-        at = {"mpps": 1.0, "lost": 0, "own_pause_us": 5.0, "p50_us": 1.0, "p99_us": 2.0, "p999_us": 3.0, "max_us": 4.0}
+        at = {"mpps": 1.0, "lost": 0, "given_up": 0, "offered_share": 1.0, "own_pause_us": 5.0, "p50_us": 1.0, "p99_us": 2.0, "p999_us": 3.0, "max_us": 4.0}
         sample = {"zero_loss_mpps": 4.0, "flood_mpps": 5.0} | {load: at for load in latency.LOADS}
         rows = latency.rows_of({subject: [sample] * 3 for subject in latency.SUBJECTS}, 1000, "64")
         text, plots = self.report(*({"rig": "latency"} | row for row in rows))

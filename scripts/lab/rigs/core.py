@@ -19,7 +19,7 @@ from checks import end
 from gauges import busy_pct, cores_apart, usable_cores
 from nodes import BIN
 from ovs import MEMORY_MIB, Ovs
-from rig import Progress, above_zero, columns, in_turn, middle, parsed, parser, say, several, spread, warn_if_busy
+from rig import Failures, Progress, above_zero, columns, in_turn, middle, parsed, parser, say, several, spread, warn_if_busy
 from run import LabError, call, wait_for
 from testpmd import Testpmd, memory_mib, testpmd
 
@@ -372,25 +372,33 @@ def measure(run, options, rows):
     cells = [Cell(case, flows, frame) for case in options.cases for frame in options.frame for flows in options.flows
              if flows <= MOST_FLOWS or frame == JUDGED_FRAME]  # fmt: skip
     cells = [cell for cell in cells if cell.subjects(options.subjects)]
-    progress, failed = Progress(sum(len(cell.subjects(options.subjects)) for cell in cells) * options.rounds), []
+    progress = Progress(sum(len(cell.subjects(options.subjects)) for cell in cells) * options.rounds)
+    failed = Failures(progress)
     say(f"measured on core {bench.core}, everything else on {', '.join(map(str, bench.mains))}; TSC {bench.tsc_hz / 1e9:.3f} GHz")
     for cell in cells:
         subjects = cell.subjects(options.subjects)
+        for subject in list(subjects):
+            if (cell.case, subject) in bench.checked:
+                continue
+            try:
+                bench.checked[cell.case, subject] = bench.check(cell.case, subject)
+            except (LabError, OSError) as e:
+                failed.of(cell.name)(subject, e, options.rounds)
+                subjects.remove(subject)
+            else:
+                say(f"{cell.case}, {subject}: {bench.checked[cell.case, subject]} frames came out as they must, byte by byte")
+        if not subjects:
+            continue
         try:
-            for subject in subjects:
-                if (cell.case, subject) not in bench.checked:
-                    bench.checked[cell.case, subject] = bench.check(cell.case, subject)
-                    say(f"{cell.case}, {subject}: {bench.checked[cell.case, subject]} frames came out as they must, byte by byte")
-            for row in rows_of(bench, cell, subjects, progress, rows.rows):
+            for row in rows_of(bench, cell, subjects, progress, failed, rows.rows):
                 rows.add(row)
         except LabError as e:
-            say(f"FAILED: {cell.name}: {e}")
-            failed.append(cell.name)
+            failed.add(cell.name, e)
     return failed
 
 
-def rows_of(bench, cell, subjects, progress, earlier):
-    """All rounds of a cell: a row for each subject."""
+def rows_of(bench, cell, subjects, progress, failed, earlier):
+    """All rounds of a cell: a row for each subject that could be measured."""
     path = bench.capture(cell)
     held, room = len(captures.read(path)), bench.room(cell, path)
     bench.reserve(held, room)
@@ -402,7 +410,7 @@ def rows_of(bench, cell, subjects, progress, earlier):
         progress.step(f"{cell.name}: {subject} {sample['mpps']:.2f} Mpps, {sample['cycles_per_packet']:.1f} cycles")
         return sample
 
-    samples = in_turn(subjects, bench.options.rounds, one)
+    samples = in_turn(subjects, bench.options.rounds, one, failed.of(cell.name))
     path.unlink()
     medians = {subject: middle(taken) for subject, taken in samples.items()}
     for subject, taken in samples.items():
@@ -435,8 +443,7 @@ def judged(cell, medians, earlier):
         found |= {"of_ratio_at_1000_flows": kept} if kept else {}
         bounds = {name: (bound, f"{IO} at {SOME:,} flows", kept) for name, bound in (("at_least", 0.8), ("aim", 0.95))}
     for name, (bound, of, ratio) in bounds.items():
-        if ratio is not None:
-            found |= {name: bound, f"{name}_of": of, f"met_{name}": ratio >= bound}
+        found |= {name: bound, f"{name}_of": of} | ({f"met_{name}": ratio >= bound} if ratio is not None else {})
     return found
 
 

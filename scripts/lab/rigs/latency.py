@@ -9,7 +9,7 @@ half of what it can, not at half of what another can.
 
 from gauges import busy_pct, usable_cores
 from pktgen import PROGRAM, pktgen
-from rig import Progress, above_zero, columns, in_turn, middle, parsed, parser, say, several, spread, warn_if_busy
+from rig import Failures, Progress, above_zero, columns, in_turn, middle, parsed, parser, say, several, spread, warn_if_busy
 from rigs import vhost
 from rigs.core import IO, OVS, WEFT, word_of
 from run import LabError
@@ -21,6 +21,7 @@ FRAMES, LOADS = ("64", "imix"), (10, 50, 90)
 # From a connected guest to one whose rings are polled, and a little more.
 WARM_UP_SECONDS = 1.5
 TRIES = 3
+LEAST_OFFERED = 0.99  # of a load: with less, the times are those of another
 RESOLUTION_PCT = 2
 TIMES = {"p50_us": "p50", "p99_us": "p99", "p999_us": "p999", "max_us": "max"}
 
@@ -36,6 +37,8 @@ def arguments(words=None):
     made.add_argument("--ovs", action="append", default=[], metavar="KEY=VALUE",
                       help="a setting of Open vSwitch (other_config), as in smc-enable=true; by default it has its own")  # fmt: skip
     options = parsed(made, words, ["bridge"])
+    if options.require:
+        made.error("--require: nothing must be reached here")
     options.flows = sorted(set(options.flows))
     options.frame = options.frame or (["64"] if options.quick else FRAMES)
     options.subjects = [subject for subject in SUBJECTS if subject in options.subjects]
@@ -70,7 +73,8 @@ def measure_one(bench, subject, flows, frame):
         if trial["corrupted"] or not trial["latency_us"]:
             raise LabError(f"{subject}, {trial['percent']:g} %: {trial['corrupted']} corrupted of {trial['received']} packets")
         found[int(trial["percent"])] = {
-            "mpps": trial["sent_pps"] / 1e6, "lost": trial["lost"], "own_pause_us": 1e3 * trial["own_pause_ms"],
+            "mpps": trial["sent_pps"] / 1e6, "given_up": trial["given_up"],
+            "offered_share": trial["sent_pps"] / trial["asked_pps"], "lost": trial["lost"], "own_pause_us": 1e3 * trial["own_pause_ms"],
             **{field: trial["latency_us"][name] for field, name in TIMES.items()},
         }  # fmt: skip
     return found
@@ -79,7 +83,8 @@ def measure_one(bench, subject, flows, frame):
 def measure(run, options, rows):
     bench = vhost.Bench(run, options)
     rows.head(options)
-    progress, failed = Progress(len(options.flows) * len(options.frame) * len(options.subjects) * options.rounds), []
+    progress = Progress(len(options.flows) * len(options.frame) * len(options.subjects) * options.rounds)
+    failed = Failures(progress)
     say(f"the switch on core {bench.core}, {PROGRAM} on core {bench.guest_core}")
     bench.reserve(0)
     for flows in options.flows:
@@ -95,12 +100,7 @@ def measure(run, options, rows):
                               f" and p99 {half['p99_us']:.1f} µs")  # fmt: skip
                 return sample
 
-            try:
-                samples = in_turn(options.subjects, options.rounds, one)
-            except LabError as e:
-                say(f"FAILED: {name}: {e}")
-                failed.append(name)
-                continue
+            samples = in_turn(options.subjects, options.rounds, one, failed.of(name))
             for row in rows_of(samples, flows, frame):
                 rows.add(row | {"huge_pages": bench.huge, "background_pct": round(busy, 1)})
     return failed
@@ -116,7 +116,8 @@ def rows_of(samples, flows, frame):
                 "case": "bridge", "flows": flows, "frame": frame, "subject": subject, "load_pct": load,
                 "zero_loss_mpps": found["zero_loss_mpps"], "flood_mpps": found["flood_mpps"],
                 **{field: found[load][field] for field in (*figures, "own_pause_us")},
-                "lost": sum(sample["lost"] for sample in at),
+                "lost": sum(sample["lost"] for sample in at), "given_up": sum(sample["given_up"] for sample in at),
+                "offered_share": min(sample["offered_share"] for sample in at),
                 "rounds": {field: [sample[field] for sample in at] for field in figures} | {
                     "zero_loss_mpps": [sample["zero_loss_mpps"] for sample in taken], "lost": [sample["lost"] for sample in at]},
                 "spread": spread([sample["p50_us"] for sample in at]),
@@ -129,5 +130,6 @@ def table(rows):
     order = {subject: number for number, subject in enumerate(SUBJECTS)}
     for row in sorted(rows, key=lambda row: (row["frame"], row["flows"], row["load_pct"], order[row["subject"]])):
         times = [f"{row[field]:.1f}" for field in TIMES]
-        lines.append((row["frame"], f"{row['flows']:,}", f"{row['load_pct']} %", row["subject"], f"{row['mpps']:.3f}", *times, f"{row['lost']}"))
+        mpps = f"{row['mpps']:.3f}" + (" TOO FEW" if row["offered_share"] < LEAST_OFFERED else "")
+        lines.append((row["frame"], f"{row['flows']:,}", f"{row['load_pct']} %", row["subject"], mpps, *times, f"{row['lost']}"))
     return "From port to port, at shares of each subject's own rate without loss\n" + columns(lines)

@@ -21,7 +21,7 @@ from checks import end
 from gauges import busy_pct, thread_seconds, usable_cores
 from nodes import BIN
 from pktgen import PROGRAM, pktgen
-from rig import Progress, columns, in_turn, middle, parsed, parser, say, spread, warn_if_busy
+from rig import Failures, Progress, columns, in_turn, middle, parsed, parser, say, spread, warn_if_busy
 from rigs import vhost
 from rigs.core import WEFT, prepare_peers
 from run import Hopeless, LabError, call, wait_for
@@ -345,19 +345,14 @@ def measure(run, options, rows):
                       f" (its own pause {sample['own_pause_ms']:.2f}), {sample['mpps']:.2f} Mpps, {sample['snapshots_a_second']:.0f} snapshots a second")  # fmt: skip
         return sample
 
-    failed, static = [], {}
-
-    def fails(case, error, left):
-        say(f"FAILED: {case}: {error}")
-        failed.append(case)
-        progress.steps -= left
+    failed, static = Failures(progress), {}
 
     def ends(case, taken):
         if case == STATIC:
             static["mpps"] = middle(taken)["mpps"]
         rows.add(row_of(case, taken, static.get("mpps"), rate) | {"huge_pages": bench.huge, "background_pct": round(busy, 1)})
 
-    in_turn(cases, options.rounds, one, fails, ends)
+    in_turn(cases, options.rounds, one, failed.add, ends)
     return failed
 
 

@@ -122,7 +122,7 @@ fn report(cli: &Cli, rows: &Rows, sections: &BTreeMap<Rig, Section>) -> String {
         let of = rows.busy.iter().map(|(rig, count)| format!("{rig}: {count}"));
         out += &format!(
             "\n**A busy machine**: before these rows other programs had more than {BUSY_PCT} % of a core; their figures have a{BUSY} \
-             and decide nothing. Rows by rig: {}.\n",
+             and mean little. Rows by rig: {}.\n",
             of.collect::<Vec<_>>().join(", ")
         );
     }
