@@ -79,7 +79,7 @@ def parser(name, description, cases, epilog, seconds):
 def parsed(made, words, cases):
     """The options, with `cases` all of them if none was named."""
     options = made.parse_args(words)
-    options.changed = {name: value for name, value in vars(options).items() if name not in NOT_TOLD and value != made.get_default(name)}
+    options.changed = {name: value for name, value in vars(options).items() if name not in NOT_TOLD and value not in (made.get_default(name), [])}
     if unknown := [name for name in options.cases if name not in cases]:
         made.error(f"no such case: {', '.join(unknown)}; there are {', '.join(cases)}")
     options.rounds = options.rounds or (1 if options.quick else LEAST_ROUNDS)

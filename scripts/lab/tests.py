@@ -408,6 +408,7 @@ class Report(unittest.TestCase):
     def test_heads(self):
         out = io.StringIO()
         rig.Rows(out, "scale").head(scale.arguments(["--quick"]))
+        self.assertEqual(json.loads(out.getvalue())["changed"], {"quick": True})
         row = {"rig": "scale", **Scale().line("flows", **{"1": 10})[0], "size": 1}
         text, _ = self.report(json.loads(out.getvalue()), row)
         self.assertIn("**A quick run** (scale)", text)
