@@ -25,7 +25,7 @@ const FUNCTIONS: [&str; 13] = [
     "rte_thread_(register|unregister)",
     "rte_vhost_driver_(callback_register|disable_features|[gs]et_protocol_features|register|start|unregister)",
     "rte_vhost_(dequeue_burst|enable_guest_notification|enqueue_burst|rx_queue_count)",
-    "rte_vhost_get_(ifname|negotiated_features|vhost_vring)",
+    "rte_vhost_get_(ifname|negotiated_features|vhost_vring|vring_base)",
 ];
 
 /// With the feature `lookup`.

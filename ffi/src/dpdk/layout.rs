@@ -124,12 +124,7 @@ impl Segment {
     /// Asks the processor to fetch the first bytes of the data. Nothing happens on processors other than x86-64.
     #[inline(always)]
     pub(super) fn prefetch(self) {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: a prefetch reads nothing that could fault.
-        unsafe {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            _mm_prefetch::<_MM_HINT_T0>(self.data().cast());
-        }
+        super::prefetch(self.data().addr());
     }
 
     /// True if the data lies within the buffer.

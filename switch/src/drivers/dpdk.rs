@@ -232,6 +232,10 @@ impl RxQueue<NativePool> for VhostRx {
             ..RxLoss::default()
         }
     }
+    #[inline]
+    fn expect(&self) {
+        VhostRx::expect(self);
+    }
     fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
         Some(VhostRx::wait_fd(self))
     }
@@ -252,6 +256,10 @@ impl RxQueue<NativePool> for VhostRx {
 impl TxQueue<NativePool> for VhostTx {
     fn caps(&self) -> TxCaps {
         self.guest().map_or(TxCaps::NONE, |guest| FarSide::of_guest(guest).caps)
+    }
+    #[inline]
+    fn expect(&self) {
+        VhostTx::expect(self);
     }
     #[inline]
     fn tx(&mut self, burst: &mut Burst<Mbuf>) {

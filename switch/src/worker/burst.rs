@@ -15,8 +15,8 @@ use crate::tables::{Role, Snapshot};
 use crate::types::PortId;
 
 impl<P: Platform> Worker<P> {
-    /// Takes one burst from this port's receive queue; how many frames it had.
-    pub(super) fn poll(&mut self, from: PortId) -> usize {
+    /// Takes one burst from this port's receive queue; how many frames it had. `next`: the port after it.
+    pub(super) fn poll(&mut self, from: PortId, next: Option<PortId>) -> usize {
         let Self {
             snapshot,
             pool,
@@ -91,6 +91,9 @@ impl<P: Platform> Worker<P> {
         port_counters.rx_drops.add(ends.dropped);
         counters.consumed.add(ends.consumed);
         counters.originated.add(ends.originated);
+        if let Some(next) = next.and_then(|port| rx.get_mut(port)) {
+            next.queue.expect();
+        }
         outbox.flush(pool);
         received
     }

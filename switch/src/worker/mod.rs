@@ -302,7 +302,7 @@ impl<P: Platform> Worker<P> {
         let mut work = 0;
         for turn in 0..self.rx.polled() {
             if let Some(port) = self.rx.at(turn) {
-                work += self.poll(port);
+                work += self.poll(port, self.rx.after(turn));
             }
         }
         self.rx.turn();

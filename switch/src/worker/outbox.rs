@@ -105,6 +105,7 @@ impl<P: Platform> Outbox<P> {
             return self.drop(DropReason::TxPortGone, 1);
         };
         if slot.staged.is_empty() {
+            slot.queue.expect();
             self.touched.push(to);
         }
         slot.staged.push(packet);

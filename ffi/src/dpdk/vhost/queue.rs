@@ -26,12 +26,16 @@ pub struct VhostRx {
     too_long: u32,
     /// Whether the guest has said something of a frame of the last burst.
     has_told: bool,
+    /// How many were taken from the ring so far.
+    position: u16,
 }
 
 /// Where frames to the guest go out: its receive ring.
 pub struct VhostTx {
     port: Arc<PortState>,
     pair: u16,
+    /// As above.
+    position: u16,
 }
 
 impl VhostRx {
@@ -44,6 +48,7 @@ impl VhostRx {
             malformed: 0,
             too_long: 0,
             has_told: false,
+            position: 0,
         }
     }
 
@@ -82,8 +87,20 @@ impl VhostRx {
             self.malformed = self.malformed.saturating_add(adopted.malformed);
             self.too_long = self.too_long.saturating_add(adopted.too_long);
             self.has_told = adopted.tells();
+            if count > 0 {
+                self.position = position(device.vid, self.ring());
+            }
         }
         burst.len() - old
+    }
+
+    /// The next [`Self::rx`] comes in a moment: has the processor fetch what it will read first, which another processor has written. A
+    /// hint, at any time.
+    #[inline]
+    pub fn expect(&self) {
+        if self.port.device().is_some() {
+            self.port.pair(self.pair).rx_ahead.fetch(self.position);
+        }
     }
 
     /// Readable when a guest has sent something or has come, once armed. The same as long as the queue lives. It is an
@@ -146,7 +163,7 @@ impl VhostRx {
 
 impl VhostTx {
     pub(super) fn new(port: &Arc<PortState>, pair: u16) -> Self {
-        Self { port: Arc::clone(port), pair }
+        Self { port: Arc::clone(port), pair, position: 0 }
     }
 
     /// Whether a guest is there to send to.
@@ -159,6 +176,14 @@ impl VhostTx {
     #[inline]
     pub fn guest(&self) -> Option<Guest> {
         self.port.guest()
+    }
+
+    /// The next [`Self::tx`] comes in a moment: as [`VhostRx::expect`].
+    #[inline]
+    pub fn expect(&self) {
+        if self.port.device().is_some() {
+            self.port.pair(self.pair).tx_ahead.fetch(self.position);
+        }
     }
 
     /// For a packet that a guest is to segment, with its work set: keeps the library from writing the pseudo-header's sum anew. It
@@ -187,11 +212,27 @@ impl VhostTx {
             let pointers = burst.as_mut_ptr().cast();
             sys::rte_vhost_enqueue_burst(device.vid, self.pair * 2, pointers, burst.len() as u16)
         };
+        if count > 0 {
+            // SAFETY: the device stays as long as `inside`.
+            self.position = unsafe { position(device.vid, self.pair * 2) };
+        }
         drop(inside);
         let count = usize::from(count).min(burst.len());
         free_front(burst, count);
         count
     }
+}
+
+/// How many of the guest's buffers the library has taken from a ring.
+///
+/// # Safety
+/// The device stays meanwhile, and the ring is the caller's alone.
+#[inline]
+unsafe fn position(vid: i32, ring: u16) -> u16 {
+    let (mut available, mut used) = (0, 0);
+    // SAFETY: the caller's promise; two numbers are written.
+    unsafe { sys::rte_vhost_get_vring_base(vid, ring, &mut available, &mut used) };
+    available
 }
 
 impl std::fmt::Debug for VhostRx {
