@@ -1,9 +1,9 @@
-//! The usual case, read and decided by comparing numbers: a finished, untagged frame with TCP or UDP over IP without options, whole,
+//! The usual case, read and decided by comparing numbers: an untagged frame, not to be cut, with TCP or UDP over IP without options, whole,
 //! to one station. Nearly every packet is one. [`crate::parse`] and [`super::classify`] say the same at greater length; whatever is
 //! answered here is what they would answer (`tests` holds both against each other), and what is not is left to them.
 //!
-//! A burst is gone through twice, so that table lines that are far away are all on their way before the first is needed: [`Usual::look`]
-//! reads the headers, [`Usual::decide`] looks into the tables. What the packet before had found is kept in front of each table.
+//! A burst is gone through in passes, so that table lines that are far away are all on their way before the first is needed: [`Usual::look`]
+//! reads the headers, [`Usual::decide`] looks into the tables, and, only where the VTEPs are many, [`Usual::confirm`] looks at them. What the packet before had found is kept in front of each table.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -160,7 +160,7 @@ impl<'a> Usual<'a> {
     fn look_v4(&mut self, frame: &impl PacketBuf) -> Option<(Ip<Ipv4Addr>, Wish)> {
         let head: &[u8; PLAIN4] = frame.head().first_chunk()?;
         let (dst, src, ethertype) = macs(part(head, 0));
-        if ethertype != EtherType::IPV4.0 || !frame.is_plain() {
+        if ethertype != EtherType::IPV4.0 || is_to_be_cut(frame) {
             return None;
         }
         let ip = read_v4(part(head, ETHERNET_LEN), ETHERNET_LEN, frame.len())?;
@@ -182,7 +182,7 @@ impl<'a> Usual<'a> {
     fn look_v6(&mut self, frame: &impl PacketBuf) -> Option<Look<Ipv6Addr>> {
         let head: &[u8; PLAIN6] = frame.head().first_chunk()?;
         let (dst, src, ethertype) = macs(part(head, 0));
-        if ethertype != EtherType::IPV6.0 || !frame.is_plain() {
+        if ethertype != EtherType::IPV6.0 || is_to_be_cut(frame) {
             return None;
         }
         let len = frame.len();
@@ -212,7 +212,7 @@ impl<'a> Usual<'a> {
     fn look_inside(&mut self, frame: &impl PacketBuf) -> Option<(Ip<Ipv4Addr>, u64, usize, u8)> {
         let head: &[u8; TUNNEL4] = frame.head().first_chunk()?;
         let (_, src, ethertype) = macs(part(head, 0));
-        if ethertype != EtherType::IPV4.0 || !is_unicast(src) || !frame.is_plain() {
+        if ethertype != EtherType::IPV4.0 || !is_unicast(src) || is_to_be_cut(frame) {
             return None;
         }
         let outer = read_v4(part(head, ETHERNET_LEN), ETHERNET_LEN, frame.len())?;
@@ -473,6 +473,12 @@ impl By<'_> {
         let mtu = tables.ports.get(to.port)?.mtu.get() as u32;
         Some(Out { mac: to.mac.to_bits(), port: to.port, vtep: NO_VTEP, mtu, hop })
     }
+}
+
+/// It stands for several packets: how long they are is more than a length. What else its state says is not asked here.
+#[inline(always)]
+fn is_to_be_cut(frame: &impl PacketBuf) -> bool {
+    !frame.is_plain() && frame.offload().gso.is_some()
 }
 
 #[inline(always)]
