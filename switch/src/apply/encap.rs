@@ -64,7 +64,9 @@ fn over_v4<B: PacketBuf>(
     ident: &mut u16,
 ) -> Result<(), DropReason> {
     let inner = packet.len();
-    let Ok(total) = u16::try_from(inner + GROWS_V4 - ETHERNET_LEN) else { return Err(DropReason::MtuExceeded) };
+    let Ok(total) = u16::try_from(inner + GROWS_V4 - ETHERNET_LEN) else {
+        return Err(DropReason::MtuExceeded);
+    };
     let Some(head) = packet.prepend(GROWS_V4) else { return Err(DropReason::NoHeadroom) };
     let Some(head) = head.first_chunk_mut::<BLOCK_V4>() else { return Err(DropReason::EthMalformed) };
     *head = *encap.block_v4();

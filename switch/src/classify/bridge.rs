@@ -90,7 +90,11 @@ pub(super) fn refuse_source(
 }
 
 /// As [`refuse_source`], of a source that the packet before did not have.
-pub(super) fn refuse_new_source(tables: &Snapshot, from: &Ingress<'_>, source: MacAddr) -> Option<DropReason> {
+pub(super) fn refuse_new_source(
+    tables: &Snapshot,
+    from: &Ingress<'_>,
+    source: MacAddr,
+) -> Option<DropReason> {
     if source == tables.gateway.mac {
         return Some(DropReason::MacOfGateway);
     }

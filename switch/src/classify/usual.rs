@@ -353,9 +353,7 @@ impl<'a> Usual<'a> {
 
     #[inline(never)]
     fn find_local(&mut self, key: u64, address: Ipv4Addr, vni: u32) -> Option<u64> {
-        let ours = |local: &&LocalVtep| {
-            local.address == IpAddr::V4(address) && local.vni.get() == vni
-        };
+        let ours = |local: &&LocalVtep| local.address == IpAddr::V4(address) && local.vni.get() == vni;
         let mac = self.tables.local_vteps.iter().find(ours)?.mac.to_bits();
         self.local = Some((key, mac));
         Some(mac)
@@ -436,7 +434,13 @@ fn way_out<A: Family>(tables: &Snapshot, from: &Ingress<'_>, hop: bool, dst: A) 
             let far = tables.vteps.get(vtep as usize)?;
             far.prefetch();
             far.encap.as_ref()?;
-            return Some(Out { mac: 0, port: far.uplink, vtep, mtu: A::tunnel_mtu(tables, far).get() as u32, hop });
+            return Some(Out {
+                mac: 0,
+                port: far.uplink,
+                vtep,
+                mtu: A::tunnel_mtu(tables, far).get() as u32,
+                hop,
+            });
         }
         _ => return None,
     };

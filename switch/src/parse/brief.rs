@@ -42,7 +42,10 @@ pub struct Brief {
     pub hash: u32,
 }
 
-const _: () = assert!(size_of::<Brief>() == 24, "chosen by `pipeline`: with all of a Parsed a packet costs a fifth more");
+const _: () = assert!(
+    size_of::<Brief>() == 24,
+    "chosen by `pipeline`: with all of a Parsed a packet costs a fifth more"
+);
 
 impl Brief {
     /// Of what could not be parsed.
@@ -108,4 +111,3 @@ impl Brief {
         matches!(self.carries, Carries::V4 | Carries::V6)
     }
 }
-

@@ -50,8 +50,8 @@ pub(super) struct Ahead {
     mask: AtomicU16,
 }
 
-/// How far ahead: what the library takes at a time.
-const AHEAD: usize = 32;
+/// Frames that the library takes from a ring at a time, or puts into one.
+pub(super) const AT_A_TIME: usize = 32;
 const LINE: usize = 64;
 /// Bytes of a descriptor, of an entry of the ring of available ones, and in front of the first entry (virtio 1.2, section 2.7).
 const DESCRIPTOR: usize = 16;
@@ -63,17 +63,16 @@ const IN_ORDER: u64 = 1 << 35;
 impl Ahead {
     fn set(&self, ring: &sys::rte_vhost_vring, in_order: bool) {
         // SAFETY: a union of pointers, of which the library sets the one or the other.
-        let (available, descriptors) = unsafe {
-            (ring.__bindgen_anon_2.avail as usize, ring.__bindgen_anon_1.desc as usize)
-        };
+        let (available, descriptors) =
+            unsafe { (ring.__bindgen_anon_2.avail as usize, ring.__bindgen_anon_1.desc as usize) };
         self.available.store(available, Ordering::Relaxed);
         self.descriptors.store(if in_order { descriptors } else { 0 }, Ordering::Relaxed);
         self.mask.store(ring.size.wrapping_sub(1), Ordering::Relaxed);
     }
 
-    /// Has the processor fetch what is read for the next frames. `position`: how many were taken so far.
+    /// Has the processor fetch what is read for the next `count` frames. `position`: how many were taken so far.
     #[inline]
-    pub(super) fn fetch(&self, position: u16) {
+    pub(super) fn fetch(&self, position: u16, count: usize) {
         let (available, descriptors) =
             (self.available.load(Ordering::Relaxed), self.descriptors.load(Ordering::Relaxed));
         if available == 0 {
@@ -81,11 +80,12 @@ impl Ahead {
         }
         let first = usize::from(position & self.mask.load(Ordering::Relaxed));
         let entries = available.wrapping_add(BEFORE_ENTRIES + first * ENTRY);
-        for at in [available, entries, entries.wrapping_add((AHEAD - 1) * ENTRY)] {
-            prefetch(at);
+        prefetch(available);
+        for line in 0..=count * ENTRY / LINE {
+            prefetch(entries.wrapping_add(line * LINE));
         }
         if descriptors != 0 {
-            for line in 0..AHEAD * DESCRIPTOR / LINE {
+            for line in 0..=count * DESCRIPTOR / LINE {
                 prefetch(descriptors.wrapping_add(first * DESCRIPTOR + line * LINE));
             }
         }
@@ -113,7 +113,15 @@ pub(super) struct PortState {
 impl PortState {
     pub(super) fn new(path: &str, pairs: u16) -> io::Result<Self> {
         let pairs = (0..pairs)
-            .map(|_| Ok(Pair { rx: Busy::default(), tx: Busy::default(), rx_ahead: Ahead::default(), tx_ahead: Ahead::default(), wait: Wait::new()? }))
+            .map(|_| {
+                Ok(Pair {
+                    rx: Busy::default(),
+                    tx: Busy::default(),
+                    rx_ahead: Ahead::default(),
+                    tx_ahead: Ahead::default(),
+                    wait: Wait::new()?,
+                })
+            })
             .collect::<io::Result<_>>()?;
         Ok(Self {
             path: path.to_owned(),

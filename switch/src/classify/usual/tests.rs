@@ -48,7 +48,8 @@ fn tables() -> Snapshot {
         tables.add_pod(id(pod), pod_mac(pod), &addresses(pod));
     }
     let host = Some(Neighbour { mac: pod_mac(HOST), port: id(HOST) });
-    tables.gateway = Gateway { mac: MacAddr(GATEWAY), v4: vec![[10, 244, 0, 1].into()], host, ..Gateway::default() };
+    tables.gateway =
+        Gateway { mac: MacAddr(GATEWAY), v4: vec![[10, 244, 0, 1].into()], host, ..Gateway::default() };
     tables.hops.push(Neighbour { mac: pod_mac(TRUSTED), port: id(TRUSTED) });
     tables.groups.push([NextHop::Vtep(0), NextHop::Hop(0)].into());
     tables.routes4.insert([10, 244, 0, 0].into(), 24, NextHop::Local);
@@ -99,16 +100,23 @@ fn any_plain() -> impl Strategy<Value = Vec<u8>> {
     let payload = prop_oneof![Just(18usize), 0..30usize, Just(590)];
     let dst = prop_oneof![Just(GATEWAY), (1u8..6).prop_map(|pod| [2, 0, 0, 0, 0, pod]), any::<[u8; 6]>()];
     let protocol = prop_oneof![Just(6u8), Just(17), Just(1), any::<u8>()];
-    (dst, 0u8..6, 0u8..5, protocol, payload, any::<bool>()).prop_map(|(mac, net, host, protocol, len, is_v4)| {
-        let payload = vec![0x11; len];
-        let src = pod_mac(POD).0;
-        if is_v4 {
-            ethernet(mac, src, [8, 0], &v4([10, 244, 0, POD as u8], [10, 244, net, host], protocol, &payload))
-        } else {
-            let dst = format!("fd00::{}:{host}", net % 2);
-            ethernet(mac, src, [0x86, 0xdd], &v6(&dst, protocol, &payload[..len.min(200)]))
-        }
-    })
+    (dst, 0u8..6, 0u8..5, protocol, payload, any::<bool>()).prop_map(
+        |(mac, net, host, protocol, len, is_v4)| {
+            let payload = vec![0x11; len];
+            let src = pod_mac(POD).0;
+            if is_v4 {
+                ethernet(
+                    mac,
+                    src,
+                    [8, 0],
+                    &v4([10, 244, 0, POD as u8], [10, 244, net, host], protocol, &payload),
+                )
+            } else {
+                let dst = format!("fd00::{}:{host}", net % 2);
+                ethernet(mac, src, [0x86, 0xdd], &v6(&dst, protocol, &payload[..len.min(200)]))
+            }
+        },
+    )
 }
 
 /// What a peer sends.
@@ -125,7 +133,11 @@ fn any_tunnelled() -> impl Strategy<Value = Vec<u8>> {
 /// Some bytes are others, and the frame is longer or shorter; then, mostly, the headers' checksums are right.
 fn any_change() -> impl Strategy<Value = (Vec<(usize, u8)>, i8, bool)> {
     let at = prop_oneof![0..100usize, 12..24usize, 62..74usize];
-    (prop::collection::vec((at, any::<u8>()), 0..3), prop_oneof![3 => Just(0i8), 1 => -20..20i8], prop::bool::weighted(0.9))
+    (
+        prop::collection::vec((at, any::<u8>()), 0..3),
+        prop_oneof![3 => Just(0i8), 1 => -20..20i8],
+        prop::bool::weighted(0.9),
+    )
 }
 
 fn change(mut frame: Vec<u8>, (bytes, longer, right): (Vec<(usize, u8)>, i8, bool)) -> Vec<u8> {
@@ -148,7 +160,8 @@ fn change(mut frame: Vec<u8>, (bytes, longer, right): (Vec<(usize, u8)>, i8, boo
 /// What both say about these frames, one after the other in a burst; how many were usual.
 fn compare(port: usize, frames: Vec<Vec<u8>>) -> Result<usize, TestCaseError> {
     let (tables, stations) = (tables(), Stations::default());
-    let from = Ingress { id: id(port), port: tables.ports.get(id(port)).unwrap(), stations: &stations, now: 0 };
+    let from =
+        Ingress { id: id(port), port: tables.ports.get(id(port)).unwrap(), stations: &stations, now: 0 };
     let (mut usual, mut last) = (Usual::new(&tables, &from), LastHits::default());
     let mut found = 0;
     for bytes in frames {
@@ -168,7 +181,8 @@ fn compare(port: usize, frames: Vec<Vec<u8>>) -> Result<usize, TestCaseError> {
         let Some((action, brief)) = answer else { continue };
         found += 1;
         let (expected, mut expected_brief) = if port == UPLINK {
-            let (parsed, outer) = parse_tunnel(&frame, &tables).map_err(|e| TestCaseError::fail(format!("{e:?}")))?;
+            let (parsed, outer) =
+                parse_tunnel(&frame, &tables).map_err(|e| TestCaseError::fail(format!("{e:?}")))?;
             let action = classify_tunnel(&tables, &mut last, &from, head, &parsed, &outer, None);
             (action, Brief::of(&parsed, Some(&outer)))
         } else {
@@ -223,9 +237,13 @@ fn what_is_usual_is_found_so() {
     // ICMP, a group of next hops, nowhere, nobody.
     let unusual = vec![plain(other, 0, 1), plain(gateway, 4, 6), plain(gateway, 5, 6), plain([2; 6], 0, 6)];
     assert_eq!(compare(POD, unusual).unwrap(), 0);
-    let inner = right(ethernet(VTEP, pod_mac(0xab).0, [8, 0], &v4([10, 244, 1, 7], [10, 244, 0, 1], 17, &[0; 18])));
+    let inner =
+        right(ethernet(VTEP, pod_mac(0xab).0, [8, 0], &v4([10, 244, 1, 7], [10, 244, 0, 1], 17, &[0; 18])));
     let mut udp = vec![0x99, 0x99, 0x21, 0x18, 0, (16 + inner.len()) as u8, 0, 0, 8, 0, 0, 0, 0, 0, 1, 0];
     udp.extend(&inner);
     let outer = v4([172, 16, 0, 2], [172, 16, 0, 1], 17, &udp);
-    assert_eq!(compare(UPLINK, vec![right(ethernet(pod_mac(9).0, pod_mac(8).0, [8, 0], &outer))]).unwrap(), 1);
+    assert_eq!(
+        compare(UPLINK, vec![right(ethernet(pod_mac(9).0, pod_mac(8).0, [8, 0], &outer))]).unwrap(),
+        1
+    );
 }
