@@ -179,6 +179,9 @@ impl PortState {
         unsafe { sys::rte_vhost_get_negotiated_features(vid, &mut features) };
         self.features.store(features, Ordering::Release);
         for (index, pair) in self.pairs.iter().enumerate() {
+            // Nobody waits for a guest to have room: it need not say so, which would cost it a system call or leave its machine.
+            // SAFETY: the device exists while it is reported.
+            unsafe { sys::rte_vhost_enable_guest_notification(vid, index as u16 * 2, 0) };
             for (ahead, ring) in [(&pair.tx_ahead, index * 2), (&pair.rx_ahead, index * 2 + 1)] {
                 if let Some(ring) = ring_of(vid, ring) {
                     ahead.set(&ring, features & IN_ORDER != 0);
