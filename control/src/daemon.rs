@@ -232,8 +232,11 @@ impl Daemon {
         model
     }
 
-    /// Whether a source's model goes together with the pods that were added.
+    /// Whether a source's model, which is right by itself, goes together with the pods that were added.
     fn check_with_added(&self, model: &Model) -> Result<(), String> {
+        if self.added.is_empty() {
+            return Ok(());
+        }
         let mut all = model.clone();
         all.pods.extend(self.added.values().cloned());
         pods::check(&all, &self.node)
@@ -274,6 +277,7 @@ impl Daemon {
                 mac: MacAddr(uplink.mac),
                 mtu: uplink.mtu,
                 addresses: uplink.addresses.iter().map(|net| net.addr()).collect(),
+                vxlan_port: self.vxlan_port(model),
                 tunnel_gso: socket,
                 kernel_resolves: socket,
             },

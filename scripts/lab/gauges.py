@@ -134,3 +134,14 @@ class Profile:
 
 def usable_cores():
     return sorted(os.sched_getaffinity(0))
+
+
+def cores_apart():
+    """The usable cores, those behind the others that are threads of the first one: what runs there slows it."""
+    first, *others = usable_cores()
+    listed = Path(f"/sys/devices/system/cpu/cpu{first}/topology/thread_siblings_list")
+    siblings = set()
+    for part in listed.read_text().strip().split(",") if listed.exists() else ():
+        low, _, high = part.partition("-")
+        siblings |= set(range(int(low), int(high or low) + 1))
+    return [first, *sorted(others, key=lambda core: (core in siblings, core))]

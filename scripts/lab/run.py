@@ -1,10 +1,11 @@
-"""One run of the lab: its namespaces, its processes, its folder, and how all of them go away again.
+"""One run of the lab: its namespaces, its processes, its folder, its huge pages, and how all of them go away again.
 
 Everything that a run makes carries its name, `weft-demo-PID`: namespaces begin with it, and one folder under /run
 holds the rest (files, sockets, logs, what DPDK keeps at run time). Every process runs inside one of the namespaces.
 So a run that was killed can be removed by the next one from the names alone.
 """
 
+import contextlib
 import os
 import shutil
 import signal
@@ -14,6 +15,9 @@ from pathlib import Path
 
 RUN_DIR = Path("/run")
 PREFIX = "weft-demo-"
+HUGE_PAGES = Path("/proc/sys/vm/nr_hugepages")
+# In a run's folder: how many huge pages there were before the run, and how many it asked for.
+HUGE_PAGES_NOTE = "huge-pages"
 
 
 class LabError(Exception):
@@ -90,13 +94,13 @@ class Run:
         call("ip", "-n", name, "link", "set", "lo", "up")
         return name
 
-    def spawn(self, netns, *command, log):
+    def spawn(self, netns, *command, log, stdin=subprocess.DEVNULL):
         """Starts a process in a namespace, in a session of its own, so that Ctrl-C reaches it only through us."""
         environment = os.environ | {"RUNTIME_DIRECTORY": str(self.dir), "LC_ALL": "C"}
         with open(self.dir / log, "ab") as out:
             child = subprocess.Popen(
                 ["ip", "netns", "exec", netns, *map(str, command)],
-                stdin=subprocess.DEVNULL,
+                stdin=stdin,
                 stdout=out,
                 stderr=out,
                 start_new_session=True,
@@ -105,6 +109,13 @@ class Run:
             )
         self.children.append(child)
         return child
+
+    def reserve_huge_pages(self, count):
+        """Asks the kernel for so many huge pages more. They are given back when the run is removed."""
+        note, before = self.dir / HUGE_PAGES_NOTE, int(HUGE_PAGES.read_text())
+        first, added = map(int, note.read_text().split()) if note.exists() else (before, 0)
+        note.write_text(f"{first} {added + count}")
+        HUGE_PAGES.write_text(str(before + count))
 
     def keep(self):
         """Lets the run stay when this process ends."""
@@ -133,7 +144,19 @@ def remove(name):
             time.sleep(0.02)
     for ns in spaces:
         call("ip", "netns", "del", ns)
+    give_back_huge_pages(RUN_DIR / name / HUGE_PAGES_NOTE)
     shutil.rmtree(RUN_DIR / name, ignore_errors=True)
+
+
+def give_back_huge_pages(note):
+    """As many as a run asked for, but none that were there before it: it may not have got all, or was killed while
+    asking."""
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        before, asked = map(int, note.read_text().split())
+        now = int(HUGE_PAGES.read_text())
+        if now > before:
+            HUGE_PAGES.write_text(str(now - min(asked, now - before)))
+        note.unlink()
 
 
 def is_running(pid):

@@ -41,6 +41,9 @@ const RETRY: Duration = Duration::from_secs(1);
 const RECEIVE_BUFFER: usize = 1 << 20;
 /// Route questions that are under way at a time.
 const QUESTIONS: usize = 64;
+/// How long the kernel's answers are taken again for the same destinations. What the kernel tells of is read again at once;
+/// this is for what it does not tell of, such as a path MTU that it has learned.
+const FRESH: Duration = Duration::from_secs(1);
 
 /// Who sees to it that next hops stay resolved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,6 +81,8 @@ struct View {
     neighbours: HashMap<IpAddr, Neighbour>,
     /// The destinations asked for last, with the kernel's answers.
     watched: BTreeMap<IpAddr, Found>,
+    /// When all of them were asked for.
+    asked: Instant,
     next_hops: HashSet<IpAddr>,
 }
 
@@ -109,8 +114,14 @@ impl Mirror {
         let uplink = read_uplink(&kernel, &name).await?;
         let known = read_neighbours(&kernel, uplink.index).await?;
         let keeps = neighbours == Neighbours::Keep;
-        let view =
-            View { uplink, keeps, neighbours: known, watched: BTreeMap::new(), next_hops: HashSet::new() };
+        let view = View {
+            uplink,
+            keeps,
+            neighbours: known,
+            watched: BTreeMap::new(),
+            asked: Instant::now(),
+            next_hops: HashSet::new(),
+        };
         let (changes, receiver) = watch::channel(0);
         let turn = tokio::sync::Mutex::new(());
         let shared = Arc::new(Shared { name, turn, view: Mutex::new(view), changes });
@@ -281,9 +292,11 @@ impl Shared {
             } else {
                 None
             };
+            let asked = Instant::now();
             let found = ask(&kernel, &watched, &uplink).await;
-            let differs = self.view().store(uplink, neighbours, found);
-            Ok::<bool, Error>(differs)
+            let mut view = self.view();
+            view.asked = asked;
+            Ok::<bool, Error>(view.store(uplink, neighbours, found))
         };
         match outcome.await {
             Ok(true) => self.tell(),
@@ -296,6 +309,14 @@ impl Shared {
 
     async fn paths(&self, destinations: &[IpAddr]) -> Vec<Result<Path, PathError>> {
         let _turn = self.turn.lock().await;
+        let mut found = self.view().fresh(destinations);
+        let missing: Vec<_> = destinations.iter().filter(|ip| !found.contains_key(ip)).copied().collect();
+        {
+            let view = self.view();
+            if missing.is_empty() && found.len() == view.watched.len() && view.unsettled().is_empty() {
+                return destinations.iter().map(|destination| view.path(*destination)).collect();
+            }
+        }
         let kernel = match Kernel::open() {
             Ok(kernel) => kernel,
             Err(error) => {
@@ -306,9 +327,13 @@ impl Shared {
             }
         };
         let uplink = self.view().uplink.clone();
-        let found = ask(&kernel, destinations, &uplink).await;
+        let (asked, all) = (Instant::now(), found.is_empty());
+        found.extend(ask(&kernel, &missing, &uplink).await);
         let (paths, unused) = {
             let mut view = self.view();
+            if all {
+                view.asked = asked;
+            }
             view.store(uplink, None, found);
             let paths = destinations.iter().map(|destination| view.path(*destination)).collect();
             (paths, view.unused())
@@ -381,6 +406,15 @@ impl View {
             self.neighbours = neighbours;
         }
         differs || before != macs(self)
+    }
+
+    /// The answers for these destinations that need not be asked for again.
+    fn fresh(&self, destinations: &[IpAddr]) -> BTreeMap<IpAddr, Found> {
+        if self.asked.elapsed() >= FRESH {
+            return BTreeMap::new();
+        }
+        let known = |ip: &IpAddr| Some((*ip, self.watched.get(ip)?.clone()));
+        destinations.iter().filter_map(known).collect()
     }
 
     fn mac(&self, ip: &IpAddr) -> Option<crate::MacBytes> {

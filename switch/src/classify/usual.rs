@@ -1,9 +1,9 @@
-//! The usual case, read and decided by comparing numbers: a finished, untagged frame with TCP or UDP over IP without options, whole,
+//! The usual case, read and decided by comparing numbers: an untagged frame, not to be cut, with TCP or UDP over IP without options, whole,
 //! to one station. Nearly every packet is one. [`crate::parse`] and [`super::classify`] say the same at greater length; whatever is
 //! answered here is what they would answer (`tests` holds both against each other), and what is not is left to them.
 //!
-//! A burst is gone through twice, so that table lines that are far away are all on their way before the first is needed: [`Usual::look`]
-//! reads the headers, [`Usual::decide`] looks into the tables. What the packet before had found is kept in front of each table.
+//! A burst is gone through in passes, so that table lines that are far away are all on their way before the first is needed: [`Usual::look`]
+//! reads the headers, [`Usual::decide`] looks into the tables, and, only where the VTEPs are many, [`Usual::confirm`] looks at them. What the packet before had found is kept in front of each table.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -15,7 +15,7 @@ use super::{Action, ECN_CE, ECN_NOT_ECT, Ingress};
 use crate::offload::checksum::udp_checksum_ok;
 use crate::packet::PacketBuf;
 use crate::parse::{Brief, Carries, Ip};
-use crate::tables::{LocalVtep, Neighbour, PodGuard, Role, Snapshot, v4_key};
+use crate::tables::{LocalVtep, NEAR, Neighbour, PodGuard, Role, Snapshot, v4_key};
 use crate::types::{MacAddr, PortId};
 use crate::wire::checksum::ipv4_header_ok;
 use crate::wire::ethernet::{ETHERNET_LEN, EtherType};
@@ -110,6 +110,8 @@ pub(crate) struct Usual<'a> {
     hop: bool,
     /// A table may be far from the core's caches.
     far: bool,
+    /// The VTEPs are: what is decided about them is confirmed later ([`Self::confirm`]), when they have been fetched.
+    far_vteps: bool,
     /// The last source that was let through: MAC and IP address.
     source4: (u64, Ipv4Addr),
     source6: (u64, Ipv6Addr),
@@ -134,6 +136,7 @@ impl<'a> Usual<'a> {
                 || tables.neighbours4.is_far()
                 || tables.routes4.is_far()
                 || tables.peers.are_far(),
+            far_vteps: size_of_val(&*tables.vteps) > NEAR,
             source4: (NOBODY, Ipv4Addr::UNSPECIFIED),
             source6: (NOBODY, Ipv6Addr::UNSPECIFIED),
             local: None,
@@ -157,7 +160,7 @@ impl<'a> Usual<'a> {
     fn look_v4(&mut self, frame: &impl PacketBuf) -> Option<(Ip<Ipv4Addr>, Wish)> {
         let head: &[u8; PLAIN4] = frame.head().first_chunk()?;
         let (dst, src, ethertype) = macs(part(head, 0));
-        if ethertype != EtherType::IPV4.0 || !frame.is_plain() {
+        if ethertype != EtherType::IPV4.0 || is_to_be_cut(frame) {
             return None;
         }
         let ip = read_v4(part(head, ETHERNET_LEN), ETHERNET_LEN, frame.len())?;
@@ -179,7 +182,7 @@ impl<'a> Usual<'a> {
     fn look_v6(&mut self, frame: &impl PacketBuf) -> Option<Look<Ipv6Addr>> {
         let head: &[u8; PLAIN6] = frame.head().first_chunk()?;
         let (dst, src, ethertype) = macs(part(head, 0));
-        if ethertype != EtherType::IPV6.0 || !frame.is_plain() {
+        if ethertype != EtherType::IPV6.0 || is_to_be_cut(frame) {
             return None;
         }
         let len = frame.len();
@@ -209,7 +212,7 @@ impl<'a> Usual<'a> {
     fn look_inside(&mut self, frame: &impl PacketBuf) -> Option<(Ip<Ipv4Addr>, u64, usize, u8)> {
         let head: &[u8; TUNNEL4] = frame.head().first_chunk()?;
         let (_, src, ethertype) = macs(part(head, 0));
-        if ethertype != EtherType::IPV4.0 || !is_unicast(src) || !frame.is_plain() {
+        if ethertype != EtherType::IPV4.0 || !is_unicast(src) || is_to_be_cut(frame) {
             return None;
         }
         let outer = read_v4(part(head, ETHERNET_LEN), ETHERNET_LEN, frame.len())?;
@@ -267,16 +270,32 @@ impl<'a> Usual<'a> {
         let decided = match look.wish {
             Wish::Unknown => None,
             Wish::Bridge(mac) => self.bridge(mac, look.len),
-            Wish::Route => forward(self.tables, self.from, &mut self.routed4, self.hop, &look.ip),
-            Wish::Decap(peer) if self.accepts(peer) => {
-                forward(self.tables, self.from, &mut self.routed4, self.hop, &look.ip)
+            Wish::Decap(peer) if !self.accepts(peer) => None,
+            Wish::Route | Wish::Decap(_) => {
+                let by =
+                    By { tables: self.tables, from: self.from, hop: self.hop, confirmed: self.far_vteps };
+                by.forward(&mut self.routed4, &look.ip)
             }
-            Wish::Decap(_) => None,
         };
         let Some(decided) = decided else { return false };
         *brief = look.brief(decided, Carries::V4);
         *action = decided;
         true
+    }
+
+    /// Whether [`Self::confirm`] has to be asked about what was decided.
+    #[inline]
+    pub(crate) fn must_confirm(&self) -> bool {
+        self.far_vteps
+    }
+
+    /// Whether the tunnel over IPv4 takes the packet, if it is to go there. Where not, it is another's to say what is done with it.
+    #[inline(always)]
+    pub(crate) fn confirm(&self, action: Action, brief: &Brief) -> bool {
+        let Action::Encap { vtep, .. } = action else { return true };
+        let far = self.tables.vteps.get(vtep as usize);
+        brief.carries != Carries::V4
+            || far.is_some_and(|far| far.encap.is_some() && brief.ip_len as usize <= far.mtu.get())
     }
 
     /// As [`Self::look`] and [`Self::decide`], over IPv6: at once, so a table that is far away is waited for.
@@ -285,7 +304,10 @@ impl<'a> Usual<'a> {
         let look = self.look_v6(frame)?;
         let action = match look.wish {
             Wish::Bridge(mac) => self.bridge(mac, look.len)?,
-            Wish::Route => forward(self.tables, self.from, &mut self.routed6, self.hop, &look.ip)?,
+            Wish::Route => {
+                let by = By { tables: self.tables, from: self.from, hop: self.hop, confirmed: false };
+                by.forward(&mut self.routed6, &look.ip)?
+            }
             Wish::Unknown | Wish::Decap(_) => return None,
         };
         Some((action, look.brief(action, Carries::V6)))
@@ -398,54 +420,65 @@ impl<A: Family> Look<A> {
     }
 }
 
-/// The router's part. `last` is what the packet before has found.
-#[inline(always)]
-fn forward<A: Family>(
-    tables: &Snapshot,
-    from: &Ingress<'_>,
-    last: &mut Option<(A, Out)>,
+/// What the router goes by.
+struct By<'a> {
+    tables: &'a Snapshot,
+    from: &'a Ingress<'a>,
     hop: bool,
-    ip: &Ip<A>,
-) -> Option<Action> {
-    let out = match last {
-        Some((dst, out)) if *dst == ip.dst => *out,
-        _ => {
-            let out = way_out(tables, from, hop, ip.dst)?;
-            *last = Some((ip.dst, out));
-            out
-        }
-    };
-    (ip.len <= out.mtu && (ip.ttl > 1 || !out.hop)).then(|| out.action())
+    /// What is said of a VTEP will be confirmed.
+    confirmed: bool,
 }
 
-/// Where `dst` leads, if that is the same for all packets.
+impl By<'_> {
+    /// The router's part. `last` is what the packet before has found.
+    #[inline(always)]
+    fn forward<A: Family>(&self, last: &mut Option<(A, Out)>, ip: &Ip<A>) -> Option<Action> {
+        let out = match last {
+            Some((dst, out)) if *dst == ip.dst => *out,
+            _ => {
+                let out = self.way_out(ip.dst)?;
+                *last = Some((ip.dst, out));
+                out
+            }
+        };
+        (ip.len <= out.mtu && (ip.ttl > 1 || !out.hop)).then(|| out.action())
+    }
+
+    /// Where `dst` leads, if that is the same for all packets.
+    #[inline(always)]
+    fn way_out<A: Family>(&self, dst: A) -> Option<Out> {
+        let Self { tables, from, hop, confirmed } = *self;
+        let to = match resolve(tables, dst) {
+            Target::Neighbour(to) => to,
+            Target::Hop(to) if to.port != from.id => to,
+            // Its kernel routes on, and has an MTU of its own to tell of.
+            Target::Host => {
+                let to = tables.gateway.host.filter(|to| to.port != from.id)?;
+                let mac = to.mac.to_bits();
+                return Some(Out { mac, port: to.port, vtep: NO_VTEP, mtu: u32::MAX, hop: false });
+            }
+            Target::Vtep(vtep) if !matches!(from.port.role, Role::Uplink) => {
+                let far = tables.vteps.get(vtep as usize)?;
+                far.prefetch();
+                let mtu = if confirmed {
+                    u32::MAX
+                } else {
+                    far.encap.as_ref()?;
+                    A::tunnel_mtu(tables, far).get() as u32
+                };
+                return Some(Out { mac: 0, port: from.id, vtep, mtu, hop });
+            }
+            _ => return None,
+        };
+        let mtu = tables.ports.get(to.port)?.mtu.get() as u32;
+        Some(Out { mac: to.mac.to_bits(), port: to.port, vtep: NO_VTEP, mtu, hop })
+    }
+}
+
+/// It stands for several packets: how long they are is more than a length. What else its state says is not asked here.
 #[inline(always)]
-fn way_out<A: Family>(tables: &Snapshot, from: &Ingress<'_>, hop: bool, dst: A) -> Option<Out> {
-    let to = match resolve(tables, dst) {
-        Target::Neighbour(to) => to,
-        Target::Hop(to) if to.port != from.id => to,
-        // Its kernel routes on, and has an MTU of its own to tell of.
-        Target::Host => {
-            let to = tables.gateway.host.filter(|to| to.port != from.id)?;
-            let mac = to.mac.to_bits();
-            return Some(Out { mac, port: to.port, vtep: NO_VTEP, mtu: u32::MAX, hop: false });
-        }
-        Target::Vtep(vtep) if !matches!(from.port.role, Role::Uplink) => {
-            let far = tables.vteps.get(vtep as usize)?;
-            far.prefetch();
-            far.encap.as_ref()?;
-            return Some(Out {
-                mac: 0,
-                port: far.uplink,
-                vtep,
-                mtu: A::tunnel_mtu(tables, far).get() as u32,
-                hop,
-            });
-        }
-        _ => return None,
-    };
-    let mtu = tables.ports.get(to.port)?.mtu.get() as u32;
-    Some(Out { mac: to.mac.to_bits(), port: to.port, vtep: NO_VTEP, mtu, hop })
+fn is_to_be_cut(frame: &impl PacketBuf) -> bool {
+    !frame.is_plain() && frame.offload().gso.is_some()
 }
 
 #[inline(always)]

@@ -5,7 +5,7 @@ mod dpdk;
 mod packet;
 mod pool;
 mod sleep;
-mod socket;
+pub mod socket;
 mod tap;
 mod xdp;
 

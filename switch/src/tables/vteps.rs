@@ -221,7 +221,7 @@ impl Peers {
 /// IPv4 address and network as one number.
 #[inline]
 pub(crate) fn v4_key(address: u32, vni: u32) -> u64 {
-    u64::from(address) << 32 | u64::from(vni)
+    u64::from(vni) << 32 | u64::from(address)
 }
 
 /// The range that the tunnel's UDP source ports come from, `low` to `high` without `high`, as Linux takes them from

@@ -98,6 +98,13 @@ pub(super) fn read_burst<'n, B: PacketBuf>(
             };
         }
     }
+    if usual.must_confirm() && !from_underlay {
+        for (frame, read) in frames.iter().zip(&mut *reads) {
+            if !usual.confirm(read.action, &read.brief) {
+                *read = read_plain(tables, &mut last, &ingress, frame);
+            }
+        }
+    }
     reads
 }
 

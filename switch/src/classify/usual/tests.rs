@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::classify::{LastHits, classify, classify_tunnel};
+use crate::offload::{Checksum, Gso, GsoKind, Offload};
 use crate::packet::HeapBuf;
 use crate::parse::{parse, parse_tunnel};
 use crate::stations::Stations;
@@ -19,6 +20,14 @@ const HOST: usize = 4;
 const GATEWAY: [u8; 6] = [2, 0, 0, 0, 0, 0xfe];
 const VTEP: [u8; 6] = [2, 0, 0, 0, 0, 0xaa];
 
+const PARTIAL: Checksum = Checksum::Partial { start: 34, offset: 6 };
+const STATES: [Offload; 4] = [
+    Offload { checksum: Checksum::Unverified, gso: None },
+    Offload { checksum: Checksum::Verified, gso: None },
+    Offload { checksum: PARTIAL, gso: None },
+    Offload { checksum: PARTIAL, gso: Some(Gso { kind: GsoKind::Udp, size: 8, ecn: false }) },
+];
+
 fn id(port: usize) -> PortId {
     PortId::new(port).unwrap()
 }
@@ -31,7 +40,7 @@ fn addresses(pod: usize) -> [IpAddr; 2] {
     [[10, 244, 0, pod as u8].into(), format!("fd00::{pod}").parse().unwrap()]
 }
 
-fn tables() -> Snapshot {
+fn tables(vteps: usize) -> Snapshot {
     let mut tables = Snapshot { vxlan_port: 8472, ..Snapshot::default() };
     let guard = |pod| Role::Pod(PodGuard::new(pod_mac(pod), &addresses(pod)));
     for (port, role) in [
@@ -64,8 +73,9 @@ fn tables() -> Snapshot {
     let peer: IpAddr = [172, 16, 0, 2].into();
     let outer = Outer { src_mac: pod_mac(9), dst_mac: pod_mac(8), src: own, dst: peer, port: 8472 };
     let encap = Encap::new(&outer, vni, MacAddr(VTEP), pod_mac(0xab));
-    for encap in [encap, None] {
-        tables.vteps.push(Vtep { encap, uplink: id(UPLINK), mtu: Mtu::new(1450).unwrap(), checksum: false });
+    for index in 0..vteps {
+        let encap = encap.clone().filter(|_| index != 1);
+        tables.vteps.push(Vtep { encap, uplink: id(UPLINK), mtu: Mtu::new(600).unwrap(), checksum: false });
     }
     tables.peers.insert(peer, vni);
     tables.local_vteps.push(LocalVtep { vni, mac: MacAddr(VTEP), address: own });
@@ -159,13 +169,21 @@ fn change(mut frame: Vec<u8>, (bytes, longer, right): (Vec<(usize, u8)>, i8, boo
 
 /// What both say about these frames, one after the other in a burst; how many were usual.
 fn compare(port: usize, frames: Vec<Vec<u8>>) -> Result<usize, TestCaseError> {
-    let (tables, stations) = (tables(), Stations::default());
+    let (few, many) = (compare_with(2, port, &frames)?, compare_with(1000, port, &frames)?);
+    prop_assert_eq!(few, many);
+    Ok(few)
+}
+
+fn compare_with(vteps: usize, port: usize, frames: &[Vec<u8>]) -> Result<usize, TestCaseError> {
+    let (tables, stations) = (tables(vteps), Stations::default());
     let from =
         Ingress { id: id(port), port: tables.ports.get(id(port)).unwrap(), stations: &stations, now: 0 };
     let (mut usual, mut last) = (Usual::new(&tables, &from), LastHits::default());
     let mut found = 0;
-    for bytes in frames {
-        let frame = HeapBuf::from_bytes(&bytes);
+    for (index, bytes) in frames.iter().enumerate() {
+        let mut frame = HeapBuf::from_bytes(bytes);
+        // Unverified, verified, not filled in; and a frame to be cut, which is none of the usual ones.
+        frame.set_offload(STATES[index % STATES.len()]);
         let (head, len) = (frame.head(), frame.len());
         let (mut look, mut action, mut brief) = (Look::UNKNOWN, Action::Consume, Brief::UNREAD);
         if port == UPLINK {
@@ -179,6 +197,10 @@ fn compare(port: usize, frames: Vec<Vec<u8>>) -> Result<usize, TestCaseError> {
             (port != UPLINK).then(|| usual.decide_v6(&frame)).flatten()
         };
         let Some((action, brief)) = answer else { continue };
+        prop_assert_eq!(frame.offload().gso, None);
+        if usual.must_confirm() && !usual.confirm(action, &brief) {
+            continue;
+        }
         found += 1;
         let (expected, mut expected_brief) = if port == UPLINK {
             let (parsed, outer) =
@@ -233,7 +255,9 @@ fn what_is_usual_is_found_so() {
         over_v6(other),
         over_v6(gateway),
     ];
-    assert_eq!(compare(POD, usual.clone()).unwrap(), usual.len());
+    for frame in usual {
+        assert_eq!(compare(POD, vec![frame.clone(), frame.clone(), frame.clone(), frame]).unwrap(), 3);
+    }
     // ICMP, a group of next hops, nowhere, nobody.
     let unusual = vec![plain(other, 0, 1), plain(gateway, 4, 6), plain(gateway, 5, 6), plain([2; 6], 0, 6)];
     assert_eq!(compare(POD, unusual).unwrap(), 0);
