@@ -98,7 +98,7 @@ impl Flows {
                 *next = if flow + 1 == *flows { 0 } else { flow + 1 };
                 flow
             }
-            Self::Uniform { random, flows } => (u64::from(random.next()) * u64::from(*flows) >> 32) as u32,
+            Self::Uniform { random, flows } => ((u64::from(random.next()) * u64::from(*flows)) >> 32) as u32,
             Self::Drawn { draws, at } => {
                 let flow = draws[*at];
                 *at = (*at + 1) % DRAWS;
