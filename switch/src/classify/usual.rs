@@ -14,11 +14,11 @@ use super::route::Family;
 use super::{Action, ECN_CE, ECN_NOT_ECT, Ingress};
 use crate::offload::checksum::udp_checksum_ok;
 use crate::packet::PacketBuf;
-use crate::parse::{Brief, Carries, Ip};
+use crate::parse::{Brief, Carries, Ip, L3, Parsed};
 use crate::tables::{LocalVtep, NEAR, Neighbour, PodGuard, Role, Snapshot, v4_key};
 use crate::types::{MacAddr, PortId};
 use crate::wire::checksum::ipv4_header_ok;
-use crate::wire::ethernet::{ETHERNET_LEN, EtherType};
+use crate::wire::ethernet::{ETHERNET_LEN, EtherType, EthernetView};
 use crate::wire::ip::IpProtocol;
 use crate::wire::ipv4::IPV4_LEN;
 use crate::wire::ipv6::IPV6_LEN;
@@ -68,6 +68,18 @@ impl Look<Ipv4Addr> {
         let ip = Ip { src, dst, ttl: 0, ecn: 0, protocol, fragment: false, l4: 0, ports: 0, len: 0 };
         Self { ip, wish: Wish::Unknown, len: 0, outer_ecn: 0 }
     };
+}
+
+impl Look<Ipv4Addr> {
+    /// What parsing the plain frame would give, whose first bytes `head` are; `None` where that is not known from here.
+    pub(crate) fn parsed(&self, head: &[u8]) -> Option<Parsed> {
+        if !matches!(self.wish, Wish::Bridge(_) | Wish::Route) {
+            return None;
+        }
+        let eth = EthernetView::new_checked(head).ok()?;
+        let (dst, src, l3) = (eth.dst(), eth.src(), L3::V4(self.ip));
+        Some(Parsed { l2: 0, len: self.len, dst, src, tags: 0, priority: false, l3 })
+    }
 }
 
 /// A way out, and the longest IP packet that it carries.

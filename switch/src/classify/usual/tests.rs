@@ -190,6 +190,9 @@ fn compare_with(vteps: usize, port: usize, frames: &[Vec<u8>]) -> Result<usize, 
             usual.look_through(&frame, &mut look);
         } else {
             usual.look(&frame, &mut look);
+            if let Some(parsed) = look.parsed(head) {
+                prop_assert_eq!(Ok(parsed), parse(head, len, 0));
+            }
         }
         let answer = if usual.decide(&look, &mut action, &mut brief) {
             Some((action, brief))
