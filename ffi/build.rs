@@ -18,14 +18,14 @@ const FUNCTIONS: [&str; 13] = [
     "rte_eth_dev_(adjust_nb_rx_tx_desc|close|configure|count_avail|get_port_by_name|info_get|start|stop)",
     "rte_eth_(link_get_nowait|macaddr_get|promiscuous_enable|stats_get|rx_queue_setup|tx_queue_setup)",
     "rte_eth_dev_socket_id",
-    "rte_mbuf_dyn(field|flag)_register",
+    "rte_mbuf_dynflag_register_bitnum",
     "rte_mempool_(avail_count|create_empty|free|in_use_count|obj_iter|populate_default|set_ops_byname)",
     "rte_pktmbuf_(free_bulk|init|pool_init)",
     "rte_strerror",
     "rte_thread_(register|unregister)",
     "rte_vhost_driver_(callback_register|disable_features|[gs]et_protocol_features|register|start|unregister)",
     "rte_vhost_(dequeue_burst|enable_guest_notification|enqueue_burst|rx_queue_count)",
-    "rte_vhost_get_(ifname|negotiated_features|vhost_vring)",
+    "rte_vhost_get_(ifname|negotiated_features|vhost_vring|vring_base)",
 ];
 
 /// With the feature `lookup`.

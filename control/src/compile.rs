@@ -47,6 +47,8 @@ pub struct Uplink {
     pub mtu: u32,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
+    /// The tunnel's UDP port that it serves: the network's, once that could be had.
+    pub vxlan_port: u16,
     /// Its port takes tunnel packets whose inner frame is unfinished ([`weft_switch::port::TxCaps::gso_tunnel`]).
     pub tunnel_gso: bool,
     /// The kernel sends the tunnel's packets itself: next hops are its business.
@@ -143,7 +145,7 @@ struct Sources<'a> {
 pub fn compile(model: &Model, facts: &Facts, generation: Generation) -> Snapshot {
     let mut tables = Snapshot {
         generation,
-        vxlan_port: model.port,
+        vxlan_port: facts.uplink.vxlan_port,
         source_ports: facts.source_ports,
         peers: Peers::new(facts.accept_unknown),
         learn_limit: facts.learn_limit,
@@ -312,7 +314,7 @@ fn far_vtep(from: &Sources<'_>, network: usize, peer: &Node, address: IpAddr, up
             dst_mac: way.next_hop_mac.or(facts.uplink.kernel_resolves.then_some(MacAddr::ZERO))?,
             src: source,
             dst: address,
-            port: model.port,
+            port: facts.uplink.vxlan_port,
         };
         let near_mac = own_vtep_mac(model, own, facts, network, address)?;
         Encap::new(&outer, model.networks[network].vni, near_mac, far_mac?)

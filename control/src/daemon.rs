@@ -277,6 +277,7 @@ impl Daemon {
                 mac: MacAddr(uplink.mac),
                 mtu: uplink.mtu,
                 addresses: uplink.addresses.iter().map(|net| net.addr()).collect(),
+                vxlan_port: self.vxlan_port(model),
                 tunnel_gso: socket,
                 kernel_resolves: socket,
             },

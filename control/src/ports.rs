@@ -11,6 +11,7 @@ use weft_ffi::kernel::packet::{Filter, PacketError, PacketTx, RxOptions, RxRing,
 use weft_ffi::kernel::tap::{Tap, TapError, TapExisted, TapOptions, TapQueues};
 use weft_ffi::kernel::udp::{IcmpRx, UdpError, UdpRx};
 use weft_ffi::kernel::udp_claim::ClaimError;
+use weft_ffi::kernel::whole::WholeTx;
 use weft_ffi::kernel::xdp::{Steering, XdpError, XdpOptions, XdpPort, XskRx, XskTx};
 use weft_switch::drivers::{
     PacketSocketRx, PacketSocketTx, Rx, SocketRx, SocketTx, Spreader, Tx, UnderlayMtu, XdpRx, XdpTx,
@@ -191,22 +192,30 @@ pub struct OpenUplink {
     pub steering: Weak<Steering>,
 }
 
-/// Opens the uplink for so many workers. `mtu` is followed where a queue has to know it.
+impl OpenUplink {
+    /// Of queues that are the same for each worker.
+    fn plain(kind: UplinkKind, queues: Vec<(Rx, Tx)>) -> Self {
+        let queues = queues.into_iter().map(|(rx, tx)| (Some(rx), tx)).collect();
+        Self { queues, how: kind.as_str().to_owned(), notes: Vec::new(), steering: Weak::new() }
+    }
+}
+
+/// Opens the uplink for so many workers. `mtu` is followed where a queue has to know it. With `tunnel_gso`, the kernel gets large
+/// frames whole where it takes them.
 pub fn open_uplink(
     kind: UplinkKind,
     interface: &str,
     vxlan_port: u16,
     workers: usize,
     mtu: &UnderlayMtu,
+    tunnel_gso: bool,
 ) -> Result<OpenUplink, OpenError> {
     let name: IfName = interface.parse()?;
-    let queues = match kind {
-        UplinkKind::Socket => open_sockets(name, vxlan_port, workers, mtu)?,
-        UplinkKind::AfPacket => open_packet_sockets(name, vxlan_port, workers)?,
-        UplinkKind::AfXdp => return open_xdp(name, vxlan_port, workers, mtu),
-    };
-    let queues = queues.into_iter().map(|(rx, tx)| (Some(rx), tx)).collect();
-    Ok(OpenUplink { queues, how: kind.as_str().to_owned(), notes: Vec::new(), steering: Weak::new() })
+    match kind {
+        UplinkKind::Socket => open_sockets(name, vxlan_port, workers, mtu, tunnel_gso),
+        UplinkKind::AfPacket => Ok(OpenUplink::plain(kind, open_packet_sockets(name, vxlan_port, workers)?)),
+        UplinkKind::AfXdp => open_xdp(name, vxlan_port, workers, mtu),
+    }
 }
 
 /// The interface's queues go round the workers, each of which sends by the first of its own. A worker without one sends by a
@@ -259,15 +268,28 @@ fn open_sockets(
     vxlan_port: u16,
     workers: usize,
     mtu: &UnderlayMtu,
-) -> Result<Vec<(Rx, Tx)>, OpenError> {
+    tunnel_gso: bool,
+) -> Result<OpenUplink, OpenError> {
     let sockets = UdpRx::open(name, vxlan_port, workers)?;
+    let whole = tunnel_gso.then(|| WholeTx::open(name, workers)).transpose();
     // One worker is enough for what routers say.
     let mut icmp = Some(IcmpRx::open(name)?);
+    let (mut whole, refused) = match whole {
+        Ok(whole) => (whole.unwrap_or_default(), None),
+        // An older kernel: nothing that could be mended.
+        Err(error) if error.kind() == std::io::ErrorKind::Unsupported => (Vec::new(), None),
+        Err(error) => (Vec::new(), Some(error)),
+    };
+    let how = if whole.is_empty() { "socket" } else { "socket, with large frames cut behind it" };
     let queues = sockets.into_iter().map(|socket| {
         let rx = SocketRx::new(socket, icmp.take(), vxlan_port, mtu.clone()).map_err(OpenError::Wait)?;
-        Ok((Rx::Socket(Box::new(rx)), Tx::Socket(Box::new(SocketTx::open(vxlan_port)?))))
+        Ok((Rx::Socket(Box::new(rx)), Tx::Socket(Box::new(SocketTx::open(vxlan_port, whole.pop())?))))
     });
-    queues.collect()
+    let uplink = OpenUplink::plain(UplinkKind::Socket, queues.collect::<Result<_, OpenError>>()?);
+    let note = refused.map(|error| {
+        format!("uplink {name}: large frames are cut before they are sent, as the kernel does not take them whole: {error}")
+    });
+    Ok(OpenUplink { how: how.to_owned(), notes: note.into_iter().collect(), ..uplink })
 }
 
 fn open_packet_sockets(name: IfName, vxlan_port: u16, workers: usize) -> Result<Vec<(Rx, Tx)>, OpenError> {

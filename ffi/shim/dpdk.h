@@ -25,12 +25,15 @@
  * read: Rust takes the mbuf as a block of bytes with these offsets. */
 enum weft_mbuf_field {
 	WEFT_MBUF_BUF_ADDR = offsetof(struct rte_mbuf, buf_addr),
+	WEFT_MBUF_REARM = offsetof(struct rte_mbuf, rearm_data),
 	WEFT_MBUF_DATA_OFF = offsetof(struct rte_mbuf, data_off),
 	WEFT_MBUF_REFCNT = offsetof(struct rte_mbuf, refcnt),
 	WEFT_MBUF_NB_SEGS = offsetof(struct rte_mbuf, nb_segs),
 	WEFT_MBUF_OL_FLAGS = offsetof(struct rte_mbuf, ol_flags),
 	WEFT_MBUF_PKT_LEN = offsetof(struct rte_mbuf, pkt_len),
 	WEFT_MBUF_DATA_LEN = offsetof(struct rte_mbuf, data_len),
+	WEFT_MBUF_HASH = offsetof(struct rte_mbuf, hash),
+	WEFT_MBUF_HASH_SIZE = sizeof(((struct rte_mbuf *)0)->hash),
 	WEFT_MBUF_BUF_LEN = offsetof(struct rte_mbuf, buf_len),
 	WEFT_MBUF_NEXT = offsetof(struct rte_mbuf, next),
 	WEFT_MBUF_POOL = offsetof(struct rte_mbuf, pool),
@@ -59,6 +62,8 @@ enum weft_size {
 
 /* The data of the mbuf belongs to another one. */
 static const uint64_t WEFT_MBUF_INDIRECT = RTE_MBUF_F_INDIRECT;
+/* The last of the flags that programs may ask for. */
+static const uint64_t WEFT_MBUF_LAST_FREE = RTE_MBUF_F_LAST_FREE;
 /* What a driver says of a received packet. */
 static const uint64_t WEFT_MBUF_RX_L4_MASK = RTE_MBUF_F_RX_L4_CKSUM_MASK;
 static const uint64_t WEFT_MBUF_RX_L4_GOOD = RTE_MBUF_F_RX_L4_CKSUM_GOOD;

@@ -88,8 +88,9 @@ fn facts(model: &Model) -> Facts {
             mac: MacAddr([2, 0, 0, 0, 0, 8]),
             mtu: 1500,
             addresses: vec![own],
-            tunnel_gso: false,
-            kernel_resolves: false,
+            vxlan_port: model.port,
+            tunnel_gso: peers.len() % 3 == 0,
+            kernel_resolves: peers.len() % 3 == 0,
         },
         host: Some((open(1), MacAddr([2, 0, 0, 0, 0, 7]))),
         ports: model.pods_of(NODE).enumerate().map(|(n, pod)| (pod.name.clone(), open(n + 2))).collect(),
@@ -121,6 +122,16 @@ fn compiled(model: &Model) {
     let facts = facts(model);
     let tables = compile(model, &facts, Generation(1));
     let own = model.node(NODE).expect("a model without the own node is not valid");
+    let uplink = facts.uplink.port.and_then(|id| tables.ports.get(id)).expect("the uplink's port");
+    assert_eq!((&uplink.role, uplink.tunnel_gso), (&Role::Uplink, facts.uplink.tunnel_gso));
+    // Where the kernel resolves, no far end waits for a MAC address of the next hop.
+    let other = Facts { uplink: Uplink { kernel_resolves: true, ..facts.uplink.clone() }, ..facts.clone() };
+    let other = compile(model, &other, Generation(1));
+    assert_eq!(tables.vteps.len(), other.vteps.len());
+    for (far, resolved) in tables.vteps.iter().zip(&other.vteps) {
+        assert!(far.encap.is_none() || resolved.encap.is_some());
+        assert!(!facts.uplink.kernel_resolves || far.encap.is_some() == resolved.encap.is_some());
+    }
     assert_eq!(tables.gateway.mac, gateway_mac(own));
     assert!(tables.gateway.mac.is_unicast());
     for gateway in own.subnets.iter().filter_map(gateway) {

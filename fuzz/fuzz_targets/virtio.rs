@@ -10,7 +10,7 @@ use libfuzzer_sys::fuzz_target;
 use weft_fuzz::frames::{Cast, Frame, frame, received, spoil};
 use weft_fuzz::{look, sum};
 use weft_switch::offload::finish::{finish, takes};
-use weft_switch::offload::segment::MAX_SEGMENTS;
+use weft_switch::offload::segment::MAX_FRAMES;
 use weft_switch::offload::{Checksum, Gso, GsoKind, Offload, virtio};
 use weft_switch::packet::{HeapBuf, HeapPool, PacketBuf};
 use weft_switch::parse::{L3, parse};
@@ -106,7 +106,7 @@ fn sound_gso(packet: &HeapBuf, sound: bool) -> bool {
     let Some(ip) = look::read(&bytes).ip else { return false };
     let flags = bytes.get(ip.upper.start + 13).copied().unwrap_or_default();
     let opens = gso.kind != GsoKind::Udp && flags & 6 != 0;
-    !opens && ip.upper.len() / usize::from(gso.size) < MAX_SEGMENTS - 1
+    !opens && ip.upper.len() / usize::from(gso.size) < MAX_FRAMES - 1
 }
 
 /// The state as a header reads as the same state.
@@ -153,7 +153,7 @@ fn checked(frame: &[u8]) -> Option<(L3, Option<u8>)> {
 
 /// The pieces are frames of their own, and together what the whole was.
 fn segmented(packet: &HeapBuf, gso: Gso, pieces: &[HeapBuf]) {
-    assert!((1..=MAX_SEGMENTS).contains(&pieces.len()));
+    assert!((1..=MAX_FRAMES).contains(&pieces.len()));
     let bytes = packet.to_vec();
     let plain = look::untagged(&bytes);
     if parse(&plain, plain.len(), 0).is_err() {

@@ -88,7 +88,8 @@ fn length(u: &mut Unstructured<'_>) -> Result<usize> {
         4 => u.int_in_range(500..=700),
         5 => u.int_in_range(1300..=1520),
         6 => u.int_in_range(1..=9000),
-        _ => u.int_in_range(9000..=65000),
+        // As long as there can be: in a tunnel that is more than 16 bits hold.
+        _ => u.int_in_range(9000..=65535),
     }
 }
 
@@ -131,8 +132,7 @@ fn upper(u: &mut Unstructured<'_>, v6: bool) -> Result<Upper> {
     let payload = payload(u)?;
     Ok(match u.int_in_range(0..=9)? {
         0..=2 => {
-            let len = (payload.len() + 8) as u16;
-            let bytes = [&ports[..], &len.to_be_bytes(), &[0, 0], &payload].concat();
+            let bytes = [&ports[..], &[0; 4], &payload].concat();
             Upper { protocol: 17, bytes, header: 8 }
         }
         3..=5 => {
@@ -174,6 +174,11 @@ fn finished(
 ) -> Result<[u8; virtio::HEADER]> {
     let mut header = [0; virtio::HEADER];
     let Upper { protocol, bytes, header: header_len } = upper;
+    if *protocol == 17 {
+        // It may have been cut to what a packet holds.
+        let length = bytes.len() as u16;
+        bytes[4..6].copy_from_slice(&length.to_be_bytes());
+    }
     let Some(field) = sum::field(*protocol) else { return Ok(header) };
     let before =
         if *protocol == 1 { Vec::new() } else { sum::pseudo(ends.0, ends.1, *protocol, bytes.len()) };

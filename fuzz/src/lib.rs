@@ -11,11 +11,13 @@
 //! | [`ways`] | what those tables say, found the slow way |
 //! | [`cast`] | who may stand in the frames that such a node gets |
 //! | [`look`] | a frame as etherparse reads it |
+//! | [`cut`] | what whoever sends an unfinished frame makes of it |
 //! | [`verdict`] | whether a frame may leave by a port |
 //! | [`answers`] | whether a frame is the switch's own |
 
 pub mod answers;
 pub mod cast;
+pub mod cut;
 pub mod frames;
 pub mod look;
 pub mod lot;

@@ -71,16 +71,21 @@ impl SeenIp {
 /// Reads a frame that the switch has sent. Panics where its headers contradict themselves, each other or the frame.
 /// Behind tags it only reads: the switch carries what it does not look into.
 pub fn read(frame: &[u8]) -> Seen {
-    let ethernet = Ethernet2HeaderSlice::from_slice(frame).expect("an Ethernet header");
+    try_read(frame).unwrap_or_else(|why| panic!("{why}"))
+}
+
+/// The same of a frame that may be anything.
+pub fn try_read(frame: &[u8]) -> Result<Seen, String> {
+    let ethernet = Ethernet2HeaderSlice::from_slice(frame).map_err(|error| error.to_string())?;
     let (ethertype, l3) = behind_tags(frame);
     let tags = (l3 - 14) / 4;
     let ip = match ip(frame, l3, ethertype) {
         Ok(ip) => ip,
-        Err(why) if tags == 0 => panic!("{why}"),
+        Err(why) if tags == 0 => return Err(why),
         Err(_) => None,
     };
     let (dst, src) = (MacAddr(ethernet.destination()), MacAddr(ethernet.source()));
-    Seen { dst, src, ethertype, tags, l3, ip }
+    Ok(Seen { dst, src, ethertype, tags, l3, ip })
 }
 
 /// What a frame carries behind its tags, and where that begins. The frame has an Ethernet header.

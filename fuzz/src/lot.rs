@@ -75,6 +75,7 @@ impl Node {
             vnis: [vni, Vni::new(vni.get() ^ 1).unwrap_or(vni)],
             locals: Vec::new(),
             port: *u.choose(&[8472, 8472, 4789, 53])?,
+            kernel_resolves: u.ratio(1, 4)?,
             hops: Vec::new(),
             groups: Vec::new(),
             learned: Vec::new(),
@@ -226,7 +227,14 @@ impl Node {
     fn door(&mut self, u: &mut Unstructured<'_>, station: Station, mtu: Mtu) -> Result<()> {
         let each = station == Station::Uplink && u.arbitrary()?;
         let worker = u.int_in_range(0..=self.workers - 1)?;
-        let caps = caps(u)?;
+        let mut caps = caps(u)?;
+        let tunnel_gso = station == Station::Uplink && u.arbitrary()?;
+        if tunnel_gso {
+            // What the tables say is so; the queue of another kind may take it as well.
+            caps = TxCaps { gso_tunnel: true, partial_checksum: u.ratio(7, 8)?, ..caps };
+        } else if station == Station::Uplink {
+            caps.gso_tunnel = u.ratio(1, 8)?;
+        }
         let missing = u.int_in_range(0..=31u8)?;
         let workers = match missing {
             0 => Vec::new(),
@@ -249,6 +257,7 @@ impl Node {
             workers,
             wire,
             caps,
+            tunnel_gso,
         });
         Ok(())
     }
@@ -277,6 +286,7 @@ impl Node {
                 self.learn_limit = *u.choose(&[1024, 2, 1, 0])?;
                 self.ageing = *u.choose(&[300, 10, 1_000_000])?;
             }
+            3 => self.kernel_resolves ^= true,
             1 if !self.vteps.is_empty() => {
                 let at = u.choose_index(self.vteps.len())?;
                 self.vteps[at].resolved ^= true;

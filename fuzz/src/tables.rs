@@ -87,6 +87,8 @@ pub struct Door {
     pub wire: MemPort,
     /// What that takes unfinished.
     pub caps: TxCaps,
+    /// Of an uplink: the tables say that it takes tunnel packets whose inner frame is unfinished.
+    pub tunnel_gso: bool,
 }
 
 /// The far end of a tunnel.
@@ -131,6 +133,8 @@ pub struct Node {
     pub locals: Vec<(usize, IpAddr)>,
     /// The UDP port of the tunnel.
     pub port: u16,
+    /// Next hops are the kernel's business: packets to a far end leave without a MAC address where none is known.
+    pub kernel_resolves: bool,
     /// Pods that routes lead through, with the index of their port.
     pub hops: Vec<(MacAddr, usize)>,
     /// Next hops that cost the same.
@@ -184,6 +188,11 @@ impl Node {
             door.workers.iter().for_each(|worker| switch.attach(*worker, Self::id(index), &door.wire));
         }
         switch
+    }
+
+    /// What stands in the outer Ethernet header of packets to a far end; nothing if they cannot be sent.
+    pub fn next_hop_mac(&self, far: &Far) -> Option<MacAddr> {
+        if far.resolved { Some(ROUTER) } else { self.kernel_resolves.then_some(MacAddr::ZERO) }
     }
 
     /// Lets time pass: up to what a station is remembered for.
@@ -250,7 +259,8 @@ impl Node {
             };
             // The tables may speak of a pod, or of the host, whose port is gone.
             if door.published {
-                tables.ports.insert(id, Port { role, mtu: door.mtu, place: door.place, tunnel_gso: false });
+                let &Door { mtu, place, tunnel_gso, .. } = door;
+                tables.ports.insert(id, Port { role, mtu, place, tunnel_gso });
             }
         }
         let neighbour = |mac, at| Neighbour { mac, port: Self::id(at) };
@@ -263,13 +273,13 @@ impl Node {
         for far in &self.vteps {
             let outer = Outer {
                 src_mac: UPLINK,
-                dst_mac: ROUTER,
+                dst_mac: self.next_hop_mac(far).unwrap_or(MacAddr::ZERO),
                 src: self.own_address(far.address),
                 dst: far.address,
                 port: self.port,
             };
             let encap = Encap::new(&outer, self.vnis[far.network], OWN_VTEPS[far.network], far.mac);
-            let encap = encap.filter(|_| far.resolved);
+            let encap = encap.filter(|_| self.next_hop_mac(far).is_some());
             tables.vteps.push(Vtep { encap, uplink: Self::id(0), mtu: far.mtu, checksum: far.checksum });
             if far.known {
                 tables.peers.insert(far.address, self.vnis[far.network]);

@@ -5,14 +5,15 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use weft_switch::offload::finish::takes;
-use weft_switch::offload::{Checksum, GsoKind};
+use weft_switch::offload::{Checksum, GsoKind, Offload};
 use weft_switch::packet::{HeapBuf, PacketBuf};
 use weft_switch::tables::NextHop;
 use weft_switch::types::{MacAddr, Mtu};
 
 use crate::answers::{is_answer, is_question};
 use crate::look::{self, Seen, SeenIp};
-use crate::tables::{Door, GATEWAY, Node, OWN_VTEPS, ROUTER, Station, UPLINK, gateways};
+use crate::tables::{Door, GATEWAY, Node, OWN_VTEPS, Station, UPLINK, gateways};
+use crate::{cut, sum};
 
 /// What was sent into the switch before it came to rest.
 #[derive(Debug, Default)]
@@ -36,17 +37,53 @@ pub fn judge(node: &Node, came: &Came, to: usize, packet: &HeapBuf) {
     let door = &node.doors[to];
     assert!(door.published && !door.workers.is_empty(), "a port that the switch does not have");
     assert!(takes(door.caps, packet), "{:?} does not take {:?}", door.caps, packet.offload());
-    let frame = packet.to_vec();
-    let seen = look::read(&frame);
-    assert_size(door, packet, &frame, &seen);
-    let partial = matches!(packet.offload().checksum, Checksum::Partial { .. });
+    let (frame, offload) = (packet.to_vec(), packet.offload());
+    let inner = cut::inner_of(&frame).filter(|_| door.station == Station::Uplink);
+    match inner.filter(|inner| cut::is_unfinished(offload, *inner)) {
+        None => judge_frame(node, came, to, &frame, offload, false),
+        Some(inner) => {
+            assert!(door.tunnel_gso, "{offload:?} by an uplink that gets finished packets\n{frame:02x?}");
+            assert_outer(&frame, inner);
+            match cut::tunnel_packets(&frame, offload) {
+                Ok(packets) => packets
+                    .iter()
+                    .for_each(|packet| judge_frame(node, came, to, packet, Offload::default(), true)),
+                // Whoever sends it leaves it.
+                Err(why) => assert!(
+                    !came.sound || matches!(why, cut::OPENS | cut::MANY),
+                    "{why}: {offload:?}\n{frame:02x?}"
+                ),
+            }
+        }
+    }
+}
+
+/// The outer headers of a packet whose inner frame is unfinished: lengths are cut off at 16 bits, and there is no checksum
+/// so far.
+fn assert_outer(frame: &[u8], inner: usize) {
+    let (udp, word) = (inner - 16, |at: usize| u16::from_be_bytes([frame[at], frame[at + 1]]));
+    assert_eq!((word(udp + 4), word(udp + 6)), ((frame.len() - udp) as u16, 0), "{frame:02x?}");
+    if frame[14] >> 4 == 4 {
+        assert_eq!(word(14 + 2), (frame.len() - 14) as u16, "{frame:02x?}");
+        assert_eq!(sum::folded(&frame[14..34]), 0xffff, "{frame:02x?}");
+    } else {
+        assert_eq!(word(14 + 4), (frame.len() - udp) as u16, "{frame:02x?}");
+    }
+}
+
+/// Judges a frame as it has left, or one of those that an unfinished tunnel packet stands for.
+fn judge_frame(node: &Node, came: &Came, to: usize, frame: &[u8], offload: Offload, by_sender: bool) {
+    let door = &node.doors[to];
+    let seen = look::read(frame);
+    assert_size(door, offload, frame, &seen);
+    let partial = matches!(offload.checksum, Checksum::Partial { .. });
     if let Some(ip) = seen.ip.as_ref().filter(|_| came.sound && !partial) {
-        assert_ne!(ip.checksum_right(&frame), Some(false), "the checksum of {ip:?}");
+        assert_ne!(ip.checksum_right(frame), Some(false), "the checksum of {ip:?}");
     }
     let verdict = match door.station {
-        Station::Uplink => tunnelled(node, came, packet, &frame, &seen),
+        Station::Uplink => tunnelled(node, came, (offload, by_sender), frame, &seen),
         Station::Pod { .. } | Station::Trusted { .. } | Station::Host => {
-            on_segment(node, came, to, &frame, &seen)
+            on_segment(node, came, to, frame, &seen)
         }
     };
     if let Err(why) = verdict {
@@ -54,12 +91,12 @@ pub fn judge(node: &Node, came: &Came, to: usize, packet: &HeapBuf) {
     }
 }
 
-fn assert_size(door: &Door, packet: &HeapBuf, frame: &[u8], seen: &Seen) {
+fn assert_size(door: &Door, offload: Offload, frame: &[u8], seen: &Seen) {
     // The host takes whatever its TAP takes; its kernel says so where it can't pass a packet on.
     if door.station == Station::Host {
         return;
     }
-    let len = match (packet.offload().gso, &seen.ip) {
+    let len = match (offload.gso, &seen.ip) {
         (Some(gso), Some(ip)) => {
             let header = match gso.kind {
                 GsoKind::Udp => 8,
@@ -247,9 +284,16 @@ fn routable(ip: &SeenIp) -> bool {
     ![ip.src, ip.dst].iter().any(|address| multicast(address) || local(address))
 }
 
-/// A frame to the underlay: a tunnel packet to a peer whose subnet the inner packet is for.
-fn tunnelled(node: &Node, came: &Came, packet: &HeapBuf, frame: &[u8], seen: &Seen) -> Result<(), String> {
-    ensure((seen.src, seen.dst) == (UPLINK, ROUTER) && seen.tags == 0, "not to the underlay's router")?;
+/// A frame to the underlay: a tunnel packet to a peer whose subnet the inner packet is for. With it comes its state, and whether
+/// whoever sends it has finished it.
+fn tunnelled(
+    node: &Node,
+    came: &Came,
+    (offload, by_sender): (Offload, bool),
+    frame: &[u8],
+    seen: &Seen,
+) -> Result<(), String> {
+    ensure(seen.src == UPLINK && seen.tags == 0, "not from the uplink")?;
     let outer = seen.ip.as_ref().ok_or("not IP")?;
     ensure(outer.protocol == 17 && !outer.fragment && outer.hops == 64, "no tunnel packet")?;
     ensure(outer.len == frame.len() - 14 && outer.src == node.own_address(outer.dst), "the outer header")?;
@@ -267,8 +311,11 @@ fn tunnelled(node: &Node, came: &Came, packet: &HeapBuf, frame: &[u8], seen: &Se
     let far = &node.vteps[at];
     let vni = node.vnis[far.network].get().to_be_bytes();
     ensure(udp[8..16] == [8, 0, 0, 0, vni[1], vni[2], vni[3], 0], "the VXLAN header")?;
-    ensure(far.resolved && inner.src == OWN_VTEPS[far.network], "between other VTEPs")?;
-    match (packet.offload().checksum, outer.src.is_ipv4() && !far.checksum) {
+    ensure(node.next_hop_mac(far) == Some(seen.dst), "not to the next hop")?;
+    ensure(inner.src == OWN_VTEPS[far.network], "between other VTEPs")?;
+    // Who finishes a packet knows by itself whether it fills the outer checksum in.
+    let wanted = far.checksum && !by_sender;
+    match (offload.checksum, outer.src.is_ipv4() && !wanted) {
         (_, true) => ensure(word(6) == 0, "an outer checksum that is not asked for")?,
         (Checksum::Partial { start, offset }, false) => {
             ensure((usize::from(start), offset) == (outer.upper.start, 6), "the outer checksum's place")?;

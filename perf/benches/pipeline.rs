@@ -19,7 +19,7 @@ use weft_switch::drop_reason::DropReason;
 use weft_switch::event::Events;
 use weft_switch::limits::Buckets;
 use weft_switch::packet::{BufPool, PacketBuf};
-use weft_switch::parse::{parse, parse_tunnel};
+use weft_switch::parse::{Brief, parse, parse_tunnel};
 use weft_switch::port::{BURST, Burst, RxQueue, TxCaps, TxQueue};
 use weft_switch::questions::Questions;
 use weft_switch::stations::Stations;
@@ -207,19 +207,20 @@ fn applying(c: &mut Criterion) {
         let frame = scene().frames(way, 1, FrameSize::MIN).next().unwrap();
         let mut packet = pool.alloc(frame.len()).unwrap();
         renew(&mut packet, &frame);
-        group.bench_function(BenchmarkId::new("copy", frame.len()), |b| {
+        group.bench_function(BenchmarkId::new("copy", way.name()), |b| {
             b.iter(|| renew(black_box(&mut packet), black_box(&frame)));
         });
         let id = Scene::source(way).unwrap();
         let ingress = Ingress { id, port: tables.ports.get(id).unwrap(), stations: &stations, now: 0 };
         let mut last = LastHits::default();
-        let (parsed, outer, action) = if way.is_tunnelled() {
+        let (brief, action) = if way.is_tunnelled() {
             let (parsed, outer) = parse_tunnel(&packet, &tables).unwrap();
             let action = classify_tunnel(&tables, &mut last, &ingress, packet.head(), &parsed, &outer, None);
-            (parsed, Some(outer), action)
+            (Brief::of(&parsed, Some(&outer)), action)
         } else {
             let parsed = parse(&frame, frame.len(), 0).unwrap();
-            (parsed, None, classify(&tables, &mut last, &ingress, packet.head(), &parsed, None))
+            let action = classify(&tables, &mut last, &ingress, packet.head(), &parsed, None);
+            (Brief::of(&parsed, None), action)
         };
         let mut keep = Keep(Some(packet));
         let mut applier = Applier {
@@ -237,7 +238,7 @@ fn applying(c: &mut Criterion) {
             b.iter(|| {
                 let mut packet = keep.0.take().unwrap();
                 renew(&mut packet, black_box(&frame));
-                applier.apply(packet, &parsed, outer.as_ref(), action, &mut keep);
+                applier.apply(packet, &brief, action, &mut keep);
             });
         });
         assert!(keep.0.is_some());

@@ -1,5 +1,5 @@
-//! The switch's tables against DPDK's, on the same keys: MAC addresses against `rte_hash`, routes against `rte_fib`. Bursts of 64, as
-//! the packet path asks; DPDK's hash one by one as well. What it takes to make the keys is in all of them: "keys".
+//! The switch's tables against DPDK's, on the same keys: MAC addresses against `rte_hash`, routes against `rte_fib`. One by one, and
+//! bursts of 64 in phases, as the packet path asks. What it takes to make the keys is in all of them: "keys".
 #![allow(missing_docs, reason = "criterion_group! makes a public function")]
 
 use std::hint::black_box;
@@ -52,6 +52,13 @@ fn macs(c: &mut Criterion, eal: &Eal) {
                 keys().iter().filter(|key| black_box(tables.fdb.get(&MacAddr(**key))).is_some()).count()
             });
         });
+        group.bench_function(BenchmarkId::new("weft, in phases", count), |b| {
+            b.iter(|| {
+                let keys = keys();
+                keys.iter().for_each(|key| tables.fdb.prefetch(&MacAddr(*key)));
+                keys.iter().filter(|key| black_box(tables.fdb.get(&MacAddr(**key))).is_some()).count()
+            });
+        });
         group.bench_function(BenchmarkId::new("rte_hash", count), |b| {
             b.iter(|| keys().iter().filter(|key| black_box(dpdk.get(key)).is_some()).count());
         });
@@ -86,6 +93,14 @@ fn routes(c: &mut Criterion, eal: &Eal) {
         group.bench_function(BenchmarkId::new("weft", count), |b| {
             let found = |key: &&u32| black_box(weft.lookup(Ipv4Addr::from_bits(**key))).is_some();
             b.iter(|| assert_eq!(keys().iter().filter(found).count(), BURST));
+        });
+        group.bench_function(BenchmarkId::new("weft, in phases", count), |b| {
+            let found = |key: &&u32| black_box(weft.lookup(Ipv4Addr::from_bits(**key))).is_some();
+            b.iter(|| {
+                let keys = keys();
+                keys.iter().for_each(|key| weft.prefetch(Ipv4Addr::from_bits(*key)));
+                assert_eq!(keys.iter().filter(found).count(), BURST);
+            });
         });
         group.bench_function(BenchmarkId::new("rte_fib, bulk", count), |b| {
             let mut next_hops = [0; BURST];

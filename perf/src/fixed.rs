@@ -10,8 +10,9 @@ use std::sync::Arc;
 use weft_switch::memory::NoWake;
 use weft_switch::offload::Offload;
 use weft_switch::packet::{BufPool, HEADROOM, MAX_CHAIN, PacketBuf};
-use weft_switch::port::{Burst, RxLoss, RxQueue, TxCaps, TxQueue};
+use weft_switch::port::{BURST, Burst, RxLoss, RxQueue, TxCaps, TxQueue};
 use weft_switch::worker::Platform;
+use weft_sync::prefetch::prefetch_bytes;
 
 /// Bytes of a buffer with its headroom: an mbuf's usual size.
 const ROOM: usize = 2048;
@@ -205,6 +206,8 @@ pub struct Frames {
 }
 
 const LINE: usize = 64;
+/// Lines of a frame that hold all headers, a tunnel's included.
+const HEADER_LINES: usize = 2;
 
 impl FromIterator<Vec<u8>> for Frames {
     fn from_iter<I: IntoIterator<Item = Vec<u8>>>(frames: I) -> Self {
@@ -227,6 +230,20 @@ impl Frames {
     /// True without any.
     pub fn is_empty(&self) -> bool {
         self.places.is_empty()
+    }
+
+    /// The frame after that of this number, in a circle.
+    #[inline]
+    fn after(&self, index: usize) -> usize {
+        if index + 1 == self.len() { 0 } else { index + 1 }
+    }
+
+    /// Has the frame fetched that comes a burst later: as from a NIC, it is near when it is read, however many frames there are.
+    #[inline]
+    fn prefetch_after(&self, index: usize) {
+        let later = index + BURST;
+        let frame = self.get(if later < self.len() { later } else { index });
+        frame.chunks(LINE).take(HEADER_LINES).for_each(prefetch_bytes);
     }
 
     #[inline]
@@ -311,7 +328,8 @@ impl RxQueue<FixedPool> for Source {
             }
             for mut buf in free.drain(free.len() - room..) {
                 let frame = frames.get(*next);
-                *next = if *next + 1 == frames.len() { 0 } else { *next + 1 };
+                frames.prefetch_after(*next);
+                *next = frames.after(*next);
                 if buf.renew(frame.len()) {
                     buf.head_mut().copy_from_slice(frame);
                 }

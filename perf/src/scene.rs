@@ -212,7 +212,7 @@ fn gateway_mac() -> MacAddr {
 
 /// The pod subnet of this number: 0 is the node's own, 10.244.0.0/24.
 fn subnet(number: u32) -> Ipv4Addr {
-    Ipv4Addr::from_bits(10 << 24 | ((244 << 8) + number) % (1 << 16) << 8)
+    Ipv4Addr::from_bits(0x0a00_0000 | (((0xf400 + number) & 0xffff) << 8))
 }
 
 fn pod_ip(subnet_number: u32, pod: u32) -> Ipv4Addr {

@@ -1,9 +1,11 @@
-"""`scripts/bench RIG …`: finds the rig and runs it. `bench.py TARGET RIG WORD…`; without a rig, says which there are."""
+"""`scripts/bench RIG …`: finds the rig and runs it, or all of them. `bench.py TARGET RIG WORD…`; without a rig, says which there
+are."""
 
 import importlib
 import sys
 from pathlib import Path
 
+import every
 import rig
 
 RIGS = Path(__file__).with_name("rigs")
@@ -11,7 +13,10 @@ RIGS = Path(__file__).with_name("rigs")
 
 def main(target, name=None, *words):
     names = sorted(path.stem for path in RIGS.glob("*.py"))
+    if name == "all":
+        return every.main(Path(target), words)
     if name not in names:
+        print(f"  {'all':8} {every.WHAT}")
         for known in names:
             print(f"  {known:8} {importlib.import_module(f'rigs.{known}').WHAT}")
         return 2

@@ -16,16 +16,19 @@ from pathlib import Path
 from unittest import mock
 
 import captures
+import every
 import machine
 import rig
 import run
 from cases import CASES, KERNEL, WEFT
 from gauges import OFFLOADS
-from rigs import core, latency, pods, reconf, vhost
+from nodes import BIN
+from rigs import core, latency, pods, reconf, scale, vhost
 from run import LabError, call
 
-RIGS = {"core": core, "latency": latency, "pods": pods, "reconf": reconf, "vhost": vhost}
+RIGS = {"core": core, "latency": latency, "pods": pods, "reconf": reconf, "scale": scale, "vhost": vhost}
 CASE = {case.name: case for case in CASES}
+EXAMPLE = Path(__file__).parents[2] / "perf/tests/report/rows.json"
 BENCH = Path(__file__).with_name("bench.py")
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -237,6 +240,118 @@ class Frames(unittest.TestCase):
         self.assertEqual(self.PLAN.comes_out("decap", bytes(50) + inner), self.PLAN.comes_out("route", inner))
 
 
+class Scale(unittest.TestCase):
+    def line(self, name, **costs):
+        """The rows of one way, by what a packet costs at each size."""
+        points = [{"way": "bridge", "size": size, "cycles_per_packet": cost, "mpps": 1000 / cost, "rounds": [cost]}
+                  for size, cost in costs.items()]  # fmt: skip
+        return list(scale.rows_of(scale.CASE[name], points))
+
+    def test_a_table_is_flat_or_not(self):
+        for dearest, at_least, aim in ((104, True, True), (106, True, False), (121, False, False)):
+            *others, last = self.line("fdb", few=102, some=100, many=dearest)
+            self.assertEqual((last["met_at_least"], last["met_aim"]), (at_least, aim), dearest)
+            self.assertAlmostEqual(last["slope"], dearest / 100 - 1)
+            self.assertTrue(all("slope" not in row for row in others))
+
+    def test_two_workers_by_one(self):
+        points = {1: 100, 2: 54}
+        row = scale.CASE["workers"].judged({size: {"mpps": 1000 / cost} for size, cost in points.items()})
+        self.assertAlmostEqual(row["ratio"], 100 / 54)
+        self.assertEqual((row["met_at_least"], row["met_aim"]), (True, False))
+
+    def test_a_port_scan_by_a_thousand_flows(self):
+        for cost, met in ((285, True), (287, False)):
+            row = scale.CASE["flood"].judged({1000: {"mpps": 10.0}, "new": {"mpps": 1000 / cost}})
+            self.assertEqual((row["met_at_least"], "aim" in row), (met, False))
+
+
+class Report(unittest.TestCase):
+    """What the rigs write is what weft-report reads."""
+
+    def report(self, *rows):
+        """The report of rows of any rigs."""
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "rows.json"
+            file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+            call(BIN / "weft-report", file, "--out", f"{folder}/RESULTS.md", "--plots", f"{folder}/plots")
+            return (Path(folder) / "RESULTS.md").read_text(), {path.name for path in (Path(folder) / "plots").iterdir()}
+
+    def test_heads(self):
+        out = io.StringIO()
+        rig.Rows(out, "scale").head(scale.arguments(["--quick"]))
+        row = {"rig": "scale", **Scale().line("flows", **{"1": 10})[0], "size": 1}
+        text, _ = self.report(json.loads(out.getvalue()), row)
+        self.assertIn("**A quick run** (scale)", text)
+        self.assertIn(machine.facts()["kernel"], text)
+
+    def test_latency(self):
+        at = {"mpps": 1.0, "lost": 0, "own_pause_us": 5.0, "p50_us": 1.0, "p99_us": 2.0, "p999_us": 3.0, "max_us": 4.0}
+        sample = {"zero_loss_mpps": 4.0, "flood_mpps": 5.0} | {load: at for load in latency.LOADS}
+        rows = latency.rows_of({subject: [sample] * 3 for subject in latency.SUBJECTS}, 1000, "64")
+        text, plots = self.report(*({"rig": "latency"} | row for row in rows))
+        self.assertIn("## latency", text)
+        self.assertEqual(plots, {"latency-64-1000.svg", "latency-64-1000.png"})
+
+    def test_reconf(self):
+        sample = dict.fromkeys(("load_mpps", "p50_us", "p99_us", "max_us", "mpps", "gap_us", "longest_gap_ms", "own_pause_ms"), 1.0)
+        sample |= dict.fromkeys(("lost", "duplicated", "reordered", "snapshots", "snapshots_a_second", "given_up"), 0)
+        rows = [{"rig": "reconf"} | reconf.row_of(case, [sample] * 3, 1.0, 1e6) for case in reconf.NAMES]
+        text, plots = self.report(*rows)
+        self.assertIn("| reconf, packets lost | 4 | ≤ 0 packets | 0 packets | yes |", text)
+        self.assertEqual(plots, {"reconf.svg", "reconf.png"})
+
+    def test_pods(self):
+        sample = [common(p50_us=100, p99_us=200, loss=0.0)]
+        text, _ = self.report(*({"rig": "pods"} | row for row in rows("rr-udp", sample, sample)))
+        self.assertIn("| rr-udp | p50 µs / p99 µs | 100 (1 round) / 200 (1 round) |", text)
+
+
+class Every(unittest.TestCase):
+    def all_quick(self, *broken):
+        """`scripts/bench all --quick` with rigs that write what they once wrote, but for those that are broken: the exit code, what
+        was said, and the report."""
+        rows_of = lambda name: [line for line in EXAMPLE.read_text().splitlines() if json.loads(line)["rig"] == name]
+
+        def instead(words):
+            if Path(words[0]).name == "weft-report":
+                call(*words)
+                return 0
+            name, path = words[4], Path(words[-1])
+            if name not in broken:
+                path.write_text("\n".join(rows_of(name)))
+            return int(name in broken)
+
+        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()) as err, \
+                mock.patch.object(every, "run", instead):  # fmt: skip
+            stale = Path(folder) / "bench" / "quick" / "core.json"
+            stale.parent.mkdir(parents=True)
+            stale.write_text("of an earlier run")
+            code = every.main(Path(folder), ["--quick"])
+            report = stale.with_name("RESULTS.md")
+            return code, err.getvalue(), report.read_text() if report.exists() else None
+
+    def test_a_report_of_all(self):
+        code, said, report = self.all_quick()
+        self.assertEqual(code, 0, said)
+        self.assertIn("Made by `scripts/bench all --quick`", report)
+        self.assertIn("Not measured in this run: pods.", report)
+
+    def test_what_fails_takes_nothing_with_it(self):
+        code, said, report = self.all_quick("core", "vhost")
+        self.assertEqual(code, 1)
+        self.assertIn("not whole: core, vhost", said)
+        self.assertIn("Not measured in this run: core, vhost, pods.", report)
+
+    def test_a_signal_reaches_the_rig_and_ends_all(self):
+        with self.assertRaises(every.Stopped):
+            every.run(["sh", "-c", "kill -TERM $PPID; exec sleep 60"])
+
+    def test_without_a_row_there_is_no_report(self):
+        code, said, report = self.all_quick(*every.RIGS)
+        self.assertEqual((code, report), (1, None))
+
+
 class Leftovers(unittest.TestCase):
     def test_services_are_held_back_only_while_packages_are_installed(self):
         with tempfile.TemporaryDirectory() as folder, mock.patch.object(machine, "POLICY", Path(folder) / "policy"):
@@ -293,6 +408,9 @@ class Runs(unittest.TestCase):
                     signal.signal(number, handler)
             self.assertEqual(list(Path(folder).glob("*.new")), [], err.getvalue())
             written = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+            if written:
+                # A LabError if it does not know one of them.
+                call(BIN / "weft-report", path, "--out", f"{folder}/RESULTS.md", "--plots", f"{folder}/plots")
         if written:
             head = written.pop(0)
             self.assertEqual(head["rig"], name)
@@ -372,6 +490,15 @@ class Runs(unittest.TestCase):
             code, said, written = self.run_bench("core", "bridge", "--subjects", "weft", "--flows", "1")
         self.assertEqual((code, written), (1, []), said)
         self.assertIn("1000 are others", said)
+
+    def test_scale(self):
+        code, said, written = self.run_bench("scale", "fdb", "flood")
+        self.assertEqual(code, 0, said)
+        self.assertEqual([row["size"] for row in written if row["case"] == "fdb"], [10, 100, 1000, 10_000, 100_000], said)
+        self.assertEqual({row["way"] for row in written if row["case"] == "flood"}, {"bridge", "route", "encap", "decap"})
+        self.assertEqual(sum("met_at_least" in row for row in written), 5)
+        for row in written:
+            self.assertEqual(len(row["rounds"]), scale.IN_MEMORY_ROUNDS)
 
     def test_offloads_that_are_off_stop_it(self):
         assemble = pods.lab.assemble

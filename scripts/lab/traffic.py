@@ -154,7 +154,9 @@ def request_response(run, way, protocol, seconds, pause=0):
     answers, lost = result["answers"], result["lost"]
     return {
         "p50_us": result["p50_us"],
+        "p90_us": result["p90_us"],
         "p99_us": result["p99_us"],
+        "p999_us": result["p999_us"],
         "mean_us": result["mean_us"],
         "max_us": result["max_us"],
         "answers": answers,

@@ -16,17 +16,17 @@ use crate::counters::WorkerCounters;
 use crate::drop_reason::DropReason;
 use crate::event::Events;
 use crate::limits::{Buckets, NEWS};
+use crate::offload::Checksum;
 use crate::offload::finish::finish;
-use crate::offload::{Checksum, Offload};
 use crate::packet::{BufPool, PacketBuf};
-use crate::parse::{L3, Outer, Parsed};
+use crate::parse::{Brief, Carries, Parsed};
 use crate::port::TxCaps;
 use crate::questions::Questions;
 use crate::tables::{Neighbour, Snapshot, Vtep};
 use crate::types::{MacAddr, PortId};
-use crate::wire::ethernet::{ETHERNET_LEN, EthernetView};
-use crate::wire::ipv4::Ipv4View;
-use crate::wire::ipv6::Ipv6View;
+use crate::wire::ethernet::ETHERNET_LEN;
+use crate::wire::ipv4::{IPV4_LEN, Ipv4View};
+use crate::wire::ipv6::{IPV6_LEN, Ipv6View};
 
 /// Where packets end: sent, consumed or dropped.
 pub trait Outcome<P: BufPool> {
@@ -67,57 +67,72 @@ pub struct Applier<'a, P: BufPool> {
 impl<P: BufPool> Applier<'_, P> {
     /// Carries out `action` on `packet`, with every outcome told to `out`.
     #[inline]
-    pub fn apply(
-        &mut self,
-        mut packet: P::Buf,
-        parsed: &Parsed,
-        outer: Option<&Outer>,
-        action: Action,
-        out: &mut impl Outcome<P>,
-    ) {
-        let untagged;
-        let mut parsed = parsed;
-        if parsed.priority && action.rewrites() {
-            untagged = match priority_tag::strip(&mut packet, parsed) {
-                Ok(untagged) => untagged,
-                Err(reason) => return out.drop(reason),
-            };
-            parsed = &untagged;
-        }
+    pub fn apply(&mut self, mut packet: P::Buf, brief: &Brief, action: Action, out: &mut impl Outcome<P>) {
         let done = match action {
-            Action::Drop(reason) => Err(reason),
-            Action::Reject { reason, error } => {
-                return self.reject(&packet, parsed, (reason, error), out);
-            }
-            Action::PathMtu => return self.path_mtu(&packet, out),
-            Action::Flood(scope) => return self.flood(packet, parsed, scope, out),
-            Action::Solicit => return self.solicit(&packet, parsed, out),
-            Action::Tell { news, then } => {
-                self.tell(&packet, parsed, news);
-                return self.apply(packet, parsed, outer, then.into(), out);
-            }
-            Action::Consume => {
-                out.consume();
-                return;
-            }
             Action::Bridge(to) => Ok(to),
-            Action::Hairpin(reply) => self.reply(&mut packet, parsed, reply).map(|()| self.from),
-            Action::Deliver { to, hop } => {
-                self.deliver(&mut packet, parsed, outer, to, hop).map(|()| to.port)
+            Action::Deliver { to, hop } if !brief.priority => {
+                self.deliver(&mut packet, brief, to, hop).map(|()| to.port)
             }
-            Action::Encap { vtep, hop } => {
-                return match self.tables.vteps.get(vtep as usize) {
-                    Some(vtep) => self.tunnel(packet, parsed, vtep, hop, out),
-                    None => out.drop(DropReason::VtepUnresolved),
+            Action::Encap { vtep, hop } if !brief.priority => {
+                let Some(vtep) = self.tables.vteps.get(vtep as usize) else {
+                    return out.drop(DropReason::VtepUnresolved);
                 };
+                if !packet.is_plain() && !self.goes_as_it_is(&packet, vtep) {
+                    return self.tunnel_unfinished(packet, brief, vtep, hop, out);
+                }
+                self.tunnel(&mut packet, brief, vtep, hop).map(|()| vtep.uplink)
             }
-            Action::Fragment { way, hop, mtu } => {
-                return self.fragment(packet, parsed, outer, (way, hop, mtu), out);
-            }
+            Action::Drop(reason) => Err(reason),
+            _ => return self.apply_unusual(packet, brief, action, out),
         };
         match done {
             Ok(to) => out.send(self.pool, to, packet),
             Err(reason) => out.drop(reason),
+        }
+    }
+
+    /// What few packets ask for: most of it needs more of the headers than a [`Brief`] has.
+    #[cold]
+    #[inline(never)]
+    fn apply_unusual(
+        &mut self,
+        mut packet: P::Buf,
+        brief: &Brief,
+        action: Action,
+        out: &mut impl Outcome<P>,
+    ) {
+        if action == Action::PathMtu {
+            // A router's message about a tunnel packet: not read as a frame, so there is nothing to read again.
+            return self.path_mtu(&packet, out);
+        }
+        // All others were read, and nothing has written to them since.
+        let Some(parsed) = brief.read_again(packet.head()) else { return out.drop(DropReason::EthMalformed) };
+        if parsed.priority && action.rewrites() {
+            return match priority_tag::strip(&mut packet, &parsed) {
+                Ok(untagged) => self.apply(packet, &Brief::of(&untagged, None), action, out),
+                Err(reason) => out.drop(reason),
+            };
+        }
+        match action {
+            Action::Reject { reason, error } => self.reject(&packet, &parsed, (reason, error), out),
+            Action::Flood(scope) => self.flood(packet, &parsed, scope, out),
+            Action::Solicit => self.solicit(&packet, &parsed, out),
+            Action::Tell { news, then } => {
+                self.tell(&packet, &parsed, news);
+                self.apply(packet, brief, then.into(), out);
+            }
+            Action::Consume => out.consume(),
+            Action::Hairpin(reply) => match self.reply(&mut packet, &parsed, reply) {
+                Ok(()) => out.send(self.pool, self.from, packet),
+                Err(reason) => out.drop(reason),
+            },
+            Action::Fragment { way, hop, mtu } => self.fragment(packet, brief, (way, hop, mtu), out),
+            // What is usual, and has no priority tag any more.
+            Action::Drop(_)
+            | Action::PathMtu
+            | Action::Bridge(_)
+            | Action::Deliver { .. }
+            | Action::Encap { .. } => self.apply(packet, &Brief { priority: false, ..*brief }, action, out),
         }
     }
 
@@ -139,7 +154,7 @@ impl<P: BufPool> Applier<'_, P> {
                 hairpin::neighbour(self.pool, packet, parsed, mac, (router, proxy))
             }
             Reply::Echo4 | Reply::Echo6 => {
-                trim_to_ip(packet, parsed);
+                trim_to_ip(packet, &Brief::of(parsed, None));
                 hairpin::echo(packet, parsed)
             }
         }
@@ -150,55 +165,61 @@ impl<P: BufPool> Applier<'_, P> {
     fn deliver(
         &mut self,
         packet: &mut P::Buf,
-        parsed: &Parsed,
-        outer: Option<&Outer>,
+        brief: &Brief,
         to: Neighbour,
         hop: bool,
     ) -> Result<(), DropReason> {
-        trim_to_ip(packet, parsed);
-        if let Some(outer) = outer {
-            decap::decap(packet, parsed, outer)?;
+        trim_to_ip(packet, brief);
+        if brief.is_in_tunnel() {
+            decap::decap(packet, brief)?;
         }
         set_macs(packet, to.mac, self.tables.gateway.mac)?;
-        if hop { decrement(&mut packet.head_mut()[ETHERNET_LEN..], parsed) } else { Ok(()) }
+        if hop { decrement(packet, brief) } else { Ok(()) }
     }
 
+    /// An IP packet as it is into the tunnel.
     #[inline]
     fn tunnel(
         &mut self,
-        mut packet: P::Buf,
-        parsed: &Parsed,
+        packet: &mut P::Buf,
+        brief: &Brief,
         vtep: &Vtep,
         hop: bool,
-        out: &mut impl Outcome<P>,
-    ) {
-        trim_to_ip(&mut packet, parsed);
-        let hopped = if hop { decrement(&mut packet.head_mut()[ETHERNET_LEN..], parsed) } else { Ok(()) };
-        if let Err(reason) = hopped {
-            return out.drop(reason);
+    ) -> Result<(), DropReason> {
+        trim_to_ip(packet, brief);
+        if hop {
+            decrement(packet, brief)?;
         }
-        if !packet.offload().is_finished() && !self.takes_unfinished(vtep, packet.offload()) {
-            return self.tunnel_unfinished(packet, parsed, vtep, out);
-        }
-        match encap::encap(&mut packet, parsed, vtep, self.tables.source_ports, self.ident) {
-            Ok(()) => out.send(self.pool, vtep.uplink, packet),
-            Err(reason) => out.drop(reason),
-        }
+        encap::encap(packet, brief, vtep, self.tables.source_ports, self.ident)
     }
 
-    /// Whether the uplink cuts while it sends. A frame to be cut whose checksum is filled in already is nothing that it is told how to.
-    #[inline]
-    fn takes_unfinished(&self, vtep: &Vtep, offload: Offload) -> bool {
-        matches!(offload.checksum, Checksum::Partial { .. })
-            && self.tables.ports.get(vtep.uplink).is_some_and(|uplink| uplink.tunnel_gso)
+    /// It is finished, or the uplink cuts while it sends. A frame to be cut whose checksum is filled in already is nothing that it is
+    /// told how to.
+    fn goes_as_it_is(&self, packet: &P::Buf, vtep: &Vtep) -> bool {
+        let offload = packet.offload();
+        offload.is_finished()
+            || matches!(offload.checksum, Checksum::Partial { .. })
+                && self.tables.ports.get(vtep.uplink).is_some_and(|uplink| uplink.tunnel_gso)
     }
 
     /// The outer checksum cannot be known, and the outer header not be repeated, before the inner packet is finished.
     #[cold]
-    fn tunnel_unfinished(&mut self, packet: P::Buf, parsed: &Parsed, vtep: &Vtep, out: &mut impl Outcome<P>) {
+    fn tunnel_unfinished(
+        &mut self,
+        mut packet: P::Buf,
+        brief: &Brief,
+        vtep: &Vtep,
+        hop: bool,
+        out: &mut impl Outcome<P>,
+    ) {
+        trim_to_ip(&mut packet, brief);
+        let hopped = if hop { decrement(&mut packet, brief) } else { Ok(()) };
+        if let Err(reason) = hopped {
+            return out.drop(reason);
+        }
         let (ports, ident) = (self.tables.source_ports, &mut *self.ident);
         let finished = finish(self.pool, packet, TxCaps::NONE, |pool, mut piece| {
-            match encap::encap(&mut piece, parsed, vtep, ports, ident) {
+            match encap::encap(&mut piece, brief, vtep, ports, ident) {
                 Ok(()) => out.send(pool, vtep.uplink, piece),
                 Err(reason) => out.drop(reason),
             }
@@ -214,39 +235,39 @@ impl<P: BufPool> Applier<'_, P> {
     }
 }
 
-#[inline]
+/// Both as one write of twelve bytes.
+#[inline(always)]
 fn set_macs<B: PacketBuf>(packet: &mut B, dst: MacAddr, src: MacAddr) -> Result<(), DropReason> {
-    let mut eth = EthernetView::new_checked(packet.head_mut()).map_err(|_| DropReason::EthMalformed)?;
-    eth.set_dst(dst);
-    eth.set_src(src);
+    let macs = packet.head_mut().first_chunk_mut::<12>().ok_or(DropReason::EthMalformed)?;
+    macs[..6].copy_from_slice(&dst.0);
+    macs[6..].copy_from_slice(&src.0);
     Ok(())
 }
 
 /// Cuts off what follows the IP packet: Ethernet padding, or what a tunnel packet's outer lengths left over.
 #[inline]
-fn trim_to_ip<B: PacketBuf>(packet: &mut B, parsed: &Parsed) {
-    let len = match parsed.l3 {
-        L3::V4(ip) => ip.len,
-        L3::V6(ip) => ip.len,
-        _ => return,
-    };
-    let end = parsed.l3_offset() + len as usize;
-    if packet.len() > end {
+fn trim_to_ip<B: PacketBuf>(packet: &mut B, brief: &Brief) {
+    let end = brief.ip_end();
+    if brief.is_ip() && packet.len() > end {
         packet.truncate(end);
     }
 }
 
-/// One hop further.
-#[inline]
-fn decrement(ip: &mut [u8], parsed: &Parsed) -> Result<(), DropReason> {
-    match parsed.l3 {
-        L3::V4(_) => {
-            Ipv4View::new_header_checked(ip).map_err(|_| DropReason::Ipv4Malformed)?.decrement_ttl();
+/// One hop further. The frame is untagged and out of its tunnel.
+#[inline(always)]
+fn decrement<B: PacketBuf>(packet: &mut B, brief: &Brief) -> Result<(), DropReason> {
+    match brief.carries {
+        Carries::V4 => {
+            let frame = packet.head_mut().first_chunk_mut::<{ ETHERNET_LEN + IPV4_LEN }>();
+            let frame = frame.ok_or(DropReason::Ipv4Malformed)?;
+            Ipv4View::new_unchecked(&mut frame[ETHERNET_LEN..]).decrement_ttl();
         }
-        L3::V6(_) => {
-            Ipv6View::new_header_checked(ip).map_err(|_| DropReason::Ipv6Malformed)?.decrement_hop_limit();
+        Carries::V6 => {
+            let frame = packet.head_mut().first_chunk_mut::<{ ETHERNET_LEN + IPV6_LEN }>();
+            let frame = frame.ok_or(DropReason::Ipv6Malformed)?;
+            Ipv6View::new_unchecked(&mut frame[ETHERNET_LEN..]).decrement_hop_limit();
         }
-        _ => {}
+        Carries::Other | Carries::Unread => {}
     }
     Ok(())
 }

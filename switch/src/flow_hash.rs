@@ -43,7 +43,7 @@ fn fold(address: u128) -> u32 {
 
 /// Two rounds of multiply and fold.
 #[inline]
-fn hash(src: u32, dst: u32, ports: u32, protocol: u8) -> u32 {
+pub(crate) fn hash(src: u32, dst: u32, ports: u32, protocol: u8) -> u32 {
     let addresses = (u64::from(src) << 32 | u64::from(dst)).wrapping_mul(ODD);
     let all =
         (addresses ^ (addresses >> 29) ^ (u64::from(ports) << 8 | u64::from(protocol))).wrapping_mul(ODD);

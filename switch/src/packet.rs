@@ -60,6 +60,11 @@ pub trait PacketBuf: Sized + Send + 'static {
     fn offload(&self) -> Offload;
     /// Sets what [`Self::offload`] says.
     fn set_offload(&mut self, offload: Offload);
+    /// Nothing is to be done about it, and nothing is known of it: [`Self::offload`] is the default.
+    #[inline]
+    fn is_plain(&self) -> bool {
+        self.offload() == Offload::default()
+    }
 }
 
 /// Where fresh packets come from.

@@ -3,10 +3,12 @@
 //! Offsets are bytes from the start of the packet's first segment, which holds all headers ([`HEADERS`]).
 //! [`parse_tunnel`] looks through the outer headers of a tunnel packet: the frame described is then the inner one.
 
+mod brief;
 mod too_big;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+pub use brief::{Brief, Carries};
 pub use too_big::{TooBig, too_big};
 
 use crate::drop_reason::DropReason;

@@ -101,6 +101,9 @@ pub enum Armed {
 pub trait RxQueue<P: BufPool> {
     /// Appends what has come in, as far as `burst` has room, and reports what it had to give up since last time.
     fn rx(&mut self, pool: &mut P, burst: &mut Burst<P::Buf>) -> RxLoss;
+    /// [`Self::rx`] comes in a moment: has the processor fetch what it will look at first. A hint.
+    #[inline]
+    fn expect(&self) {}
     /// Readable when there is something to receive, once armed. `None` for a queue that must be polled.
     fn wait_fd(&self) -> Option<BorrowedFd<'_>>;
     /// Asks the far side to make [`Self::wait_fd`] readable from now on.
@@ -121,6 +124,9 @@ pub trait RxQueue<P: BufPool> {
 pub trait TxQueue<P: BufPool> {
     /// What may be sent unfinished. May change while the port lives (a guest that comes back with other features).
     fn caps(&self) -> TxCaps;
+    /// [`Self::tx`] comes in a moment: has the processor fetch what it will look at first. A hint.
+    #[inline]
+    fn expect(&self) {}
     /// Sends from the front of `burst`; what it leaves there the port did not take.
     fn tx(&mut self, burst: &mut Burst<P::Buf>);
     /// Why frames were left by the last [`Self::tx`]. Asked only where there are some.

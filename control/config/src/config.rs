@@ -106,6 +106,8 @@ pub struct Uplink {
     pub interface: Option<String>,
     /// The UDP checksum of tunnel packets over IPv4. Over IPv6 it is always valid.
     pub outer_checksum: OuterChecksum,
+    /// Have the kernel cut what stands for several packets, as late as it can, where the uplink is sockets.
+    pub tunnel_gso: bool,
     /// Take tunnel packets from the nodes in the source only.
     pub known_vteps_only: bool,
 }
@@ -248,6 +250,7 @@ impl Default for Uplink {
             kind: UplinkKind::default(),
             interface: None,
             outer_checksum: OuterChecksum::default(),
+            tunnel_gso: true,
             known_vteps_only: true,
         }
     }

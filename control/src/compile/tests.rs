@@ -94,6 +94,7 @@ fn facts() -> Facts {
             mac: MacAddr([2, 0, 0, 0, 9, 1]),
             mtu: 1500,
             addresses: vec![ip("172.16.0.1")],
+            vxlan_port: 8472,
             tunnel_gso: false,
             kernel_resolves: false,
         },

@@ -65,7 +65,7 @@ impl Daemon {
                 ipv4: network.and_then(|network| network.ipv4),
                 ipv6: network.and_then(|network| network.ipv6),
                 vni: network.map_or(0, |network| network.vni.get()),
-                port: model.port,
+                port: self.vxlan_port(model),
                 pod_mtu: Mtus::new(model, uplink.mtu).of_network(0),
             },
             workers: self.dataplane.workers().len(),

@@ -37,6 +37,14 @@ pub(super) struct Job {
     error: Option<String>,
 }
 
+/// A port that has all its queues.
+struct Complete {
+    id: PortId,
+    spreader: Spreader,
+    /// Why its flows were not spread when it was tried last.
+    error: Option<String>,
+}
+
 /// A queue, or why there is none.
 type Opened = Result<(Rx, Tx, Spreader), String>;
 
@@ -46,8 +54,10 @@ pub(super) struct Spread {
     running: Option<(Job, JoinHandle<Opened>)>,
     /// Those that are to be tried again.
     failed: Vec<Job>,
-    /// Ports with all their queues, which no snapshot knows of so far.
-    complete: Vec<(PortId, Spreader)>,
+    /// Ports with all their queues, whose flows are to be spread.
+    complete: Vec<Complete>,
+    /// Those whose flows could not be spread, which is to be tried again.
+    unspread: Vec<Complete>,
     /// When nothing more seems to come.
     quiet: Instant,
 }
@@ -59,6 +69,7 @@ impl Spread {
             running: None,
             failed: Vec::new(),
             complete: Vec::new(),
+            unspread: Vec::new(),
             quiet: Instant::now(),
         }
     }
@@ -99,14 +110,15 @@ impl Spread {
         }
     }
 
-    /// Whether a queue could not be opened.
+    /// Whether a queue could not be opened, or a port's flows not be spread.
     pub(super) fn has_failed(&self) -> bool {
-        !self.failed.is_empty()
+        !self.failed.is_empty() || !self.unspread.is_empty()
     }
 
-    /// What could not be opened has another try.
+    /// What has failed has another try.
     pub(super) fn try_again(&mut self) {
         self.waiting.extend(self.failed.drain(..));
+        self.complete.append(&mut self.unspread);
     }
 
     /// The ports that lack a queue, and why, as of the last try.
@@ -116,11 +128,18 @@ impl Spread {
         jobs.filter_map(|job| Some((job.id, job.error.as_deref()?)))
     }
 
+    /// The ports whose flows all stay with one worker, and why, as of the last try.
+    fn whole(&self) -> impl Iterator<Item = (PortId, &str)> {
+        let ports = self.unspread.iter().chain(&self.complete);
+        ports.filter_map(|port| Some((port.id, port.error.as_deref()?)))
+    }
+
     /// A port is about to be closed: nothing more is opened for it, and what was being opened is closed.
     async fn forget(&mut self, id: PortId) {
         self.waiting.retain(|job| job.id != id);
         self.failed.retain(|job| job.id != id);
-        self.complete.retain(|(complete, _)| *complete != id);
+        self.complete.retain(|port| port.id != id);
+        self.unspread.retain(|port| port.id != id);
         if let Some((_, handle)) = self.running.take_if(|(job, _)| job.id == id) {
             drop(handle.await);
         }
@@ -159,7 +178,7 @@ impl Daemon {
         self.dataplane.attach_tx(worker, id, tx);
         self.dataplane.attach_rx(worker, id, rx);
         if job.workers.is_empty() {
-            self.spread.complete.push((id, spreader));
+            self.spread.complete.push(Complete { id, spreader, error: None });
         } else {
             self.spread.waiting.push_front(job);
         }
@@ -167,35 +186,36 @@ impl Daemon {
 
     async fn publish_complete(&mut self) {
         let complete = std::mem::take(&mut self.spread.complete);
-        // Who sends by its own queue must have it, and nobody may be given frames before.
-        self.dataplane.obeyed().await;
-        for (id, _) in &complete {
-            if let Some(port) = self.open_port(*id) {
+        let mut changed = false;
+        for complete in &complete {
+            if let Some(port) = self.open_port(complete.id) {
+                changed |= port.place != Place::Each;
                 port.place = Place::Each;
             }
         }
-        let model = self.desired();
-        self.publish(&model);
-        let spread = move || {
-            for (id, spreader) in complete {
-                if let Err(error) = spreader.spread() {
-                    warn!("port {id}: all its flows stay with one worker: {error}");
-                }
-            }
-        };
-        if let Err(error) = tokio::task::spawn_blocking(spread).await {
-            warn!("spreading the flows of ports broke off: {error}");
+        if changed {
+            // Who sends by its own queue must have it, and nobody may be given frames before.
+            self.dataplane.obeyed().await;
+            let model = self.desired();
+            self.publish(&model);
+        }
+        match tokio::task::spawn_blocking(move || spread(complete)).await {
+            Ok(unspread) => self.spread.unspread.extend(unspread),
+            Err(error) => warn!("spreading the flows of ports broke off: {error}"),
         }
     }
 
-    /// What is worth knowing about ports that lack queues.
+    /// What is worth knowing about ports that lack queues, or whose flows are all with one worker.
     pub(super) fn spread_notes(&self) -> impl Iterator<Item = String> + '_ {
+        const LACKING: &str =
+            "not every worker has a queue of its own, so that some hand its frames over; it is tried again";
+        const WHOLE: &str = "all its flows stay with one worker; it is tried again";
         let names = self.port_names();
-        self.spread.lacking().map(move |(id, why)| {
+        let lacking = self.spread.lacking().map(|(id, why)| (id, LACKING, why));
+        let whole = self.spread.whole().map(|(id, why)| (id, WHOLE, why));
+        lacking.chain(whole).map(move |(id, what, why)| {
             let name = names.get(&id).map_or("?", String::as_str);
-            format!(
-                "port {name}: not every worker has a queue of its own, so that some hand its frames over; it is tried again: {why}"
-            )
+            format!("port {name}: {what}: {why}")
         })
     }
 
@@ -208,5 +228,40 @@ impl Daemon {
     pub(super) async fn close_port(&mut self, id: PortId, delete: bool) {
         self.spread.forget(id).await;
         self.dataplane.remove(id, delete).await;
+    }
+}
+
+/// Spreads the flows of these ports; those whose flows the kernel would not spread.
+fn spread(ports: Vec<Complete>) -> Vec<Complete> {
+    let unspread = ports.into_iter().filter_map(|port| {
+        let error = port.spreader.spread().err()?.to_string();
+        if port.error.as_ref() != Some(&error) {
+            warn!("port {}: all its flows stay with one worker, which is tried again: {error}", port.id);
+        }
+        Some(Complete { error: Some(error), ..port })
+    });
+    unspread.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn flows_that_could_not_be_spread_are_told_of_and_tried_again() {
+        let (id, other) = (PortId::new(1).expect("a number"), PortId::new(2).expect("a number"));
+        let port = |id| Complete { id, spreader: Spreader::default(), error: Some("no room".to_owned()) };
+        let mut ports = Spread::new();
+        ports.unspread.extend([port(id), port(other)]);
+        assert!(ports.has_failed());
+        assert_eq!(ports.whole().collect::<Vec<_>>(), [(id, "no room"), (other, "no room")]);
+        ports.forget(other).await;
+        ports.try_again();
+        assert!(!ports.has_failed());
+        assert_eq!(ports.whole().collect::<Vec<_>>(), [(id, "no room")], "until it has been tried");
+        assert!(ports.next().await.is_none(), "it is time for what is complete");
+        // A device that is gone has nothing left to spread.
+        let unspread = spread(std::mem::take(&mut ports.complete));
+        assert!(unspread.is_empty() && ports.whole().next().is_none());
     }
 }

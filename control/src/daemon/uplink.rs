@@ -63,6 +63,12 @@ impl Daemon {
         self.uplink.as_ref().map_or(self.config.uplink.kind, |open| open.kind)
     }
 
+    /// The tunnel's port that is in force. Another one that cannot be had yet changes nothing for the traffic with nodes that
+    /// are on the old one too.
+    pub(super) fn vxlan_port(&self, model: &Model) -> u16 {
+        self.uplink.as_ref().map_or(model.port, |open| open.vxlan_port)
+    }
+
     /// The tunnel has these addresses: a program before the kernel takes only what is for them.
     pub(super) fn steer(&self, addresses: &[IpAddr]) {
         let steering = self.uplink.as_ref().and_then(|open| open.steering.upgrade());
@@ -193,7 +199,9 @@ impl Daemon {
             (_, None) => Some(UdpClaim::bind(port)?),
         };
         let (name, workers, mtu) = (uplink.name.clone(), self.dataplane.workers().len(), mtu.clone());
-        let opening = tokio::task::spawn_blocking(move || open_uplink(kind, &name, port, workers, &mtu));
+        let tunnel_gso = self.config.uplink.tunnel_gso;
+        let open = move || open_uplink(kind, &name, port, workers, &mtu, tunnel_gso);
+        let opening = tokio::task::spawn_blocking(open);
         Ok((opening.await??, claim))
     }
 }

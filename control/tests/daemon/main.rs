@@ -20,5 +20,6 @@ mod socket;
 mod source;
 mod tunnel;
 mod uplink_socket;
+mod uplink_whole;
 mod uplink_xdp;
 mod wire;

@@ -230,7 +230,7 @@ fn the_interface_is_deleted_and_comes_back() {
 }
 
 /// A second weftd on b, with the uplink of this kind and a pod of its own.
-fn second_node(lab: &Lab, uplink: &str, far: &Namespace) -> (Weftd, Client) {
+pub(crate) fn second_node(lab: &Lab, uplink: &str, far: &Namespace) -> (Weftd, Client) {
     let at = lab.dir.path().display();
     let text = format!(
         "[node]\nname = \"b\"\n[dataplane]\nmemory = \"16MiB\"\n[uplink]\ninterface = \"up0\"\n{uplink}\n\

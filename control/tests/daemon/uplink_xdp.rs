@@ -370,11 +370,16 @@ pub(crate) fn keeps_its_port(nodes: &Nodes) {
     assert!(status.problems.iter().any(|problem| problem.contains("4789")), "{:?}", status.problems);
     assert_eq!((status.uplink.kind.as_str(), status.notes), (nodes.kind, Vec::new()));
     assert_eq!(has_program(&nodes.lab.node), nodes.kind == "af_xdp");
+    // The other node has kept its port as well.
+    assert_eq!(status.network.port, 8472);
+    nodes.assert_reached();
+    nodes.assert_carries();
     host_traffic(&nodes.lab);
 
     // Taken as soon as it is free, without anybody asking for it.
     drop(other);
     wait_for("the port", || (nodes.lab.status().state == State::Ready).then_some(()));
+    assert_eq!(nodes.lab.status().network.port, 4789);
     nodes.assert_well();
     nodes.lab.write_cluster(&tap_pod("web", 2, &nodes.web));
     wait_for("traffic on the old port", || nodes.web.reaches("10.244.1.2").then_some(()));

@@ -53,6 +53,8 @@ unsafe extern "C" fn sink(level: u32, text: *const c_char, len: usize) {
     }
     match level {
         0..=ERR => tracing::error!(target: "dpdk", "{text}"),
+        // Where the buffers live is said elsewhere; that there are none of one size is no news.
+        WARNING if text.contains("hugepages reported on node") => tracing::debug!(target: "dpdk", "{text}"),
         WARNING => tracing::warn!(target: "dpdk", "{text}"),
         _ => tracing::debug!(target: "dpdk", "{text}"),
     }

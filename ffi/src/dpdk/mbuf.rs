@@ -6,7 +6,7 @@ use std::slice;
 
 use arrayvec::ArrayVec;
 
-use super::layout::Segment;
+use super::layout::{Segment, TRAVELS};
 use super::{Burst, HEADROOM, sys};
 
 /// Segments that a chain made here has at most, and that [`Mbuf::io_slices`] shows: 64 KiB in 2 KiB buffers twice.
@@ -54,8 +54,6 @@ impl Mbuf {
         } else if head.packet_len() as usize > max_len {
             Refused::TooLong
         } else {
-            // What a driver passes through from inside this process (net_ring) may still carry a word.
-            head.set_meta(0);
             return Ok(Self(raw));
         };
         // SAFETY: as above; freeing follows the links, not the lengths.
@@ -132,12 +130,7 @@ impl Mbuf {
     /// Asks the processor to fetch the first bytes. Nothing happens on processors other than x86-64.
     #[inline]
     pub fn prefetch(&self) {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: a prefetch reads nothing that could fault.
-        unsafe {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            _mm_prefetch::<_MM_HINT_T0>(self.segment().data().cast());
-        }
+        self.segment().prefetch();
     }
 
     /// Grows the first segment by `count` bytes in front, whose contents are undefined, and returns the whole first
@@ -379,6 +372,12 @@ impl Mbuf {
         })
     }
 
+    /// Whether no packet of the burst has a `meta` word or work for who sends it.
+    #[inline]
+    pub fn are_plain(burst: &Burst) -> bool {
+        burst.iter().fold(0, |flags, packet| flags | packet.segment().flags()) & TRAVELS == 0
+    }
+
     /// Frees all packets of a burst together, which costs less than one by one.
     pub fn free_burst(burst: &mut Burst) {
         free_front(burst, burst.len());
@@ -427,32 +426,96 @@ fn is_sound_chain(head: Segment) -> bool {
     left == 0 && sum == u64::from(head.packet_len())
 }
 
-/// Adopts the `count` chains that a driver has written behind the burst's end; how many were malformed and too long.
+/// What became of what a driver has delivered.
+pub(super) struct Adopted {
+    pub(super) malformed: u32,
+    pub(super) too_long: u32,
+    /// All flags that one of the packets has.
+    pub(super) flags: u64,
+}
+
+impl Adopted {
+    /// Whether the driver has said something of one of the packets that [`Mbuf::rx_checksum`] or [`Mbuf::rx_segment`] tells.
+    #[inline]
+    pub(super) fn tells(&self) -> bool {
+        self.flags & (sys::WEFT_MBUF_RX_L4_MASK | sys::WEFT_MBUF_RX_LRO) != 0
+    }
+}
+
+/// Adopts the `count` chains that a driver has written behind the burst's end, and has the processor fetch their first bytes.
 ///
 /// # Safety
 /// The burst has room for `count` more, and as many live chains have been written there, the caller's alone.
 #[inline]
-pub(super) unsafe fn adopt_behind(burst: &mut Burst, count: usize, max_len: usize) -> (u32, u32) {
-    let (mut malformed, mut too_long) = (0, 0);
-    let mut len = burst.len();
+pub(super) unsafe fn adopt_behind(burst: &mut Burst, count: usize, max_len: usize) -> Adopted {
+    let old = burst.len();
+    let base: *mut *mut sys::rte_mbuf = free_room(burst);
+    let (mut odd, mut flags) = (0, 0);
+    for index in 0..count {
+        // SAFETY: the caller's promise: there are `count`, each live.
+        let Some(raw) = NonNull::new(unsafe { base.add(index).read() }) else {
+            odd = 1;
+            continue;
+        };
+        // SAFETY: as above.
+        let head = unsafe { Segment::new(raw) };
+        odd |= head.oddity();
+        flags |= head.flags();
+        head.prefetch();
+    }
+    // One segment has no more than 65535 bytes.
+    if odd != 0 || flags & sys::WEFT_MBUF_INDIRECT != 0 || max_len < usize::from(u16::MAX) {
+        // SAFETY: the caller's promise.
+        return unsafe { adopt_one_by_one(burst, count, max_len) };
+    }
+    // SAFETY: each of the `count` pointers is that of a chain of one segment that is well-formed, as was just seen, and it is nobody
+    // else's: an Mbuf.
+    unsafe { burst.set_len(old + count) };
+    forget_words(burst, old, flags);
+    Adopted { malformed: 0, too_long: 0, flags }
+}
+
+/// The same where one of them is not of the usual kind.
+///
+/// # Safety
+/// As of [`adopt_behind`].
+#[cold]
+unsafe fn adopt_one_by_one(burst: &mut Burst, count: usize, max_len: usize) -> Adopted {
+    let old = burst.len();
+    let mut adopted = Adopted { malformed: 0, too_long: 0, flags: 0 };
+    let mut len = old;
     // SAFETY: the caller's promise; `len` never overtakes `index`, so nothing unread is overwritten, and the length
     // covers only what was adopted.
     unsafe {
         let base = burst.as_mut_ptr();
-        let from = len;
-        for index in from..from + count {
+        for index in old..old + count {
             match Mbuf::adopt(base.add(index).cast::<*mut sys::rte_mbuf>().read(), max_len) {
                 Ok(mbuf) => {
+                    adopted.flags |= mbuf.segment().flags();
                     base.add(len).write(mbuf);
                     len += 1;
                 }
-                Err(Refused::Malformed) => malformed += 1,
-                Err(Refused::TooLong) => too_long += 1,
+                Err(Refused::Malformed) => adopted.malformed += 1,
+                Err(Refused::TooLong) => adopted.too_long += 1,
             }
         }
         burst.set_len(len);
     }
-    (malformed, too_long)
+    forget_words(burst, old, adopted.flags);
+    adopted
+}
+
+/// What a driver passes through from inside this process (`net_ring`) may still carry what it was sent with. `flags` are those of all
+/// packets from `old` on.
+#[inline]
+fn forget_words(burst: &mut Burst, old: usize, flags: u64) {
+    if flags & TRAVELS == 0 {
+        return;
+    }
+    for packet in burst.iter().skip(old) {
+        let head = packet.segment();
+        head.set_flags(head.flags() & !TRAVELS);
+    }
 }
 
 /// Where DPDK writes the packets that it appends.
@@ -482,4 +545,53 @@ pub(super) fn free_front(burst: &mut Burst, count: usize) {
     // SAFETY: `count` chains that are ours; they are forgotten right after.
     unsafe { sys::rte_pktmbuf_free_bulk(burst.as_mut_ptr().cast(), count as u32) };
     forget_front(burst, count);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dpdk::{DATA_ROOM, Eal, EalConfig, Mempool};
+
+    /// One way in which a driver can be wrong.
+    type Lie = fn(Segment);
+
+    const LIES: [Lie; 7] = [
+        |head| head.set_data_len(head.data_len() + 1),
+        |head| head.set_packet_len(head.packet_len() - 1),
+        |head| head.set_data_off(head.buf_len()),
+        |head| head.set_buf_len(head.data_off() + head.data_len() - 1),
+        |head| head.set_segments(0),
+        |head| head.set_segments(2),
+        |head| head.set_refcnt(2),
+    ];
+
+    #[test]
+    fn a_packet_that_lies_is_found_among_others() {
+        let eal =
+            Eal::start(&EalConfig { memory: 8 << 20, hugepages: false, ..EalConfig::default() }).unwrap();
+        for (index, lie) in LIES.into_iter().enumerate() {
+            for place in 0..=3 {
+                // Some lies stay with their buffer.
+                let pool = Mempool::new(&eal, &format!("{index} {place}"), 32, 0, DATA_ROOM).unwrap();
+                let mut burst = Burst::new();
+                let mut came: Vec<_> =
+                    [100, 5000, 60].into_iter().map(|len| pool.alloc(len).unwrap()).collect();
+                came.insert(place, pool.alloc(60).unwrap());
+                came[place].set_meta(7);
+                lie(came[place].segment());
+                burst.push(pool.alloc(1).unwrap());
+                let room = free_room(&mut burst);
+                for (index, packet) in came.into_iter().enumerate() {
+                    // SAFETY: the burst has room for them; they belong to whoever reads them there.
+                    unsafe { room.add(index).write(packet.segment().as_ptr()) };
+                    std::mem::forget(packet);
+                }
+                // SAFETY: four live chains were written.
+                let adopted = unsafe { adopt_behind(&mut burst, 4, usize::from(u16::MAX)) };
+                assert_eq!((adopted.malformed, adopted.too_long), (1, 0), "lie {index} at {place}");
+                let lengths: Vec<_> = burst.iter().map(Mbuf::len).collect();
+                assert_eq!(lengths, [1, 100, 5000, 60], "lie {index} at {place}");
+            }
+        }
+    }
 }

@@ -34,6 +34,19 @@ pub const BURST: usize = 64;
 /// Packets on their way together. An [`Mbuf`] is a pointer, so DPDK fills and empties a burst in place.
 pub type Burst = ArrayVec<Mbuf, BURST>;
 
+/// Asks the processor to fetch the line at this address, which may lead anywhere. Nothing happens on processors other than x86-64.
+#[inline(always)]
+fn prefetch(address: usize) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch reads nothing that the program can see and faults for no address.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(std::ptr::without_provenance(address));
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
 /// The text of a DPDK or C error number, positive or negative.
 fn error_text(number: i32) -> String {
     // SAFETY: rte_strerror returns a NUL-terminated text, static or of this thread, which is copied before this thread

@@ -98,6 +98,12 @@ pub(super) fn name_of(index: u32) -> io::Result<IfName> {
     let mut ifreq = sys::zeroed::<libc::ifreq>();
     ifreq.ifr_ifru.ifru_ifindex = i32::try_from(index).map_err(|_| gone())?;
     sys::ioctl_ifreq(way_in.as_fd(), libc::SIOCGIFNAME as _, &mut ifreq)?;
+    name_in(&ifreq)
+}
+
+/// The name in a request that the kernel has answered.
+pub(super) fn name_in(ifreq: &libc::ifreq) -> io::Result<IfName> {
+    let gone = || io::Error::from_raw_os_error(libc::ENODEV);
     let mut name = ArrayString::<MAX_NAME>::new();
     for byte in ifreq.ifr_name.iter().map(|&byte| byte as u8).take_while(|&byte| byte != 0) {
         name.try_push(char::from(byte)).map_err(|_| gone())?;
@@ -125,6 +131,14 @@ pub fn is_up(name: IfName) -> io::Result<bool> {
     // SAFETY: the kernel has filled in this field of the union; it is an integer.
     let flags = unsafe { ifreq.ifr_ifru.ifru_flags };
     Ok(i32::from(flags) & libc::IFF_UP != 0)
+}
+
+/// Sets the interface up, for one that nobody is asked for behind.
+pub(super) fn set_up_without_arp(name: IfName) -> io::Result<()> {
+    let way_in = sys::socket(libc::AF_INET, libc::SOCK_DGRAM, 0)?;
+    let mut ifreq = name.to_ifreq();
+    ifreq.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_NOARP) as libc::c_short;
+    sys::ioctl_ifreq(way_in.as_fd(), libc::SIOCSIFFLAGS as _, &mut ifreq)
 }
 
 /// How many queues the interface receives by; 1 where its driver does not say.

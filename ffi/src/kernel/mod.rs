@@ -4,6 +4,7 @@
 //! - [`packet`]: frames of an interface that the kernel keeps (`AF_PACKET`), with its checksum and GSO states.
 //! - [`xdp`]: a NIC that stays with the kernel, whose tunnel packets an XDP program takes out (`AF_XDP`).
 //! - [`udp`]: datagrams in batches and large pieces, for a tunnel that is sockets in the kernel.
+//! - [`whole`]: packets of a tunnel that stand for many, into the kernel as they are.
 //! - [`udp_claim`]: keeps the kernel quiet about a UDP port that weft serves through `AF_PACKET`.
 //! - [`netns`]: runs code in another network namespace.
 //! - [`event`]: sleeping until one of many descriptors has something, and waking a sleeper.
@@ -23,8 +24,10 @@ pub mod tap;
 pub mod thread;
 pub mod udp;
 pub mod udp_claim;
+pub mod whole;
 pub mod xdp;
 
+mod bpf;
 mod sys;
 mod tun_link;
 
@@ -35,6 +38,3 @@ pub const VNET_HDR_LEN: usize = 10;
 
 /// A virtio-net header as the kernel reads and writes it.
 pub type VnetHdr = [u8; VNET_HDR_LEN];
-
-/// Segments of one frame at most, in a receive or send through a TAP: 64 KiB in buffers of 2 KiB, twice over.
-pub const MAX_SEGMENTS: usize = 64;

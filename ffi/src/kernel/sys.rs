@@ -117,30 +117,6 @@ pub(super) fn ioctl_int(fd: BorrowedFd<'_>, request: c_ulong, value: c_int) -> i
     check(unsafe { libc::ioctl(fd.as_raw_fd(), request as _, &raw const value) }).map(drop)
 }
 
-/// Loads a BPF program of the kind of a socket filter, of these instructions. It lives as long as somebody refers to it.
-pub(super) fn load_socket_filter(instructions: &[u64]) -> io::Result<OwnedFd> {
-    const BPF_PROG_LOAD: c_int = 5;
-    const BPF_PROG_TYPE_SOCKET_FILTER: u32 = 1;
-
-    /// The beginning of `union bpf_attr` for this command; the rest counts as zero.
-    #[repr(C)]
-    struct Load {
-        kind: u32,
-        count: u32,
-        instructions: u64,
-        license: u64,
-    }
-    let load = Load {
-        kind: BPF_PROG_TYPE_SOCKET_FILTER,
-        count: instructions.len() as u32,
-        instructions: instructions.as_ptr() as u64,
-        license: c"".as_ptr() as u64,
-    };
-    // SAFETY: the kernel reads `load`, so many instructions and a string that ends with NUL, all of them live.
-    let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &raw const load, size_of::<Load>()) };
-    owned(fd as c_int)
-}
-
 /// An ioctl whose argument is a number.
 pub(super) fn ioctl_value(fd: BorrowedFd<'_>, request: c_ulong, value: c_ulong) -> io::Result<c_int> {
     // SAFETY: callers pass requests that take their argument as a number, so the kernel follows no pointer.

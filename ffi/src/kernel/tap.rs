@@ -19,9 +19,12 @@ use arrayvec::ArrayVec;
 use libc::{c_int, c_ulong};
 use thiserror::Error;
 
+use super::bpf::insn::{Insn, Reg};
+use super::bpf::{self, ProgramKind};
 use super::interface::{self, IfName};
 use super::netns::{self, NetnsError};
-use super::{MAX_SEGMENTS, VNET_HDR_LEN, VnetHdr, sys, tun_link};
+use super::{VNET_HDR_LEN, VnetHdr, sys, tun_link};
+use crate::dpdk::MAX_SEGMENTS;
 
 /// How a TAP is to be. Everything but `mac` is also applied to a device that is taken up again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -404,7 +407,6 @@ fn hold(fd: BorrowedFd<'_>, wanted: bool) -> io::Result<()> {
     if !wanted {
         return sys::ioctl_int(fd, TUNSETSTEERINGEBPF, -1);
     }
-    // r0 = 0; exit.
-    let program = sys::load_socket_filter(&[0x0000_0000_0000_00b7, 0x0000_0000_0000_0095])?;
+    let program = bpf::load(ProgramKind::Filter, "weft_hold", &[Insn::set(Reg::R0, 0), Insn::exit()])?;
     sys::ioctl_int(fd, TUNSETSTEERINGEBPF, program.as_raw_fd())
 }

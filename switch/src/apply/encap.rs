@@ -5,15 +5,19 @@
 
 use crate::classify::{ECN_CE, ECN_ECT_0};
 use crate::drop_reason::DropReason;
-use crate::flow_hash;
 use crate::offload::{Checksum, Offload};
 use crate::packet::PacketBuf;
-use crate::parse::{L3, Parsed};
-use crate::tables::{SourcePorts, Vtep};
+use crate::parse::{Brief, Carries};
+use crate::tables::{BLOCK_V4, Encap, SourcePorts, Vtep};
 use crate::wire::ethernet::ETHERNET_LEN;
 use crate::wire::vxlan::VXLAN_LEN;
 
 const UDP_LEN: usize = 8;
+const IPV4_LEN: usize = 20;
+/// How much longer a frame becomes over IPv4: the inner Ethernet header, the last in the block, lies over the one that it had.
+const GROWS_V4: usize = BLOCK_V4 - ETHERNET_LEN;
+/// Where the UDP header is over IPv4.
+const UDP_V4: usize = ETHERNET_LEN + IPV4_LEN;
 
 /// Encapsulates a frame. `ident` is the worker's running IPv4 identification.
 ///
@@ -22,27 +26,76 @@ const UDP_LEN: usize = 8;
 #[inline]
 pub(super) fn encap<B: PacketBuf>(
     packet: &mut B,
-    parsed: &Parsed,
+    brief: &Brief,
     vtep: &Vtep,
     ports: SourcePorts,
     ident: &mut u16,
 ) -> Result<(), DropReason> {
     let Some(encap) = &vtep.encap else { return Err(DropReason::VtepUnresolved) };
-    let (ecn, ethertype, hash) = match parsed.l3 {
-        L3::V4(ip) => (ip.ecn, [0x08, 0x00], flow_hash::v4(&ip)),
-        L3::V6(ip) => (ip.ecn, [0x86, 0xdd], flow_hash::v6(&ip)),
-        _ => return Err(DropReason::NotIp),
+    let ethertype = match brief.carries {
+        Carries::V4 => [0x08, 0x00],
+        Carries::V6 => [0x86, 0xdd],
+        Carries::Other | Carries::Unread => return Err(DropReason::NotIp),
     };
     // Congestion that the inner header tells of is not told again by the outer one (RFC 3168, section 9.1.1).
-    let ecn = if ecn == ECN_CE { ECN_ECT_0 } else { ecn };
+    let ecn = if brief.ecn == ECN_CE { ECN_ECT_0 } else { brief.ecn };
+    let patch = Patch { ethertype, ecn, source_port: ports.pick(brief.hash) };
+    if encap.is_v4() && !vtep.checksum && packet.is_plain() {
+        over_v4(packet, encap, &patch, ident)
+    } else {
+        over_any(packet, vtep, encap, &patch, ident)
+    }
+}
 
-    let block = &encap.block[..usize::from(encap.len)];
+/// What differs from packet to packet beside lengths, identification and checksums.
+struct Patch {
+    /// Of the inner Ethernet header.
+    ethertype: [u8; 2],
+    ecn: u8,
+    source_port: u16,
+}
+
+/// The usual case: a finished frame, over IPv4, without an outer checksum. [`over_any`] would do the same.
+#[inline]
+fn over_v4<B: PacketBuf>(
+    packet: &mut B,
+    encap: &Encap,
+    patch: &Patch,
+    ident: &mut u16,
+) -> Result<(), DropReason> {
+    let inner = packet.len();
+    let Ok(total) = u16::try_from(inner + GROWS_V4 - ETHERNET_LEN) else {
+        return Err(DropReason::MtuExceeded);
+    };
+    let Some(head) = packet.prepend(GROWS_V4) else { return Err(DropReason::NoHeadroom) };
+    let Some(head) = head.first_chunk_mut::<BLOCK_V4>() else { return Err(DropReason::EthMalformed) };
+    *head = *encap.block_v4();
+    *ident = ident.wrapping_add(1).max(1);
+    head[15] = patch.ecn;
+    head[16..18].copy_from_slice(&total.to_be_bytes());
+    head[18..20].copy_from_slice(&ident.to_be_bytes());
+    head[24..26].copy_from_slice(&encap.checksum(total, *ident, patch.ecn).to_be_bytes());
+    head[UDP_V4..UDP_V4 + 2].copy_from_slice(&patch.source_port.to_be_bytes());
+    head[UDP_V4 + 4..UDP_V4 + 6].copy_from_slice(&(total - IPV4_LEN as u16).to_be_bytes());
+    head[BLOCK_V4 - 2..].copy_from_slice(&patch.ethertype);
+    Ok(())
+}
+
+/// Every other case.
+fn over_any<B: PacketBuf>(
+    packet: &mut B,
+    vtep: &Vtep,
+    encap: &Encap,
+    patch: &Patch,
+    ident: &mut u16,
+) -> Result<(), DropReason> {
+    let block = encap.block();
     let Some(head) = packet.prepend(block.len() - ETHERNET_LEN) else { return Err(DropReason::NoHeadroom) };
     let Some(head) = head.get_mut(..block.len()) else { return Err(DropReason::EthMalformed) };
     head.copy_from_slice(block);
-    head[block.len() - 2..].copy_from_slice(&ethertype);
+    head[block.len() - 2..].copy_from_slice(&patch.ethertype);
     let udp_at = block.len() - ETHERNET_LEN - VXLAN_LEN - UDP_LEN;
-    head[udp_at..udp_at + 2].copy_from_slice(&ports.pick(hash).to_be_bytes());
+    head[udp_at..udp_at + 2].copy_from_slice(&patch.source_port.to_be_bytes());
 
     let unfinished = unfinished(packet.offload(), block.len() - ETHERNET_LEN)?;
     let udp_len = packet.len() - udp_at;
@@ -58,22 +111,21 @@ pub(super) fn encap<B: PacketBuf>(
             _ => udp_len.checked_add(20).ok_or(DropReason::MtuExceeded)?,
         };
         *ident = ident.wrapping_add(1).max(1);
-        let sum = encap.sum.add_u16(total).add_u16(*ident).add_u16(u16::from(ecn));
         let ip = &mut head[ETHERNET_LEN..];
-        ip[1] = ecn;
+        ip[1] = patch.ecn;
         ip[2..4].copy_from_slice(&total.to_be_bytes());
         ip[4..6].copy_from_slice(&ident.to_be_bytes());
-        ip[10..12].copy_from_slice(&sum.checksum().to_be_bytes());
+        ip[10..12].copy_from_slice(&encap.checksum(total, *ident, patch.ecn).to_be_bytes());
     } else {
         let ip = &mut head[ETHERNET_LEN..];
-        ip[1] = ecn << 4;
+        ip[1] = patch.ecn << 4;
         ip[4..6].copy_from_slice(&udp_len.to_be_bytes());
     }
     if let Some(unfinished) = unfinished {
         packet.set_offload(unfinished);
     } else if vtep.checksum || !encap.is_v4() {
         // Left to the way out: a NIC or the kernel fills it in, or `offload::finish` does.
-        let pseudo = encap.pseudo.add_u16(udp_len).fold();
+        let pseudo = encap.pseudo(udp_len);
         head[udp_at + 6..udp_at + 8].copy_from_slice(&pseudo.to_be_bytes());
         let checksum = Checksum::Partial { start: udp_at as u16, offset: 6 };
         packet.set_offload(Offload { checksum, gso: None });

@@ -9,7 +9,7 @@ use crate::offload::Offload;
 use crate::offload::finish::finish;
 use crate::offload::segment::{Unfinished, copy};
 use crate::packet::{BufPool, PacketBuf};
-use crate::parse::{Outer, Parsed};
+use crate::parse::Brief;
 use crate::port::TxCaps;
 use crate::types::Mtu;
 use crate::wire::ethernet::ETHERNET_LEN;
@@ -25,17 +25,17 @@ impl<P: BufPool> Applier<'_, P> {
     pub(super) fn fragment(
         &mut self,
         mut packet: P::Buf,
-        parsed: &Parsed,
-        outer: Option<&Outer>,
+        brief: &Brief,
         (way, hop, mtu): (Way, bool, Mtu),
         out: &mut impl Outcome<P>,
     ) {
-        trim_to_ip(&mut packet, parsed);
-        let ready = outer.map_or(Ok(()), |outer| decap::decap(&mut packet, parsed, outer)).and_then(|()| {
+        trim_to_ip(&mut packet, brief);
+        let out_of_tunnel = if brief.is_in_tunnel() { decap::decap(&mut packet, brief) } else { Ok(()) };
+        let ready = out_of_tunnel.and_then(|()| {
             if let Way::Neighbour(to) = way {
                 set_macs(&mut packet, to.mac, self.tables.gateway.mac)?;
             }
-            if hop { decrement(&mut packet.head_mut()[ETHERNET_LEN..], parsed) } else { Ok(()) }
+            if hop { decrement(&mut packet, brief) } else { Ok(()) }
         });
         if let Err(reason) = ready {
             return out.drop(reason);
@@ -50,7 +50,7 @@ impl<P: BufPool> Applier<'_, P> {
                     Way::Vtep(vtep) => {
                         tables.vteps.get(vtep as usize).map_or(Err(DropReason::VtepUnresolved), |vtep| {
                             let ports = tables.source_ports;
-                            encap::encap(&mut piece, parsed, vtep, ports, ident).map(|()| vtep.uplink)
+                            encap::encap(&mut piece, brief, vtep, ports, ident).map(|()| vtep.uplink)
                         })
                     }
                 };

@@ -6,7 +6,7 @@ use super::{Applier, Outcome, encap, set_macs};
 use crate::classify::{IcmpError, Way, way_back};
 use crate::drop_reason::DropReason;
 use crate::packet::{BufPool, PacketBuf};
-use crate::parse::{self, Ip, L3, Parsed};
+use crate::parse::{self, Brief, Ip, L3, Parsed};
 use crate::tables::{Gateway, Snapshot};
 use crate::types::PortId;
 use crate::wire::ethernet::{ETHERNET_LEN, EtherType, EthernetHeader};
@@ -90,7 +90,7 @@ impl<P: BufPool> Applier<'_, P> {
     fn tunnel_message(&mut self, message: &mut P::Buf, vtep: u32) -> Option<PortId> {
         let vtep = self.tables.vteps.get(vtep as usize)?;
         let parsed = parse::parse(message.head(), message.len(), 0).ok()?;
-        encap::encap(message, &parsed, vtep, self.tables.source_ports, self.ident).ok()?;
+        encap::encap(message, &Brief::of(&parsed, None), vtep, self.tables.source_ports, self.ident).ok()?;
         Some(vtep.uplink)
     }
 

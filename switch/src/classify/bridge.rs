@@ -82,6 +82,19 @@ pub(super) fn refuse_source(
     if last.source == Some(source) {
         return None;
     }
+    let refused = refuse_new_source(tables, from, source);
+    if refused.is_none() {
+        last.source = Some(source);
+    }
+    refused
+}
+
+/// As [`refuse_source`], of a source that the packet before did not have.
+pub(super) fn refuse_new_source(
+    tables: &Snapshot,
+    from: &Ingress<'_>,
+    source: MacAddr,
+) -> Option<DropReason> {
     if source == tables.gateway.mac {
         return Some(DropReason::MacOfGateway);
     }
@@ -91,6 +104,5 @@ pub(super) fn refuse_source(
     if tables.fdb.get(&source).is_some_and(|port| *port != from.id) {
         return Some(DropReason::MacOfPod);
     }
-    last.source = Some(source);
     None
 }

@@ -13,8 +13,8 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// UDP ports of DHCP: from the first servers and relays send, to the second clients listen (RFC 2131, section 4.1; RFC 8415,
 /// section 7.2). A client takes what comes to its port from any.
-const DHCP: (u16, u16) = (67, 68);
-const DHCPV6: (u16, u16) = (547, 546);
+pub(super) const DHCP: (u16, u16) = (67, 68);
+pub(super) const DHCPV6: (u16, u16) = (547, 546);
 /// ICMP type (RFC 792).
 const REDIRECT: u8 = 5;
 /// Bytes of a UDP or ICMP header, and of the least that a fragment in the middle carries.
@@ -45,7 +45,7 @@ pub(super) fn refuse(guard: &PodGuard, head: &[u8], parsed: &Parsed) -> Option<D
 }
 
 #[inline]
-fn is_from_server(ports: u32, (server, client): (u16, u16)) -> bool {
+pub(super) fn is_from_server(ports: u32, (server, client): (u16, u16)) -> bool {
     (ports >> 16) as u16 == server || ports as u16 == client
 }
 

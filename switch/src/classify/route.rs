@@ -58,13 +58,13 @@ impl Family for Ipv4Addr {
     }
     #[inline]
     fn is_source(self) -> bool {
-        let [first, second, ..] = self.octets();
-        self.is_destination() && !(first == 169 && second == 254)
+        // By number, not by byte: what is taken apart is kept in parts, and waits for itself when it is read as a whole.
+        self.is_destination() && self.to_bits() >> 16 != 169 << 8 | 254
     }
     /// Link-local ones too, as Linux does: nodes serve name resolution and metadata to their pods there.
     #[inline]
     fn is_destination(self) -> bool {
-        let [first, ..] = self.octets();
+        let first = self.to_bits() >> 24;
         first != 0 && first != 127 && first < 224
     }
     /// There is no message for it.

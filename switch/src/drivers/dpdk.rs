@@ -87,11 +87,14 @@ impl PacketBuf for Mbuf {
     fn set_offload(&mut self, offload: Offload) {
         self.set_meta(offload.pack());
     }
+    #[inline]
+    fn is_plain(&self) -> bool {
+        self.meta() == 0
+    }
 }
 
 /// Gives the packets behind the first `old` their states, by what the driver has said of them; how many were thrown away because it
 /// contradicts them.
-#[inline]
 fn take_states(burst: &mut Burst<Mbuf>, old: usize) -> u32 {
     let mut contradicted = Burst::<usize>::new();
     for (index, frame) in burst.iter_mut().enumerate().skip(old) {
@@ -146,8 +149,7 @@ impl FarSide {
     }
 
     /// Tells the driver what is to be done to each frame, and returns those of which it can't be told: the far side does not take them
-    /// (any more), or their headers are nothing that it knows how to cut.
-    #[inline]
+    /// (any more), or their headers are nothing that it knows how to cut. To be called where one frame has a state or work.
     fn tell(self, burst: &mut Burst<Mbuf>) -> Burst<Mbuf> {
         let mut unfit = Burst::<usize>::new();
         for (index, frame) in burst.iter_mut().enumerate() {
@@ -192,8 +194,8 @@ impl RxQueue<NativePool> for EthRx {
     #[inline]
     fn rx(&mut self, _: &mut NativePool, burst: &mut Burst<Mbuf>) -> RxLoss {
         let old = burst.len();
-        EthRx::rx(self, burst);
-        let bad_offload = take_states(burst, old);
+        let came = EthRx::rx(self, burst);
+        let bad_offload = if came > 0 && self.has_told() { take_states(burst, old) } else { 0 };
         RxLoss { malformed: self.take_malformed(), bad_offload, ..RxLoss::default() }
     }
     fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
@@ -207,6 +209,10 @@ impl TxQueue<NativePool> for EthTx {
     }
     #[inline]
     fn tx(&mut self, burst: &mut Burst<Mbuf>) {
+        if Mbuf::are_plain(burst) {
+            EthTx::tx(self, burst);
+            return;
+        }
         let untold = FarSide::of_device(self.offloads()).tell(burst);
         EthTx::tx(self, burst);
         burst.extend(untold);
@@ -217,14 +223,18 @@ impl RxQueue<NativePool> for VhostRx {
     #[inline]
     fn rx(&mut self, pool: &mut NativePool, burst: &mut Burst<Mbuf>) -> RxLoss {
         let old = burst.len();
-        VhostRx::rx(self, pool.small(), burst);
-        let bad_offload = take_states(burst, old);
+        let came = VhostRx::rx(self, pool.small(), burst);
+        let bad_offload = if came > 0 && self.has_told() { take_states(burst, old) } else { 0 };
         RxLoss {
             malformed: self.take_malformed(),
             too_long: self.take_too_long(),
             bad_offload,
             ..RxLoss::default()
         }
+    }
+    #[inline]
+    fn expect(&self) {
+        VhostRx::expect(self);
     }
     fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
         Some(VhostRx::wait_fd(self))
@@ -248,9 +258,14 @@ impl TxQueue<NativePool> for VhostTx {
         self.guest().map_or(TxCaps::NONE, |guest| FarSide::of_guest(guest).caps)
     }
     #[inline]
+    fn expect(&self) {
+        VhostTx::expect(self);
+    }
+    #[inline]
     fn tx(&mut self, burst: &mut Burst<Mbuf>) {
         let Some(guest) = self.guest() else { return };
-        let mut left = FarSide::of_guest(guest).tell(burst);
+        let mut left =
+            if Mbuf::are_plain(burst) { Burst::new() } else { FarSide::of_guest(guest).tell(burst) };
         // A guest that takes some is at work and may take more in a moment; one that takes none is not waited for.
         let mut tries = GUEST_TRIES;
         while tries > 0 && !burst.is_empty() {

@@ -5,7 +5,7 @@ mod dpdk;
 mod packet;
 mod pool;
 mod sleep;
-mod socket;
+pub mod socket;
 mod tap;
 mod xdp;
 
@@ -78,6 +78,12 @@ impl RxQueue<NativePool> for Rx {
             Self::Xdp(queue) => queue.rx(pool, burst),
         }
     }
+    #[inline]
+    fn expect(&self) {
+        if let Self::Vhost(queue) = self {
+            RxQueue::expect(queue);
+        }
+    }
     fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Tap(queue) => queue.wait_fd(),
@@ -121,6 +127,12 @@ impl TxQueue<NativePool> for Tx {
             Self::Xdp(queue) => queue.caps(),
             Self::Vhost(queue) => TxQueue::caps(queue),
             Self::Eth(queue) => TxQueue::caps(queue),
+        }
+    }
+    #[inline]
+    fn expect(&self) {
+        if let Self::Vhost(queue) = self {
+            TxQueue::expect(queue);
         }
     }
     #[inline]

@@ -5,9 +5,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Weak};
 
 use arrayvec::ArrayVec;
-use weft_ffi::dpdk::Mbuf;
+use weft_ffi::dpdk::{MAX_SEGMENTS, Mbuf};
+use weft_ffi::kernel::VNET_HDR_LEN;
 use weft_ffi::kernel::tap::Tap;
-use weft_ffi::kernel::{MAX_SEGMENTS, VNET_HDR_LEN};
 
 use super::NativePool;
 use super::pool::{Room, SMALL};
@@ -55,12 +55,13 @@ impl TapTx {
     }
 }
 
-/// Spreads a TAP's flows over its queues, once all of them are open. Keeps no queue open.
+/// Spreads a TAP's flows over its queues, once all of them are open. Keeps no queue open. The default is of a device that is gone.
+#[derive(Default)]
 pub struct Spreader(Weak<Tap>);
 
 impl Spreader {
     /// Does it. It may wait for the kernel.
-    pub fn spread(self) -> io::Result<()> {
+    pub fn spread(&self) -> io::Result<()> {
         // A device that is gone has nothing to spread.
         self.0.upgrade().map_or(Ok(()), |tap| tap.spread())
     }

@@ -9,7 +9,7 @@
 use super::layout::{IPV6, TCP, UDP};
 use super::{Checksum, Gso, GsoKind, Offload, sum_of};
 use crate::packet::PacketBuf;
-use crate::parse::{L3, Parsed};
+use crate::parse::{Brief, L3, Parsed};
 use crate::wire::checksum::Sum;
 use crate::wire::ip::IpProtocol;
 
@@ -296,8 +296,8 @@ impl Run {
         first || packet.trim_front(self.first.payload_at.into())
     }
 
-    /// Makes the first packet, with the others' payload behind it, the frame that stands for all; `parsed` becomes that frame's.
-    pub(crate) fn finish(&self, frame: &mut impl PacketBuf, parsed: &mut Parsed) {
+    /// Makes the first packet, with the others' payload behind it, the frame that stands for all; `brief` becomes that frame's.
+    pub(crate) fn finish(&self, frame: &mut impl PacketBuf, brief: &mut Brief) {
         let Piece { kind, l2, l4, payload_at, payload: size, .. } = self.first;
         let (l4, payload_at) = (usize::from(l4), usize::from(payload_at));
         let l3 = usize::from(l2) + ETH;
@@ -325,11 +325,6 @@ impl Run {
         }
         let checksum = Checksum::Partial { start: l4 as u16, offset: offset as u16 };
         frame.set_offload(Offload { checksum, gso: Some(Gso { kind, size, ecn: false }) });
-        parsed.len = (ETH + len) as u32;
-        match &mut parsed.l3 {
-            L3::V4(ip) => ip.len = len as u32,
-            L3::V6(ip) => ip.len = len as u32,
-            _ => {}
-        }
+        (brief.len, brief.ip_len) = ((ETH + len) as u32, len as u32);
     }
 }

@@ -24,7 +24,7 @@ pub mod nic;
 pub mod segment;
 mod sum;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub mod unfilled;
 pub mod virtio;
 

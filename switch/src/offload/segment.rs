@@ -16,7 +16,7 @@ const MAX_HEADERS: usize = 256;
 
 /// A frame becomes at most this many: 64 KiB in payloads of 64 bytes. Without a bound a guest could have 65,000 frames
 /// made by sending one.
-pub const MAX_SEGMENTS: usize = 1024;
+pub const MAX_FRAMES: usize = 1024;
 
 const FIN: u8 = 0x01;
 const SYN: u8 = 0x02;
@@ -49,7 +49,7 @@ impl Unfinished {
 /// checksum of 0 over IPv4 that was the sender's choice stays 0.
 ///
 /// # Errors
-/// [`DropReason::GsoMalformed`] when the headers contradict the state, or it would be more than [`MAX_SEGMENTS`].
+/// [`DropReason::GsoMalformed`] when the headers contradict the state, or it would be more than [`MAX_FRAMES`].
 /// A tunnel packet is such a contradiction: segment first, then encapsulate. [`DropReason::TxNoBuffer`] when the
 /// pool runs dry.
 pub fn segment<P: BufPool>(
@@ -248,7 +248,7 @@ impl Cut {
             l4_sum,
         };
         cut.sum_what_stays();
-        (cut.count() <= MAX_SEGMENTS).then_some(cut)
+        (cut.count() <= MAX_FRAMES).then_some(cut)
     }
 
     /// Sums up the headers once, with 0 in place of all that differs.

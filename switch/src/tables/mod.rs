@@ -10,9 +10,11 @@ mod vteps;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+pub(crate) use hash::NEAR;
 pub use hash::{KeyHasher, Map};
 pub use ports::{Place, PodGuard, Port, Ports, Role};
 pub use routes::{NextHop, Prefix, Routes};
+pub(crate) use vteps::{BLOCK_V4, v4_key};
 pub use vteps::{Encap, LocalVtep, Outer, Peers, SourcePorts, Vtep};
 
 use crate::limits::Limits;

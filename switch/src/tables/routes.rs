@@ -81,6 +81,19 @@ impl<A: Prefix> Routes<A> {
         self.0.iter().find_map(|(len, table)| table.get(&address.masked(*len)).copied())
     }
 
+    /// True where one of the tables may not be in the caches next to the core.
+    pub fn is_far(&self) -> bool {
+        self.0.iter().any(|(_, table)| table.is_far())
+    }
+
+    /// Fetches what [`Self::lookup`] will look at.
+    #[inline]
+    pub fn prefetch(&self, address: A) {
+        for (len, table) in self.0.iter().filter(|(_, table)| table.is_far()) {
+            table.prefetch(&address.masked(*len));
+        }
+    }
+
     /// As [`Self::lookup`], with the length of the route's prefix.
     pub fn longest(&self, address: A) -> Option<(u8, NextHop)> {
         self.0.iter().find_map(|(len, table)| Some((*len, *table.get(&address.masked(*len))?)))

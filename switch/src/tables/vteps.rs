@@ -1,6 +1,9 @@
 //! The ends of the tunnels: where encapsulated packets go, and whose are taken.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr};
+use std::num::NonZeroU8;
+
+use weft_sync::prefetch::prefetch_read;
 
 use super::Map;
 use crate::types::{MacAddr, Mtu, PortId, Vni};
@@ -9,7 +12,7 @@ use crate::wire::ethernet::ETHERNET_LEN;
 use crate::wire::vxlan::VXLAN_LEN;
 
 /// Outer headers of a VXLAN packet over IPv4, with the inner Ethernet header: one block.
-const BLOCK_V4: usize = ETHERNET_LEN + 20 + 8 + VXLAN_LEN + ETHERNET_LEN;
+pub(crate) const BLOCK_V4: usize = ETHERNET_LEN + 20 + 8 + VXLAN_LEN + ETHERNET_LEN;
 /// As [`BLOCK_V4`], over IPv6.
 const BLOCK_V6: usize = ETHERNET_LEN + 40 + 8 + VXLAN_LEN + ETHERNET_LEN;
 
@@ -30,15 +33,18 @@ pub struct Outer {
 
 /// The outer headers of packets to one peer, prepared: what differs from packet to packet (lengths, the IPv4
 /// identification, ECN, the UDP source port) is patched in.
+///
+/// Over IPv4 the block is one cache line.
 #[derive(Debug, Clone)]
+#[repr(C)]
 pub struct Encap {
-    pub(crate) block: [u8; BLOCK_V6],
+    block: [u8; BLOCK_V6],
     /// How much of `block` is used.
-    pub(crate) len: u8,
-    /// IPv4: sum over the header as prepared. IPv6: sum over the pseudo-header without its length.
-    pub(crate) sum: Sum,
-    /// IPv4: sum over the UDP pseudo-header without its length.
-    pub(crate) pseudo: Sum,
+    len: NonZeroU8,
+    /// IPv4: sum over the header as prepared. IPv6: sum over the pseudo-header without its length. Folded.
+    sum: u16,
+    /// IPv4: sum over the UDP pseudo-header without its length. IPv6: as `sum`. Folded.
+    pseudo: u16,
 }
 
 impl Encap {
@@ -81,24 +87,55 @@ impl Encap {
         let inner = vxlan + VXLAN_LEN;
         block[inner..inner + 6].copy_from_slice(&inner_dst.0);
         block[inner + 6..inner + 12].copy_from_slice(&inner_src.0);
-        Some(Self { block, len: len as u8, sum, pseudo })
+        let len = NonZeroU8::new(len as u8)?;
+        Some(Self { block, len, sum: sum.fold(), pseudo: pseudo.fold() })
     }
 
     /// Bytes of outer headers before the inner IP packet, the outer Ethernet header not counted: what a path has to carry more.
     #[inline]
     pub fn overhead(&self) -> usize {
-        usize::from(self.len) - ETHERNET_LEN
+        usize::from(self.len.get()) - ETHERNET_LEN
     }
 
     /// True over an IPv4 underlay.
     #[inline]
     pub(crate) fn is_v4(&self) -> bool {
-        usize::from(self.len) == BLOCK_V4
+        usize::from(self.len.get()) == BLOCK_V4
+    }
+
+    /// All headers as prepared.
+    #[inline]
+    pub(crate) fn block(&self) -> &[u8] {
+        &self.block[..usize::from(self.len.get())]
+    }
+
+    /// The same over an IPv4 underlay.
+    #[inline]
+    pub(crate) fn block_v4(&self) -> &[u8; BLOCK_V4] {
+        const { assert!(BLOCK_V4 == 64 && BLOCK_V4 <= BLOCK_V6) };
+        self.block.first_chunk().unwrap_or(&[0; BLOCK_V4])
+    }
+
+    /// The checksum of the outer IPv4 header with these fields patched in.
+    #[inline]
+    pub(crate) fn checksum(&self, total_len: u16, ident: u16, ecn: u8) -> u16 {
+        // Four numbers of 16 bits: two folds are enough.
+        let sum = u32::from(self.sum) + u32::from(total_len) + u32::from(ident) + u32::from(ecn);
+        let sum = (sum >> 16) + (sum & 0xffff);
+        !((sum >> 16) + sum) as u16
+    }
+
+    /// What the field of an outer UDP checksum holds that is not filled in yet.
+    #[inline]
+    pub(crate) fn pseudo(&self, udp_len: u16) -> u16 {
+        let sum = u32::from(self.pseudo) + u32::from(udp_len);
+        ((sum >> 16) + sum) as u16
     }
 }
 
-/// The far end of a tunnel.
+/// The far end of a tunnel: two cache lines, the first of which is the block of headers over IPv4.
 #[derive(Debug, Clone)]
+#[repr(C, align(64))]
 pub struct Vtep {
     /// The headers to put in front; `None` as long as the kernel has no MAC address for the way there.
     pub encap: Option<Encap>,
@@ -108,6 +145,17 @@ pub struct Vtep {
     pub mtu: Mtu,
     /// Over an IPv4 underlay, whether to fill the outer UDP checksum in. Over IPv6 it always is.
     pub checksum: bool,
+}
+
+const _: () = assert!(size_of::<Vtep>() == 128);
+
+impl Vtep {
+    /// Fetches what encapsulating needs.
+    #[inline]
+    pub(crate) fn prefetch(&self) {
+        prefetch_read(self);
+        prefetch_read(&self.mtu);
+    }
 }
 
 /// This node's end of the tunnel of one network over one underlay family.
@@ -124,7 +172,8 @@ pub struct LocalVtep {
 /// Whose tunnel packets are taken.
 #[derive(Debug, Default)]
 pub struct Peers {
-    known: Map<(Ipv6Addr, u32), ()>,
+    known4: Map<u64, ()>,
+    known6: Map<(Ipv6Addr, u32), ()>,
     accept_unknown: bool,
 }
 
@@ -136,21 +185,43 @@ impl Peers {
 
     /// Takes packets from `address` in network `vni` from now on.
     pub fn insert(&mut self, address: IpAddr, vni: Vni) {
-        self.known.insert((mapped(address), vni.get()), ());
+        match address.to_canonical() {
+            IpAddr::V4(v4) => self.known4.insert(v4_key(v4.to_bits(), vni.get()), ()),
+            IpAddr::V6(v6) => self.known6.insert((v6, vni.get()), ()),
+        };
     }
 
     /// Whether packets from `address` in network `vni` are taken.
     #[inline]
     pub fn accepts(&self, address: IpAddr, vni: Vni) -> bool {
-        self.accept_unknown || self.known.contains_key(&(mapped(address), vni.get()))
+        match address.to_canonical() {
+            IpAddr::V4(v4) => self.accepts_v4(v4_key(v4.to_bits(), vni.get())),
+            IpAddr::V6(v6) => self.accept_unknown || self.known6.contains_key(&(v6, vni.get())),
+        }
+    }
+
+    /// As [`Self::accepts`], by a [`v4_key`].
+    #[inline]
+    pub(crate) fn accepts_v4(&self, key: u64) -> bool {
+        self.accept_unknown || self.known4.contains_key(&key)
+    }
+
+    /// True where there are so many that they may not be in the caches next to the core.
+    pub(crate) fn are_far(&self) -> bool {
+        self.known4.is_far()
+    }
+
+    /// Fetches what [`Self::accepts_v4`] will look at.
+    #[inline]
+    pub(crate) fn prefetch_v4(&self, key: u64) {
+        self.known4.prefetch(&key);
     }
 }
 
-fn mapped(address: IpAddr) -> Ipv6Addr {
-    match address {
-        IpAddr::V4(v4) => Ipv4Addr::to_ipv6_mapped(&v4),
-        IpAddr::V6(v6) => v6,
-    }
+/// IPv4 address and network as one number.
+#[inline]
+pub(crate) fn v4_key(address: u32, vni: u32) -> u64 {
+    u64::from(vni) << 32 | u64::from(address)
 }
 
 /// The range that the tunnel's UDP source ports come from, `low` to `high` without `high`, as Linux takes them from

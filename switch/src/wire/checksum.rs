@@ -87,6 +87,18 @@ impl Sum {
     }
 }
 
+/// True when the checksum of an IPv4 header without options is right: its words as numbers, since every packet comes here.
+#[inline(always)]
+pub fn ipv4_header_ok(header: &[u8; 20]) -> bool {
+    let word = |at: usize| {
+        u64::from(u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]))
+    };
+    let sum = word(0) + word(4) + word(8) + word(12) + word(16);
+    let sum = (sum >> 32) + (sum & 0xffff_ffff);
+    let sum = (sum >> 32) as u32 + (sum as u32 >> 16) + (sum as u32 & 0xffff);
+    (sum >> 16) + (sum & 0xffff) == 0xffff
+}
+
 /// Adds carries back until 16 bits are left.
 #[inline]
 fn fold(total: u64) -> u16 {
@@ -153,6 +165,19 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_header_is_right_where_its_sum_is(mut header: [u8; 20], right: bool, carry: bool) {
+            if carry {
+                header[..10].fill(0xff);
+            }
+            if right {
+                header[10..12].fill(0);
+                let checksum = Sum::new().add(&header).checksum();
+                header[10..12].copy_from_slice(&checksum.to_be_bytes());
+            }
+            prop_assert_eq!(ipv4_header_ok(&header), Sum::new().add(&header).fold() == 0xffff);
+        }
+
         #[test]
         fn equal_to_the_plain_loop(bytes in vec(any::<u8>(), 0..3000)) {
             prop_assert_eq!(Sum::new().add(&bytes).fold(), naive(&bytes));

@@ -271,11 +271,12 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> Ipv4View<T> {
     /// before that the packet may not be forwarded.
     #[inline]
     pub fn decrement_ttl(&mut self) -> u8 {
+        // Not read again after it is written: a load of two bytes that waits for a store of one costs more than all the rest.
         let old = be16(self.bytes.as_ref(), TTL_WORD);
-        let ttl = self.ttl().saturating_sub(1);
-        self.set_ttl(ttl);
-        let new = be16(self.bytes.as_ref(), TTL_WORD);
+        let new = old.checked_sub(0x0100).unwrap_or(old);
         self.set_checksum(update16(self.checksum(), old, new));
+        let [ttl, _] = new.to_be_bytes();
+        self.set_ttl(ttl);
         ttl
     }
 

@@ -1,38 +1,22 @@
 //! One burst, all the way: rx, parse, look up and classify, merge, apply, tx. This is the order of the stages.
 
-use arrayvec::ArrayVec;
-use weft_sync::prefetch::prefetch_bytes;
-
 use super::learn::learn;
 use super::merge::merge;
 use super::outbox::Outbox;
+use super::read::{Read, make_ready, read_burst};
 use super::sample::sample;
 use super::{Buf, HANDOVER, Platform, Worker};
 use crate::apply::{Applier, Outcome};
-use crate::classify::{Action, Ingress, LastHits, classify, classify_tunnel};
 use crate::drop_reason::DropReason;
 use crate::packet::PacketBuf;
-use crate::parse::{HEADERS, L3, Outer, Parsed, parse, parse_tunnel, too_big};
 use crate::port::{BURST, Burst, RxLoss, RxQueue};
-use crate::stations::{Stations, seconds};
+use crate::stations::seconds;
 use crate::tables::{Role, Snapshot};
-use crate::types::{MacAddr, PortId};
-
-/// What the stages before apply have found out about a frame.
-#[derive(Clone, Copy)]
-pub(super) struct Read {
-    pub(super) parsed: Parsed,
-    outer: Option<Outer>,
-    pub(super) action: Action,
-}
-
-/// Stands in for what could not be parsed; its action is a drop.
-const UNREAD: Parsed =
-    Parsed { l2: 0, len: 0, dst: MacAddr::ZERO, src: MacAddr::ZERO, tags: 0, priority: false, l3: L3::Other };
+use crate::types::PortId;
 
 impl<P: Platform> Worker<P> {
-    /// Takes one burst from this port's receive queue; how many frames it had.
-    pub(super) fn poll(&mut self, from: PortId) -> usize {
+    /// Takes one burst from this port's receive queue; how many frames it had. `next`: the port after it.
+    pub(super) fn poll(&mut self, from: PortId, next: Option<PortId>) -> usize {
         let Self {
             snapshot,
             pool,
@@ -40,6 +24,7 @@ impl<P: Platform> Worker<P> {
             outbox,
             counters,
             frames,
+            notes,
             ident,
             now,
             events,
@@ -62,27 +47,27 @@ impl<P: Platform> Worker<P> {
         counters.bursts.add(1);
         counters.rx.add(received as u64);
         port_counters.rx_packets.add(received as u64);
-        port_counters.rx_bytes.add(frames.iter().map(|frame| frame.len() as u64).sum());
+        port_counters.rx_bytes.add(make_ready(frames));
 
         let tables = snapshot.load();
         let second = seconds(*now);
-        let mut reads = read_burst(tables, stations, second, from, frames);
+        let reads = read_burst(tables, stations, second, from, frames, notes);
         if tables.ports.get(from).is_some_and(|port| matches!(port.role, Role::Trusted)) {
             learn(
                 tables,
                 stations,
                 second,
                 from,
-                &reads,
+                (frames, reads),
                 &mut |limit| slot.buckets.moves.take(limit, *now),
                 counters,
             );
         }
         let one_in = sampling.one_in();
         if one_in > 0 {
-            sample(one_in, until_sample, from, &reads, events, counters);
+            sample(one_in, until_sample, from, (frames, reads), events, counters);
         }
-        let failed = merge(outbox.takes(), frames, &mut reads, counters);
+        let failed = merge(outbox.takes(), frames, reads, counters);
         let mut applier = Applier {
             tables,
             pool,
@@ -102,10 +87,13 @@ impl<P: Platform> Worker<P> {
             consumed: 0,
             originated: 0,
         };
-        apply_burst(&mut applier, frames, &reads, &mut ends);
+        apply_burst(&mut applier, frames, reads, &mut ends);
         port_counters.rx_drops.add(ends.dropped);
         counters.consumed.add(ends.consumed);
         counters.originated.add(ends.originated);
+        if let Some(next) = next.and_then(|port| rx.get_mut(port)) {
+            next.queue.expect();
+        }
         outbox.flush(pool);
         received
     }
@@ -159,70 +147,6 @@ fn count_loss<P: Platform>(loss: RxLoss, outbox: &Outbox<P>) -> usize {
     lost
 }
 
-/// Parses and classifies every frame. Only reads.
-#[inline]
-fn read_burst<B: PacketBuf>(
-    tables: &Snapshot,
-    stations: &Stations,
-    now: u32,
-    from: PortId,
-    frames: &mut Burst<B>,
-) -> ArrayVec<Read, BURST> {
-    for frame in frames.iter_mut() {
-        let have = frame.head().len();
-        if have < HEADERS && have < frame.len() {
-            let want = HEADERS.min(frame.len());
-            // Where the first segment has no room for them, parse finds what is missing.
-            frame.pull_up(want);
-        }
-        prefetch_bytes(frame.head());
-    }
-    let Some(port) = tables.ports.get(from) else {
-        let unknown = Read { parsed: UNREAD, outer: None, action: Action::Drop(DropReason::RxPortUnknown) };
-        return frames.iter().map(|_| unknown).collect();
-    };
-    let ingress = Ingress { id: from, port, stations, now };
-    let mut last = LastHits::default();
-    if matches!(port.role, Role::Uplink) {
-        frames.iter().map(|frame| read_tunnel(tables, &mut last, &ingress, frame)).collect()
-    } else {
-        frames.iter().map(|frame| read_plain(tables, &mut last, &ingress, frame)).collect()
-    }
-}
-
-#[inline]
-fn read_plain<B: PacketBuf>(tables: &Snapshot, last: &mut LastHits, from: &Ingress<'_>, frame: &B) -> Read {
-    match parse(frame.head(), frame.len(), 0) {
-        Ok(parsed) => {
-            let action = classify(tables, last, from, frame.head(), &parsed, frame.offload().gso);
-            Read { parsed, outer: None, action }
-        }
-        Err(reason) => Read { parsed: UNREAD, outer: None, action: Action::Drop(reason) },
-    }
-}
-
-#[inline]
-fn read_tunnel<B: PacketBuf>(tables: &Snapshot, last: &mut LastHits, from: &Ingress<'_>, frame: &B) -> Read {
-    match parse_tunnel(frame, tables) {
-        Ok((parsed, outer)) => {
-            let gso = frame.offload().gso;
-            let action = classify_tunnel(tables, last, from, frame.head(), &parsed, &outer, gso);
-            Read { parsed, outer: Some(outer), action }
-        }
-        Err(DropReason::NotTunnel) => Read { parsed: UNREAD, outer: None, action: not_tunnel(tables, frame) },
-        Err(reason) => Read { parsed: UNREAD, outer: None, action: Action::Drop(reason) },
-    }
-}
-
-/// No tunnel packet, but what a router says about one may be.
-#[cold]
-fn not_tunnel<B: PacketBuf>(tables: &Snapshot, frame: &B) -> Action {
-    match too_big(frame, tables) {
-        Some(_) => Action::PathMtu,
-        None => Action::Drop(DropReason::NotTunnel),
-    }
-}
-
 #[inline]
 fn apply_burst<P: Platform>(
     applier: &mut Applier<'_, P::Pool>,
@@ -232,7 +156,7 @@ fn apply_burst<P: Platform>(
 ) {
     for (frame, read) in frames.drain(..).zip(reads) {
         ends.is_dropped = false;
-        applier.apply(frame, &read.parsed, read.outer.as_ref(), read.action, ends);
+        applier.apply(frame, &read.brief, read.action, ends);
     }
 }
 
@@ -249,7 +173,7 @@ struct Ends<'a, P: Platform> {
 }
 
 impl<P: Platform> Outcome<P::Pool> for Ends<'_, P> {
-    #[inline]
+    #[inline(always)]
     fn send(&mut self, pool: &mut P::Pool, to: PortId, packet: Buf<P>) {
         self.outbox.send(self.tables, pool, to, packet);
     }

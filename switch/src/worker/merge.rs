@@ -7,7 +7,7 @@
 
 use arrayvec::ArrayVec;
 
-use super::burst::Read;
+use super::read::Read;
 use super::takes::Takes;
 use crate::classify::Action;
 use crate::counters::WorkerCounters;
@@ -105,15 +105,24 @@ fn port_of(action: Action) -> Option<PortId> {
     }
 }
 
-/// Merges what can be merged of the burst, and returns how many packets were lost by that. `reads` stays in step with `frames`.
+/// Merges what can be merged of the burst, and returns how many packets were lost by that. `reads` stays in step with `frames`; what is
+/// behind the last of them means nothing then.
 #[inline]
 pub(super) fn merge<B: PacketBuf>(
     takes: &Takes,
     frames: &mut Burst<B>,
-    reads: &mut ArrayVec<Read, BURST>,
+    reads: &mut [Read],
     counters: &WorkerCounters,
 ) -> usize {
-    let some = |read: &Read| port_of(read.action).is_some_and(|port| !takes.of(port).is_none());
+    let mut last = None;
+    let some = |read: &Read| {
+        let to = port_of(read.action);
+        // Few ports, many packets: the same one need not be asked about again.
+        to != last && {
+            last = to;
+            to.is_some_and(|port| !takes.of(port).is_none())
+        }
+    };
     let Some(first) = reads.iter().position(some) else { return 0 };
     if first + 1 < reads.len() { merge_from(first, takes, frames, reads, counters) } else { 0 }
 }
@@ -123,12 +132,12 @@ fn merge_from<B: PacketBuf>(
     first: usize,
     takes: &Takes,
     frames: &mut Burst<B>,
-    reads: &mut ArrayVec<Read, BURST>,
+    reads: &mut [Read],
     counters: &WorkerCounters,
 ) -> usize {
     let mut plan = Plan { open: ArrayVec::new(), done: ArrayVec::new(), before: [0; BURST] };
-    for index in first..reads.len() {
-        look_at(index, takes, frames, &reads[index], &mut plan);
+    for (index, read) in reads.iter().enumerate().skip(first) {
+        look_at(index, takes, frames, read, &mut plan);
     }
     plan.end_all(|_| true);
     if plan.done.is_empty() { 0 } else { carry_out(&plan, frames, reads, counters) }
@@ -148,8 +157,9 @@ fn look_at<B: PacketBuf>(index: usize, takes: &Takes, frames: &Burst<B>, read: &
     if kinds.is_none() {
         return plan.end_all(|thread| port_of(thread.action) == Some(to));
     }
-    let Some(flow) = Flow::of(&read.parsed) else { return };
-    let piece = Piece::of(packet, &read.parsed).filter(|piece| kinds.has(piece.kind()));
+    let Some(parsed) = read.brief.read_again(packet.head()) else { return };
+    let Some(flow) = Flow::of(&parsed) else { return };
+    let piece = Piece::of(packet, &parsed).filter(|piece| kinds.has(piece.kind()));
     let Some(piece) = piece else {
         // A fragment has no ports, so it may belong to any flow between the two.
         return plan.end_all(|thread| {
@@ -179,7 +189,7 @@ fn look_at<B: PacketBuf>(index: usize, takes: &Takes, frames: &Burst<B>, read: &
 fn carry_out<B: PacketBuf>(
     plan: &Plan,
     frames: &mut Burst<B>,
-    reads: &mut ArrayVec<Read, BURST>,
+    reads: &mut [Read],
     counters: &WorkerCounters,
 ) -> usize {
     let mut lost = 0;
@@ -189,7 +199,7 @@ fn carry_out<B: PacketBuf>(
         let (mut at, mut behind, mut whole) = (usize::from(*last), None, true);
         loop {
             let Some(mut packet) = slots[at].take() else { break };
-            whole &= run.strip(&mut packet, ip_len(&reads[at].parsed), at == first);
+            whole &= run.strip(&mut packet, reads[at].brief.ip_len, at == first);
             if let Some(behind) = behind.take() {
                 whole &= packet.append(behind).is_ok();
             }
@@ -201,7 +211,7 @@ fn carry_out<B: PacketBuf>(
         }
         match behind {
             Some(mut frame) if whole => {
-                run.finish(&mut frame, &mut reads[first].parsed);
+                run.finish(&mut frame, &mut reads[first].brief);
                 slots[first] = Some(frame);
                 counters.merged.add(run.pieces() as u64 - 1);
             }
@@ -210,17 +220,10 @@ fn carry_out<B: PacketBuf>(
         }
     }
     counters.drops(DropReason::TxNoBuffer).add(lost as u64);
-    let mut kept = slots.iter();
-    reads.retain(|_| kept.next().is_some_and(Option::is_some));
-    frames.extend(slots.into_iter().flatten());
-    lost
-}
-
-#[inline]
-fn ip_len(parsed: &Parsed) -> u32 {
-    match parsed.l3 {
-        L3::V4(ip) => ip.len,
-        L3::V6(ip) => ip.len,
-        _ => 0,
+    for (index, frame) in slots.into_iter().enumerate() {
+        let Some(frame) = frame else { continue };
+        reads[frames.len()] = reads[index];
+        frames.push(frame);
     }
+    lost
 }

@@ -7,6 +7,7 @@ mod burst;
 mod learn;
 mod merge;
 mod outbox;
+mod read;
 mod receivers;
 mod run;
 mod sample;
@@ -30,6 +31,7 @@ use crate::stations::Stations;
 use crate::tables::Snapshot;
 use crate::types::PortId;
 use outbox::Outbox;
+use read::Notes;
 use receivers::Receivers;
 pub use run::{Clock, Idle, Sleeper};
 use sample::Sampling;
@@ -142,6 +144,7 @@ pub struct Worker<P: Platform> {
     sleeping: Arc<SleepFlag>,
     counters: Arc<WorkerCounters>,
     frames: Burst<Buf<P>>,
+    notes: Box<Notes>,
     /// The identification of the last IPv4 header that this worker made.
     ident: u16,
     /// In milliseconds, as of the round.
@@ -219,6 +222,7 @@ pub fn make<P: Platform>(parts: Vec<Parts<P>>) -> Vec<(Worker<P>, Handle<P>)> {
             sleeping,
             counters,
             frames: Burst::new(),
+            notes: Box::default(),
             // Workers begin far apart: the identification is to differ between packets of one source and destination.
             ident: (index as u16).wrapping_mul(0x3fd7),
             now: 0,
@@ -298,7 +302,7 @@ impl<P: Platform> Worker<P> {
         let mut work = 0;
         for turn in 0..self.rx.polled() {
             if let Some(port) = self.rx.at(turn) {
-                work += self.poll(port);
+                work += self.poll(port, self.rx.after(turn));
             }
         }
         self.rx.turn();

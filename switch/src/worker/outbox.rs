@@ -25,6 +25,8 @@ pub(super) struct Outbox<P: Platform> {
     slots: Vec<Option<Box<TxSlot<P>>>>,
     /// Ports with something staged.
     touched: Vec<PortId>,
+    /// The port that was sent to last in this burst, if its queue is this worker's.
+    last: Option<PortId>,
     /// By worker number; `None` at this worker's own.
     roads: Vec<Option<Road<P>>>,
     counters: Arc<WorkerCounters>,
@@ -39,7 +41,7 @@ impl<P: Platform> Outbox<P> {
         takes: Takes,
     ) -> Self {
         let slots = (0..MAX_PORTS).map(|_| None).collect();
-        Self { index, slots, touched: Vec::with_capacity(MAX_PORTS), roads, counters, takes }
+        Self { index, slots, touched: Vec::with_capacity(MAX_PORTS), last: None, roads, counters, takes }
     }
 
     /// What the ports take, as far as it is known.
@@ -71,13 +73,18 @@ impl<P: Platform> Outbox<P> {
     }
 
     /// To be sent with the burst, by whichever worker has the port's queue.
-    #[inline]
+    #[inline(always)]
     pub(super) fn send(&mut self, tables: &Snapshot, pool: &mut P::Pool, to: PortId, packet: Buf<P>) {
-        match tables.ports.get(to).map(|port| port.place) {
-            Some(Place::Worker(worker)) if worker != self.index => self.hand_over(worker, to, packet),
-            Some(_) => self.stage(pool, to, packet),
-            None => self.drop(DropReason::TxPortGone, 1),
+        if self.last != Some(to) {
+            match tables.ports.get(to).map(|port| port.place) {
+                Some(Place::Worker(worker)) if worker != self.index => {
+                    return self.hand_over(worker, to, packet);
+                }
+                Some(_) => self.last = Some(to),
+                None => return self.drop(DropReason::TxPortGone, 1),
+            }
         }
+        self.stage(pool, to, packet);
     }
 
     fn hand_over(&mut self, worker: u16, to: PortId, packet: Buf<P>) {
@@ -98,6 +105,7 @@ impl<P: Platform> Outbox<P> {
             return self.drop(DropReason::TxPortGone, 1);
         };
         if slot.staged.is_empty() {
+            slot.queue.expect();
             self.touched.push(to);
         }
         slot.staged.push(packet);
@@ -110,6 +118,7 @@ impl<P: Platform> Outbox<P> {
     /// Sends all that is staged, and wakes the workers that were handed something.
     #[inline]
     pub(super) fn flush(&mut self, pool: &mut P::Pool) {
+        self.last = None;
         for to in self.touched.drain(..) {
             if let Some(slot) = &mut self.slots[to.index()] {
                 flush(slot, pool, to, &self.counters, &self.takes);
@@ -159,7 +168,7 @@ fn flush<P: Platform>(
         slot.told = caps;
         tell.set(to, caps);
     }
-    if slot.staged.iter().all(|packet| takes(caps, packet)) {
+    if slot.staged.iter().all(|packet| packet.is_plain() || takes(caps, packet)) {
         transmit(&mut slot.queue, &mut slot.staged, to, counters);
     } else {
         finish_and_transmit(slot, caps, pool, to, counters);
@@ -233,6 +242,10 @@ fn transmit<Q: TxQueue<Pool>, Pool: crate::packet::BufPool>(
 
 #[inline]
 fn measure<B: PacketBuf>(burst: &Burst<B>) -> (u64, u64) {
+    // After sending there is nothing, nearly always.
+    if burst.is_empty() {
+        return (0, 0);
+    }
     (burst.len() as u64, burst.iter().map(|packet| packet.len() as u64).sum())
 }
 

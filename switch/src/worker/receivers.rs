@@ -74,6 +74,12 @@ impl<P: Platform> Receivers<P> {
         self.active.get(if at < self.active.len() { at } else { at - self.active.len() }).copied()
     }
 
+    /// The one that is polled after this one of a round, in the next round if it is the last.
+    #[inline]
+    pub(super) fn after(&self, turn: usize) -> Option<PortId> {
+        self.at(if turn + 1 < self.active.len() { turn + 1 } else { 1 })
+    }
+
     /// A round is over.
     #[inline]
     pub(super) fn turn(&mut self) {

@@ -33,8 +33,8 @@ const LOOK_EVERY: u32 = 8;
 /// The same for a worker that never sleeps and has nothing to do.
 const LOOK_SELDOM: u32 = 1024;
 
-/// How long a core counts as shared after another thread wanted it, in milliseconds.
-const SHARED_MS: u64 = 100;
+/// How long a core counts as shared after another thread kept it, in milliseconds: at first, and at most.
+const SHARED_MS: [u64; 2] = [2, 128];
 
 /// Waits for descriptors: epoll in the daemon.
 pub trait Sleeper {
@@ -67,14 +67,40 @@ pub struct Idle {
     pub cycles_per_ms: u64,
 }
 
+/// Whether other threads want the core.
+struct Shared {
+    until: u64,
+    /// How long the last time was, in cycles.
+    last: u64,
+    least: u64,
+    most: u64,
+}
+
+impl Shared {
+    fn new(now: u64, cycles_per_ms: u64) -> Self {
+        let [least, most] = SHARED_MS.map(|ms| ms * cycles_per_ms);
+        Self { until: now, last: 0, least, most }
+    }
+
+    fn is(&self, now: u64) -> bool {
+        (self.until.wrapping_sub(now) as i64) > 0
+    }
+
+    /// A thread has kept the core. Who does so once is soon done; who does it again and again has work.
+    fn begin(&mut self, now: u64) {
+        let again = now.wrapping_sub(self.until) < 2 * self.last;
+        self.last = if again { (2 * self.last).min(self.most) } else { self.least };
+        self.until = now.wrapping_add(self.last);
+    }
+}
+
 impl<P: Platform> Worker<P> {
     /// Runs until it is told to stop.
     pub fn run(mut self, mut sleeper: impl Sleeper, clock: impl Clock, idle: Idle) {
         let mut rounds = 0u32;
         let mut before = clock.cycles();
         let mut last_work = before;
-        // Until then the core counts as shared.
-        let mut shared_until = before;
+        let mut shared = Shared::new(before, idle.cycles_per_ms);
         let mut first = true;
         loop {
             if !self.commands.is_empty() && !self.obey(&mut sleeper) {
@@ -107,8 +133,7 @@ impl<P: Platform> Worker<P> {
                 std::hint::spin_loop();
                 continue;
             };
-            let is_shared = (shared_until.wrapping_sub(now) as i64) > 0;
-            if !is_shared && now.wrapping_sub(last_work) < spin {
+            if !shared.is(now) && now.wrapping_sub(last_work) < spin {
                 self.rx.rest(EMPTY_ROUNDS);
                 // What has come does not wait out another thread's turn.
                 if self.look(&mut sleeper, Some(Duration::ZERO)) {
@@ -118,7 +143,7 @@ impl<P: Platform> Worker<P> {
                 // Another thread's turn is no work of this one.
                 before = clock.cycles();
                 if is_taken {
-                    shared_until = before.wrapping_add(SHARED_MS * idle.cycles_per_ms);
+                    shared.begin(before);
                 }
                 continue;
             }

@@ -7,10 +7,11 @@ use crate::classify::{Action, Way};
 use crate::counters::WorkerCounters;
 use crate::drop_reason::DropReason;
 use crate::event::{Event, Events, FlowSample, Verdict};
+use crate::packet::PacketBuf;
 use crate::parse::{Ip, L3};
 use crate::types::PortId;
 
-use super::burst::Read;
+use super::read::Read;
 
 /// Which packets are sampled: one in so many, 0 for none.
 #[derive(Debug, Default)]
@@ -29,23 +30,23 @@ impl Sampling {
 
 /// Tells of one packet in `one_in`; `left` are those until the next one.
 #[cold]
-pub(super) fn sample(
+pub(super) fn sample<B: PacketBuf>(
     one_in: u32,
     left: &mut u32,
     from: PortId,
-    reads: &[Read],
+    (frames, reads): (&[B], &[Read]),
     events: &Events,
     counters: &WorkerCounters,
 ) {
-    for read in reads {
+    for (frame, read) in frames.iter().zip(reads) {
         *left = left.saturating_sub(1).min(one_in);
         if *left > 0 {
             continue;
         }
         *left = one_in;
-        let flow = match read.parsed.l3 {
-            L3::V4(ip) => flow(from, &ip, read.action),
-            L3::V6(ip) => flow(from, &ip, read.action),
+        let flow = match read.brief.read_again(frame.head()).map(|parsed| parsed.l3) {
+            Some(L3::V4(ip)) => flow(from, &ip, read.action),
+            Some(L3::V6(ip)) => flow(from, &ip, read.action),
             _ => continue,
         };
         if !events.tell(Event::Flow(flow)) {

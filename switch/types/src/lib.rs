@@ -42,6 +42,20 @@ impl MacAddr {
         Self([bytes[0], bytes[1], bytes[2], bytes[3], bytes[4], bytes[5]])
     }
 
+    /// As a number of 48 bits, the first byte the highest.
+    #[inline]
+    pub const fn to_bits(self) -> u64 {
+        let [a, b, c, d, e, f] = self.0;
+        u64::from_be_bytes([0, 0, a, b, c, d, e, f])
+    }
+
+    /// The address of which [`Self::to_bits`] is the low 48 bits of `bits`.
+    #[inline]
+    pub const fn from_bits(bits: u64) -> Self {
+        let [_, _, a, b, c, d, e, f] = bits.to_be_bytes();
+        Self([a, b, c, d, e, f])
+    }
+
     /// True for group addresses, broadcast among them.
     #[inline]
     pub fn is_multicast(self) -> bool {
@@ -173,6 +187,13 @@ pub struct Generation(pub u64);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn mac_number_both_ways() {
+        let mac = MacAddr([1, 2, 3, 4, 5, 6]);
+        assert_eq!(mac.to_bits(), 0x0102_0304_0506);
+        assert_eq!(MacAddr::from_bits(0xffff_0102_0304_0506), mac);
+    }
 
     #[test]
     fn mac_text_both_ways() {

@@ -4,6 +4,7 @@ use super::pair::assert_bytes;
 use super::{Inside, Pair, Setup, To};
 use crate::lab::frames::{Checksum, ETHERTYPE_ARP, Ip, Mac, Tunnel, UDP, arp, ethernet, mac, udp, vxlan};
 use crate::lab::{VTEP_MACS, tap_pod, wait_for};
+use crate::uplink_xdp::{Nodes, keeps_its_port};
 
 const NEW_VTEP_MAC: &str = "02:00:5e:00:04:77";
 
@@ -217,4 +218,9 @@ fn a_peer_that_gets_another_subnet() {
     let (ip, segment) = packet(&pair, To::Kernel);
     pair.pod_sends(To::Kernel, &ip, UDP, &segment);
     wait_for("the old subnet's drop", || (pair.lab.drops("route_unreachable") == dropped + 1).then_some(()));
+}
+
+#[test]
+fn a_port_that_somebody_has_leaves_the_uplink_as_it_is() {
+    keeps_its_port(&Nodes::with("af_packet", ""));
 }

@@ -34,7 +34,7 @@ use std::time::Duration;
 
 use crate::lab::{Lab, Namespace, VTEP_MACS};
 
-pub(crate) use pair::{Inside, Pair, Setup, To};
+pub(crate) use pair::{GATEWAY, Inside, Pair, Setup, To};
 
 /// b as flannel and the bridge plugin leave a node, with a pod. The underlay has 50 bytes more than `mtu`.
 pub(crate) fn kernel_node(lab: &Lab, mtu: u32) -> Namespace {

@@ -117,6 +117,8 @@ pub struct EthRx {
     device: Arc<Device>,
     queue: u16,
     malformed: u32,
+    /// Whether the driver has said something of a packet of the last burst.
+    has_told: bool,
 }
 
 /// A transmit queue of an [`EthPort`].
@@ -147,7 +149,7 @@ impl EthPort {
                 let device = Device::set_up(id, name, pool, config).inspect_err(|_| remove(id))?;
                 let device = Arc::new(device);
                 let rx = (0..config.rx_queues)
-                    .map(|queue| EthRx { device: Arc::clone(&device), queue, malformed: 0 })
+                    .map(|queue| EthRx { device: Arc::clone(&device), queue, malformed: 0, has_told: false })
                     .collect();
                 let tx =
                     (0..config.tx_queues).map(|queue| EthTx { device: Arc::clone(&device), queue }).collect();
@@ -401,11 +403,17 @@ impl EthRx {
         // chains that it gives away.
         unsafe {
             let count = sys::weft_eth_rx_burst(self.device.id, self.queue, free_room(burst), room as u16);
-            let (malformed, too_long) =
-                adopt_behind(burst, usize::from(count).min(room), self.device.max_len);
-            self.malformed = self.malformed.saturating_add(malformed + too_long);
+            let adopted = adopt_behind(burst, usize::from(count).min(room), self.device.max_len);
+            self.malformed = self.malformed.saturating_add(adopted.malformed + adopted.too_long);
+            self.has_told = adopted.tells();
         }
         burst.len() - old
+    }
+
+    /// Whether the driver has said something of a packet of the last [`Self::rx`] that brought any: [`Mbuf::rx_checksum`], [`Mbuf::rx_segment`].
+    #[inline]
+    pub fn has_told(&self) -> bool {
+        self.has_told
     }
 
     /// How many packets were thrown away since last time because their lengths contradicted each other.
@@ -426,8 +434,12 @@ impl EthTx {
     /// device that it refuses.
     #[inline]
     pub fn tx(&mut self, burst: &mut Burst) -> usize {
-        let mut unfit = if self.device.tx_chains { Burst::new() } else { join_segments(burst) };
-        if burst.iter().any(Mbuf::has_tx_work) {
+        let mut unfit = Burst::new();
+        if !self.device.tx_chains {
+            join_segments(burst, &mut unfit);
+        }
+        // Only what was set up is asked of a device.
+        if self.device.offloads.checksum && burst.iter().any(Mbuf::has_tx_work) {
             self.prepare(burst, &mut unfit);
         }
         // SAFETY: the device is started as long as `self.device` lives; the queue exists and is used by nobody else; the
@@ -470,12 +482,11 @@ impl EthTx {
     }
 }
 
-/// Makes chains one segment each; takes those out, and returns them, that do not fit one.
+/// Makes chains one segment each, and takes out those that do not fit one.
 #[inline]
-fn join_segments(burst: &mut Burst) -> Burst {
-    let mut unfit = Burst::new();
+fn join_segments(burst: &mut Burst, unfit: &mut Burst) {
     if burst.iter().all(|packet| packet.segment_count() == 1) {
-        return unfit;
+        return;
     }
     for mut packet in std::mem::take(burst) {
         let len = packet.len();
@@ -485,7 +496,6 @@ fn join_segments(burst: &mut Burst) -> Burst {
             unfit.push(packet);
         }
     }
-    unfit
 }
 
 /// Drivers that take chains and do not say so.

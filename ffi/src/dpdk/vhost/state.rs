@@ -9,10 +9,11 @@ use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::Guest;
+use crate::dpdk::prefetch;
 use crate::dpdk::sys;
 
 /// A device of the vhost library, and which of this port's devices it is: numbers of devices are used again.
@@ -39,10 +40,64 @@ pub(super) struct Wait {
     kick: Mutex<Option<OwnedFd>>,
 }
 
+/// Where a ring's parts are that the guest writes and that are read first. Only ever passed to the processor as a hint: the guest may
+/// be gone by then and its memory too.
+#[derive(Default)]
+pub(super) struct Ahead {
+    available: AtomicUsize,
+    /// 0 if the guest may use its descriptors in any order.
+    descriptors: AtomicUsize,
+    mask: AtomicU16,
+}
+
+/// Frames that the library takes from a ring at a time, or puts into one.
+pub(super) const AT_A_TIME: usize = 32;
+const LINE: usize = 64;
+/// Bytes of a descriptor, of an entry of the ring of available ones, and in front of the first entry (virtio 1.2, section 2.7).
+const DESCRIPTOR: usize = 16;
+const ENTRY: usize = 2;
+const BEFORE_ENTRIES: usize = 4;
+/// VIRTIO_F_IN_ORDER: descriptors are used in the order in which they lie.
+const IN_ORDER: u64 = 1 << 35;
+
+impl Ahead {
+    fn set(&self, ring: &sys::rte_vhost_vring, in_order: bool) {
+        // SAFETY: a union of pointers, of which the library sets the one or the other.
+        let (available, descriptors) =
+            unsafe { (ring.__bindgen_anon_2.avail as usize, ring.__bindgen_anon_1.desc as usize) };
+        self.available.store(available, Ordering::Relaxed);
+        self.descriptors.store(if in_order { descriptors } else { 0 }, Ordering::Relaxed);
+        self.mask.store(ring.size.wrapping_sub(1), Ordering::Relaxed);
+    }
+
+    /// Has the processor fetch what is read for the next `count` frames. `position`: how many were taken so far.
+    #[inline]
+    pub(super) fn fetch(&self, position: u16, count: usize) {
+        let (available, descriptors) =
+            (self.available.load(Ordering::Relaxed), self.descriptors.load(Ordering::Relaxed));
+        if available == 0 {
+            return;
+        }
+        let first = usize::from(position & self.mask.load(Ordering::Relaxed));
+        let entries = available.wrapping_add(BEFORE_ENTRIES + first * ENTRY);
+        prefetch(available);
+        for line in 0..=count * ENTRY / LINE {
+            prefetch(entries.wrapping_add(line * LINE));
+        }
+        if descriptors != 0 {
+            for line in 0..=count * DESCRIPTOR / LINE {
+                prefetch(descriptors.wrapping_add(first * DESCRIPTOR + line * LINE));
+            }
+        }
+    }
+}
+
 /// One pair of rings, named from the switch's side.
 pub(super) struct Pair {
     pub(super) rx: Busy,
     pub(super) tx: Busy,
+    pub(super) rx_ahead: Ahead,
+    pub(super) tx_ahead: Ahead,
     pub(super) wait: Wait,
 }
 
@@ -58,7 +113,15 @@ pub(super) struct PortState {
 impl PortState {
     pub(super) fn new(path: &str, pairs: u16) -> io::Result<Self> {
         let pairs = (0..pairs)
-            .map(|_| Ok(Pair { rx: Busy::default(), tx: Busy::default(), wait: Wait::new()? }))
+            .map(|_| {
+                Ok(Pair {
+                    rx: Busy::default(),
+                    tx: Busy::default(),
+                    rx_ahead: Ahead::default(),
+                    tx_ahead: Ahead::default(),
+                    wait: Wait::new()?,
+                })
+            })
             .collect::<io::Result<_>>()?;
         Ok(Self {
             path: path.to_owned(),
@@ -115,6 +178,16 @@ impl PortState {
         // SAFETY: the device exists while it is reported.
         unsafe { sys::rte_vhost_get_negotiated_features(vid, &mut features) };
         self.features.store(features, Ordering::Release);
+        for (index, pair) in self.pairs.iter().enumerate() {
+            // Nobody waits for a guest to have room: it need not say so, which would cost it a system call or leave its machine.
+            // SAFETY: the device exists while it is reported.
+            unsafe { sys::rte_vhost_enable_guest_notification(vid, index as u16 * 2, 0) };
+            for (ahead, ring) in [(&pair.tx_ahead, index * 2), (&pair.rx_ahead, index * 2 + 1)] {
+                if let Some(ring) = ring_of(vid, ring) {
+                    ahead.set(&ring, features & IN_ORDER != 0);
+                }
+            }
+        }
         let connect = self.connects.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
         self.live.store(DeviceId { vid, connect }.pack(), Ordering::SeqCst);
         for (index, pair) in self.pairs.iter().enumerate() {
@@ -253,18 +326,21 @@ unsafe fn owned(fd: i32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// What the library knows of a ring.
+fn ring_of(vid: i32, ring: usize) -> Option<sys::rte_vhost_vring> {
+    let mut known = std::mem::MaybeUninit::<sys::rte_vhost_vring>::zeroed();
+    // SAFETY: called from the library's callbacks, while the device exists; all zero is a valid value of pointers and numbers.
+    unsafe {
+        let code = sys::rte_vhost_get_vhost_vring(vid, ring as u16, known.as_mut_ptr());
+        (code == 0).then(|| known.assume_init())
+    }
+}
+
 /// A duplicate of the kick descriptor of the ring that the guest's pair sends by.
 fn kick_of(vid: i32, pair: usize) -> Option<OwnedFd> {
-    let mut ring = std::mem::MaybeUninit::<sys::rte_vhost_vring>::zeroed();
-    // SAFETY: called from the library's callbacks, while the device exists; the descriptor is duplicated before it can
-    // be closed, because the same thread closes it.
-    unsafe {
-        if sys::rte_vhost_get_vhost_vring(vid, pair as u16 * 2 + 1, ring.as_mut_ptr()) != 0 {
-            return None;
-        }
-        let fd = ring.assume_init().kickfd;
-        if fd < 0 { None } else { owned(libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 0)).ok() }
-    }
+    let fd = ring_of(vid, pair * 2 + 1)?.kickfd;
+    // SAFETY: the descriptor is duplicated before it can be closed, because the same thread closes it.
+    if fd < 0 { None } else { unsafe { owned(libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 0)).ok() } }
 }
 
 /// All ports of the process: the library reports a device by number, and knows its socket.

@@ -13,6 +13,7 @@ mod control;
 mod icmp;
 mod rx;
 mod tx;
+mod way;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
@@ -26,7 +27,7 @@ use super::sys;
 
 pub use icmp::{IcmpMessage, IcmpRx};
 pub use rx::{RX_BATCH, Received, UdpRx};
-pub use tx::{Family, MAX_MESSAGE, MAX_PIECES, MAX_SEGMENTS, Message, Refusal, TX_BATCH, UdpTx};
+pub use tx::{Family, MAX_DATAGRAMS, MAX_MESSAGE, MAX_PIECES, Message, Refusal, TX_BATCH, UdpTx};
 
 /// Why a socket could not be made.
 #[derive(Debug, Error)]

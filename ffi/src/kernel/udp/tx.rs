@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use libc::c_int;
 
-use super::control::Control;
+use super::way::{Prepared, Way, Ways};
 use super::{Name, UdpError, failed, switch_on};
 use crate::kernel::packet::Filter;
 use crate::kernel::sys;
@@ -15,7 +15,7 @@ use crate::kernel::sys;
 /// Messages that go to the kernel with one call at most.
 pub const TX_BATCH: usize = 64;
 /// Datagrams that one message stands for at most (`UDP_MAX_SEGMENTS`; newer kernels take more).
-pub const MAX_SEGMENTS: usize = 64;
+pub const MAX_DATAGRAMS: usize = 64;
 /// Bytes of one message at most: what an IPv4 packet carries behind its header and UDP's.
 pub const MAX_MESSAGE: usize = 65535 - 20 - 8;
 /// Pieces of one message at most (`UIO_MAXIOV`).
@@ -46,7 +46,7 @@ pub struct Message<P> {
     pub from: IpAddr,
     /// The TOS byte, or the traffic class.
     pub tos: u8,
-    /// Cut into datagrams of so many bytes, the last one of what is left; `None`: one datagram. At most [`MAX_SEGMENTS`] of
+    /// Cut into datagrams of so many bytes, the last one of what is left; `None`: one datagram. At most [`MAX_DATAGRAMS`] of
     /// them.
     pub segment: Option<u16>,
     /// Shows the bytes, in at most [`MAX_PIECES`] pieces and [`MAX_MESSAGE`] bytes. No piece belongs to two datagrams.
@@ -83,6 +83,7 @@ impl From<&io::Error> for Refusal {
 #[derive(Debug)]
 pub struct UdpTx {
     sockets: Vec<OwnedFd>,
+    ports: Vec<u16>,
     apart: Apart,
     calls: Calls,
 }
@@ -124,21 +125,12 @@ impl Apart {
 
 /// What the kernel reads during a call. The pointers in it are valid only within `send`.
 struct Calls {
-    names: Vec<(Name, u32)>,
-    controls: Vec<Outgoing>,
+    ways: Ways,
+    /// Which of them each message goes.
+    numbers: Vec<usize>,
     pieces: Vec<libc::iovec>,
     piece_counts: Vec<usize>,
     messages: Vec<libc::mmsghdr>,
-}
-
-#[derive(Clone, Copy)]
-struct Outgoing {
-    to: IpAddr,
-    control: Control,
-    /// Bytes of it without the last entry, the size of segments.
-    sender: usize,
-    all: usize,
-    segment: Option<u16>,
 }
 
 impl std::fmt::Debug for Calls {
@@ -153,24 +145,34 @@ unsafe impl Send for Calls {}
 impl UdpTx {
     /// So many sockets.
     pub fn open(family: Family, count: usize) -> Result<Self, UdpError> {
-        let sockets: Result<_, _> = (0..count).map(|_| sender(family)).collect();
+        let sockets: Result<Vec<_>, _> = (0..count).map(|_| sender(family)).collect();
+        let sockets = sockets?;
+        let what = "a socket to send from";
+        let ports =
+            sockets.iter().map(port).collect::<Result<_, _>>().map_err(failed(what, "ask for its port"))?;
         let calls = Calls {
-            names: Vec::with_capacity(TX_BATCH),
-            controls: Vec::with_capacity(TX_BATCH),
+            ways: Ways::new(TX_BATCH),
+            numbers: Vec::with_capacity(TX_BATCH),
             pieces: Vec::with_capacity(MAX_PIECES),
             piece_counts: Vec::with_capacity(TX_BATCH),
             messages: Vec::with_capacity(TX_BATCH),
         };
-        Ok(Self {
-            sockets: sockets?,
-            apart: Apart { to: Vec::with_capacity(Apart::MANY), since: None },
-            calls,
-        })
+        Ok(Self { sockets, ports, apart: Apart { to: Vec::with_capacity(Apart::MANY), since: None }, calls })
     }
 
     /// How many sockets there are.
     pub fn sockets(&self) -> usize {
         self.sockets.len()
+    }
+
+    /// False if the kernel has said lately that it does not cut what goes there.
+    pub fn cuts(&self, to: IpAddr) -> bool {
+        !self.apart.has(to)
+    }
+
+    /// The port of each.
+    pub fn ports(&self) -> &[u16] {
+        &self.ports
     }
 
     /// Sends messages in order through the socket of this number. One that the kernel refuses is told to `refused` with its
@@ -202,6 +204,15 @@ impl UdpTx {
             }
         }
     }
+}
+
+/// The port that a socket is bound to.
+fn port(socket: &OwnedFd) -> io::Result<u16> {
+    let mut name = Name::NONE;
+    let mut len = name.0.len() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes into a live value that may hold any bits.
+    sys::check(unsafe { libc::getsockname(socket.as_raw_fd(), name.0.as_mut_ptr().cast(), &mut len) })?;
+    Ok(name.read().map_or(0, |address| address.port()))
 }
 
 /// A socket on a port of the kernel's choice.
@@ -248,6 +259,7 @@ impl Calls {
     {
         // A panic of the caller's may have left something behind.
         self.forget();
+        self.ways.begin();
         for message in messages.take(TX_BATCH) {
             let before = self.pieces.len();
             let pieces = &mut self.pieces;
@@ -256,32 +268,24 @@ impl Calls {
                 pieces.push(libc::iovec { iov_base: piece.as_ptr().cast_mut().cast(), iov_len: piece.len() });
             });
             self.piece_counts.push(self.pieces.len() - before);
-            self.names.push(Name::of(message.to));
-            let mut control = Control::EMPTY;
-            let sender = control.sender(message.from, message.tos);
-            let all = message.segment.map_or(sender, |size| control.segments(sender, size));
-            self.controls.push(Outgoing {
-                to: message.to.ip(),
-                control,
-                sender,
-                all,
-                segment: message.segment,
-            });
+            let Message { to, from, tos, segment, .. } = message;
+            self.numbers.push(self.ways.number(Way { to, from, tos, segment }));
         }
         // Only now, since the lists may have moved while they grew.
         let mut rest = self.pieces.as_mut_slice();
-        let places = self.piece_counts.iter().zip(&mut self.names).zip(&mut self.controls);
-        for ((count, (name, name_len)), outgoing) in places {
+        for (count, number) in self.piece_counts.iter().zip(&self.numbers) {
+            let way = self.ways.get(*number);
             let (mine, others) = rest.split_at_mut(*count);
             rest = others;
             // SAFETY: a C struct of pointers and numbers, for which zero is a value.
             let mut message = unsafe { std::mem::zeroed::<libc::msghdr>() };
-            message.msg_name = name.0.as_mut_ptr().cast();
-            message.msg_namelen = *name_len;
+            // The kernel only reads what it is told.
+            message.msg_name = way.name.0.as_ptr().cast_mut().cast();
+            message.msg_namelen = way.name_len;
             message.msg_iov = mine.as_mut_ptr();
             message.msg_iovlen = mine.len() as _;
-            message.msg_control = outgoing.control.0.as_mut_ptr().cast();
-            message.msg_controllen = outgoing.all as _;
+            message.msg_control = way.control.0.as_ptr().cast_mut().cast();
+            message.msg_controllen = way.all as _;
             self.messages.push(libc::mmsghdr { msg_hdr: message, msg_len: 0 });
         }
         self.messages.len()
@@ -292,16 +296,26 @@ impl Calls {
         self.messages.clear();
         self.pieces.clear();
         self.piece_counts.clear();
-        self.names.clear();
-        self.controls.clear();
+        self.numbers.clear();
+    }
+
+    /// The way of the message of this place.
+    fn way(&self, message: usize) -> &Prepared {
+        self.ways.get(self.numbers[message])
+    }
+
+    /// Whether the message of this place is more than one datagram.
+    fn is_several(&self, message: usize) -> bool {
+        self.way(message).way.segment.is_some()
     }
 
     fn flush(&mut self, socket: c_int, apart: &mut Apart, mut refused: impl FnMut(usize, &io::Error)) {
         let mut done = 0;
         while done < self.messages.len() {
             // Up to the next message that has to be cut here.
-            let whole = |outgoing: &Outgoing| outgoing.segment.is_none() || !apart.has(outgoing.to);
-            let count = self.controls.iter().skip(done).take_while(|outgoing| whole(outgoing)).count();
+            let whole =
+                |message: &usize| !self.is_several(*message) || !apart.has(self.way(*message).way.to.ip());
+            let count = (done..self.messages.len()).take_while(whole).count();
             let rest = self.messages.get_mut(done..done + count).unwrap_or_default();
             let error = if rest.is_empty() {
                 match self.send_apart(socket, done) {
@@ -334,7 +348,7 @@ impl Calls {
             };
             let error = match error.raw_os_error() {
                 // Its datagrams may be too long for the way, or the way leads nowhere: one by one, they are told which.
-                Some(libc::EINVAL) if count > 0 && self.controls[done].segment.is_some() => {
+                Some(libc::EINVAL) if count > 0 && self.is_several(done) => {
                     match self.send_apart(socket, done) {
                         Ok(()) => {
                             done += 1;
@@ -349,8 +363,8 @@ impl Calls {
                 Some(libc::EINTR) => {}
                 // Before Linux 6.11 an interface that does not make checksums takes none that are to be cut; nor does, in any
                 // Linux, a way through IPsec.
-                Some(libc::EIO) if count > 0 && self.controls[done].segment.is_some() => {
-                    apart.add(self.controls[done].to);
+                Some(libc::EIO) if count > 0 && self.is_several(done) => {
+                    apart.add(self.way(done).way.to.ip());
                 }
                 Some(libc::EAGAIN) => {
                     (done..self.messages.len()).for_each(|index| refused(index, &error));
@@ -367,9 +381,9 @@ impl Calls {
     /// Sends the datagrams of a message one by one.
     #[cold]
     fn send_apart(&mut self, socket: c_int, index: usize) -> io::Result<()> {
-        let (mut message, outgoing) = (self.messages[index].msg_hdr, &self.controls[index]);
-        message.msg_controllen = outgoing.sender as _;
-        let size = usize::from(outgoing.segment.unwrap_or(u16::MAX));
+        let (mut message, prepared) = (self.messages[index].msg_hdr, self.way(index));
+        message.msg_controllen = prepared.sender as _;
+        let size = usize::from(prepared.way.segment.unwrap_or(u16::MAX));
         let start: usize = self.piece_counts[..index].iter().sum();
         let mut pieces = &mut self.pieces[start..start + self.piece_counts[index]];
         while !pieces.is_empty() {

@@ -8,8 +8,6 @@
 //! Frames are copied once, between the sockets' memory and the caller's. Lending the buffers out instead would save
 //! that copy where the driver makes none, at the price of packets that hold a queue's buffers for as long as they live.
 
-mod bpf;
-mod insn;
 mod program;
 mod ring;
 mod rx;
@@ -25,7 +23,7 @@ use thiserror::Error;
 use super::interface::{self, IfName};
 use socket::{Failed, Mode, Sizes, Xsk};
 
-pub use bpf::Attach;
+pub use super::bpf::Attach;
 pub use program::{Steering, Target};
 pub use rx::{MAX_PIECES, XskFrame, XskRx};
 pub use tx::XskTx;

@@ -21,10 +21,10 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 
-use super::bpf::{self, Attach, Map, MapKind};
-use super::insn::Reg::{R0, R1, R2, R3, R4, R5, R6, R7, R8, R10};
-use super::insn::Size::{Byte, Half, Word};
-use super::insn::{Assembler, Insn, Jump, Label, Reg};
+use crate::kernel::bpf::insn::Reg::{R0, R1, R2, R3, R4, R5, R6, R7, R8, R10};
+use crate::kernel::bpf::insn::Size::{Byte, Half, Word};
+use crate::kernel::bpf::insn::{Assembler, Insn, Jump, Label, Reg};
+use crate::kernel::bpf::{self, Attach, Map, MapKind, ProgramKind};
 
 const NAME: &str = "weft_uplink";
 /// `bpf_map_lookup_elem` and `bpf_redirect_map`.
@@ -119,7 +119,14 @@ impl Steering {
         let code = code(target, sockets.as_fd(), own.as_fd(), prefixes.as_ref().map(|map| map.as_fd()))
             .ok_or_else(|| io::Error::other("the program has a jump to nowhere"))?;
         let own_now = Mutex::default();
-        Ok(Self { link: None, program: bpf::load(NAME, &code)?, sockets, own, own_now, prefixes })
+        Ok(Self {
+            link: None,
+            program: bpf::load(ProgramKind::Xdp, NAME, &code)?,
+            sockets,
+            own,
+            own_now,
+            prefixes,
+        })
     }
 
     /// Attaches it to an interface, until it is dropped.

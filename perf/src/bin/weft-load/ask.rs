@@ -90,7 +90,9 @@ fn measure(
         "answers": times.len(),
         "lost": lost,
         "p50_us": us(quantile(&times, 0.5)),
+        "p90_us": us(quantile(&times, 0.9)),
         "p99_us": us(quantile(&times, 0.99)),
+        "p999_us": us(quantile(&times, 0.999)),
         "mean_us": us(times.iter().sum()) / times.len() as f64,
         "max_us": us(quantile(&times, 1.0)),
     }))

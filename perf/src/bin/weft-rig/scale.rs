@@ -14,7 +14,7 @@ use weft_ffi::kernel::clock::{tsc, tsc_hz};
 use weft_perf::fixed::{FixedPool, Frames, Sink, Source};
 use weft_perf::lane::Lane;
 use weft_perf::scene::{FrameSize, Scene, Sizes, Way};
-use weft_switch::port::{Burst, RxQueue, TxCaps, TxQueue};
+use weft_switch::port::{BURST, Burst, RxQueue, TxCaps, TxQueue};
 
 use crate::{ScaleArgs, machine};
 
@@ -71,16 +71,28 @@ impl Point {
             debug_assert_eq!(lane.counts().2, 0);
             count
         });
-        let (mut source, mut sink) = (source(), Sink::new(TxCaps::NONE));
-        let (mut pool, mut burst) = (FixedPool::new(0), Burst::new());
-        let floor = Box::new(move || {
-            source.rx(&mut pool, &mut burst);
-            let count = burst.len();
-            sink.tx(&mut burst);
-            count
-        });
         let (cycles, floor_cycles) = (Vec::new(), Vec::new());
+        let floor = Box::new(floor(source(), scene.sinks(way)?.len()));
         Ok(Self { way, size, packets: flows.max(PACKETS), run, floor, cycles, floor_cycles })
+    }
+}
+
+/// The source and the sinks of a point without the switch between them: a burst is sent in as many parts as it has ports to go to.
+fn floor(mut source: Source, ports: usize) -> impl FnMut() -> usize {
+    let (mut sink, mut pool) = (Sink::new(TxCaps::NONE), FixedPool::new(0));
+    let (mut burst, mut part) = (Burst::new(), Burst::new());
+    let each = BURST.div_ceil(ports.min(BURST));
+    move || {
+        source.rx(&mut pool, &mut burst);
+        let count = burst.len();
+        if each >= count {
+            sink.tx(&mut burst);
+        }
+        while !burst.is_empty() {
+            part.extend(burst.drain(burst.len().saturating_sub(each)..));
+            sink.tx(&mut part);
+        }
+        count
     }
 }
 
@@ -211,32 +223,24 @@ fn workers(args: &ScaleArgs) -> Result<()> {
     for way in LOCAL {
         let scene = Scene::new(Sizes::default())?;
         let frames: Arc<Frames> = Arc::new(scene.frames(way, 1000, FrameSize::MIN).collect());
-        let (mut cycles, mut floor) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
+        let (mut cycles, mut floors) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
         for number in 0..=args.rounds {
             for count in [1, 2] {
                 let cores = &args.core[..count];
                 let worked = together(cores, Lane::idle(&scene, way, count)?, |mut lane: Lane| {
-                    let begun = lane.begin(Source::new(frames.clone()));
-                    move || begun.is_ok().then(|| lane.burst()).unwrap_or_default()
+                    lane.begin(Source::new(frames.clone()))?;
+                    Ok(move || lane.burst())
                 })?;
-                let looped = together(cores, vec![(); count], |()| {
-                    let (mut source, mut sink) = (Source::new(frames.clone()), Sink::new(TxCaps::NONE));
-                    let (mut pool, mut burst) = (FixedPool::new(0), Burst::new());
-                    move || {
-                        source.rx(&mut pool, &mut burst);
-                        let count = burst.len();
-                        sink.tx(&mut burst);
-                        count
-                    }
-                })?;
+                let looped =
+                    together(cores, vec![(); count], |()| Ok(floor(Source::new(frames.clone()), 1)))?;
                 if number > 0 {
                     cycles[count - 1].push(worked);
-                    floor[count - 1].push(looped);
+                    floors[count - 1].push(looped);
                 }
             }
         }
         for count in [1, 2] {
-            report(args, What::Workers, way, Some(count as u32), &cycles[count - 1], &floor[count - 1]);
+            report(args, What::Workers, way, Some(count as u32), &cycles[count - 1], &floors[count - 1]);
         }
     }
     Ok(())
@@ -246,7 +250,7 @@ fn workers(args: &ScaleArgs) -> Result<()> {
 fn together<T: Send, F: FnMut() -> usize>(
     cores: &[usize],
     each: Vec<T>,
-    make: impl Fn(T) -> F + Sync,
+    make: impl Fn(T) -> Result<F> + Sync,
 ) -> Result<f64> {
     let barrier = Barrier::new(cores.len());
     let cycles = (WORK.as_secs_f64() * tsc_hz() as f64) as u64;
@@ -257,18 +261,19 @@ fn together<T: Send, F: FnMut() -> usize>(
             .map(|(core, one)| {
                 let (barrier, make) = (&barrier, &make);
                 scope.spawn(move || {
-                    let pinned = machine::pin(*core);
-                    let mut run = make(one);
+                    let run = machine::pin(*core).and_then(|()| make(one));
+                    // Whoever cannot work must not let the others wait.
+                    barrier.wait();
+                    let mut run = run?;
                     // Fills the caches.
                     for _ in 0..1000 {
                         run();
                     }
-                    barrier.wait();
                     let (begin, mut done) = (tsc(), 0);
                     while tsc() - begin < cycles {
                         done += run();
                     }
-                    pinned.map(|()| done as f64 / (tsc() - begin) as f64)
+                    Ok(done as f64 / (tsc() - begin) as f64)
                 })
             })
             .collect();
@@ -276,7 +281,8 @@ fn together<T: Send, F: FnMut() -> usize>(
     });
     let mut rate = 0.0;
     for one in rates {
-        rate += one.map_err(|_| anyhow::anyhow!("a worker ended in a panic"))??;
+        let one: Result<f64> = one.map_err(|_| anyhow::anyhow!("a worker ended in a panic"))?;
+        rate += one?;
     }
     Ok(1.0 / rate)
 }

@@ -1,17 +1,14 @@
 //! Frames are cut and their checksums filled in: what comes out is what the sender meant, and right to the last bit.
 
-use super::frames::{IDENT, Recipe, SEQ, look_at};
+use super::frames::{IDENT, KINDS, Recipe, SEQ, look_at};
 use crate::drop_reason::DropReason;
 use crate::offload::checksum::{complete, udp_checksum_ok};
 use crate::offload::finish::{finish, takes};
-use crate::offload::segment::{MAX_SEGMENTS, Unfinished, segment};
+use crate::offload::segment::{MAX_FRAMES, Unfinished, segment};
 use crate::offload::{Checksum, Gso, GsoKind, Offload};
 use crate::packet::{HeapBuf, HeapPool, PacketBuf};
 use crate::port::TxCaps;
 use proptest::prelude::*;
-
-const KINDS: [(GsoKind, bool); 4] =
-    [(GsoKind::Tcp4, false), (GsoKind::Tcp6, true), (GsoKind::Udp, false), (GsoKind::Udp, true)];
 
 fn cut(pool: &mut HeapPool, frame: HeapBuf) -> (Result<usize, Unfinished>, Vec<HeapBuf>) {
     let mut frames = Vec::new();
@@ -147,9 +144,9 @@ fn contradictions_give_nothing_out() {
     refused("data offset too small", &changed(l4 + 12, 0x40), state);
     refused("SYN", &changed(l4 + 13, 0x02), state);
     refused("cut off", &bytes[..l4 + 12], state);
-    let many = Recipe::new(GsoKind::Tcp4, false, MAX_SEGMENTS + 1, 1);
+    let many = Recipe::new(GsoKind::Tcp4, false, MAX_FRAMES + 1, 1);
     refused("too many", &many.bytes().0, many.state());
-    check(&Recipe::new(GsoKind::Tcp4, false, MAX_SEGMENTS, 1), 2048);
+    check(&Recipe::new(GsoKind::Tcp4, false, MAX_FRAMES, 1), 2048);
 }
 
 #[test]

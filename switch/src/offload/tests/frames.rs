@@ -6,32 +6,36 @@ use smoltcp::wire::{IpAddress, Ipv4Packet, TcpPacket, UdpPacket};
 use crate::offload::{Checksum, Gso, GsoKind, Offload};
 use crate::packet::{HeapBuf, PacketBuf};
 
-pub(super) const MACS: [u8; 12] = [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
-pub(super) const SOURCE4: [u8; 4] = [10, 244, 1, 2];
-pub(super) const TARGET4: [u8; 4] = [10, 244, 2, 3];
+pub(crate) const MACS: [u8; 12] = [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
+pub(crate) const SOURCE4: [u8; 4] = [10, 244, 1, 2];
+pub(crate) const TARGET4: [u8; 4] = [10, 244, 2, 3];
+
+/// Every kind of frame to be cut, and whether it is IPv6.
+pub(crate) const KINDS: [(GsoKind, bool); 4] =
+    [(GsoKind::Tcp4, false), (GsoKind::Tcp6, true), (GsoKind::Udp, false), (GsoKind::Udp, true)];
 
 /// What a frame is made of.
 #[derive(Debug, Clone)]
-pub(super) struct Recipe {
-    pub(super) kind: GsoKind,
-    pub(super) v6: bool,
-    pub(super) vlan: bool,
+pub(crate) struct Recipe {
+    pub(crate) kind: GsoKind,
+    pub(crate) v6: bool,
+    pub(crate) vlan: bool,
     /// IPv4 options or IPv6 destination options: units of 4 (at most 10) or 8 bytes.
-    pub(super) extra: usize,
+    pub(crate) extra: usize,
     /// TCP options in units of 4 bytes, at most 10.
-    pub(super) tcp_options: usize,
-    pub(super) payload: usize,
-    pub(super) flags: u8,
-    pub(super) size: u16,
+    pub(crate) tcp_options: usize,
+    pub(crate) payload: usize,
+    pub(crate) flags: u8,
+    pub(crate) size: u16,
     /// Lengths of the chain's first segments.
-    pub(super) split: Vec<usize>,
+    pub(crate) split: Vec<usize>,
 }
 
-pub(super) const IDENT: u16 = 0xfffe;
-pub(super) const SEQ: u32 = 0xffff_ff00;
+pub(crate) const IDENT: u16 = 0xfffe;
+pub(crate) const SEQ: u32 = 0xffff_ff00;
 
 impl Recipe {
-    pub(super) fn new(kind: GsoKind, v6: bool, payload: usize, size: u16) -> Self {
+    pub(crate) fn new(kind: GsoKind, v6: bool, payload: usize, size: u16) -> Self {
         Self {
             kind,
             v6,
@@ -45,7 +49,7 @@ impl Recipe {
         }
     }
 
-    pub(super) fn payload(&self) -> Vec<u8> {
+    pub(crate) fn payload(&self) -> Vec<u8> {
         (0..self.payload).map(|index| (index * 31 + index / 251) as u8).collect()
     }
 
@@ -65,7 +69,7 @@ impl Recipe {
     }
 
     /// The frame without its state, and where the transport header is.
-    pub(super) fn bytes(&self) -> (Vec<u8>, usize) {
+    pub(crate) fn bytes(&self) -> (Vec<u8>, usize) {
         let mut bytes = MACS.to_vec();
         if self.vlan {
             bytes.extend([0x81, 0, 0, 5]);
@@ -97,28 +101,25 @@ impl Recipe {
             bytes.extend(SOURCE4);
             bytes.extend(TARGET4);
             bytes.extend([1].repeat(self.extra * 4));
+            let at = bytes.len() - header;
+            let checksum = !folded(&bytes[at..], 0);
+            bytes[at + 10..at + 12].copy_from_slice(&checksum.to_be_bytes());
             [SOURCE4, TARGET4].concat()
         };
         let l4 = bytes.len();
         bytes.extend(&transport);
         // The pseudo-header's sum, as the sender's stack leaves it in the field.
-        let mut sum = u32::from(protocol) + transport.len() as u32;
-        for word in pseudo.chunks(2) {
-            sum += u32::from(word[0]) << 8 | u32::from(word[1]);
-        }
-        while sum >> 16 != 0 {
-            sum = (sum & 0xffff) + (sum >> 16);
-        }
+        let sum = folded(&pseudo, u32::from(protocol) + transport.len() as u32);
         let field = l4 + usize::from(self.field());
-        bytes[field..field + 2].copy_from_slice(&(sum as u16).to_be_bytes());
+        bytes[field..field + 2].copy_from_slice(&sum.to_be_bytes());
         (bytes, l4)
     }
 
-    pub(super) fn field(&self) -> u16 {
+    pub(crate) fn field(&self) -> u16 {
         if self.kind == GsoKind::Udp { 6 } else { 16 }
     }
 
-    pub(super) fn state(&self) -> Offload {
+    pub(crate) fn state(&self) -> Offload {
         let start = self.bytes().1 as u16;
         Offload {
             checksum: Checksum::Partial { start, offset: self.field() },
@@ -126,7 +127,7 @@ impl Recipe {
         }
     }
 
-    pub(super) fn frame(&self) -> HeapBuf {
+    pub(crate) fn frame(&self) -> HeapBuf {
         let (bytes, _) = self.bytes();
         let mut rest = bytes.as_slice();
         let mut segments = Vec::new();
@@ -142,19 +143,30 @@ impl Recipe {
     }
 }
 
+/// The sum of these words, of which there is no half, and of `sum`.
+fn folded(words: &[u8], mut sum: u32) -> u16 {
+    for word in words.chunks(2) {
+        sum += u32::from(word[0]) << 8 | u32::from(word[1]);
+    }
+    while sum >> 16 != 0 {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    sum as u16
+}
+
 /// What the oracle sees in a finished frame.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Seen {
-    pub(super) ident: Option<u16>,
-    pub(super) seq: Option<u32>,
-    pub(super) flags: u8,
-    pub(super) payload: Vec<u8>,
+pub(crate) struct Seen {
+    pub(crate) ident: Option<u16>,
+    pub(crate) seq: Option<u32>,
+    pub(crate) flags: u8,
+    pub(crate) payload: Vec<u8>,
     /// Bytes before the payload.
-    pub(super) headers: usize,
+    pub(crate) headers: usize,
 }
 
 /// Reads a finished frame. Fails when a length or a checksum in it is wrong.
-pub(super) fn look_at(frame: &impl PacketBuf) -> Seen {
+pub(crate) fn look_at(frame: &impl PacketBuf) -> Seen {
     assert_eq!(frame.offload(), Offload::default());
     let mut bytes = vec![0; frame.len()];
     assert_eq!(frame.read_at(0, &mut bytes), bytes.len());

@@ -2,8 +2,8 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::super::bpf::tests::run;
 use super::*;
+use crate::kernel::bpf::tests::run;
 use crate::kernel::sys;
 
 const PORT: u16 = 8472;

@@ -1,9 +1,14 @@
 //! What becomes of a message in the buffers that were guessed for it.
 
+use std::net::Ipv6Addr;
+
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 
 use super::*;
+use crate::drivers::pool::SMALL;
+use crate::drivers::socket::shape::LONGEST;
 use crate::packet::{HeapBuf, HeapPool};
+use crate::port::BURST;
 
 const PORT: u16 = 8472;
 
@@ -20,31 +25,26 @@ fn bytes(len: usize) -> Vec<u8> {
 /// What the packets are that come out, in order, when `held` places of the burst are taken.
 fn delivered(shape: Shape, received: &Received, held: usize) -> (Vec<HeapBuf>, RxLoss) {
     let mut pool = HeapPool::default();
-    let room = if shape.is_large() { LONGEST } else { SMALL };
-    let mut spares: Vec<Option<HeapBuf>> = (0..shape.packets).map(|_| pool.alloc(room)).collect();
+    let (size, packets) = shape.message();
+    let mut buffers: Vec<Option<HeapBuf>> = (0..packets).map(|_| pool.alloc(shape.room())).collect();
     // As the kernel does it.
     let message = bytes(received.len);
     let mut spill = vec![0; LONGEST];
     let mut rest = message.as_slice();
-    for spare in spares.iter_mut().flatten() {
-        let (here, behind) = rest.split_at(rest.len().min(shape.size));
-        assert!(spare.write_at(0, here));
+    for buffer in buffers.iter_mut().flatten() {
+        let (here, behind) = rest.split_at(rest.len().min(size));
+        assert!(buffer.write_at(0, here));
         rest = behind;
     }
     spill[..rest.len()].copy_from_slice(rest);
 
     let mut burst: Burst<HeapBuf> = (0..held).map(|_| HeapBuf::from_bytes(&[])).collect();
     let (mut waiting, mut loss) = (VecDeque::new(), RxLoss::default());
-    let headers = Headers::new(received, PORT).unwrap();
-    let mut delivery = Delivery {
-        headers,
-        mtu: 1450,
-        told: None,
-        burst: &mut burst,
-        waiting: &mut waiting,
-        loss: &mut loss,
-    };
-    delivery.deliver(&mut pool, &mut spares, &spill, shape.size, received);
+    let mtu = UnderlayMtu::new(1500);
+    let mut delivery =
+        Delivery { port: PORT, mtu: &mtu, burst: &mut burst, waiting: &mut waiting, loss: &mut loss };
+    let filled = Filled { size, buffers: &mut buffers, spill: &spill };
+    delivery.deliver(&mut pool, Some(*received), filled);
     (burst.drain(held..).chain(waiting).collect(), loss)
 }
 
@@ -123,9 +123,14 @@ fn what_is_too_long_for_its_headers_is_counted() {
 }
 
 #[test]
-fn addresses_of_two_families_make_no_headers() {
+fn what_nothing_can_be_made_of_is_counted() {
     let mixed = Received { to: "fd00::2".parse().unwrap(), ..received(false, 100, None) };
     assert!(Headers::new(&mixed, PORT).is_none());
+    let (packets, loss) = delivered(Shape::SINGLE, &mixed, 0);
+    assert_eq!((packets, loss), (vec![], RxLoss { malformed: 1, ..RxLoss::default() }));
+    let cut_off = Received { truncated: true, ..received(false, 100, None) };
+    let (packets, loss) = delivered(Shape::SINGLE, &cut_off, 0);
+    assert_eq!((packets, loss), (vec![], RxLoss { too_long: 1, ..RxLoss::default() }));
 }
 
 #[test]
@@ -139,36 +144,4 @@ fn one_packet_that_is_called_several_is_known_by_its_inner_length() {
     }
     let none: [Option<HeapBuf>; 0] = [];
     assert!(is_one(&none, &received(false, 1400, None)));
-}
-
-#[test]
-fn a_shape_is_of_what_came() {
-    let shape = |len, segment, one| Shape::of(&received(false, len, segment), one, 1472);
-    assert_eq!(shape(1400, None, true), Shape::SINGLE);
-    assert_eq!(shape(2800, Some(1400), false), Shape::SINGLE, "short enough to be copied");
-    assert_eq!(shape(14_000, Some(1400), false), Shape::together(1400));
-    assert_eq!(shape(14_000, Some(1400), true), Shape::LARGE);
-    assert_eq!(shape(14_000, None, true), Shape::LARGE);
-    assert_eq!(Shape::of(&received(false, 8972, None), true, 8972), Shape::JUMBO);
-}
-
-#[test]
-fn the_shape_changes_after_two_misses_and_lasts_for_a_while() {
-    let mut expected = Expected::NEW;
-    let (large, together) = (Shape::LARGE, Shape::together(1398));
-    expected.learn(large);
-    assert_eq!(expected.shape, Shape::SINGLE);
-    expected.learn(large);
-    assert_eq!(expected.shape, large);
-    for _ in 0..10 {
-        expected.learn(together);
-        expected.learn(large);
-        assert_eq!(expected.shape, large, "mixed traffic changes nothing");
-    }
-    for _ in 0..PATIENCE {
-        expected.learn(Shape::SINGLE);
-        assert_eq!(expected.shape, large, "a moment without");
-    }
-    expected.learn(Shape::SINGLE);
-    assert_eq!(expected.shape, Shape::SINGLE);
 }

@@ -1,6 +1,8 @@
 //! Guests with vhost-user beside each other and beside ordinary pods: large frames stay whole where the other side takes
 //! them, and arrive finished where it does not.
 
+mod across;
+
 use weft_ffi::dpdk::{TxWork, Upper};
 
 use crate::bridge::unfinished::{gso_tcp, tcp_payload};

@@ -1,10 +1,10 @@
-//! An assembler for the few eBPF instructions that are needed (RFC 9669): the program is short, and so neither a compiler nor
+//! An assembler for the few eBPF instructions that are needed (RFC 9669): the programs are short, and so neither a compiler nor
 //! its run-time is.
 
 /// One instruction as the kernel reads it: `struct bpf_insn` of linux/bpf.h.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
-pub(super) struct Insn {
+pub(in crate::kernel) struct Insn {
     code: u8,
     /// Destination and source.
     registers: u8,
@@ -16,7 +16,7 @@ pub(super) struct Insn {
 /// R10 is the end of the stack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub(super) enum Reg {
+pub(in crate::kernel) enum Reg {
     R0,
     R1,
     R2,
@@ -32,7 +32,7 @@ pub(super) enum Reg {
 /// Bytes of a load or store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub(super) enum Size {
+pub(in crate::kernel) enum Size {
     Word = 0x00,
     Half = 0x08,
     Byte = 0x10,
@@ -41,7 +41,7 @@ pub(super) enum Size {
 /// What a jump looks at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub(super) enum Jump {
+pub(in crate::kernel) enum Jump {
     Equal = 0x10,
     Greater = 0x20,
     NotEqual = 0x50,
@@ -56,68 +56,68 @@ impl Insn {
     }
 
     /// `to = from`
-    pub(super) const fn copy(to: Reg, from: Reg) -> Self {
+    pub(in crate::kernel) const fn copy(to: Reg, from: Reg) -> Self {
         Self::new(0xbf, to, from as u8, 0, 0)
     }
 
     /// `to = value`
-    pub(super) const fn set(to: Reg, value: i32) -> Self {
+    pub(in crate::kernel) const fn set(to: Reg, value: i32) -> Self {
         Self::new(0xb7, to, 0, 0, value)
     }
 
     /// `to += value`
-    pub(super) const fn add(to: Reg, value: i32) -> Self {
+    pub(in crate::kernel) const fn add(to: Reg, value: i32) -> Self {
         Self::new(0x07, to, 0, 0, value)
     }
 
     /// `to += from`
-    pub(super) const fn add_register(to: Reg, from: Reg) -> Self {
+    pub(in crate::kernel) const fn add_register(to: Reg, from: Reg) -> Self {
         Self::new(0x0f, to, from as u8, 0, 0)
     }
 
     /// `to &= value`
-    pub(super) const fn and(to: Reg, value: i32) -> Self {
+    pub(in crate::kernel) const fn and(to: Reg, value: i32) -> Self {
         Self::new(0x57, to, 0, 0, value)
     }
 
     /// `to <<= bits`
-    pub(super) const fn shift_left(to: Reg, bits: i32) -> Self {
+    pub(in crate::kernel) const fn shift_left(to: Reg, bits: i32) -> Self {
         Self::new(0x67, to, 0, 0, bits)
     }
 
     /// `to = *(size *)(from + offset)`
-    pub(super) const fn load(size: Size, to: Reg, from: Reg, offset: i16) -> Self {
+    pub(in crate::kernel) const fn load(size: Size, to: Reg, from: Reg, offset: i16) -> Self {
         Self::new(0x61 | size as u8, to, from as u8, offset, 0)
     }
 
     /// `*(size *)(to + offset) = from`
-    pub(super) const fn store(size: Size, to: Reg, offset: i16, from: Reg) -> Self {
+    pub(in crate::kernel) const fn store(size: Size, to: Reg, offset: i16, from: Reg) -> Self {
         Self::new(0x63 | size as u8, to, from as u8, offset, 0)
     }
 
     /// `*(size *)(to + offset) = value`
-    pub(super) const fn store_value(size: Size, to: Reg, offset: i16, value: i32) -> Self {
+    pub(in crate::kernel) const fn store_value(size: Size, to: Reg, offset: i16, value: i32) -> Self {
         Self::new(0x62 | size as u8, to, 0, offset, value)
     }
 
     /// Calls the kernel's function of this number.
-    pub(super) const fn call(function: i32) -> Self {
+    pub(in crate::kernel) const fn call(function: i32) -> Self {
         Self::new(0x85, Reg::R0, 0, 0, function)
     }
 
     /// Returns R0.
-    pub(super) const fn exit() -> Self {
+    pub(in crate::kernel) const fn exit() -> Self {
         Self::new(0x95, Reg::R0, 0, 0, 0)
     }
 }
 
 /// A place that jumps lead to, by the program's own naming.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Label(pub(super) &'static str);
+pub(in crate::kernel) struct Label(pub(in crate::kernel) &'static str);
 
 /// A program that grows from its first instruction to its last.
 #[derive(Debug, Default)]
-pub(super) struct Assembler {
+pub(in crate::kernel) struct Assembler {
     code: Vec<Insn>,
     /// Jumps, by their place, and where to.
     jumps: Vec<(usize, Label)>,
@@ -126,13 +126,13 @@ pub(super) struct Assembler {
 
 impl Assembler {
     /// Appends instructions.
-    pub(super) fn add(&mut self, code: &[Insn]) -> &mut Self {
+    pub(in crate::kernel) fn add(&mut self, code: &[Insn]) -> &mut Self {
         self.code.extend_from_slice(code);
         self
     }
 
     /// `to = the map`
-    pub(super) fn set_map(&mut self, to: Reg, map: std::os::fd::BorrowedFd<'_>) -> &mut Self {
+    pub(in crate::kernel) fn set_map(&mut self, to: Reg, map: std::os::fd::BorrowedFd<'_>) -> &mut Self {
         /// `BPF_PSEUDO_MAP_FD`: the value is a descriptor.
         const OF_A_MAP: u8 = 1;
         let fd = std::os::fd::AsRawFd::as_raw_fd(&map);
@@ -141,22 +141,34 @@ impl Assembler {
     }
 
     /// Goes to `label`.
-    pub(super) fn go(&mut self, label: Label) -> &mut Self {
+    pub(in crate::kernel) fn go(&mut self, label: Label) -> &mut Self {
         self.jump(Insn::new(0x05, Reg::R0, 0, 0, 0), label)
     }
 
     /// Goes to `label` if the lower 32 bits of `left` are so to `right`.
-    pub(super) fn go_if(&mut self, left: Reg, how: Jump, right: i32, label: Label) -> &mut Self {
+    pub(in crate::kernel) fn go_if(&mut self, left: Reg, how: Jump, right: i32, label: Label) -> &mut Self {
         self.jump(Insn::new(0x06 | how as u8, left, 0, 0, right), label)
     }
 
     /// Goes to `label` if `left` is so to the register `right`.
-    pub(super) fn go_if_register(&mut self, left: Reg, how: Jump, right: Reg, label: Label) -> &mut Self {
+    pub(in crate::kernel) fn go_if_register(
+        &mut self,
+        left: Reg,
+        how: Jump,
+        right: Reg,
+        label: Label,
+    ) -> &mut Self {
         self.jump(Insn::new(0x0d | how as u8, left, right as u8, 0, 0), label)
     }
 
     /// Goes to `label` if all of `left` is so to `right`.
-    pub(super) fn go_if_all(&mut self, left: Reg, how: Jump, right: i32, label: Label) -> &mut Self {
+    pub(in crate::kernel) fn go_if_all(
+        &mut self,
+        left: Reg,
+        how: Jump,
+        right: i32,
+        label: Label,
+    ) -> &mut Self {
         self.jump(Insn::new(0x05 | how as u8, left, 0, 0, right), label)
     }
 
@@ -166,13 +178,13 @@ impl Assembler {
     }
 
     /// What comes next is `label`.
-    pub(super) fn label(&mut self, label: Label) -> &mut Self {
+    pub(in crate::kernel) fn label(&mut self, label: Label) -> &mut Self {
         self.labels.push((label, self.code.len()));
         self
     }
 
     /// The finished program. `None` when a jump leads to a label that is not there, or too far.
-    pub(super) fn finish(mut self) -> Option<Vec<Insn>> {
+    pub(in crate::kernel) fn finish(mut self) -> Option<Vec<Insn>> {
         for (at, label) in self.jumps {
             let (_, target) = self.labels.iter().find(|(known, _)| *known == label)?;
             // A jump counts from the instruction after it.

@@ -1,8 +1,10 @@
 //! What messages are made of a burst, and what the kernel is shown of them.
 
 use super::*;
+use crate::drivers::socket::whole::{Ports, ready};
 use crate::offload::segment::segment;
-use crate::offload::{Gso, GsoKind, Offload};
+use crate::offload::tests::frames::{KINDS, Recipe, look_at};
+use crate::offload::{GsoKind, Offload};
 use crate::packet::{HeapBuf, HeapPool};
 use crate::wire::checksum::Sum;
 
@@ -25,46 +27,14 @@ fn outer(v6: bool, source: u16) -> Vec<u8> {
     bytes
 }
 
-fn payload(len: usize) -> Vec<u8> {
-    (0..len).map(|index| (index * 31 + index / 251) as u8).collect()
-}
-
-/// A frame that stands for several of `size` bytes of payload.
+/// A frame that stands for several of `size` bytes of payload, in pieces that have nothing to do with where it is cut: some of
+/// odd lengths, one without a byte.
 fn inner(kind: GsoKind, v6: bool, len: usize, size: u16) -> HeapBuf {
-    let (protocol, l4_headers) = if kind == GsoKind::Udp { (17, 8) } else { (6, 20) };
-    let l4_len = (l4_headers + len) as u16;
-    let mut frame = vec![2, 0, 0, 0, 0, 3, 2, 0, 0, 0, 0, 4];
-    if v6 {
-        frame.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
-        frame.extend(l4_len.to_be_bytes());
-        frame.extend([protocol, 64]);
-        frame.extend((1..=32).map(|byte: u8| byte.wrapping_mul(7)));
-    } else {
-        frame.extend([0x08, 0x00, 0x45, 0]);
-        frame.extend((l4_len + 20).to_be_bytes());
-        frame.extend([0xff, 0xfe, 0x40, 0, 64, protocol, 0, 0, 10, 244, 1, 2, 10, 244, 0, 2]);
-    }
-    let start = frame.len();
-    frame.extend([0x12, 0x34, 0x56, 0x78]);
-    let offset = if kind == GsoKind::Udp {
-        frame.extend(l4_len.to_be_bytes());
-        frame.extend([0, 0]);
-        6
-    } else {
-        frame.extend([0xff, 0xff, 0xff, 0, 0, 0, 0, 2, 0x50, 0x18, 0xff, 0xff, 0, 0, 0, 0]);
-        16
-    };
-    frame.extend(payload(len));
-    // In pieces that have nothing to do with where it is cut, some of odd lengths, one without a byte.
-    let (head, rest) = frame.split_at(start + l4_headers + 3);
-    let mut pieces: Vec<&[u8]> = vec![head, &[]];
-    pieces.extend(rest.chunks(1021));
-    let mut buf = HeapBuf::from_segments(&pieces);
-    buf.set_offload(Offload {
-        checksum: Checksum::Partial { start: start as u16, offset },
-        gso: Some(Gso { kind, size, ecn: false }),
-    });
-    buf
+    let recipe = Recipe::new(kind, v6, len, size);
+    let headers = recipe.bytes().0.len() - len;
+    let mut split = vec![headers + 3, 0];
+    split.resize(2 + len / 1021, 1021);
+    Recipe { split, ..recipe }.frame()
 }
 
 /// In the tunnel, with its state.
@@ -85,7 +55,7 @@ fn encapsulated(v6: bool, source: u16, inner: &HeapBuf) -> HeapBuf {
 /// An ordinary packet, of `len` bytes behind the outer headers.
 fn plain(source: u16, len: usize) -> HeapBuf {
     let mut bytes = outer(false, source);
-    bytes.extend(payload(len - VXLAN_LEN));
+    bytes.extend((0..len - VXLAN_LEN).map(|index| (index * 31 + index / 251) as u8));
     HeapBuf::from_bytes(&bytes)
 }
 
@@ -96,17 +66,26 @@ struct Planned {
 }
 
 fn planned(packets: impl IntoIterator<Item = HeapBuf>) -> Planned {
-    let (mut plan, mut burst) = (Plan::new(), packets.into_iter().collect());
-    let left = plan.make(&mut burst, PORT);
+    planned_with(packets, |_, _| false)
+}
+
+/// `whole` says which frames that stand for several go as they are.
+fn planned_with(
+    packets: impl IntoIterator<Item = HeapBuf>,
+    whole: impl FnMut(&mut HeapBuf, &Lane) -> bool,
+) -> Planned {
+    let (mut plan, mut burst) = (Plan::default(), packets.into_iter().collect());
+    let left = plan.make(&mut burst, PORT, whole);
     Planned { plan, burst, left }
 }
 
 impl Planned {
     /// What the kernel sends for each message: the datagrams that it cuts the shown bytes into.
     fn datagrams(&self) -> Vec<Vec<Vec<u8>>> {
-        let shown = self.plan.messages.iter().map(|(lane, content)| {
-            let (mut pieces, size) = (Vec::new(), content.segment().map(usize::from));
-            self.plan.show(&self.burst, lane, content, &mut |piece| pieces.push(piece.to_vec()));
+        let messages = self.plan.shares().flat_map(|share| share.messages(&self.burst));
+        let shown = messages.map(|message| {
+            let (mut pieces, size) = (Vec::new(), message.segment.map(usize::from));
+            (message.pieces)(&mut |piece| pieces.push(piece.to_vec()));
             let bytes = pieces.concat();
             assert!(bytes.len() <= MAX_MESSAGE && pieces.len() <= MAX_PIECES);
             let size = size.unwrap_or(bytes.len());
@@ -117,7 +96,7 @@ impl Planned {
                 at += piece.len();
             }
             let datagrams: Vec<_> = bytes.chunks(size).map(<[u8]>::to_vec).collect();
-            assert!(datagrams.len() <= MAX_SEGMENTS);
+            assert!(datagrams.len() <= MAX_DATAGRAMS);
             datagrams
         });
         shown.collect()
@@ -126,9 +105,7 @@ impl Planned {
 
 #[test]
 fn a_frame_that_stands_for_several_is_shown_as_its_segments() {
-    for (kind, inner_v6) in
-        [(GsoKind::Tcp4, false), (GsoKind::Tcp6, true), (GsoKind::Udp, false), (GsoKind::Udp, true)]
-    {
+    for (kind, inner_v6) in KINDS {
         // The last two are more than one message: by its datagrams, and by its bytes.
         for (len, size) in
             [(10, 9), (1398, 1398), (4000, 1398), (4194, 1398), (130 * 9 + 1, 9), (65_400, 1398)]
@@ -146,7 +123,7 @@ fn a_frame_that_stands_for_several_is_shown_as_its_segments() {
                 })
                 .unwrap();
                 assert_eq!(messages.concat(), expected, "{kind:?} {len} {size}");
-                let several = expected.len() > MAX_SEGMENTS || expected.concat().len() > MAX_MESSAGE;
+                let several = expected.len() > MAX_DATAGRAMS || expected.concat().len() > MAX_MESSAGE;
                 assert_eq!(messages.len() > 1, several, "{kind:?} {len} {size}");
             }
         }
@@ -174,7 +151,7 @@ fn packets_of_one_way_and_size_go_together_and_the_last_may_be_shorter() {
     for datagram in messages.concat() {
         assert_eq!(datagram, plain(40_000, datagram.len()).to_vec()[VXLAN_V4..]);
     }
-    assert_eq!(planned.plan.packets_of(&planned.plan.messages[0].1), 0b111);
+    assert_eq!(planned.plan.shares().map(|share| share.packets_of(0)).collect::<Vec<_>>(), [0b111]);
 }
 
 #[test]
@@ -185,9 +162,15 @@ fn packets_of_another_way_go_apart_and_each_flow_keeps_its_order() {
     let there = |source, len| plain(source, len);
     let Planned { plan, burst, .. } =
         planned([there(40_000, 500), there(40_001, 500), there(40_016, 500), marked, there(40_000, 500)]);
-    let bits: Vec<u64> = plan.messages.iter().map(|(_, content)| plan.packets_of(content)).collect();
-    assert_eq!(bits, [0b101, 0b10, 0b1000, 0b10000]);
-    assert_eq!(burst.len(), 5);
+    let shares: Vec<(usize, Vec<u64>)> = plan
+        .shares()
+        .map(|share| {
+            let count = share.messages(&burst).count();
+            (share.socket(), (0..count).map(|message| share.packets_of(message)).collect())
+        })
+        .collect();
+    assert_eq!(shares, [(0, vec![0b101, 0b1000, 0b10000]), (1, vec![0b10])]);
+    assert_eq!(plan.shares().map(|share| share.packets()).collect::<Vec<_>>(), [0b11101, 0b10]);
 }
 
 #[test]
@@ -200,17 +183,13 @@ fn a_full_burst_of_long_packets_is_no_longer_message_than_there_can_be() {
 
 #[test]
 fn an_inner_checksum_is_filled_in() {
-    let mut frame = inner(GsoKind::Udp, false, 99, 1000);
-    let Offload { checksum, .. } = frame.offload();
-    frame.set_offload(Offload { checksum, gso: None });
-    // As whoever leaves it to others does: with the pseudo-header's sum.
-    let pseudo = Sum::new().add(&[10, 244, 1, 2, 10, 244, 0, 2]).add_u16(17).add_u16(107).fold();
-    frame.write_at(40, &pseudo.to_be_bytes());
-    let planned = planned([encapsulated(false, 40_000, &frame)]);
-    let datagram = planned.datagrams().concat().concat();
-    let udp = &datagram[VXLAN_LEN + 34..];
-    let sum = Sum::new().add(&[10, 244, 1, 2, 10, 244, 0, 2]).add_u16(17).add_u16(107).add(udp);
-    assert_eq!(sum.fold(), 0xffff);
+    for (kind, v6) in KINDS {
+        let mut frame = inner(kind, v6, 99, 1000);
+        frame.set_offload(Offload { gso: None, ..frame.offload() });
+        let planned = planned([encapsulated(v6, 40_000, &frame)]);
+        let datagram = planned.datagrams().concat().concat();
+        look_at(&HeapBuf::from_bytes(&datagram[VXLAN_LEN..]));
+    }
 }
 
 #[test]
@@ -238,12 +217,53 @@ fn what_is_no_packet_of_the_tunnel_is_not_sent() {
 }
 
 #[test]
-fn a_packet_is_left_for_the_first_reason() {
-    let mut left = Left { all: 0b1, ..Left::default() };
-    left.add(0b11, Refusal::Filtered);
-    left.add(0b110, Refusal::TooLong);
-    left.add(0b1000, Refusal::Other);
-    left.add(0b11000, Refusal::Unreachable);
-    assert_eq!(left, Left { all: 0b11111, refused: 0b10, too_long: 0b100, unreachable: 0b10000 });
-    assert_eq!(left.loss(), TxLoss { refused: 1, unreachable: 1, too_long: 1 });
+fn a_frame_that_goes_whole_keeps_its_place_among_the_others() {
+    let large = encapsulated(false, 40_000, &inner(GsoKind::Tcp4, false, 4000, 1000));
+    let elsewhere = encapsulated(true, 40_000, &inner(GsoKind::Tcp4, false, 4000, 1000));
+    let packets = [plain(40_000, 500), large, plain(40_000, 500), elsewhere];
+    let Planned { plan, left, .. } = planned_with(packets, |_, lane| lane.from.is_ipv4());
+    assert_eq!(left, 0);
+    let bits: Vec<u64> = plan.messages.iter().map(|(_, content)| plan.packets_of(content)).collect();
+    assert_eq!(bits, [0b1, 0b10, 0b100, 0b1000], "nothing is joined over it");
+    let whole: Vec<bool> =
+        plan.messages.iter().map(|(_, content)| matches!(content, Content::Whole { .. })).collect();
+    assert_eq!(whole, [false, true, false, false]);
+}
+
+#[test]
+fn what_goes_whole_has_the_headers_of_its_socket() {
+    let mut ports = Ports::default();
+    (ports.v4[40_000 % SENDERS], ports.v6[40_001 % SENDERS]) = (50_000, 50_001);
+    for (v6, source, port) in [(false, 40_000, 50_000u16), (true, 40_001, 50_001)] {
+        let before = encapsulated(v6, source, &inner(GsoKind::Tcp6, true, 4000, 1000));
+        let lane = Lane::of(before.head(), PORT).unwrap();
+        let mut packet = before.clone();
+        assert!(ready(&mut packet, &lane, &ports));
+        let udp = lane.vxlan() - UDP_LEN;
+        let (before, after) = (before.to_vec(), packet.to_vec());
+        assert_eq!(after[udp..udp + 2], port.to_be_bytes());
+        // A receiver's sum over all of it, with the checksum field as it is, is what is left to be filled in: only the payload's.
+        let len = after.len() - udp;
+        let pseudo = match (lane.from, lane.to.ip()) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => [&from.octets()[..], &to.octets()].concat(),
+            (IpAddr::V6(from), IpAddr::V6(to)) => [&from.octets()[..], &to.octets()].concat(),
+            _ => unreachable!("of one family"),
+        };
+        let pseudo = Sum::new().add(&pseudo).add_u16(17).add_u16(len as u16).fold();
+        assert_eq!(after[udp + 6..udp + 8], pseudo.to_be_bytes());
+        let others = |bytes: &[u8]| [&bytes[..udp], &bytes[udp + 2..udp + 6], &bytes[udp + 8..]].concat();
+        assert_eq!(others(&after), others(&before), "nothing else is touched");
+    }
+}
+
+#[test]
+fn what_is_longer_than_a_packet_does_not_go_whole() {
+    let frame = |len| encapsulated(false, 40_000, &inner(GsoKind::Tcp4, false, len, 1000));
+    let outer = ETHERNET_LEN + frame(1000).len() - ETHERNET_LEN - 1000;
+    let most = usize::from(u16::MAX) + ETHERNET_LEN - outer;
+    for (len, fits) in [(most.min(65_495), true), (65_495, false)] {
+        let mut packet = frame(len);
+        let lane = Lane::of(packet.head(), PORT).unwrap();
+        assert_eq!(ready(&mut packet, &lane, &Ports::default()), fits, "{len}");
+    }
 }

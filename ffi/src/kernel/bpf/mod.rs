@@ -1,12 +1,14 @@
-//! The calls of bpf(2) that are needed: maps, a program, its link to an interface. The structs are those of linux/bpf.h, cut
+//! The calls of bpf(2) that are needed: maps, programs, a program's link to an interface. The structs are those of linux/bpf.h, cut
 //! where the fields that are used end; the kernel takes what is missing as zero.
+
+pub(super) mod insn;
 
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use super::insn::Insn;
-use crate::kernel::sys;
+use super::sys;
+use insn::Insn;
 
 const MAP_CREATE: libc::c_long = 0;
 const MAP_UPDATE: libc::c_long = 2;
@@ -15,13 +17,24 @@ const PROG_LOAD: libc::c_long = 5;
 const LINK_CREATE: libc::c_long = 28;
 const LINK_DETACH: libc::c_long = 34;
 
-const PROGRAM_OF_XDP: u32 = 6;
 const ATTACHED_TO_XDP: u32 = 37;
+const ATTACHED_TO_INGRESS: u32 = 46;
 /// `BPF_F_XDP_HAS_FRAGS`: the program takes frames that have more than their first buffer.
 const TAKES_FRAGMENTS: u32 = 1 << 5;
 const LICENSE: &CStr = c"Apache-2.0";
 /// Room for what the verifier says of a program that it refuses.
 const VERIFIER_TEXT: usize = 64 << 10;
+
+/// Kinds of program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ProgramKind {
+    /// `BPF_PROG_TYPE_SOCKET_FILTER`: a number made of a packet.
+    Filter,
+    /// `BPF_PROG_TYPE_XDP`: for frames of any length where the kernel can (Linux 5.18), else for those that fit a page.
+    Xdp,
+    /// `BPF_PROG_TYPE_SCHED_CLS`: what is done with a packet that comes in by an interface or leaves by it.
+    Classifier,
+}
 
 /// Kinds of map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -174,10 +187,15 @@ impl AsFd for Map {
     }
 }
 
-/// Loads an XDP program: for frames of any length where the kernel can (Linux 5.18), else for those that fit a page.
-pub(super) fn load(label: &str, code: &[Insn]) -> io::Result<OwnedFd> {
+/// Loads a program. It lives as long as somebody refers to it.
+pub(super) fn load(kind: ProgramKind, label: &str, code: &[Insn]) -> io::Result<OwnedFd> {
+    let (kind, flags, attach_type) = match kind {
+        ProgramKind::Filter => (1, 0, 0),
+        ProgramKind::Xdp => (6, TAKES_FRAGMENTS, ATTACHED_TO_XDP),
+        ProgramKind::Classifier => (3, 0, 0),
+    };
     let mut attributes = ProgLoad {
-        kind: PROGRAM_OF_XDP,
+        kind,
         count: code.len() as u32,
         code: code.as_ptr() as u64,
         license: LICENSE.as_ptr() as u64,
@@ -185,14 +203,14 @@ pub(super) fn load(label: &str, code: &[Insn]) -> io::Result<OwnedFd> {
         log_size: 0,
         log: 0,
         kernel_version: 0,
-        flags: TAKES_FRAGMENTS,
+        flags,
         name: name(label),
         interface: 0,
-        attach_type: ATTACHED_TO_XDP,
+        attach_type,
     };
     // SAFETY: what PROG_LOAD reads: `count` instructions and a text that ends in zero, both live.
     let mut tried = unsafe { bpf(PROG_LOAD, &attributes) };
-    if matches!(&tried, Err(error) if error.raw_os_error() == Some(libc::EINVAL)) {
+    if flags != 0 && matches!(&tried, Err(error) if error.raw_os_error() == Some(libc::EINVAL)) {
         attributes.flags = 0;
         // SAFETY: as above.
         tried = unsafe { bpf(PROG_LOAD, &attributes) };
@@ -244,6 +262,14 @@ pub(super) fn attach(program: BorrowedFd<'_>, interface: u32, how: Attach) -> io
     sys::owned(unsafe { bpf(LINK_CREATE, &attributes) }?)
 }
 
+/// Attaches a classifier to what comes in by an interface, for as long as the descriptor lives (Linux 6.6).
+pub(super) fn attach_ingress(program: BorrowedFd<'_>, interface: u32) -> io::Result<OwnedFd> {
+    let attributes =
+        LinkCreate { program: number(program), interface, attach_type: ATTACHED_TO_INGRESS, flags: 0 };
+    // SAFETY: what LINK_CREATE reads; there is no address in it.
+    sys::owned(unsafe { bpf(LINK_CREATE, &attributes) }?)
+}
+
 /// Detaches what [`attach`] has attached, at once: closing the descriptor alone would leave it to whoever else has a copy, such as a
 /// process that is about to become another program.
 pub(super) fn detach(link: BorrowedFd<'_>) -> io::Result<()> {
@@ -268,7 +294,7 @@ pub(super) mod tests {
     }
 
     /// What a program answers to a frame.
-    pub(in super::super) fn run(program: BorrowedFd<'_>, frame: &[u8]) -> u32 {
+    pub(in crate::kernel) fn run(program: BorrowedFd<'_>, frame: &[u8]) -> u32 {
         const TEST_RUN: libc::c_long = 10;
         let mut attributes = TestRun {
             program: number(program),
@@ -291,7 +317,7 @@ pub(super) mod tests {
     #[test]
     fn what_the_verifier_refuses_comes_with_its_words() {
         // Leaves without an answer.
-        let error = load("weft_bad", &[Insn::exit()]).unwrap_err();
+        let error = load(ProgramKind::Xdp, "weft_bad", &[Insn::exit()]).unwrap_err();
         assert!(error.to_string().contains("the verifier says"), "{error}");
         assert!(error.to_string().contains("R0"), "{error}");
     }

@@ -1,0 +1,273 @@
+//! What is answered here is what parse and classify answer, for whatever bytes.
+
+use super::*;
+use crate::classify::{LastHits, classify, classify_tunnel};
+use crate::offload::{Checksum, Gso, GsoKind, Offload};
+use crate::packet::HeapBuf;
+use crate::parse::{parse, parse_tunnel};
+use crate::stations::Stations;
+use crate::tables::{Encap, Gateway, Neighbour, NextHop, Outer, Place, Port, Vtep};
+use crate::types::{Mtu, Vni};
+use crate::wire::checksum::Sum;
+use proptest::prelude::*;
+
+const UPLINK: usize = 0;
+const POD: usize = 1;
+const OTHER: usize = 2;
+const TRUSTED: usize = 3;
+const HOST: usize = 4;
+
+const GATEWAY: [u8; 6] = [2, 0, 0, 0, 0, 0xfe];
+const VTEP: [u8; 6] = [2, 0, 0, 0, 0, 0xaa];
+
+const PARTIAL: Checksum = Checksum::Partial { start: 34, offset: 6 };
+const STATES: [Offload; 4] = [
+    Offload { checksum: Checksum::Unverified, gso: None },
+    Offload { checksum: Checksum::Verified, gso: None },
+    Offload { checksum: PARTIAL, gso: None },
+    Offload { checksum: PARTIAL, gso: Some(Gso { kind: GsoKind::Udp, size: 8, ecn: false }) },
+];
+
+fn id(port: usize) -> PortId {
+    PortId::new(port).unwrap()
+}
+
+fn pod_mac(pod: usize) -> MacAddr {
+    MacAddr([2, 0, 0, 0, 0, pod as u8])
+}
+
+fn addresses(pod: usize) -> [IpAddr; 2] {
+    [[10, 244, 0, pod as u8].into(), format!("fd00::{pod}").parse().unwrap()]
+}
+
+fn tables(vteps: usize) -> Snapshot {
+    let mut tables = Snapshot { vxlan_port: 8472, ..Snapshot::default() };
+    let guard = |pod| Role::Pod(PodGuard::new(pod_mac(pod), &addresses(pod)));
+    for (port, role) in [
+        (UPLINK, Role::Uplink),
+        (POD, guard(POD)),
+        (OTHER, guard(OTHER)),
+        (TRUSTED, Role::Trusted),
+        (HOST, Role::Host),
+    ] {
+        let mtu = Mtu::new(if port == OTHER { 600 } else { 1450 }).unwrap();
+        tables.ports.insert(id(port), Port { role, mtu, place: Place::Each, tunnel_gso: false });
+    }
+    for pod in [POD, OTHER, TRUSTED] {
+        tables.add_pod(id(pod), pod_mac(pod), &addresses(pod));
+    }
+    let host = Some(Neighbour { mac: pod_mac(HOST), port: id(HOST) });
+    tables.gateway =
+        Gateway { mac: MacAddr(GATEWAY), v4: vec![[10, 244, 0, 1].into()], host, ..Gateway::default() };
+    tables.hops.push(Neighbour { mac: pod_mac(TRUSTED), port: id(TRUSTED) });
+    tables.groups.push([NextHop::Vtep(0), NextHop::Hop(0)].into());
+    tables.routes4.insert([10, 244, 0, 0].into(), 24, NextHop::Local);
+    tables.routes4.insert([10, 244, 1, 0].into(), 24, NextHop::Vtep(0));
+    tables.routes4.insert([10, 244, 2, 0].into(), 24, NextHop::Vtep(1));
+    tables.routes4.insert([10, 244, 3, 0].into(), 24, NextHop::Hop(0));
+    tables.routes4.insert([10, 244, 4, 0].into(), 24, NextHop::Group(0));
+    tables.routes4.insert([10, 244, 5, 0].into(), 24, NextHop::Blackhole);
+    tables.routes6.insert("fd00::".parse().unwrap(), 112, NextHop::Local);
+    tables.routes6.insert("fd00::1:0".parse().unwrap(), 112, NextHop::Vtep(0));
+    let (vni, own) = (Vni::new(1).unwrap(), [172, 16, 0, 1].into());
+    let peer: IpAddr = [172, 16, 0, 2].into();
+    let outer = Outer { src_mac: pod_mac(9), dst_mac: pod_mac(8), src: own, dst: peer, port: 8472 };
+    let encap = Encap::new(&outer, vni, MacAddr(VTEP), pod_mac(0xab));
+    for index in 0..vteps {
+        let encap = encap.clone().filter(|_| index != 1);
+        tables.vteps.push(Vtep { encap, uplink: id(UPLINK), mtu: Mtu::new(600).unwrap(), checksum: false });
+    }
+    tables.peers.insert(peer, vni);
+    tables.local_vteps.push(LocalVtep { vni, mac: MacAddr(VTEP), address: own });
+    tables
+}
+
+/// An IPv4 packet with `payload`, of which the first 8 bytes are a UDP header's.
+fn v4(src: [u8; 4], dst: [u8; 4], protocol: u8, payload: &[u8]) -> Vec<u8> {
+    let total = (20 + payload.len()) as u16;
+    let mut ip = vec![0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, protocol, 0, 0];
+    ip[2..4].copy_from_slice(&total.to_be_bytes());
+    ip.extend(src);
+    ip.extend(dst);
+    ip.extend(payload);
+    ip
+}
+
+fn v6(dst: &str, protocol: u8, payload: &[u8]) -> Vec<u8> {
+    let mut ip = vec![0x60, 0, 0, 0, 0, payload.len() as u8, protocol, 64];
+    ip.extend("fd00::1".parse::<Ipv6Addr>().unwrap().octets());
+    ip.extend(dst.parse::<Ipv6Addr>().unwrap().octets());
+    ip.extend(payload);
+    ip
+}
+
+fn ethernet(dst: [u8; 6], src: [u8; 6], ethertype: [u8; 2], payload: &[u8]) -> Vec<u8> {
+    [&dst[..], &src, &ethertype, payload].concat()
+}
+
+/// What a pod or the host may send, more or less.
+fn any_plain() -> impl Strategy<Value = Vec<u8>> {
+    let payload = prop_oneof![Just(18usize), 0..30usize, Just(590)];
+    let dst = prop_oneof![Just(GATEWAY), (1u8..6).prop_map(|pod| [2, 0, 0, 0, 0, pod]), any::<[u8; 6]>()];
+    let protocol = prop_oneof![Just(6u8), Just(17), Just(1), any::<u8>()];
+    (dst, 0u8..6, 0u8..5, protocol, payload, any::<bool>()).prop_map(
+        |(mac, net, host, protocol, len, is_v4)| {
+            let payload = vec![0x11; len];
+            let src = pod_mac(POD).0;
+            if is_v4 {
+                ethernet(
+                    mac,
+                    src,
+                    [8, 0],
+                    &v4([10, 244, 0, POD as u8], [10, 244, net, host], protocol, &payload),
+                )
+            } else {
+                let dst = format!("fd00::{}:{host}", net % 2);
+                ethernet(mac, src, [0x86, 0xdd], &v6(&dst, protocol, &payload[..len.min(200)]))
+            }
+        },
+    )
+}
+
+/// What a peer sends.
+fn any_tunnelled() -> impl Strategy<Value = Vec<u8>> {
+    (0u8..6, 0u8..5, 0usize..30).prop_map(|(net, host, len)| {
+        let inner = v4([10, 244, 1, 7], [10, 244, net, host], 17, &vec![0x11; len]);
+        let inner = ethernet(VTEP, pod_mac(0xab).0, [8, 0], &inner);
+        let mut udp = vec![0x99, 0x99, 0x21, 0x18, 0, (16 + inner.len()) as u8, 0, 0, 8, 0, 0, 0, 0, 0, 1, 0];
+        udp.extend(inner);
+        ethernet(pod_mac(9).0, pod_mac(8).0, [8, 0], &v4([172, 16, 0, 2], [172, 16, 0, 1], 17, &udp))
+    })
+}
+
+/// Some bytes are others, and the frame is longer or shorter; then, mostly, the headers' checksums are right.
+fn any_change() -> impl Strategy<Value = (Vec<(usize, u8)>, i8, bool)> {
+    let at = prop_oneof![0..100usize, 12..24usize, 62..74usize];
+    (
+        prop::collection::vec((at, any::<u8>()), 0..3),
+        prop_oneof![3 => Just(0i8), 1 => -20..20i8],
+        prop::bool::weighted(0.9),
+    )
+}
+
+fn change(mut frame: Vec<u8>, (bytes, longer, right): (Vec<(usize, u8)>, i8, bool)) -> Vec<u8> {
+    for (at, value) in bytes {
+        if let Some(byte) = frame.get_mut(at) {
+            *byte = value;
+        }
+    }
+    frame.resize((frame.len() as isize + isize::from(longer)).max(0) as usize, 0);
+    for at in [64, 14] {
+        if let Some(header) = frame.get_mut(at..at + 20).filter(|header| right && header[0] == 0x45) {
+            header[10..12].fill(0);
+            let checksum = Sum::new().add(header).checksum();
+            header[10..12].copy_from_slice(&checksum.to_be_bytes());
+        }
+    }
+    frame
+}
+
+/// What both say about these frames, one after the other in a burst; how many were usual.
+fn compare(port: usize, frames: Vec<Vec<u8>>) -> Result<usize, TestCaseError> {
+    let (few, many) = (compare_with(2, port, &frames)?, compare_with(1000, port, &frames)?);
+    prop_assert_eq!(few, many);
+    Ok(few)
+}
+
+fn compare_with(vteps: usize, port: usize, frames: &[Vec<u8>]) -> Result<usize, TestCaseError> {
+    let (tables, stations) = (tables(vteps), Stations::default());
+    let from =
+        Ingress { id: id(port), port: tables.ports.get(id(port)).unwrap(), stations: &stations, now: 0 };
+    let (mut usual, mut last) = (Usual::new(&tables, &from), LastHits::default());
+    let mut found = 0;
+    for (index, bytes) in frames.iter().enumerate() {
+        let mut frame = HeapBuf::from_bytes(bytes);
+        // Unverified, verified, not filled in; and a frame to be cut, which is none of the usual ones.
+        frame.set_offload(STATES[index % STATES.len()]);
+        let (head, len) = (frame.head(), frame.len());
+        let (mut look, mut action, mut brief) = (Look::UNKNOWN, Action::Consume, Brief::UNREAD);
+        if port == UPLINK {
+            usual.look_through(&frame, &mut look);
+        } else {
+            usual.look(&frame, &mut look);
+        }
+        let answer = if usual.decide(&look, &mut action, &mut brief) {
+            Some((action, brief))
+        } else {
+            (port != UPLINK).then(|| usual.decide_v6(&frame)).flatten()
+        };
+        let Some((action, brief)) = answer else { continue };
+        prop_assert_eq!(frame.offload().gso, None);
+        if usual.must_confirm() && !usual.confirm(action, &brief) {
+            continue;
+        }
+        found += 1;
+        let (expected, mut expected_brief) = if port == UPLINK {
+            let (parsed, outer) =
+                parse_tunnel(&frame, &tables).map_err(|e| TestCaseError::fail(format!("{e:?}")))?;
+            let action = classify_tunnel(&tables, &mut last, &from, head, &parsed, &outer, None);
+            (action, Brief::of(&parsed, Some(&outer)))
+        } else {
+            let parsed = parse(head, len, 0).map_err(|e| TestCaseError::fail(format!("{e:?}")))?;
+            (classify(&tables, &mut last, &from, head, &parsed, None), Brief::of(&parsed, None))
+        };
+        if !matches!(action, Action::Encap { .. }) {
+            expected_brief.hash = 0;
+        }
+        prop_assert_eq!((action, brief), (expected, expected_brief), "{:02x?}", bytes);
+    }
+    Ok(found)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn pods_and_the_host(
+        port in prop_oneof![4 => Just(POD), 1 => Just(TRUSTED), 1 => Just(HOST)],
+        frames in prop::collection::vec((any_plain(), any_change()), 1..8),
+    ) {
+        compare(port, frames.into_iter().map(|(frame, changes)| change(frame, changes)).collect())?;
+    }
+
+    #[test]
+    fn the_tunnel(frames in prop::collection::vec((any_tunnelled(), any_change()), 1..8)) {
+        compare(UPLINK, frames.into_iter().map(|(frame, changes)| change(frame, changes)).collect())?;
+    }
+}
+
+#[test]
+fn what_is_usual_is_found_so() {
+    let right = |frame| change(frame, (Vec::new(), 0, true));
+    let plain = |dst, net, protocol| {
+        let ip = v4([10, 244, 0, POD as u8], [10, 244, net, OTHER as u8], protocol, &[0x11; 18]);
+        right(ethernet(dst, pod_mac(POD).0, [8, 0], &ip))
+    };
+    let over_v6 = |dst: [u8; 6]| ethernet(dst, pod_mac(POD).0, [0x86, 0xdd], &v6("fd00::2", 6, &[0x11; 18]));
+    let (gateway, other) = (GATEWAY, pod_mac(OTHER).0);
+    let usual = vec![
+        plain(other, 0, 17),
+        plain(other, 9, 6),
+        plain(gateway, 0, 6),
+        plain(gateway, 1, 17),
+        plain(gateway, 3, 17),
+        plain(gateway, 9, 17),
+        over_v6(other),
+        over_v6(gateway),
+    ];
+    for frame in usual {
+        assert_eq!(compare(POD, vec![frame.clone(), frame.clone(), frame.clone(), frame]).unwrap(), 3);
+    }
+    // ICMP, a group of next hops, nowhere, nobody.
+    let unusual = vec![plain(other, 0, 1), plain(gateway, 4, 6), plain(gateway, 5, 6), plain([2; 6], 0, 6)];
+    assert_eq!(compare(POD, unusual).unwrap(), 0);
+    let inner =
+        right(ethernet(VTEP, pod_mac(0xab).0, [8, 0], &v4([10, 244, 1, 7], [10, 244, 0, 1], 17, &[0; 18])));
+    let mut udp = vec![0x99, 0x99, 0x21, 0x18, 0, (16 + inner.len()) as u8, 0, 0, 8, 0, 0, 0, 0, 0, 1, 0];
+    udp.extend(&inner);
+    let outer = v4([172, 16, 0, 2], [172, 16, 0, 1], 17, &udp);
+    assert_eq!(
+        compare(UPLINK, vec![right(ethernet(pod_mac(9).0, pod_mac(8).0, [8, 0], &outer))]).unwrap(),
+        1
+    );
+}
