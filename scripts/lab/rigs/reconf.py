@@ -56,7 +56,7 @@ QUEUES = (1024, 4096)
 def arguments(words=None):
     width = max(map(len, CASES))
     epilog = "cases; no packet may be lost:\n" + "\n".join(f"  {name:{width}}  {what}" for name, what in CASES.items())
-    made = parser("reconf", f"Measures {WHAT}.", NAMES, epilog, seconds=4)
+    made = parser("reconf", f"Measures {WHAT}.", NAMES, epilog, seconds=5)
     made.add_argument("--a-second", type=float, default=PUBLISHED_A_SECOND, metavar="N", help=f"snapshots (default: {PUBLISHED_A_SECOND})")
     made.add_argument("--nodes", type=int, default=NODES, metavar="N", help=f"of the cluster (default: {NODES})")
     made.add_argument("--rate-mpps", type=float, metavar="N", help="the rate without loss, where it is known (default: it is looked for)")
@@ -243,7 +243,7 @@ class Bench(vhost.Bench):
             # In the middle of the run, with time on both sides of it; whether the warm-up lost something is not known here.
             time.sleep(WARM_UP_SECONDS + SETTLE_SECONDS + seconds * 0.1)
             generation, spent, dropped, changing = node.generation(), node.control_seconds(), node.drops(), time.monotonic()
-            change(node, begin + WARM_UP_SECONDS + seconds * 0.9)
+            change(node, begin + WARM_UP_SECONDS + seconds * 0.75)
             took = time.monotonic() - changing
             published, spent = node.generation() - generation, node.control_seconds() - spent
             if running.ended():
