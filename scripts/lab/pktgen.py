@@ -13,17 +13,19 @@ ANSWERS = (0, 3)
 
 
 class Pktgen:
-    """A run of weft-pktgen under way on `core`; the sockets are made by it, and the switch connects to them."""
+    """A run of weft-pktgen under way on `core`; the sockets are made by it, and the switch connects to them. The rings of each
+    port have so many descriptors."""
 
-    def __init__(self, run, netns, core, sockets, huge, *words, queue=1024):
+    def __init__(self, run, netns, core, sockets, huge, *words, queues=(1024, 1024)):
         self.log = run.dir / "pktgen.log"
         self.log.unlink(missing_ok=True)
         ports = []
-        for index, path in enumerate(sockets):
+        for index, (path, queue) in enumerate(zip(sockets, queues)):
             path.unlink(missing_ok=True)
             ports += ["--port", f"net_virtio_user{index},path={path},server=1,queues=1,queue_size={queue}"]
         command, *words = words
-        words = [command, "-o", "json", *ports, "--core", core, "--descriptors", queue, "--buffers", 4 * queue + 4096, "--link-wait", 60, *words]
+        most = max(queues)
+        words = [command, "-o", "json", *ports, "--core", core, "--descriptors", most, "--buffers", 4 * most + 4096, "--link-wait", 60, *words]
         self.process = run.spawn(netns, BIN / PROGRAM, *words, *([] if huge else ["--no-hugepages"]), log=self.log.name)
         self.memory = "hugepages" if huge else "ordinary pages"
 

@@ -15,6 +15,7 @@ import shutil
 import signal
 import socket
 import time
+from collections import Counter
 
 from checks import end
 from gauges import busy_pct, thread_seconds, usable_cores
@@ -47,14 +48,15 @@ FLOWS, FRAME = 1000, "64"
 # machine a packet may be late that is not lost.
 WARM_UP_SECONDS, SETTLE_SECONDS = 1.5, 1.0
 LEAST_SECONDS = 3
-# Descriptors of the guest's rings: what it misses while weftd's other threads have its core shall not count as weft's loss.
-QUEUE = 4096
+# Descriptors of the guest's rings. While weftd's other threads have its core it takes nothing, and all that it has sent must have
+# room where it receives: that would be the guest's loss, not weft's.
+QUEUES = (1024, 4096)
 
 
 def arguments(words=None):
     width = max(map(len, CASES))
     epilog = "cases; no packet may be lost:\n" + "\n".join(f"  {name:{width}}  {what}" for name, what in CASES.items())
-    made = parser("reconf", f"Measures {WHAT}.", NAMES, epilog, seconds=4)
+    made = parser("reconf", f"Measures {WHAT}.", NAMES, epilog, seconds=5)
     made.add_argument("--a-second", type=float, default=PUBLISHED_A_SECOND, metavar="N", help=f"snapshots (default: {PUBLISHED_A_SECOND})")
     made.add_argument("--nodes", type=int, default=NODES, metavar="N", help=f"of the cluster (default: {NODES})")
     made.add_argument("--rate-mpps", type=float, metavar="N", help="the rate without loss, where it is known (default: it is looked for)")
@@ -168,6 +170,10 @@ class Node:
     def generation(self):
         return self.ask("GET", "/v1/status")["generation"]
 
+    def drops(self):
+        """Frames dropped so far, by reason."""
+        return Counter({drop["reason"]: drop["count"] for drop in self.ask("GET", "/v1/drops")["total"]})
+
     def control_seconds(self):
         """CPU time of all threads but the workers, which poll."""
         return sum(seconds for (_, name), seconds in thread_seconds(self.pid).items() if not name.startswith("weft-worker"))
@@ -223,7 +229,7 @@ class Bench(vhost.Bench):
     def traffic(self, *words):
         (src_mac, src), (dst_mac, dst) = vhost.PODS
         words = [*words, "--src-mac", src_mac, "--src-ip", src, "--dst-mac", dst_mac, "--dst-ip", dst, "--flows", FLOWS, "--frame", FRAME]
-        return pktgen(self.run, self.netns, self.guest_core, self.sockets, self.huge, *words, queue=QUEUE)
+        return pktgen(self.run, self.netns, self.guest_core, self.sockets, self.huge, *words, queues=QUEUES)
 
     def run_under(self, node, rate, change):
         """One run at a rate while `change(node, end)` has its time; what the generator saw, and how many snapshots a second
@@ -236,8 +242,8 @@ class Bench(vhost.Bench):
             begin = time.monotonic()
             # In the middle of the run, with time on both sides of it; whether the warm-up lost something is not known here.
             time.sleep(WARM_UP_SECONDS + SETTLE_SECONDS + seconds * 0.1)
-            generation, spent, changing = node.generation(), node.control_seconds(), time.monotonic()
-            change(node, begin + WARM_UP_SECONDS + seconds * 0.9)
+            generation, spent, dropped, changing = node.generation(), node.control_seconds(), node.drops(), time.monotonic()
+            change(node, begin + WARM_UP_SECONDS + seconds * 0.75)
             took = time.monotonic() - changing
             published, spent = node.generation() - generation, node.control_seconds() - spent
             if running.ended():
@@ -245,7 +251,10 @@ class Bench(vhost.Bench):
             answer = running.answer(timeout=60 + seconds)
         if answer["corrupted"]:
             raise LabError(f"{answer['corrupted']} packets came out damaged")
-        return answer | {"snapshots": published, "snapshots_a_second": published / took, "control_ms": 1e3 * spent / max(published, 1)}
+        dropped = dict(node.drops() - dropped)
+        if answer["lost"]:
+            say(f"{answer['lost']} lost; weftd has dropped {json.dumps(dropped) if dropped else 'nothing'}")
+        return answer | {"drops": dropped, "snapshots": published, "snapshots_a_second": published / took, "control_ms": 1e3 * spent / max(published, 1)}
 
 
 def nothing(_node, _end):
@@ -290,7 +299,7 @@ def measure_round(bench, case, rate):
         sample = {
             "lost": paced["lost"], "duplicated": paced["duplicated"], "reordered": paced["reordered"], "load_mpps": paced["sent_pps"] / 1e6,
             "gap_us": 1e3 * paced["longest_gap_ms"], "longest_gap_ms": paced["longest_gap_ms"], "own_pause_ms": paced["own_pause_ms"],
-            "p50_us": paced["latency_us"]["p50"], "p99_us": paced["latency_us"]["p99"], "max_us": paced["latency_us"]["max"],
+            "drops": paced["drops"], "p50_us": paced["latency_us"]["p50"], "p99_us": paced["latency_us"]["p99"], "max_us": paced["latency_us"]["max"],
             "snapshots": paced["snapshots"], "snapshots_a_second": paced["snapshots_a_second"], "given_up": paced["given_up"],
             **({"control_ms": paced["control_ms"]} if paced["snapshots"] else {}),
         }  # fmt: skip
@@ -343,7 +352,7 @@ def row_of(case, taken, static, rate):
     """Medians; what was lost is that of all rounds together."""
     figures = middle(taken)
     row = {"case": case, "subject": WEFT, "flows": FLOWS, "frame": FRAME, "load_pct": LOAD_PCT, "zero_loss_mpps": rate / 1e6} | figures
-    row |= {"lost": sum(sample["lost"] for sample in taken)}
+    row |= {"lost": sum(sample["lost"] for sample in taken), "drops": dict(sum((Counter(sample["drops"]) for sample in taken), Counter()))}
     row["rounds"] = {name: [sample[name] for sample in taken] for name in ("lost", "gap_us", "mpps", "own_pause_ms", "snapshots_a_second")}
     row["spread"] = spread([sample["mpps"] for sample in taken])
     row |= {"at_least": 0, "met_at_least": row["lost"] == 0}
