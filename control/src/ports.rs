@@ -19,7 +19,7 @@ use weft_switch::drivers::{
 };
 use weft_switch::types::{MacAddr, Mtu};
 
-use crate::config::UplinkKind;
+use crate::config::{TunnelGso, UplinkKind};
 use crate::dataplane::{Dataplane, Device};
 use crate::model::{Attachment, VhostMode};
 
@@ -200,15 +200,14 @@ impl OpenUplink {
     }
 }
 
-/// Opens the uplink for so many workers. `mtu` is followed where a queue has to know it. With `tunnel_gso`, the kernel gets large
-/// frames whole where it takes them.
+/// Opens the uplink for so many workers. `mtu` is followed where a queue has to know it.
 pub fn open_uplink(
     kind: UplinkKind,
     interface: &str,
     vxlan_port: u16,
     workers: usize,
     mtu: &UnderlayMtu,
-    tunnel_gso: bool,
+    tunnel_gso: TunnelGso,
 ) -> Result<OpenUplink, OpenError> {
     let name: IfName = interface.parse()?;
     match kind {
@@ -268,10 +267,15 @@ fn open_sockets(
     vxlan_port: u16,
     workers: usize,
     mtu: &UnderlayMtu,
-    tunnel_gso: bool,
+    tunnel_gso: TunnelGso,
 ) -> Result<OpenUplink, OpenError> {
     let sockets = UdpRx::open(name, vxlan_port, workers)?;
-    let whole = tunnel_gso.then(|| WholeTx::open(name, workers)).transpose();
+    let wanted = match tunnel_gso {
+        TunnelGso::Auto => !weft_ffi::kernel::interface::has_nic(name),
+        TunnelGso::Always => true,
+        TunnelGso::Never => false,
+    };
+    let whole = wanted.then(|| WholeTx::open(name, workers)).transpose();
     // One worker is enough for what routers say.
     let mut icmp = Some(IcmpRx::open(name)?);
     let (mut whole, refused) = match whole {

@@ -147,6 +147,12 @@ impl Hostile {
         self.offer(1, 0, 1);
     }
 
+    /// Whether the other side wants to be told of what is made available in a ring.
+    fn is_to_tell(&self, ring: usize) -> bool {
+        // SAFETY: within the map, aligned.
+        unsafe { self.map.add(ring * 0x4000 + 0x2000).cast::<u16>().read_volatile() & 1 == 0 }
+    }
+
     /// How far the other side has come in a ring.
     fn used(&self, ring: usize) -> u16 {
         // SAFETY: within the map, aligned.
@@ -220,12 +226,25 @@ fn a_guest_that_lies_costs_nobody_but_itself() {
     let (mut rx, mut tx) = port.split();
     let mut lab = Lab { pool, port, rx: rx.remove(0), tx: tx.remove(0), path };
     lab.still_works();
+    only_frames_are_told_of(&mut lab);
     headers_that_lie(&mut lab);
     lab.still_works();
     chains_that_lie(&mut lab);
     buffers_that_lie(&mut lab);
     lab.still_works();
     wait_for("every buffer to be back", || lab.pool.in_use() == 0);
+}
+
+/// What a guest sends wakes whoever sleeps, and only then; its room for frames is never waited for.
+fn only_frames_are_told_of(lab: &mut Lab) {
+    let mut burst = Burst::new();
+    let guest = lab.guest();
+    lab.rx.rx(&lab.pool, &mut burst);
+    assert_eq!([0, 1].map(|ring| guest.is_to_tell(ring)), [false, false]);
+    assert!(lab.rx.arm());
+    assert_eq!([0, 1].map(|ring| guest.is_to_tell(ring)), [false, true]);
+    lab.rx.disarm();
+    assert_eq!([0, 1].map(|ring| guest.is_to_tell(ring)), [false, false]);
 }
 
 /// Each of these is taken from the ring, and whatever is said of its frame, the frame is as long as it was.

@@ -187,7 +187,7 @@ fn sent(u: &mut Unstructured<'_>, plan: &mut Plan) -> Result<()> {
         made.extend(std::iter::repeat_n(packet, copies).take(BURST - made.len()));
     }
     let mut burst: Burst<HeapBuf> = made.iter().map(|(packet, _)| packet.clone()).collect();
-    let left = plan.make(&mut burst, PORT, |_, _| false);
+    let left = plan.make(&mut burst, PORT, |_, _, _| false);
 
     // By socket, what is to leave through it.
     let mut expected: BTreeMap<(bool, usize), Vec<Datagram>> = BTreeMap::new();

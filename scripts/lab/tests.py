@@ -606,7 +606,7 @@ class Runs(unittest.TestCase):
 
     def test_reconf(self):
         # At a rate that any machine carries: what is looked at is that traffic flows and each change comes into force.
-        code, said, written = self.run_bench("reconf", "--quick", "--seconds", "3", "--rate-mpps", "0.02")
+        code, said, written = self.run_bench("reconf", "--quick", "--seconds", "5", "--rate-mpps", "0.02")
         self.assertEqual(code, 0, said)
         self.assertEqual([row["case"] for row in written], list(reconf.NAMES), said)
         for row in written:

@@ -102,10 +102,10 @@ impl<P: BufPool> Applier<'_, P> {
         out: &mut impl Outcome<P>,
     ) {
         if action == Action::PathMtu {
-            // Of a frame that is none of the tunnel's.
+            // A router's message about a tunnel packet: not read as a frame, so there is nothing to read again.
             return self.path_mtu(&packet, out);
         }
-        // What has an action could be read, and nothing has written to it since.
+        // All others were read, and nothing has written to them since.
         let Some(parsed) = brief.read_again(packet.head()) else { return out.drop(DropReason::EthMalformed) };
         if parsed.priority && action.rewrites() {
             return match priority_tag::strip(&mut packet, &parsed) {
@@ -127,12 +127,12 @@ impl<P: BufPool> Applier<'_, P> {
                 Err(reason) => out.drop(reason),
             },
             Action::Fragment { way, hop, mtu } => self.fragment(packet, brief, (way, hop, mtu), out),
-            Action::Drop(reason) => out.drop(reason),
-            Action::PathMtu => out.consume(),
-            // A priority tag is off by now, or never was there.
-            Action::Bridge(_) | Action::Deliver { .. } | Action::Encap { .. } => {
-                self.apply(packet, &Brief { priority: false, ..*brief }, action, out);
-            }
+            // What is usual, and has no priority tag any more.
+            Action::Drop(_)
+            | Action::PathMtu
+            | Action::Bridge(_)
+            | Action::Deliver { .. }
+            | Action::Encap { .. } => self.apply(packet, &Brief { priority: false, ..*brief }, action, out),
         }
     }
 

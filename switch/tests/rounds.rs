@@ -142,7 +142,13 @@ fn a_worker_whose_core_another_wants_sleeps_at_once() {
 
 #[test]
 fn a_core_counts_as_shared_for_a_while() {
-    assert_eq!(run(Act::Taken(1), &[1, 20, 50, 50, 1]).pauses, [1, 0, 0, 0, 1, 0]);
+    // 2 ms, then 4, 8 and 16.
+    assert_eq!(run(Act::Taken(1), &[1, 2, 3, 2, 5, 4, 15]).pauses, [1, 0, 1, 0, 1, 0, 1, 0]);
+    // Up to 128 ms, which are not exceeded.
+    let often = [3, 5, 9, 17, 33, 65, 127, 2, 127, 2];
+    assert_eq!(run(Act::Taken(1), &often).pauses, [1, 1, 1, 1, 1, 1, 1, 0, 1, 0, 1]);
+    // What did not happen again for as long is forgotten.
+    assert_eq!(run(Act::Taken(1), &[3, 200, 1, 2]).pauses, [1, 1, 1, 0, 1]);
 }
 
 #[test]

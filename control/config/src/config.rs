@@ -106,8 +106,8 @@ pub struct Uplink {
     pub interface: Option<String>,
     /// The UDP checksum of tunnel packets over IPv4. Over IPv6 it is always valid.
     pub outer_checksum: OuterChecksum,
-    /// Have the kernel cut what stands for several packets, as late as it can, where the uplink is sockets.
-    pub tunnel_gso: bool,
+    /// Whether large frames go into the kernel whole, where the uplink is sockets.
+    pub tunnel_gso: TunnelGso,
     /// Take tunnel packets from the nodes in the source only.
     pub known_vteps_only: bool,
 }
@@ -122,6 +122,18 @@ pub enum UplinkKind {
     AfPacket,
     /// An XDP program that takes the tunnel's packets off an interface, which stays the kernel's.
     AfXdp,
+}
+
+/// Whether large frames go into the kernel whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TunnelGso {
+    /// Where no NIC is behind the uplink's interface.
+    #[default]
+    Auto,
+    /// Wherever the kernel takes them.
+    Always,
+    /// Nowhere.
+    Never,
 }
 
 /// The UDP checksum of tunnel packets over IPv4 (RFC 7348, section 5).
@@ -250,7 +262,7 @@ impl Default for Uplink {
             kind: UplinkKind::default(),
             interface: None,
             outer_checksum: OuterChecksum::default(),
-            tunnel_gso: true,
+            tunnel_gso: TunnelGso::default(),
             known_vteps_only: true,
         }
     }

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
+use std::path::Path;
 use std::str::FromStr;
 
 use arrayvec::ArrayString;
@@ -141,6 +142,24 @@ pub(super) fn set_up_without_arp(name: IfName) -> io::Result<()> {
     sys::ioctl_ifreq(way_in.as_fd(), libc::SIOCSIFFLAGS as _, &mut ifreq)
 }
 
+/// True if hardware is behind the interface, or behind one that it is made of (bond, VLAN, bridge's port); also where nothing says so, as
+/// in a container without sysfs.
+pub fn has_nic(name: IfName) -> bool {
+    /// Interfaces are stacked less deep than that.
+    const DEEPEST: usize = 8;
+    fn look(name: &str, depth: usize) -> bool {
+        let path = Path::new("/sys/class/net").join(name);
+        let Ok(entries) = path.read_dir() else { return true };
+        let mut names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+        depth == DEEPEST
+            || names.any(|entry| match entry.strip_prefix("lower_") {
+                Some(lower) => look(lower, depth + 1),
+                None => entry == "device",
+            })
+    }
+    look(name.as_str(), 0)
+}
+
 /// How many queues the interface receives by; 1 where its driver does not say.
 pub fn rx_queues(name: IfName) -> io::Result<u32> {
     /// `ETHTOOL_GCHANNELS` and `struct ethtool_channels` of linux/ethtool.h.
@@ -216,6 +235,8 @@ mod tests {
         assert_eq!(index(lo).unwrap(), 1);
         assert!(mtu(lo).unwrap() >= 1500);
         assert_eq!(rx_queues(lo).unwrap(), 1);
+        assert!(!has_nic(lo));
+        assert!(has_nic("weft-t-none".parse().unwrap()), "nothing says so");
         assert_eq!(mac(lo).unwrap_err().raw_os_error(), Some(libc::EINVAL));
         let none: IfName = "weft-t-none".parse().unwrap();
         assert_eq!(index(none).unwrap_err().raw_os_error(), Some(libc::ENODEV));

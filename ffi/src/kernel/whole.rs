@@ -34,7 +34,7 @@ const TEMPLATE: &str = "weft-out%d";
 #[derive(Debug)]
 pub struct WholeTx {
     file: File,
-    _program: Arc<OwnedFd>,
+    _link: Arc<OwnedFd>,
 }
 
 impl WholeTx {
@@ -53,7 +53,7 @@ impl WholeTx {
         interface::set_up_without_arp(name)?;
         let program = bpf::load(ProgramKind::Classifier, "weft_out", &onward(underlay))?;
         let link = Arc::new(bpf::attach_ingress(program.as_fd(), interface::index(name)?)?);
-        Ok(files.into_iter().map(|file| Self { file, _program: link.clone() }).collect())
+        Ok(files.into_iter().map(|file| Self { file, _link: link.clone() }).collect())
     }
 
     /// Sends one packet: its header, then the bytes of `pieces`. False if the kernel takes no more just now.

@@ -57,7 +57,7 @@ QUEUES = (1024, 4096)
 def arguments(words=None):
     width = max(map(len, CASES))
     epilog = "cases; no packet may be lost:\n" + "\n".join(f"  {name:{width}}  {what}" for name, what in CASES.items())
-    made = parser("reconf", f"Measures {WHAT}.", NAMES, epilog, seconds=4)
+    made = parser("reconf", f"Measures {WHAT}.", NAMES, epilog, seconds=5)
     made.add_argument("--a-second", type=float, default=PUBLISHED_A_SECOND, metavar="N", help=f"snapshots (default: {PUBLISHED_A_SECOND})")
     made.add_argument("--nodes", type=int, default=NODES, metavar="N", help=f"of the cluster (default: {NODES})")
     made.add_argument("--rate-mpps", type=float, metavar="N", help="the rate without loss, where it is known (default: it is looked for)")

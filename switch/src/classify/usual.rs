@@ -1,9 +1,9 @@
-//! The usual case, read and decided by comparing numbers: a finished, untagged frame with TCP or UDP over IP without options, whole,
+//! The usual case, read and decided by comparing numbers: an untagged frame, not to be cut, with TCP or UDP over IP without options, whole,
 //! to one station. Nearly every packet is one. [`crate::parse`] and [`super::classify`] say the same at greater length; whatever is
 //! answered here is what they would answer (`tests` holds both against each other), and what is not is left to them.
 //!
-//! A burst is gone through twice, so that table lines that are far away are all on their way before the first is needed: [`Usual::look`]
-//! reads the headers, [`Usual::decide`] looks into the tables. What the packet before had found is kept in front of each table.
+//! A burst is gone through in passes, so that table lines that are far away are all on their way before the first is needed: [`Usual::look`]
+//! reads the headers, [`Usual::decide`] looks into the tables, and, only where the VTEPs are many, [`Usual::confirm`] looks at them. What the packet before had found is kept in front of each table.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -14,11 +14,11 @@ use super::route::Family;
 use super::{Action, ECN_CE, ECN_NOT_ECT, Ingress};
 use crate::offload::checksum::udp_checksum_ok;
 use crate::packet::PacketBuf;
-use crate::parse::{Brief, Carries, Ip};
+use crate::parse::{Brief, Carries, Ip, L3, Parsed};
 use crate::tables::{LocalVtep, NEAR, Neighbour, PodGuard, Role, Snapshot, v4_key};
 use crate::types::{MacAddr, PortId};
 use crate::wire::checksum::ipv4_header_ok;
-use crate::wire::ethernet::{ETHERNET_LEN, EtherType};
+use crate::wire::ethernet::{ETHERNET_LEN, EtherType, EthernetView};
 use crate::wire::ip::IpProtocol;
 use crate::wire::ipv4::IPV4_LEN;
 use crate::wire::ipv6::IPV6_LEN;
@@ -68,6 +68,18 @@ impl Look<Ipv4Addr> {
         let ip = Ip { src, dst, ttl: 0, ecn: 0, protocol, fragment: false, l4: 0, ports: 0, len: 0 };
         Self { ip, wish: Wish::Unknown, len: 0, outer_ecn: 0 }
     };
+}
+
+impl Look<Ipv4Addr> {
+    /// What parsing the plain frame would give, whose first bytes `head` are; `None` where that is not known from here.
+    pub(crate) fn parsed(&self, head: &[u8]) -> Option<Parsed> {
+        if !matches!(self.wish, Wish::Bridge(_) | Wish::Route) {
+            return None;
+        }
+        let eth = EthernetView::new_checked(head).ok()?;
+        let (dst, src, l3) = (eth.dst(), eth.src(), L3::V4(self.ip));
+        Some(Parsed { l2: 0, len: self.len, dst, src, tags: 0, priority: false, l3 })
+    }
 }
 
 /// A way out, and the longest IP packet that it carries.
@@ -160,7 +172,7 @@ impl<'a> Usual<'a> {
     fn look_v4(&mut self, frame: &impl PacketBuf) -> Option<(Ip<Ipv4Addr>, Wish)> {
         let head: &[u8; PLAIN4] = frame.head().first_chunk()?;
         let (dst, src, ethertype) = macs(part(head, 0));
-        if ethertype != EtherType::IPV4.0 || !frame.is_plain() {
+        if ethertype != EtherType::IPV4.0 || is_to_be_cut(frame) {
             return None;
         }
         let ip = read_v4(part(head, ETHERNET_LEN), ETHERNET_LEN, frame.len())?;
@@ -182,7 +194,7 @@ impl<'a> Usual<'a> {
     fn look_v6(&mut self, frame: &impl PacketBuf) -> Option<Look<Ipv6Addr>> {
         let head: &[u8; PLAIN6] = frame.head().first_chunk()?;
         let (dst, src, ethertype) = macs(part(head, 0));
-        if ethertype != EtherType::IPV6.0 || !frame.is_plain() {
+        if ethertype != EtherType::IPV6.0 || is_to_be_cut(frame) {
             return None;
         }
         let len = frame.len();
@@ -212,7 +224,7 @@ impl<'a> Usual<'a> {
     fn look_inside(&mut self, frame: &impl PacketBuf) -> Option<(Ip<Ipv4Addr>, u64, usize, u8)> {
         let head: &[u8; TUNNEL4] = frame.head().first_chunk()?;
         let (_, src, ethertype) = macs(part(head, 0));
-        if ethertype != EtherType::IPV4.0 || !is_unicast(src) || !frame.is_plain() {
+        if ethertype != EtherType::IPV4.0 || !is_unicast(src) || is_to_be_cut(frame) {
             return None;
         }
         let outer = read_v4(part(head, ETHERNET_LEN), ETHERNET_LEN, frame.len())?;
@@ -473,6 +485,12 @@ impl By<'_> {
         let mtu = tables.ports.get(to.port)?.mtu.get() as u32;
         Some(Out { mac: to.mac.to_bits(), port: to.port, vtep: NO_VTEP, mtu, hop })
     }
+}
+
+/// It stands for several packets: how long they are is more than a length. What else its state says is not asked here.
+#[inline(always)]
+fn is_to_be_cut(frame: &impl PacketBuf) -> bool {
+    !frame.is_plain() && frame.offload().gso.is_some()
 }
 
 #[inline(always)]

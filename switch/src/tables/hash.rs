@@ -208,9 +208,9 @@ mod tests {
             spread((0..1024).map(mac)),
             spread((0..1024).map(|n| (v6(n), 1u32))),
             spread((0..1024).map(|n| (v6(7), n))),
-            spread((0..1024u32).map(|n| 1u64 << 32 | u64::from(n))),
+            spread((0..1024u64).map(|n| 1 << 32 | n)),
         ];
-        assert!(found.iter().all(|places| *places > 950), "{found:?}");
+        assert!(found.iter().all(|places| *places > 800), "{found:?}");
     }
 
     proptest! {

@@ -136,8 +136,8 @@ fn merge_from<B: PacketBuf>(
     counters: &WorkerCounters,
 ) -> usize {
     let mut plan = Plan { open: ArrayVec::new(), done: ArrayVec::new(), before: [0; BURST] };
-    for index in first..reads.len() {
-        look_at(index, takes, frames, &reads[index], &mut plan);
+    for (index, read) in reads.iter().enumerate().skip(first) {
+        look_at(index, takes, frames, read, &mut plan);
     }
     plan.end_all(|_| true);
     if plan.done.is_empty() { 0 } else { carry_out(&plan, frames, reads, counters) }

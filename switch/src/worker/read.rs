@@ -9,7 +9,7 @@ use crate::classify::usual::{Look, Usual};
 use crate::classify::{Action, Ingress, LastHits, classify, classify_tunnel};
 use crate::drop_reason::DropReason;
 use crate::packet::PacketBuf;
-use crate::parse::{Brief, HEADERS, parse, parse_tunnel, too_big};
+use crate::parse::{Brief, HEADERS, Parsed, parse, parse_tunnel, too_big};
 use crate::port::{BURST, Burst};
 use crate::stations::Stations;
 use crate::tables::{Role, Snapshot};
@@ -94,24 +94,31 @@ pub(super) fn read_burst<'n, B: PacketBuf>(
             } else if let Some((action, brief)) = usual.decide_v6(frame) {
                 Read { brief, action }
             } else {
-                read_plain(tables, &mut last, &ingress, frame)
+                // What nobody has, or what may not be sent: the headers need not be read a second time to say so.
+                read_plain(tables, &mut last, &ingress, frame, look.parsed(frame.head()))
             };
         }
     }
     if usual.must_confirm() && !from_underlay {
         for (frame, read) in frames.iter().zip(&mut *reads) {
             if !usual.confirm(read.action, &read.brief) {
-                *read = read_plain(tables, &mut last, &ingress, frame);
+                *read = read_plain(tables, &mut last, &ingress, frame, None);
             }
         }
     }
     reads
 }
 
-/// Any frame from a pod or the host.
+/// Any frame from a pod or the host; `parsed` where that is known already.
 #[inline(never)]
-fn read_plain<B: PacketBuf>(tables: &Snapshot, last: &mut LastHits, from: &Ingress<'_>, frame: &B) -> Read {
-    match parse(frame.head(), frame.len(), 0) {
+fn read_plain<B: PacketBuf>(
+    tables: &Snapshot,
+    last: &mut LastHits,
+    from: &Ingress<'_>,
+    frame: &B,
+    parsed: Option<Parsed>,
+) -> Read {
+    match parsed.map_or_else(|| parse(frame.head(), frame.len(), 0), Ok) {
         Ok(parsed) => {
             let action = classify(tables, last, from, frame.head(), &parsed, frame.offload().gso);
             Read { brief: Brief::of(&parsed, None), action }

@@ -33,7 +33,8 @@ const LOOK_EVERY: u32 = 8;
 /// The same for a worker that never sleeps and has nothing to do.
 const LOOK_SELDOM: u32 = 1024;
 
-/// How long a core counts as shared after another thread kept it, in milliseconds: at first, and at most.
+/// How long a core counts as shared after another thread kept it, in milliseconds: at first, and at most. It doubles each time that this
+/// happens again within the longest time.
 const SHARED_MS: [u64; 2] = [2, 128];
 
 /// Waits for descriptors: epoll in the daemon.
@@ -88,7 +89,7 @@ impl Shared {
 
     /// A thread has kept the core. Who does so once is soon done; who does it again and again has work.
     fn begin(&mut self, now: u64) {
-        let again = now.wrapping_sub(self.until) < 2 * self.last;
+        let again = self.last > 0 && now.wrapping_sub(self.until) < self.most;
         self.last = if again { (2 * self.last).min(self.most) } else { self.least };
         self.until = now.wrapping_add(self.last);
     }

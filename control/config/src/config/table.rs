@@ -2,7 +2,8 @@
 
 use super::setting::{Effect, Form, Setting};
 use super::{
-    Dataplane, Hugepages, Idle, LogLevel, OuterChecksum, SourceConfig, UplinkKind, Value, read::bytes,
+    Dataplane, Hugepages, Idle, LogLevel, OuterChecksum, SourceConfig, TunnelGso, UplinkKind, Value,
+    read::bytes,
 };
 use crate::model::names::{absolute_path, interface_name, name_part, socket_path};
 use std::path::{Path, PathBuf};
@@ -181,15 +182,15 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         section: "uplink",
         name: "tunnel_gso",
-        form: Form::Boolean,
+        form: Form::Choice(words::<TunnelGso>),
         otherwise: None,
         example: None,
-        what: "Hand large frames to the kernel as one tunnel packet each, which the NIC cuts where it can (`tx-udp_tnl-csum-segmentation`), or the kernel last of all. For `socket`, on Linux 6.17 and newer; elsewhere it has no effect.",
-        cost: "Such packets come in by an interface of weft's own, `weft-out0`, and go on to the underlay's by a BPF program, so that the node's packet filter sees but one of them each 100 ms: what it forbids ends after that time, what it counts or marks it misses.",
-        when: "`false` where the node's output filter counts, marks or limits tunnel packets, or where a NIC cuts them wrongly.",
+        what: "Whether the kernel gets large frames as one tunnel packet each, which it cuts last of all or not at all, in place of a UDP message that is cut on its way out of the socket: `auto`, where no NIC is behind the interface (other nodes are on the same machine then); `always`; `never`. For `socket`, on Linux 6.17 and newer; elsewhere it has no effect.",
+        cost: "Such packets come in by an interface of weft's own (`weft-out0`) and a BPF program sends them on, past the node's output filter, address translation, marks and IPsec, which see but one of them each 100 ms: what they forbid ends after that time, what they change or count they miss. What is lost behind it is in no counter of weft's.",
+        when: "`always` where the NIC cuts tunnel packets (`tx-udp_tnl-segmentation`) but no UDP messages (`tx-udp-segmentation`); `never` where rules of the node change tunnel packets.",
         effect: Effect::Restart,
-        get: |c| Value::Boolean(c.uplink.tunnel_gso),
-        set: |c, v| c.uplink.tunnel_gso = v == Value::Boolean(true),
+        get: |c| c.uplink.tunnel_gso.value(),
+        set: |c, v| set(&mut c.uplink.tunnel_gso, v),
     },
     Setting {
         section: "uplink",
@@ -428,6 +429,11 @@ impl Words for UplinkKind {
 
 impl Words for OuterChecksum {
     const WORDS: &'static [(&'static str, Self)] = &[("zero", Self::Zero), ("valid", Self::Valid)];
+}
+
+impl Words for TunnelGso {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("auto", Self::Auto), ("always", Self::Always), ("never", Self::Never)];
 }
 
 impl Words for LogLevel {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
 use super::Guest;
-use super::state::PortState;
+use super::state::{AT_A_TIME, PortState};
 use crate::dpdk::mbuf::{adopt_behind, free_front, free_room};
 use crate::dpdk::{Burst, Mbuf, Mempool, sys};
 
@@ -26,16 +26,23 @@ pub struct VhostRx {
     too_long: u32,
     /// Whether the guest has said something of a frame of the last burst.
     has_told: bool,
-    /// How many were taken from the ring so far.
-    position: u16,
+    next: Next,
 }
 
 /// Where frames to the guest go out: its receive ring.
 pub struct VhostTx {
     port: Arc<PortState>,
     pair: u16,
-    /// As above.
+    next: Next,
+}
+
+/// What the next call will probably want of a ring.
+#[derive(Default)]
+struct Next {
+    /// How many of the guest's buffers were taken from it so far.
     position: u16,
+    /// As many as the last time.
+    count: usize,
 }
 
 impl VhostRx {
@@ -48,7 +55,7 @@ impl VhostRx {
             malformed: 0,
             too_long: 0,
             has_told: false,
-            position: 0,
+            next: Next::default(),
         }
     }
 
@@ -73,23 +80,29 @@ impl VhostRx {
             return 0;
         }
         let old = burst.len();
-        // SAFETY: the device stays as long as `_inside`; its ring is read by this queue alone (`&mut self`, one handle a
-        // ring); there is room for `room` pointers, of which the library fills `count` with fresh chains.
-        unsafe {
-            let count = sys::rte_vhost_dequeue_burst(
-                device.vid,
-                self.ring(),
-                pool.as_ptr(),
-                free_room(burst),
-                room as u16,
-            );
-            let adopted = adopt_behind(burst, usize::from(count).min(room), MAX_FRAME);
-            self.malformed = self.malformed.saturating_add(adopted.malformed);
-            self.too_long = self.too_long.saturating_add(adopted.too_long);
-            self.has_told = adopted.tells();
-            if count > 0 {
-                self.position = position(device.vid, self.ring());
+        self.has_told = false;
+        loop {
+            let room = burst.remaining_capacity();
+            // SAFETY: the device stays as long as `_inside`; its ring is read by this queue alone (`&mut self`, one handle a
+            // ring); there is room for `room` pointers, of which the library fills `count` with fresh chains.
+            let count = unsafe {
+                let (ring, free) = (self.ring(), free_room(burst));
+                let count = sys::rte_vhost_dequeue_burst(device.vid, ring, pool.as_ptr(), free, room as u16);
+                let count = usize::from(count).min(room);
+                let adopted = adopt_behind(burst, count, MAX_FRAME);
+                self.malformed = self.malformed.saturating_add(adopted.malformed);
+                self.too_long = self.too_long.saturating_add(adopted.too_long);
+                self.has_told |= adopted.tells();
+                count
+            };
+            // Fewer than the library takes at a time: there are no more.
+            if count < AT_A_TIME || burst.is_full() {
+                break;
             }
+        }
+        if burst.len() > old {
+            // SAFETY: as above.
+            self.next = unsafe { Next::after(burst.len() - old, device.vid, self.ring()) };
         }
         burst.len() - old
     }
@@ -99,7 +112,7 @@ impl VhostRx {
     #[inline]
     pub fn expect(&self) {
         if self.port.device().is_some() {
-            self.port.pair(self.pair).rx_ahead.fetch(self.position);
+            self.port.pair(self.pair).rx_ahead.fetch(self.next.position, self.next.count);
         }
     }
 
@@ -163,7 +176,7 @@ impl VhostRx {
 
 impl VhostTx {
     pub(super) fn new(port: &Arc<PortState>, pair: u16) -> Self {
-        Self { port: Arc::clone(port), pair, position: 0 }
+        Self { port: Arc::clone(port), pair, next: Next::default() }
     }
 
     /// Whether a guest is there to send to.
@@ -182,7 +195,7 @@ impl VhostTx {
     #[inline]
     pub fn expect(&self) {
         if self.port.device().is_some() {
-            self.port.pair(self.pair).tx_ahead.fetch(self.position);
+            self.port.pair(self.pair).tx_ahead.fetch(self.next.position, self.next.count);
         }
     }
 
@@ -206,33 +219,44 @@ impl VhostTx {
         let Some((device, inside)) = entered.filter(|(device, _)| device.connect == guest.connect) else {
             return 0;
         };
-        // SAFETY: the device stays as long as `inside`; its ring is written by this queue alone; the burst's pointers are
-        // well-formed chains, which the library only reads.
-        let count = unsafe {
-            let pointers = burst.as_mut_ptr().cast();
-            sys::rte_vhost_enqueue_burst(device.vid, self.pair * 2, pointers, burst.len() as u16)
-        };
-        if count > 0 {
+        let mut taken = 0;
+        while taken < burst.len() {
+            // SAFETY: the device stays as long as `inside`; its ring is written by this queue alone; the burst's pointers from `taken`
+            // on are well-formed chains, which the library only reads.
+            let count = unsafe {
+                let pointers = burst.as_mut_ptr().add(taken).cast();
+                let left = (burst.len() - taken) as u16;
+                sys::rte_vhost_enqueue_burst(device.vid, self.pair * 2, pointers, left)
+            };
+            taken += usize::from(count);
+            // Fewer than the library takes at a time: the guest has no more room.
+            if usize::from(count) < AT_A_TIME {
+                break;
+            }
+        }
+        if taken > 0 {
             // SAFETY: the device stays as long as `inside`.
-            self.position = unsafe { position(device.vid, self.pair * 2) };
+            self.next = unsafe { Next::after(taken, device.vid, self.pair * 2) };
         }
         drop(inside);
-        let count = usize::from(count).min(burst.len());
-        free_front(burst, count);
-        count
+        let taken = taken.min(burst.len());
+        free_front(burst, taken);
+        taken
     }
 }
 
-/// How many of the guest's buffers the library has taken from a ring.
-///
-/// # Safety
-/// The device stays meanwhile, and the ring is the caller's alone.
-#[inline]
-unsafe fn position(vid: i32, ring: u16) -> u16 {
-    let (mut available, mut used) = (0, 0);
-    // SAFETY: the caller's promise; two numbers are written.
-    unsafe { sys::rte_vhost_get_vring_base(vid, ring, &mut available, &mut used) };
-    available
+impl Next {
+    /// After `count` frames.
+    ///
+    /// # Safety
+    /// The device stays meanwhile, and the ring is the caller's alone.
+    #[inline]
+    unsafe fn after(count: usize, vid: i32, ring: u16) -> Self {
+        let (mut position, mut used) = (0, 0);
+        // SAFETY: the caller's promise; two numbers are written.
+        unsafe { sys::rte_vhost_get_vring_base(vid, ring, &mut position, &mut used) };
+        Self { position, count }
+    }
 }
 
 impl std::fmt::Debug for VhostRx {

@@ -50,8 +50,8 @@ pub(super) struct Ahead {
     mask: AtomicU16,
 }
 
-/// How far ahead: what the library takes at a time.
-const AHEAD: usize = 32;
+/// Frames that the library takes from a ring at a time, or puts into one.
+pub(super) const AT_A_TIME: usize = 32;
 const LINE: usize = 64;
 /// Bytes of a descriptor, of an entry of the ring of available ones, and in front of the first entry (virtio 1.2, section 2.7).
 const DESCRIPTOR: usize = 16;
@@ -70,9 +70,9 @@ impl Ahead {
         self.mask.store(ring.size.wrapping_sub(1), Ordering::Relaxed);
     }
 
-    /// Has the processor fetch what is read for the next frames. `position`: how many were taken so far.
+    /// Has the processor fetch what is read for the next `count` frames. `position`: how many were taken so far.
     #[inline]
-    pub(super) fn fetch(&self, position: u16) {
+    pub(super) fn fetch(&self, position: u16, count: usize) {
         let (available, descriptors) =
             (self.available.load(Ordering::Relaxed), self.descriptors.load(Ordering::Relaxed));
         if available == 0 {
@@ -80,11 +80,12 @@ impl Ahead {
         }
         let first = usize::from(position & self.mask.load(Ordering::Relaxed));
         let entries = available.wrapping_add(BEFORE_ENTRIES + first * ENTRY);
-        for at in [available, entries, entries.wrapping_add((AHEAD - 1) * ENTRY)] {
-            prefetch(at);
+        prefetch(available);
+        for line in 0..=count * ENTRY / LINE {
+            prefetch(entries.wrapping_add(line * LINE));
         }
         if descriptors != 0 {
-            for line in 0..AHEAD * DESCRIPTOR / LINE {
+            for line in 0..=count * DESCRIPTOR / LINE {
                 prefetch(descriptors.wrapping_add(first * DESCRIPTOR + line * LINE));
             }
         }
@@ -178,6 +179,9 @@ impl PortState {
         unsafe { sys::rte_vhost_get_negotiated_features(vid, &mut features) };
         self.features.store(features, Ordering::Release);
         for (index, pair) in self.pairs.iter().enumerate() {
+            // Nobody waits for a guest to have room: it need not say so, which would cost it a system call or leave its machine.
+            // SAFETY: the device exists while it is reported.
+            unsafe { sys::rte_vhost_enable_guest_notification(vid, index as u16 * 2, 0) };
             for (ahead, ring) in [(&pair.tx_ahead, index * 2), (&pair.rx_ahead, index * 2 + 1)] {
                 if let Some(ring) = ring_of(vid, ring) {
                     ahead.set(&ring, features & IN_ORDER != 0);

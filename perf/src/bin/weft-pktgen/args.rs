@@ -207,7 +207,8 @@ pub(crate) struct CommonArgs {
     /// Speed of the wire in bit/s, as 10G, for rates in per cent
     #[arg(long, help_heading = TRIAL, value_name = "BITS", value_parser = bits)]
     pub(crate) line_rate: Option<f64>,
-    /// Silence after which no more packets are waited for, in seconds
+    /// Silence after which no more packets are waited for, in seconds; with --send-only so long the port stays open for those
+    /// that are still in its ring
     #[arg(long, help_heading = TRIAL, value_name = "SECONDS", default_value = "0.5", value_parser = seconds)]
     pub(crate) settle: Duration,
     /// Send for so long at first, without counting: for switches that learn

@@ -201,7 +201,8 @@ impl Engine {
                 }
             }
             let done = match (&self.tx, &self.rx) {
-                (Some(_), None) => !sending,
+                // What is still in a ring that is shared with the other end goes with the port.
+                (Some(_), None) => !sending && now >= stopped_at + ticks(trial.settle),
                 (Some(_), Some(_)) => {
                     let silent = now >= last + ticks(trial.settle)
                         || now >= stopped_at + ticks(trial.settle.max(LATEST));

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::classify::{LastHits, classify, classify_tunnel};
+use crate::offload::{Checksum, Gso, GsoKind, Offload};
 use crate::packet::HeapBuf;
 use crate::parse::{parse, parse_tunnel};
 use crate::stations::Stations;
@@ -18,6 +19,14 @@ const HOST: usize = 4;
 
 const GATEWAY: [u8; 6] = [2, 0, 0, 0, 0, 0xfe];
 const VTEP: [u8; 6] = [2, 0, 0, 0, 0, 0xaa];
+
+const PARTIAL: Checksum = Checksum::Partial { start: 34, offset: 6 };
+const STATES: [Offload; 4] = [
+    Offload { checksum: Checksum::Unverified, gso: None },
+    Offload { checksum: Checksum::Verified, gso: None },
+    Offload { checksum: PARTIAL, gso: None },
+    Offload { checksum: PARTIAL, gso: Some(Gso { kind: GsoKind::Udp, size: 8, ecn: false }) },
+];
 
 fn id(port: usize) -> PortId {
     PortId::new(port).unwrap()
@@ -171,14 +180,19 @@ fn compare_with(vteps: usize, port: usize, frames: &[Vec<u8>]) -> Result<usize, 
         Ingress { id: id(port), port: tables.ports.get(id(port)).unwrap(), stations: &stations, now: 0 };
     let (mut usual, mut last) = (Usual::new(&tables, &from), LastHits::default());
     let mut found = 0;
-    for bytes in frames {
-        let frame = HeapBuf::from_bytes(bytes);
+    for (index, bytes) in frames.iter().enumerate() {
+        let mut frame = HeapBuf::from_bytes(bytes);
+        // Unverified, verified, not filled in; and a frame to be cut, which is none of the usual ones.
+        frame.set_offload(STATES[index % STATES.len()]);
         let (head, len) = (frame.head(), frame.len());
         let (mut look, mut action, mut brief) = (Look::UNKNOWN, Action::Consume, Brief::UNREAD);
         if port == UPLINK {
             usual.look_through(&frame, &mut look);
         } else {
             usual.look(&frame, &mut look);
+            if let Some(parsed) = look.parsed(head) {
+                prop_assert_eq!(Ok(parsed), parse(head, len, 0));
+            }
         }
         let answer = if usual.decide(&look, &mut action, &mut brief) {
             Some((action, brief))
@@ -186,6 +200,7 @@ fn compare_with(vteps: usize, port: usize, frames: &[Vec<u8>]) -> Result<usize, 
             (port != UPLINK).then(|| usual.decide_v6(&frame)).flatten()
         };
         let Some((action, brief)) = answer else { continue };
+        prop_assert_eq!(frame.offload().gso, None);
         if usual.must_confirm() && !usual.confirm(action, &brief) {
             continue;
         }
@@ -243,7 +258,9 @@ fn what_is_usual_is_found_so() {
         over_v6(other),
         over_v6(gateway),
     ];
-    assert_eq!(compare(POD, usual.clone()).unwrap(), usual.len());
+    for frame in usual {
+        assert_eq!(compare(POD, vec![frame.clone(), frame.clone(), frame.clone(), frame]).unwrap(), 3);
+    }
     // ICMP, a group of next hops, nowhere, nobody.
     let unusual = vec![plain(other, 0, 1), plain(gateway, 4, 6), plain(gateway, 5, 6), plain([2; 6], 0, 6)];
     assert_eq!(compare(POD, unusual).unwrap(), 0);

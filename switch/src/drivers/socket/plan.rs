@@ -145,12 +145,12 @@ impl Content {
 
 impl Plan {
     /// Plans for a burst to `port`, whose packets are finished where they have to be. Returns those that cannot be sent, a bit
-    /// each. `whole` makes a frame that stands for several ready to go as it is, if it may.
+    /// each. `whole` makes a frame that stands for so many ready to go as it is, if it may.
     pub fn make<B: PacketBuf>(
         &mut self,
         burst: &mut Burst<B>,
         port: u16,
-        mut whole: impl FnMut(&mut B, &Lane) -> bool,
+        mut whole: impl FnMut(&mut B, &Lane, usize) -> bool,
     ) -> u64 {
         self.messages.clear();
         self.order.clear();
@@ -167,7 +167,9 @@ impl Plan {
             let last = &mut last[lane.of_both()];
             if packet.offload().gso.is_some() {
                 *last = None;
-                if whole(packet, &lane) {
+                // One that is no more than one packet is none that the kernel would finish.
+                let count = Cut::of_tunnel(packet, lane.vxlan() + VXLAN_LEN).map_or(0, |cut| cut.count());
+                if count > 1 && whole(packet, &lane, count) {
                     self.push(lane, Content::Whole { packet: index as u8 });
                 } else if !self.cut(index as u8, packet, lane) {
                     left |= 1 << index;

@@ -1,11 +1,13 @@
 //! Sending: a burst's messages are planned, and the kernel gathers each from where its bytes lie.
 
+use std::time::Instant;
+
 use weft_ffi::dpdk::Mbuf;
 use weft_ffi::kernel::udp::{Family, Refusal, UdpError, UdpTx};
 use weft_ffi::kernel::whole::WholeTx;
 
 use super::plan::{Lane, Plan, SENDERS};
-use super::whole::{Ports, Whole, ready};
+use super::whole::{Ports, Whole};
 use crate::drivers::NativePool;
 use crate::port::{Burst, TxCaps, TxLoss, TxQueue};
 
@@ -69,11 +71,12 @@ impl SocketTx {
     /// Notes which destinations the kernel has cut frames for, so that the next ones may go whole.
     fn prove(&mut self, left: Left) {
         let Self { v4, v6, whole: Some(whole), plan, .. } = self else { return };
+        let mut now = None;
         for (lane, packet) in plan.cuts() {
-            let to = lane.to.ip();
+            let (to, now) = (lane.to.ip(), *now.get_or_insert_with(Instant::now));
             let cuts = if to.is_ipv4() { v4.cuts(to) } else { v6.as_ref().is_some_and(|v6| v6.cuts(to)) };
-            if left.all >> packet & 1 == 0 && cuts && !whole.is_open(to) {
-                whole.prove(to);
+            if left.all >> packet & 1 == 0 && cuts && !whole.is_open(to, now) {
+                whole.prove(to, now);
             }
         }
     }
@@ -91,9 +94,12 @@ impl TxQueue<NativePool> for SocketTx {
         TxCaps::TUNNEL
     }
     fn tx(&mut self, burst: &mut Burst<Mbuf>) {
-        let whole = |packet: &mut Mbuf, lane: &Lane| {
-            let open = self.whole.as_ref().filter(|whole| whole.is_open(lane.to.ip()));
-            open.is_some_and(|whole| ready(packet, lane, whole.ports()))
+        // Read once a burst, and only if there is a frame that it matters for.
+        let mut now = None;
+        let whole = |packet: &mut Mbuf, lane: &Lane, count: usize| {
+            let Some(whole) = &mut self.whole else { return false };
+            whole.is_open(lane.to.ip(), *now.get_or_insert_with(Instant::now))
+                && whole.ready(packet, lane, count)
         };
         let mut left = Left { all: self.plan.make(burst, self.port, whole), ..Left::default() };
         for share in self.plan.shares() {

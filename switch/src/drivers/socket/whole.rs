@@ -5,6 +5,7 @@
 //! has just reached with such a frame, cut by the kernel, which is found out anew every [`BELIEVED`]: what forbids the one soon ends
 //! the other. Headers are as from the socket that the flow has. That peers are behind the uplink's interface, the control side sees to.
 
+use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -43,6 +44,8 @@ pub(super) struct Whole {
     tx: WholeTx,
     ports: Ports,
     proved: Proved,
+    /// The next IPv4 packet's identification: each of a frame's pieces has one of its own.
+    ident: u16,
 }
 
 /// Which destinations a socket has reached, and when.
@@ -67,6 +70,10 @@ impl Proved {
         let _full = self.destinations.try_push((to, now + BELIEVED));
     }
 
+    fn forget(&mut self, to: IpAddr) {
+        self.destinations.retain(|(known, _)| *known != to);
+    }
+
     fn refuse(&mut self, now: Instant) {
         self.destinations.clear();
         self.refused = Some(now);
@@ -75,21 +82,28 @@ impl Proved {
 
 impl Whole {
     pub(super) fn new(tx: WholeTx, ports: Ports) -> Self {
-        Self { tx, ports, proved: Proved::default() }
+        Self { tx, ports, proved: Proved::default(), ident: 0 }
     }
 
     /// True if frames to there may go this way now.
-    pub(super) fn is_open(&self, to: IpAddr) -> bool {
-        !self.proved.destinations.is_empty() && self.proved.has(to, Instant::now())
+    pub(super) fn is_open(&self, to: IpAddr, now: Instant) -> bool {
+        self.proved.has(to, now)
     }
 
     /// A socket has reached the destination with a frame that the kernel has cut.
     #[cold]
-    pub(super) fn prove(&mut self, to: IpAddr) {
-        self.proved.add(to, Instant::now());
+    pub(super) fn prove(&mut self, to: IpAddr, now: Instant) {
+        self.proved.add(to, now);
     }
 
-    /// Sends a frame that was made [`ready`]. False if the kernel did not take it.
+    /// Writes the outer headers of a frame that stands for so many packets, as [`ready`] says.
+    pub(super) fn ready(&mut self, packet: &mut impl PacketBuf, lane: &Lane, count: usize) -> bool {
+        let ident = self.ident;
+        self.ident = ident.wrapping_add(count as u16);
+        ready(packet, lane, &self.ports, ident)
+    }
+
+    /// Sends a frame that was made ready. False if the kernel did not take it.
     pub(super) fn send(&mut self, packet: &Mbuf, lane: &Lane) -> bool {
         let udp = (lane.vxlan() - UDP_LEN) as u16;
         let inner = (lane.vxlan() + VXLAN_LEN + ETHERNET_LEN) as u16;
@@ -102,22 +116,22 @@ impl Whole {
         }
         match self.tx.send(&header, &pieces) {
             Ok(taken) => taken,
+            // Of this frame: the next one there goes through a socket, which may carry what this way does not.
+            Err(error) if error.kind() == ErrorKind::InvalidInput => {
+                self.proved.forget(lane.to.ip());
+                false
+            }
             Err(_) => {
-                // Sockets may still carry what this way does not.
                 self.proved.refuse(Instant::now());
                 false
             }
         }
     }
-
-    pub(super) fn ports(&self) -> &Ports {
-        &self.ports
-    }
 }
 
-/// Writes what a socket would write into the outer headers, but for the checksum, of which only the pseudo-header's sum is there. False
-/// for a frame that is too long for one packet.
-pub(super) fn ready(packet: &mut impl PacketBuf, lane: &Lane, ports: &Ports) -> bool {
+/// Writes what a socket would write into the outer headers: the port, over IPv4 the identification, and of the checksum the
+/// pseudo-header's sum. False for a frame that is too long for one packet.
+pub(super) fn ready(packet: &mut impl PacketBuf, lane: &Lane, ports: &Ports, ident: u16) -> bool {
     let udp = lane.vxlan() - UDP_LEN;
     let (len, socket) = (packet.len() - udp, usize::from(lane.socket));
     if packet.len() - ETHERNET_LEN > usize::from(u16::MAX) {
@@ -137,6 +151,13 @@ pub(super) fn ready(packet: &mut impl PacketBuf, lane: &Lane, ports: &Ports) -> 
     };
     header[..2].copy_from_slice(&port.to_be_bytes());
     header[6..].copy_from_slice(&sum.fold().to_be_bytes());
+    if lane.from.is_ipv4() {
+        let ip = &mut packet.head_mut()[ETHERNET_LEN..udp];
+        ip[4..6].copy_from_slice(&ident.to_be_bytes());
+        ip[10..12].fill(0);
+        let checksum = Sum::new().add(ip).checksum();
+        ip[10..12].copy_from_slice(&checksum.to_be_bytes());
+    }
     true
 }
 

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::frames::Recipe;
-use crate::offload::virtio::{VirtioError, emit, parse};
+use crate::offload::virtio::{self, VirtioError, emit, parse};
 use crate::offload::{Checksum, Gso, GsoKind, Offload};
 use crate::packet::{HeapBuf, PacketBuf};
 
@@ -190,4 +190,36 @@ fn a_tunnel_packet_with_an_inner_state() {
     let start = (50 + inner_l4) as u16;
     let state = parse(&header(1, 1, 1398, start, 16), &HeapBuf::from_bytes(&outer)).unwrap();
     assert_eq!(state.shift(-50), Some(inner.state()));
+}
+
+/// `struct virtio_net_hdr_v1_hash_tunnel` of linux/virtio_net.h, as the kernel reads it.
+#[test]
+fn a_tunnel_packets_header_says_where_its_headers_are() {
+    for (kind, v6, number) in [
+        (GsoKind::Tcp4, false, 1),
+        (GsoKind::Tcp6, true, 4),
+        (GsoKind::Udp, false, 5),
+        (GsoKind::Udp, true, 5),
+    ] {
+        for outer_v6 in [false, true] {
+            let inner = Recipe::new(kind, v6, 4000, 1000).frame();
+            let Checksum::Partial { start, offset } = inner.offload().checksum else { panic!("partial") };
+            let mut packet = inner.clone();
+            let before = if outer_v6 { 70 } else { 50 };
+            packet.prepend(before).expect("there is headroom");
+            packet.set_offload(inner.offload().shift(before as isize).expect("it fits"));
+            let udp = before as u16 - 16;
+            let places = virtio::TunnelPlaces { v6: outer_v6, udp, inner: before as u16 + 14 };
+            let mut header = [0xff; virtio::HEADER_TUNNEL];
+            virtio::emit_tunnel(packet.offload(), places, &packet, &mut header).unwrap();
+            let word = |at: usize| u16::from_le_bytes([header[at], header[at + 1]]);
+            assert_eq!(header[0], 1 | 8, "both checksums are to be filled in");
+            assert_eq!(header[1], number | if outer_v6 { 0x40 } else { 0x20 });
+            let l4 = if kind == GsoKind::Udp { 8 } else { 20 };
+            assert_eq!(word(2), before as u16 + start + l4, "all headers");
+            assert_eq!((word(4), word(6), word(8)), (1000, before as u16 + start, offset));
+            assert_eq!(header[10..20], [0; 10]);
+            assert_eq!((word(20), word(22)), (udp, before as u16 + 14));
+        }
+    }
 }
