@@ -113,6 +113,13 @@ fn ways() -> [(Ip, Ip); 2] {
     [way("10.244.0.2", "10.244.1.2"), way("fd00:10:244::2", "fd00:10:244:1::2")]
 }
 
+/// One frame again. Its size of segments is the sender's, or the largest that the tunnel carries where the kernel has taken the frame whole and
+/// forgotten it.
+fn is_one(frames: &[Frame]) {
+    let sizes: Vec<_> = frames.iter().map(|frame| frame.gso).collect();
+    assert!(matches!(sizes[..], [Some(SIZE..=1410)]), "{sizes:?}");
+}
+
 fn through(kinds: [&str; 2], driver: Driver, over_v6: bool) {
     let mut across = Across::new(kinds, driver, over_v6);
     for (there, back) in ways() {
@@ -125,14 +132,14 @@ fn through(kinds: [&str; 2], driver: Driver, over_v6: bool) {
                 let frames = across.arrives_whole(&there, &pattern(len));
                 // What one message brings is put together again.
                 if kinds == [SOCKET; 2] && len == 20_000 {
-                    assert_eq!(frames.iter().map(|frame| frame.gso).collect::<Vec<_>>(), [Some(SIZE)]);
+                    is_one(&frames);
                 }
             }
         }
         for len in [500, 20_000, 64_000] {
             let frames = across.comes_back_whole(&back, &pattern(len));
             if driver.offloads && kinds == [SOCKET; 2] && len == 20_000 {
-                assert_eq!(frames.iter().map(|frame| frame.gso).collect::<Vec<_>>(), [Some(SIZE)]);
+                is_one(&frames);
             }
             // Nothing that such a guest has not said it takes.
             let finished = |frame: &Frame| frame.gso.is_none() && frame.partial.is_none();

@@ -215,7 +215,8 @@ fn a_tunnel_packets_header_says_where_its_headers_are() {
             let word = |at: usize| u16::from_le_bytes([header[at], header[at + 1]]);
             assert_eq!(header[0], 1 | 8, "both checksums are to be filled in");
             assert_eq!(header[1], number | if outer_v6 { 0x40 } else { 0x20 });
-            let l4 = if kind == GsoKind::Udp { 8 } else { 20 };
+            let tcp = inner.to_vec()[usize::from(start) + 12] >> 4;
+            let l4 = if kind == GsoKind::Udp { 8 } else { u16::from(tcp) * 4 };
             assert_eq!(word(2), before as u16 + start + l4, "all headers");
             assert_eq!((word(4), word(6), word(8)), (1000, before as u16 + start, offset));
             assert_eq!(header[10..20], [0; 10]);
