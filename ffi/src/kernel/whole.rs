@@ -3,7 +3,7 @@
 //!
 //! It is a TAP of our own, of which nothing is ever read. Each packet comes with a header that says where the tunnel's and the inner
 //! headers are (`struct virtio_net_hdr_v1_hash_tunnel` of linux/virtio_net.h; TAPs take it since Linux 6.17), and a BPF program of
-//! six instructions sends it on through the underlay's interface, with the kernel's own route and neighbour
+//! a few instructions sends it on through the underlay's interface, with the kernel's own route and neighbour
 //! (`bpf_redirect_neigh`). A packet filter behind the interface does not see it, and nothing says whether it went out: who sends has
 //! to find that out in other ways.
 //!
@@ -18,7 +18,7 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 use libc::{c_int, c_ulong};
 
-use super::bpf::insn::{Insn, Reg};
+use super::bpf::insn::{Insn, Reg, Size};
 use super::bpf::{self, ProgramKind};
 use super::interface::{self, IfName};
 use super::sys;
@@ -27,6 +27,8 @@ use crate::dpdk::MAX_SEGMENTS;
 /// Bytes of the header before each packet.
 pub const TUNNEL_HDR_LEN: usize = 24;
 
+/// Bytes that may wait in the kernel for each queue, with its own overhead: as much as for a socket of the tunnel.
+const SEND_BUFFER: c_int = 8 << 20;
 /// What the device is called; the kernel puts a number in.
 const TEMPLATE: &str = "weft-out%d";
 
@@ -104,16 +106,21 @@ fn queue(name: &mut Option<IfName>) -> io::Result<File> {
         Some(libc::EINVAL) => io::ErrorKind::Unsupported.into(),
         _ => error,
     })?;
+    sys::ioctl_int(file.as_fd(), libc::TUNSETSNDBUF as _, SEND_BUFFER)?;
     if name.is_none() {
         *name = Some(interface::name_in(&ifreq)?);
     }
     Ok(file)
 }
 
-/// The program: `return bpf_redirect_neigh(underlay, NULL, 0, 0)`.
-fn onward(underlay: u32) -> [Insn; 6] {
+/// The program: `skb->queue_mapping = 0; return bpf_redirect_neigh(underlay, NULL, 0, 0)`. Without the first, a NIC's queue would be chosen by
+/// the TAP's and not as for what sockets send, and a flow could overtake itself.
+fn onward(underlay: u32) -> [Insn; 7] {
     const REDIRECT_NEIGH: i32 = 152;
+    /// In `struct __sk_buff` of linux/bpf.h.
+    const QUEUE_MAPPING: i16 = 12;
     [
+        Insn::store_value(Size::Word, Reg::R1, QUEUE_MAPPING, 0),
         Insn::set(Reg::R1, underlay as i32),
         Insn::set(Reg::R2, 0),
         Insn::set(Reg::R3, 0),
