@@ -37,6 +37,9 @@ const LOOK_SELDOM: u32 = 1024;
 /// happens again within the longest time.
 const SHARED_MS: [u64; 2] = [2, 128];
 
+/// Frames of a round from which on they come in crowds.
+const CROWD: usize = 4;
+
 /// Waits for descriptors: epoll in the daemon.
 pub trait Sleeper {
     /// `fd` belongs to the receive queue of `port`.
@@ -75,20 +78,33 @@ struct Shared {
     last: u64,
     least: u64,
     most: u64,
+    /// Frames of a round with work, eight times the average over some rounds.
+    crowd: usize,
 }
 
 impl Shared {
     fn new(now: u64, cycles_per_ms: u64) -> Self {
         let [least, most] = SHARED_MS.map(|ms| ms * cycles_per_ms);
-        Self { until: now, last: 0, least, most }
+        Self { until: now, last: 0, least, most, crowd: 0 }
     }
 
     fn is(&self, now: u64) -> bool {
         (self.until.wrapping_sub(now) as i64) > 0
     }
 
-    /// A thread has kept the core. Who does so once is soon done; who does it again and again has work.
+    /// A round had so many frames.
+    fn note(&mut self, work: usize) {
+        self.crowd = self.crowd - self.crowd / 8 + work;
+    }
+
+    /// A thread has kept the core. Who does so once is soon done; who does it again and again has work. Where frames come in crowds
+    /// they lose nothing by sleep, which lets more of them come together, and a sender on this core gains by it.
     fn begin(&mut self, now: u64) {
+        if self.crowd >= 8 * CROWD {
+            self.last = self.most;
+            self.until = now.wrapping_add(self.last);
+            return;
+        }
         let again = self.last > 0 && now.wrapping_sub(self.until) < self.most;
         self.last = if again { (2 * self.last).min(self.most) } else { self.least };
         self.until = now.wrapping_add(self.last);
@@ -115,6 +131,7 @@ impl<P: Platform> Worker<P> {
             if work > 0 {
                 self.counters.busy_cycles.add(now.wrapping_sub(before));
                 last_work = now;
+                shared.note(work);
                 before = now;
                 first = true;
                 if idle.spin.is_some() {
@@ -188,5 +205,24 @@ impl<P: Platform> Worker<P> {
             self.counters.wakes.add(woken.into());
         }
         self.sleeping.awake();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How many milliseconds a core counts as shared after a long turn that began when rounds had brought so many frames each.
+    fn shared_for(work: usize) -> u64 {
+        let mut shared = Shared::new(0, 1);
+        (0..50).for_each(|_| shared.note(work));
+        shared.begin(0);
+        (0..1000).find(|now| !shared.is(*now)).unwrap()
+    }
+
+    #[test]
+    fn frames_that_come_in_crowds_lose_nothing_by_sleep() {
+        assert_eq!([0, 1, 2].map(shared_for), [SHARED_MS[0]; 3]);
+        assert_eq!([8, 64].map(shared_for), [SHARED_MS[1]; 2]);
     }
 }
