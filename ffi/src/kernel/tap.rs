@@ -273,25 +273,30 @@ impl Tap {
     /// Of this frame: `EINVAL` for a header that contradicts the frame, or a frame shorter than an Ethernet header; `InvalidInput`
     /// for more than [`MAX_SEGMENTS`] buffers. Of the device: `EIO` while it is down, `EBADFD` once it has been deleted.
     pub fn send(&self, vnet_hdr: &VnetHdr, bufs: &[IoSlice<'_>]) -> io::Result<bool> {
-        let mut iovecs = ArrayVec::<IoSlice<'_>, { MAX_SEGMENTS + 1 }>::new();
-        iovecs.push(IoSlice::new(vnet_hdr));
-        if iovecs.try_extend_from_slice(bufs).is_err() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "too many buffers for one frame"));
-        }
-        // SAFETY: an IoSlice has the layout of an iovec on Unix, and each names a live buffer that the kernel only reads.
-        let written =
-            unsafe { libc::writev(self.file.as_raw_fd(), iovecs.as_ptr().cast(), iovecs.len() as c_int) };
-        match sys::check_len(written) {
-            Ok(_) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
-            Err(error) => Err(error),
-        }
+        write_frame(&self.file, vnet_hdr, bufs)
     }
 }
 
 impl AsFd for Tap {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
+    }
+}
+
+/// Writes one frame with its header to a queue. False if the kernel takes no more just now.
+#[inline]
+pub(super) fn write_frame(queue: &File, header: &[u8], bufs: &[IoSlice<'_>]) -> io::Result<bool> {
+    let mut iovecs = ArrayVec::<IoSlice<'_>, { MAX_SEGMENTS + 1 }>::new();
+    iovecs.push(IoSlice::new(header));
+    if iovecs.try_extend_from_slice(bufs).is_err() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "too many buffers for one frame"));
+    }
+    // SAFETY: an IoSlice has the layout of an iovec on Unix, and each names a live buffer that the kernel only reads.
+    let written = unsafe { libc::writev(queue.as_raw_fd(), iovecs.as_ptr().cast(), iovecs.len() as c_int) };
+    match sys::check_len(written) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

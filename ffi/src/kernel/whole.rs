@@ -11,18 +11,16 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 
-use arrayvec::ArrayVec;
 use libc::{c_int, c_ulong};
 
 use super::bpf::insn::{Insn, Reg, Size};
 use super::bpf::{self, ProgramKind};
 use super::interface::{self, IfName};
-use super::sys;
-use crate::dpdk::MAX_SEGMENTS;
+use super::{sys, tap};
 
 /// Bytes of the header before each packet.
 pub const TUNNEL_HDR_LEN: usize = 24;
@@ -61,21 +59,9 @@ impl WholeTx {
     /// Sends one packet: its header, then the bytes of `pieces`. False if the kernel takes no more just now.
     ///
     /// # Errors
-    /// `EINVAL` for a header that contradicts the packet; `InvalidInput` for more than [`MAX_SEGMENTS`] pieces.
+    /// `EINVAL` for a header that contradicts the packet; `InvalidInput` for more than [`crate::dpdk::MAX_SEGMENTS`] pieces.
     pub fn send(&self, header: &[u8; TUNNEL_HDR_LEN], pieces: &[IoSlice<'_>]) -> io::Result<bool> {
-        let mut iovecs = ArrayVec::<IoSlice<'_>, { MAX_SEGMENTS + 1 }>::new();
-        iovecs.push(IoSlice::new(header));
-        if iovecs.try_extend_from_slice(pieces).is_err() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "too many pieces for one packet"));
-        }
-        // SAFETY: an IoSlice has the layout of an iovec on Unix, and each names a live buffer that the kernel only reads.
-        let written =
-            unsafe { libc::writev(self.file.as_raw_fd(), iovecs.as_ptr().cast(), iovecs.len() as c_int) };
-        match sys::check_len(written) {
-            Ok(_) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
-            Err(error) => Err(error),
-        }
+        tap::write_frame(&self.file, header, pieces)
     }
 }
 
