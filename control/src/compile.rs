@@ -8,13 +8,14 @@ mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use weft_node::{NEXT_HOP_V4, NEXT_HOP_V6};
 use weft_switch::limits::Limits;
 use weft_switch::tables::{
-    Encap, Gateway, LocalVtep, Neighbour, NextHop, Outer, Peers, Place, PodGuard, Port, Role, Snapshot,
-    SourcePorts, Vtep,
+    Encap, Gateway, LocalVtep, Neighbour, NextHop, Outer, Peers, Place, PodGuard, Port, Role, Shared,
+    Snapshot, SourcePorts, Vtep,
 };
 use weft_switch::types::{Generation, MacAddr, PortId};
 
@@ -78,7 +79,7 @@ pub struct Facts {
     /// The pods' ports that are open, by pod name.
     pub ports: HashMap<String, OpenPort>,
     /// The ways to the peers, by underlay address.
-    pub ways: HashMap<IpAddr, Way>,
+    pub ways: Arc<HashMap<IpAddr, Way>>,
     /// The range of the tunnel's UDP source ports.
     pub source_ports: SourcePorts,
     /// Fill the outer UDP checksum in over IPv4 too.
@@ -147,7 +148,7 @@ pub fn compile(model: &Model, facts: &Facts, generation: Generation) -> Snapshot
         generation,
         vxlan_port: facts.uplink.vxlan_port,
         source_ports: facts.source_ports,
-        peers: Peers::new(facts.accept_unknown),
+        peers: Shared::new(Peers::new(facts.accept_unknown)),
         learn_limit: facts.learn_limit,
         ageing: facts.ageing,
         limits: facts.limits,
@@ -160,6 +161,7 @@ pub fn compile(model: &Model, facts: &Facts, generation: Generation) -> Snapshot
         let from = Sources { model, networks: NetworkIndex::new(model), facts, own };
         own_node(&mut tables, &from);
         let mut ends = Ends::default();
+        make_room(&mut tables, model);
         let peers = model.nodes.iter().filter(|peer| peer.name != facts.node);
         peers.for_each(|peer| far_node(&mut tables, &mut ends, &from, peer));
         routes::add(&mut tables, &ends, &from);
@@ -279,6 +281,21 @@ pub fn own_vtep_mac(
 /// The far ends that are in the tables, by network and underlay address: routes of one node to one network share theirs.
 #[derive(Default)]
 struct Ends(HashMap<(usize, IpAddr), u32>);
+
+/// For as much as the nodes bring: tables that grow on the way are filled several times.
+fn make_room(tables: &mut Snapshot, model: &Model) {
+    let (mut v4, mut v6) = ([0; 33], [0; 129]);
+    for subnet in model.nodes.iter().flat_map(|node| &node.subnets) {
+        match subnet {
+            IpNet::V4(net) => v4[usize::from(net.prefix_len())] += 1,
+            IpNet::V6(net) => v6[usize::from(net.prefix_len())] += 1,
+        }
+    }
+    v4.into_iter().zip(0..).for_each(|(count, len)| tables.routes4.reserve(len, count));
+    v6.into_iter().zip(0..).for_each(|(count, len)| tables.routes6.reserve(len, count));
+    tables.peers.reserve_v4(model.nodes.iter().filter(|node| node.public_ip.is_some()).count());
+    tables.vteps.reserve(model.nodes.len());
+}
 
 fn far_node(tables: &mut Snapshot, ends: &mut Ends, from: &Sources<'_>, peer: &Node) {
     let published = [peer.public_ip.map(IpAddr::V4), peer.public_ipv6.map(IpAddr::V6)];

@@ -9,6 +9,7 @@
 mod attachments;
 mod conflicts;
 mod descriptors;
+mod desired;
 mod flows;
 mod host;
 mod learned;
@@ -24,6 +25,7 @@ mod vteps;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{mpsc, watch};
@@ -64,6 +66,24 @@ struct PodPort {
     netns: Option<pods::NetnsId>,
 }
 
+/// What the state directory holds, in the daemon's own terms.
+struct Saved {
+    vtep_macs: vteps::Macs,
+    added: BTreeMap<String, Pod>,
+    unfit: usize,
+    devices: BTreeSet<pods::Device>,
+}
+
+/// The ways to the peers, as the kernel said last.
+#[derive(Default)]
+struct Ways {
+    /// The mirror's number of what it said, and of which addresses.
+    of: (u64, Vec<IpAddr>),
+    by_peer: Arc<HashMap<IpAddr, Way>>,
+    /// What is wrong with others.
+    problems: Vec<String>,
+}
+
 /// How the source fares.
 #[derive(Default)]
 struct SourceState {
@@ -81,10 +101,11 @@ pub struct Daemon {
     claim: Option<UdpClaim>,
     dataplane: Dataplane,
     mirror: Mirror,
-    state: State,
+    /// What the state directory holds.
+    saved: Option<Saved>,
     vtep_macs: vteps::Macs,
-    /// What the source said last that was right.
-    model: Model,
+    /// What the source said last that was right; behind its pods come those that were added. See [`desired`].
+    model: Arc<Model>,
     /// What it said after that, if that did not go with the pods that were added.
     pending: Option<Model>,
     source: SourceState,
@@ -101,7 +122,7 @@ pub struct Daemon {
     host: Option<host::HostSide>,
     /// What is wrong beside that.
     problems: Vec<String>,
-    ways: HashMap<IpAddr, Way>,
+    ways: Ways,
     learned: learned::Learned,
     /// Receive queues, with worker and port, that wait until a snapshot names their port.
     fresh: Vec<(usize, PortId, Rx)>,
@@ -162,19 +183,18 @@ impl Daemon {
 
     async fn take_model(&mut self, update: Result<Model, SourceError>) {
         match update {
-            Ok(model) if model == self.model => {
+            Ok(model) if self.has_said(&model) => {
                 self.pending = None;
                 self.source.error = None;
             }
-            Ok(model) => match self.check_with_added(&model) {
+            Ok(model) => match self.take_source(model) {
                 Ok(()) => {
-                    self.model = model;
                     self.pending = None;
                     self.source = SourceState { loaded: Some(SystemTime::now()), error: None };
                     self.reconcile().await;
                     info!("new configuration is in force, generation {}", self.dataplane.generation().0);
                 }
-                Err(error) => {
+                Err((model, error)) => {
                     self.pending = Some(model);
                     self.refuse(format!("it does not go with the pods that were added by hand: {error}"));
                 }
@@ -189,7 +209,7 @@ impl Daemon {
     }
 
     fn has_problems(&self) -> bool {
-        !self.failed.is_empty() || !self.problems.is_empty()
+        !self.failed.is_empty() || !self.problems.is_empty() || !self.ways.problems.is_empty()
     }
 
     /// Once a second: how busy the workers are, and whether a port has broken.
@@ -217,34 +237,16 @@ impl Daemon {
             self.host.take_if(|host| host.port.id == *id);
             self.uplink.take_if(|uplink| uplink.id == *id);
         }
-        let model = self.desired();
-        self.publish(&model);
+        self.publish(&Arc::clone(&self.model));
         for id in broken {
             self.close_port(id, false).await;
         }
         self.reconcile().await;
     }
 
-    /// The whole desired state: what the source says, and the pods that were added through the API.
-    fn desired(&self) -> Model {
-        let mut model = self.model.clone();
-        model.pods.extend(self.added.values().cloned());
-        model
-    }
-
-    /// Whether a source's model, which is right by itself, goes together with the pods that were added.
-    fn check_with_added(&self, model: &Model) -> Result<(), String> {
-        if self.added.is_empty() {
-            return Ok(());
-        }
-        let mut all = model.clone();
-        all.pods.extend(self.added.values().cloned());
-        pods::check(&all, &self.node)
-    }
-
     /// Brings the dataplane and the kernel into line with the desired state.
     async fn reconcile(&mut self) {
-        let model = self.desired();
+        let model = Arc::clone(&self.model);
         self.problems.clear();
         self.vtep_macs.complete(model.networks.iter().skip(1).map(|network| network.name.as_str()));
         self.open_uplink_port(&model).await;
@@ -283,7 +285,7 @@ impl Daemon {
             },
             host: self.host.as_ref().map(|host| (host.port, host.mac)),
             ports: self.pods.iter().map(|(name, open)| (name.clone(), open.port)).collect(),
-            ways: self.ways.clone(),
+            ways: Arc::clone(&self.ways.by_peer),
             source_ports: weft_node::local_port_range()
                 .map_or_else(|_| SourcePorts::default(), |(low, high)| SourcePorts::new(low, high)),
             // Sockets have the kernel fill it in.
@@ -307,13 +309,16 @@ impl Daemon {
         }
     }
 
-    /// Asks the kernel for the ways to the peers.
+    /// Has the mirror follow the ways to the peers.
     async fn look_up_ways(&mut self, model: &Model) {
         let peers = peer_addresses(model, &self.node);
-        let paths = self.mirror.paths(&peers).await;
-        self.ways.clear();
-        for (peer, path) in peers.into_iter().zip(paths) {
-            match path {
+        let of = (self.mirror.follow(&peers).await, peers);
+        if of == self.ways.of {
+            return;
+        }
+        let (mut by_peer, mut problems) = (HashMap::with_capacity(of.1.len()), Vec::new());
+        for peer in &of.1 {
+            match self.mirror.path(*peer) {
                 Ok(path) => {
                     let way = Way {
                         source: path.source,
@@ -321,15 +326,25 @@ impl Daemon {
                         next_hop_mac: path.next_hop_mac.map(MacAddr),
                         mtu: path.mtu,
                     };
-                    self.ways.insert(peer, way);
+                    by_peer.insert(*peer, way);
                 }
-                Err(error) => self.problems.push(format!("peer {peer}: {error}")),
+                Err(error) => problems.push(format!("peer {peer}: {error}")),
             }
         }
+        self.ways = Ways { of, by_peer: Arc::new(by_peer), problems };
     }
 
     /// Writes down what a later weftd, or `weft node purge`, must know.
     fn save(&mut self) {
+        let is_saved = self.saved.as_ref().is_some_and(|saved| {
+            saved.unfit == self.unfit.len()
+                && saved.vtep_macs == self.vtep_macs
+                && saved.devices == self.devices
+                && saved.added == self.added
+        });
+        if is_saved {
+            return;
+        }
         let unfit = self.unfit.iter().map(|(stored, _)| stored.clone());
         let devices = self.devices.iter().cloned();
         let state = State {
@@ -338,11 +353,15 @@ impl Daemon {
             pods: self.added.values().map(attachments::store).chain(unfit).collect(),
             devices: devices.map(|(netns, name)| StoredDevice { netns, name }).collect(),
         };
-        if state == self.state {
-            return;
-        }
         match state.save(&self.config.state.dir) {
-            Ok(()) => self.state = state,
+            Ok(()) => {
+                self.saved = Some(Saved {
+                    vtep_macs: self.vtep_macs.clone(),
+                    added: self.added.clone(),
+                    unfit: self.unfit.len(),
+                    devices: self.devices.clone(),
+                });
+            }
             Err(error) => self.problems.push(format!("state: {error}")),
         }
     }

@@ -292,10 +292,13 @@ impl Dataplane {
         }
     }
 
-    /// Publishes the next snapshot, which `make` makes for its generation.
+    /// Publishes the next snapshot, which `make` makes for its generation. Its parts that are as they were stay those of the one before.
     pub fn publish(&mut self, make: impl FnOnce(Generation) -> Snapshot) -> Generation {
-        let generation = Generation(self.publisher.current().generation.0 + 1);
-        self.publisher.publish(Box::new(make(generation)));
+        let before = self.publisher.current();
+        let generation = Generation(before.generation.0 + 1);
+        let mut next = Box::new(make(generation));
+        next.keep(before);
+        self.publisher.publish(next);
         self.publisher.reclaim();
         generation
     }

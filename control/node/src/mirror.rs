@@ -8,10 +8,11 @@
 use crate::error::Error;
 use crate::neighbour::{self, Neighbour};
 use crate::netlink::{Kernel, Link};
-use crate::route::Answer;
+use crate::route::{self, Answer};
 use crate::underlay::{Path, PathError, Uplink, default_name, read_uplink};
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
+use ipnet::IpNet;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::route::{RouteFlags, RouteType};
 use rtnetlink::constants::{
@@ -20,7 +21,7 @@ use rtnetlink::constants::{
 };
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::sys::{AsyncSocket, SocketAddr};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -41,9 +42,14 @@ const RETRY: Duration = Duration::from_secs(1);
 const RECEIVE_BUFFER: usize = 1 << 20;
 /// Route questions that are under way at a time.
 const QUESTIONS: usize = 64;
-/// How long the kernel's answers are taken again for the same destinations. What the kernel tells of is read again at once;
-/// this is for what it does not tell of, such as a path MTU that it has learned.
-const FRESH: Duration = Duration::from_secs(1);
+/// What the kernel does not tell of, such as a path MTU that it has learned, is found in time: an answer that is older than this is
+/// asked for again, some of them each [`LOOK`].
+const OLD: Duration = Duration::from_secs(60);
+/// How often old answers are looked for, and over how many looks they are spread at least.
+const LOOK: Duration = Duration::from_secs(1);
+const LOOKS: usize = 30;
+/// How long it is taken for granted that there is no way to a destination. That there is one now may be what the kernel does not tell of.
+const REFUSED: Duration = Duration::from_secs(1);
 
 /// Who sees to it that next hops stay resolved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +62,13 @@ pub enum Neighbours {
 
 type Notification = (NetlinkMessage<RouteNetlinkMessage>, SocketAddr);
 type Found = Result<Answer, PathError>;
+
+/// What the kernel said about a destination, and when it was asked.
+#[derive(Debug, Clone)]
+struct Said {
+    found: Found,
+    asked: Instant,
+}
 
 /// Follows the uplink and the paths through it until it is dropped.
 #[derive(Debug)]
@@ -79,22 +92,30 @@ struct View {
     /// Next hops are to be kept resolved.
     keeps: bool,
     neighbours: HashMap<IpAddr, Neighbour>,
-    /// The destinations asked for last, with the kernel's answers.
-    watched: BTreeMap<IpAddr, Found>,
-    /// When all of them were asked for.
-    asked: Instant,
+    /// The destinations that are followed, with the kernel's answers.
+    watched: BTreeMap<IpAddr, Said>,
     next_hops: HashSet<IpAddr>,
+    /// Grows with everything that a caller could see.
+    edition: u64,
 }
 
-/// What a notification asks for.
+/// What notifications ask for.
 #[derive(Default)]
 struct Due {
-    /// Links, addresses or routes changed: read them again.
+    /// The uplink, its addresses or a rule changed: read it and all ways again.
     reread: bool,
+    /// Routes to these destinations changed: read the ways there again.
+    routes: HashSet<IpNet>,
     /// A next hop's MAC address changed: tell it.
     tell: bool,
     /// Notifications were lost: read everything again.
     lost: bool,
+}
+
+impl Due {
+    fn is_empty(&self) -> bool {
+        !self.reread && self.routes.is_empty() && !self.tell
+    }
 }
 
 impl Mirror {
@@ -119,8 +140,8 @@ impl Mirror {
             keeps,
             neighbours: known,
             watched: BTreeMap::new(),
-            asked: Instant::now(),
             next_hops: HashSet::new(),
+            edition: 0,
         };
         let (changes, receiver) = watch::channel(0);
         let turn = tokio::sync::Mutex::new(());
@@ -134,10 +155,22 @@ impl Mirror {
         self.shared.view().uplink.clone()
     }
 
-    /// The kernel's ways to the destinations, in their order. The mirror follows exactly these from now on: their
-    /// next hops are kept resolved by the kernel, if that was asked for, and neighbours that weft had made for others are dropped.
+    /// Follows exactly these destinations from now on: their next hops are kept resolved by the kernel, if that was asked for, and
+    /// neighbours that weft had made for others are dropped. The kernel is asked only about those that were not followed before.
+    /// The number stays the same as long as [`Self::path`] says the same of all of them.
+    pub async fn follow(&self, destinations: &[IpAddr]) -> u64 {
+        self.shared.follow(destinations).await
+    }
+
+    /// The kernel's way to a destination that is followed.
+    pub fn path(&self, destination: IpAddr) -> Result<Path, PathError> {
+        self.shared.view().path(destination)
+    }
+
+    /// Follows these destinations; the kernel's ways to them, in their order.
     pub async fn paths(&self, destinations: &[IpAddr]) -> Vec<Result<Path, PathError>> {
-        self.shared.paths(destinations).await
+        self.follow(destinations).await;
+        destinations.iter().map(|destination| self.path(*destination)).collect()
     }
 }
 
@@ -202,12 +235,14 @@ impl Shared {
         let mut deadline = Instant::now();
         let mut pause = COALESCE;
         let mut tend = tokio::time::interval(TEND);
+        let mut look = tokio::time::interval(LOOK);
         tend.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 notification = notifications.next() => {
                     let Some((message, _)) = notification else { return };
-                    let idle = !due.reread && !due.tell;
+                    let idle = due.is_empty();
                     self.note(&message, &mut due);
                     if due.lost {
                         return;
@@ -216,11 +251,13 @@ impl Shared {
                         deadline = Instant::now() + pause;
                     }
                 }
-                () = tokio::time::sleep_until(deadline), if due.reread || due.tell => {
+                () = tokio::time::sleep_until(deadline), if !due.is_empty() => {
                     let started = Instant::now();
-                    let Due { reread, tell, .. } = std::mem::take(&mut due);
+                    let Due { reread, routes, tell, .. } = std::mem::take(&mut due);
                     if reread {
                         self.reread(false).await;
+                    } else if !routes.is_empty() {
+                        self.ask_again(|view| view.within(&routes)).await;
                     }
                     if tell {
                         self.tell();
@@ -229,6 +266,7 @@ impl Shared {
                     pause = COALESCE.max(started.elapsed() * 4);
                 }
                 _ = tend.tick() => self.tend().await,
+                _ = look.tick() => self.ask_again(View::old).await,
             }
         }
     }
@@ -260,7 +298,11 @@ impl Shared {
                 let header = &route.header;
                 let passing =
                     header.flags.contains(RouteFlags::Cloned) || header.kind == RouteType::Multicast;
-                due.reread |= !passing;
+                match route::destination(route) {
+                    _ if passing => {}
+                    Some(to) => drop(due.routes.insert(to)),
+                    None => due.reread = true,
+                }
             }
             M::NewRule(_) | M::DelRule(_) => due.reread = true,
             _ => {}
@@ -294,9 +336,7 @@ impl Shared {
             };
             let asked = Instant::now();
             let found = ask(&kernel, &watched, &uplink).await;
-            let mut view = self.view();
-            view.asked = asked;
-            Ok::<bool, Error>(view.store(uplink, neighbours, found))
+            Ok::<bool, Error>(self.view().store_all(uplink, neighbours, found, asked))
         };
         match outcome.await {
             Ok(true) => self.tell(),
@@ -307,45 +347,66 @@ impl Shared {
         }
     }
 
-    async fn paths(&self, destinations: &[IpAddr]) -> Vec<Result<Path, PathError>> {
+    /// Asks the kernel again about some of the destinations, and tells if it says something else.
+    async fn ask_again(&self, which: impl FnOnce(&View) -> Vec<IpAddr>) {
         let _turn = self.turn.lock().await;
-        let mut found = self.view().fresh(destinations);
-        let missing: Vec<_> = destinations.iter().filter(|ip| !found.contains_key(ip)).copied().collect();
-        {
+        let (destinations, uplink) = {
             let view = self.view();
-            if missing.is_empty() && found.len() == view.watched.len() && view.unsettled().is_empty() {
-                return destinations.iter().map(|destination| view.path(*destination)).collect();
-            }
+            (which(&view), view.uplink.clone())
+        };
+        if destinations.is_empty() {
+            return;
         }
         let kernel = match Kernel::open() {
             Ok(kernel) => kernel,
             Err(error) => {
-                let refuse = |&destination: &IpAddr| {
-                    Err(PathError::NoRoute { destination, reason: error.to_string() })
-                };
-                return destinations.iter().map(refuse).collect();
+                return tracing::warn!("the kernel's last answers about the peers stay in use: {error}");
             }
         };
-        let uplink = self.view().uplink.clone();
-        let (asked, all) = (Instant::now(), found.is_empty());
-        found.extend(ask(&kernel, &missing, &uplink).await);
-        let (paths, unused) = {
+        let asked = Instant::now();
+        let found = ask(&kernel, &destinations, &uplink).await;
+        let differs = self.view().store(found, asked);
+        if differs {
+            self.tell();
+        }
+    }
+
+    async fn follow(&self, destinations: &[IpAddr]) -> u64 {
+        let _turn = self.turn.lock().await;
+        let (missing, uplink) = {
             let mut view = self.view();
-            if all {
-                view.asked = asked;
+            let missing = view.take_over(destinations);
+            if missing.is_empty() && view.unused().is_empty() && view.unsettled().is_empty() {
+                return view.edition;
             }
-            view.store(uplink, None, found);
-            let paths = destinations.iter().map(|destination| view.path(*destination)).collect();
-            (paths, view.unused())
+            (missing, view.uplink.clone())
         };
-        let index = self.view().uplink.index;
+        let asked = Instant::now();
+        let kernel = match Kernel::open() {
+            Ok(kernel) => kernel,
+            Err(error) => {
+                let reason = error.to_string();
+                let refuse = |destination| {
+                    (destination, Err(PathError::NoRoute { destination, reason: reason.clone() }))
+                };
+                let mut view = self.view();
+                view.store(missing.into_iter().map(refuse).collect(), asked);
+                return view.edition;
+            }
+        };
+        let found = ask(&kernel, &missing, &uplink).await;
+        let unused = {
+            let mut view = self.view();
+            view.store(found, asked);
+            view.unused()
+        };
         for ip in unused {
-            if let Err(error) = kernel.delete_neighbour(index, ip).await {
+            if let Err(error) = kernel.delete_neighbour(uplink.index, ip).await {
                 tracing::debug!("{error}");
             }
         }
         self.resolve(&kernel).await;
-        paths
+        self.view().edition
     }
 
     async fn tend(&self) {
@@ -383,38 +444,81 @@ impl View {
             Some(entry) => self.neighbours.insert(ip, entry),
             None => self.neighbours.remove(&ip),
         };
-        before.and_then(|entry| entry.mac) != now && self.next_hops.contains(&ip)
+        let differs = before.and_then(|entry| entry.mac) != now;
+        self.edition += u64::from(differs);
+        differs && self.next_hops.contains(&ip)
     }
 
-    /// Stores a reading; true if a caller would see a difference.
-    fn store(
+    /// Stores a reading of everything; true if a caller would see a difference.
+    fn store_all(
         &mut self,
         uplink: Uplink,
         neighbours: Option<HashMap<IpAddr, Neighbour>>,
-        watched: BTreeMap<IpAddr, Found>,
+        found: Vec<(IpAddr, Found)>,
+        asked: Instant,
     ) -> bool {
-        let macs = |view: &Self| -> BTreeMap<IpAddr, _> {
-            view.next_hops.iter().map(|ip| (*ip, view.mac(ip))).collect()
-        };
-        let before = macs(self);
-        let differs = self.uplink != uplink || self.watched != watched;
-        let kept = watched.values().flatten().filter(|_| self.keeps);
-        self.next_hops = kept.map(|answer| answer.next_hop).collect();
+        let mac = |entries: &HashMap<IpAddr, Neighbour>, ip| entries.get(ip).and_then(|entry| entry.mac);
+        let moved = neighbours
+            .as_ref()
+            .is_some_and(|new| self.next_hops.iter().any(|ip| mac(new, ip) != mac(&self.neighbours, ip)));
+        let differs = self.uplink != uplink || moved;
+        self.edition += u64::from(differs || neighbours.is_some());
         self.uplink = uplink;
-        self.watched = watched;
         if let Some(neighbours) = neighbours {
             self.neighbours = neighbours;
         }
-        differs || before != macs(self)
+        self.store(found, asked) || differs
     }
 
-    /// The answers for these destinations that need not be asked for again.
-    fn fresh(&self, destinations: &[IpAddr]) -> BTreeMap<IpAddr, Found> {
-        if self.asked.elapsed() >= FRESH {
-            return BTreeMap::new();
+    /// Stores the kernel's answers; true if a caller would see a difference.
+    fn store(&mut self, found: Vec<(IpAddr, Found)>, asked: Instant) -> bool {
+        let mut differs = false;
+        for (destination, found) in found {
+            let same = self.watched.get(&destination).is_some_and(|said| said.found == found);
+            differs |= !same;
+            self.watched.insert(destination, Said { found, asked });
         }
-        let known = |ip: &IpAddr| Some((*ip, self.watched.get(ip)?.clone()));
-        destinations.iter().filter_map(known).collect()
+        if differs {
+            self.edition += 1;
+            self.note_next_hops();
+        }
+        differs
+    }
+
+    fn note_next_hops(&mut self) {
+        let found = self.watched.values().filter_map(|said| said.found.as_ref().ok());
+        self.next_hops = found.filter(|_| self.keeps).map(|answer| answer.next_hop).collect();
+    }
+
+    /// Forgets what is followed no longer. Gives those that the kernel is to be asked about: the new ones, and those that it knew no
+    /// way to.
+    fn take_over(&mut self, destinations: &[IpAddr]) -> Vec<IpAddr> {
+        let known = |said: &Said| said.found.is_ok() || said.asked.elapsed() < REFUSED;
+        if self.watched.keys().eq(destinations) {
+            return self.watched.iter().filter(|(_, said)| !known(said)).map(|(ip, _)| *ip).collect();
+        }
+        let wanted: HashSet<_> = destinations.iter().collect();
+        let before = self.watched.len();
+        self.watched.retain(|destination, _| wanted.contains(destination));
+        if self.watched.len() < before {
+            self.edition += 1;
+            self.note_next_hops();
+        }
+        let missing = destinations.iter().filter(|ip| !self.watched.get(ip).is_some_and(known));
+        missing.copied().collect()
+    }
+
+    /// What is followed of these networks.
+    fn within(&self, networks: &HashSet<IpNet>) -> Vec<IpAddr> {
+        let of_one = |net: &IpNet| self.watched.range(net.network()..=net.broadcast()).map(|(ip, _)| *ip);
+        let all: BTreeSet<_> = networks.iter().flat_map(of_one).collect();
+        all.into_iter().collect()
+    }
+
+    /// Some of what the kernel was asked about long ago.
+    fn old(&self) -> Vec<IpAddr> {
+        let old = self.watched.iter().filter(|(_, said)| said.asked.elapsed() >= OLD);
+        old.map(|(ip, _)| *ip).take(self.watched.len().div_ceil(LOOKS)).collect()
     }
 
     fn mac(&self, ip: &IpAddr) -> Option<crate::MacBytes> {
@@ -423,7 +527,7 @@ impl View {
 
     fn path(&self, destination: IpAddr) -> Result<Path, PathError> {
         let missing = || PathError::NoRoute { destination, reason: "the kernel was not asked".to_owned() };
-        let answer = self.watched.get(&destination).ok_or_else(missing)?.clone()?;
+        let answer = self.watched.get(&destination).ok_or_else(missing)?.found.clone()?;
         Ok(Path {
             destination,
             source: answer.source,
@@ -453,7 +557,7 @@ async fn read_neighbours(kernel: &Kernel, index: u32) -> Result<HashMap<IpAddr, 
 }
 
 /// Asks the kernel for the route to each destination.
-async fn ask(kernel: &Kernel, destinations: &[IpAddr], uplink: &Uplink) -> BTreeMap<IpAddr, Found> {
+async fn ask(kernel: &Kernel, destinations: &[IpAddr], uplink: &Uplink) -> Vec<(IpAddr, Found)> {
     let question = |destination: IpAddr| async move { (destination, kernel.route_to(destination).await) };
     let answers: Vec<_> =
         stream::iter(destinations.iter().copied()).map(question).buffer_unordered(QUESTIONS).collect().await;

@@ -89,11 +89,7 @@ impl Route {
         if header.kind != RouteType::Unicast || header.table != RouteHeader::RT_TABLE_MAIN {
             return None;
         }
-        let unspecified = match header.address_family {
-            AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-            AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-            _ => return None,
-        };
+        let unspecified = unspecified(header.address_family)?;
         let facts = Facts::read(&message.attributes);
         let destination =
             IpNet::new(facts.destination.unwrap_or(unspecified), header.destination_prefix_length).ok()?;
@@ -149,6 +145,25 @@ impl Facts {
             }
         }
         facts
+    }
+}
+
+/// What a route, of whichever kind and table, leads to. None where that cannot be read.
+pub(crate) fn destination(message: &RouteMessage) -> Option<IpNet> {
+    let header = &message.header;
+    let unspecified = unspecified(header.address_family)?;
+    let given = message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Destination(ip) => Some(address(ip)),
+        _ => None,
+    });
+    IpNet::new(given.unwrap_or(Some(unspecified))?, header.destination_prefix_length).ok()
+}
+
+fn unspecified(family: AddressFamily) -> Option<IpAddr> {
+    match family {
+        AddressFamily::Inet => Some(Ipv4Addr::UNSPECIFIED.into()),
+        AddressFamily::Inet6 => Some(Ipv6Addr::UNSPECIFIED.into()),
+        _ => None,
     }
 }
 

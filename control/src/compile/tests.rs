@@ -6,6 +6,7 @@ use crate::model::{Network, Pod, Route, Target};
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::path::Path;
+use std::sync::Arc;
 use weft_switch::tables::Map;
 
 /// Three nodes, two networks; the third node is in the first network only.
@@ -100,7 +101,7 @@ fn facts() -> Facts {
         },
         host: Some((open(1), MacAddr([2, 0, 0, 0, 9, 9]))),
         ports: [("web".to_owned(), open(2)), ("router".to_owned(), open(3))].into(),
-        ways: [way(2), way(3)].into(),
+        ways: Arc::new([way(2), way(3)].into()),
         source_ports: SourcePorts::default(),
         outer_checksum: false,
         accept_unknown: false,
@@ -311,7 +312,8 @@ fn five_thousand_nodes_in_two_networks() {
         let next_hop_mac = Some(MacAddr([2, 9, 0, 0, 0, 1]));
         (address, Way { source: ip("172.16.0.1"), next_hop: address, next_hop_mac, mtu: Some(1400) })
     };
-    let facts = Facts { node: "n7".to_owned(), ways: model.nodes.iter().map(way).collect(), ..facts() };
+    let facts =
+        Facts { node: "n7".to_owned(), ways: Arc::new(model.nodes.iter().map(way).collect()), ..facts() };
     let started = std::time::Instant::now();
     let tables = compile(&model, &facts, Generation(1));
     println!("compiled in {:?}", started.elapsed());

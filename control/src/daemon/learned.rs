@@ -6,6 +6,7 @@
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
@@ -190,7 +191,7 @@ impl Daemon {
             if let Event::Flow(sample) = event {
                 self.flows.take(&sample);
             }
-            changed |= self.learned.take(event, now, |peer| self.ways.contains_key(&peer));
+            changed |= self.learned.take(event, now, |peer| self.ways.by_peer.contains_key(&peer));
         }
         self.log_conflicts();
         self.publish_if(changed);
@@ -221,8 +222,7 @@ impl Daemon {
 
     fn publish_if(&mut self, changed: bool) {
         if changed {
-            let model = self.desired();
-            self.publish(&model);
+            self.publish(&Arc::clone(&self.model));
         }
     }
 

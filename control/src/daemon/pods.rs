@@ -13,12 +13,12 @@ use weft_switch::tables::Place;
 use super::attachments::{kind, restore};
 use super::{Daemon, PodPort, device_mtu};
 use crate::compile::{Mtus, OpenPort};
-use crate::model::{Attachment, Model, Pod, gateway, validate};
+use crate::model::{Attachment, Model, Pod, gateway, validate_pods};
 use crate::ports::open_pod;
 
-/// Everything that is wrong with the model, in one text.
-pub(super) fn check(model: &Model, node: &str) -> Result<(), String> {
-    validate(model, node).map_err(|wrong| {
+/// Everything that is wrong with the pods of a model that is right otherwise, in one text.
+pub(super) fn check(model: &Model) -> Result<(), String> {
+    validate_pods(model).map_err(|wrong| {
         let lines: Vec<_> = wrong.iter().map(ToString::to_string).collect();
         lines.join("; ")
     })
@@ -114,32 +114,31 @@ impl Daemon {
         let new = self.record_devices(model);
         let underlay = self.mirror.uplink().mtu;
         let mtus = Mtus::new(model, underlay);
-        let pods: Vec<Pod> = model.pods_of(&self.node).cloned().collect();
-        for pod in pods {
-            let mtu = mtus.of_pod(&pod);
-            let (name, refused) = (pod.name.clone(), device(&pod));
-            let done = match self.pods.get_mut(&name) {
-                Some(open) if open.pod == pod && open.mtu == mtu => Ok(()),
+        let node = self.node.clone();
+        for pod in model.pods_of(&node) {
+            let mtu = mtus.of_pod(pod);
+            let done = match self.pods.get_mut(&pod.name) {
+                Some(open) if open.pod == *pod && open.mtu == mtu => Ok(()),
                 Some(open) => {
-                    let outcome = configure(model, &self.node, &pod, &open.pod.addresses, mtu).await;
+                    let outcome = configure(model, &node, pod, &open.pod.addresses, mtu).await;
                     if outcome.is_ok() {
-                        (open.pod, open.mtu) = (pod, mtu);
+                        (open.pod, open.mtu) = (pod.clone(), mtu);
                     }
                     outcome
                 }
-                None => self.open_one(model, pod, mtu, underlay).await,
+                None => self.open_one(model, pod.clone(), mtu, underlay).await,
             };
             match done {
-                Ok(()) => drop(self.failed.remove(&name)),
+                Ok(()) => drop(self.failed.remove(&pod.name)),
                 Err(error) => {
                     // What was not made now is not weft's, and never to be deleted.
-                    if let Some(device) = refused.filter(|device| new.contains(device)) {
+                    if let Some(device) = device(pod).filter(|device| new.contains(device)) {
                         self.devices.remove(&device);
                     }
-                    if self.failed.get(&name) != Some(&error) {
-                        warn!("pod {name}: {error}");
+                    if self.failed.get(&pod.name) != Some(&error) {
+                        warn!("pod {}: {error}", pod.name);
                     }
-                    self.failed.insert(name, error);
+                    self.failed.insert(pod.name.clone(), error);
                 }
             }
         }

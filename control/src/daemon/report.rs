@@ -92,7 +92,7 @@ impl Daemon {
     fn is_resolved(&self, node: &Node) -> bool {
         let socket = self.uplink_kind() == UplinkKind::Socket;
         let resolved =
-            |end: &IpAddr| self.ways.get(end).is_some_and(|way| socket || way.next_hop_mac.is_some());
+            |end: &IpAddr| self.ways.by_peer.get(end).is_some_and(|way| socket || way.next_hop_mac.is_some());
         self.ends_of(node).iter().all(resolved)
     }
 
@@ -107,13 +107,14 @@ impl Daemon {
                 .collect(),
             vtep_mac: node.vtep_mac.map(|mac| Mac(mac.0)),
             resolved: self.is_resolved(node),
-            next_hop: ends.first().and_then(|end| self.ways.get(end)).map(|way| way.next_hop),
+            next_hop: ends.first().and_then(|end| self.ways.by_peer.get(end)).map(|way| way.next_hop),
         }
     }
 
     /// Everything that is not well, a sentence each.
     fn all_problems(&self) -> Vec<String> {
         let mut problems = self.problems.clone();
+        problems.extend(self.ways.problems.iter().cloned());
         problems.extend(self.failed.iter().map(|(name, error)| format!("pod {name}: {error}")));
         problems.extend(self.unfit.iter().map(|(_, why)| why.clone()));
         problems.extend(self.source.error.iter().map(|error| format!("source: {error}")));
@@ -153,8 +154,7 @@ impl Daemon {
     /// The pods of this node; only the one called `name`, if one is given.
     pub(super) fn list_pods(&self, name: Option<&str>) -> Pods {
         let mtus = Mtus::new(&self.model, self.mirror.uplink().mtu);
-        let pods = self.model.pods_of(&self.node).chain(self.added.values());
-        let wanted = pods.filter(|pod| name.is_none_or(|name| pod.name == name));
+        let wanted = self.model.pods_of(&self.node).filter(|pod| name.is_none_or(|name| pod.name == name));
         let mut shown: Vec<_> = wanted.map(|pod| self.show_pod(pod, &mtus)).collect();
         shown.sort_by(|a, b| a.name.cmp(&b.name));
         Pods { pods: shown }

@@ -9,10 +9,9 @@ use weft_api::{
     Stats, Status, Vteps, Workers,
 };
 
-use super::{Daemon, attachments, pods};
+use super::{Daemon, attachments};
 use crate::api::Backend;
 use crate::metrics::Scrape;
-use crate::model::Model;
 
 /// What a client of the API asks the daemon.
 pub(super) enum Request {
@@ -136,7 +135,7 @@ impl Daemon {
     /// Adds a pod whole or not at all.
     async fn add_pod(&mut self, spec: PodSpec) -> Result<weft_api::Pod, ApiError> {
         let pod = attachments::wanted(&spec, &self.node, self.model.node(&self.node));
-        if let Some(there) = self.desired().pods_of(&self.node).find(|there| there.name == pod.name) {
+        if let Some(there) = self.model.pods_of(&self.node).find(|there| there.name == pod.name) {
             // The same again is no error: a caller that did not hear the answer may ask once more.
             if *there == pod && self.pods.contains_key(&pod.name) {
                 return self.show(&pod.name);
@@ -144,22 +143,20 @@ impl Daemon {
             let text = format!("pod {} exists already; delete it first, or choose another name", pod.name);
             return Err(ApiError::new(ErrorCode::Conflict, text));
         }
-        let mut model: Model = self.desired();
-        model.pods.push(pod.clone());
-        pods::check(&model, &self.node).map_err(|text| ApiError::new(ErrorCode::Refused, text))?;
-        self.added.insert(pod.name.clone(), pod.clone());
+        let name = pod.name.clone();
+        self.take_pod(pod).map_err(|text| ApiError::new(ErrorCode::Refused, text))?;
         self.reconcile().await;
-        if let Some(error) = self.failed.remove(&pod.name) {
-            self.added.remove(&pod.name);
+        if let Some(error) = self.failed.remove(&name) {
+            self.drop_pod(&name);
             self.reconcile().await;
-            return Err(ApiError::new(ErrorCode::Refused, format!("pod {}: {error}", pod.name)));
+            return Err(ApiError::new(ErrorCode::Refused, format!("pod {name}: {error}")));
         }
-        self.show(&pod.name)
+        self.show(&name)
     }
 
     async fn delete_pod(&mut self, name: &str) -> Result<weft_api::Pod, ApiError> {
         let shown = self.show(name)?;
-        if self.added.remove(name).is_none() {
+        if !self.drop_pod(name) {
             let text = format!("pod {name} comes from the configuration's source; remove it there");
             return Err(ApiError::new(ErrorCode::Conflict, text));
         }

@@ -3,6 +3,7 @@
 //! them.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
@@ -196,8 +197,7 @@ impl Daemon {
         if changed {
             // Who sends by its own queue must have it, and nobody may be given frames before.
             self.dataplane.obeyed().await;
-            let model = self.desired();
-            self.publish(&model);
+            self.publish(&Arc::clone(&self.model));
         }
         match tokio::task::spawn_blocking(move || spread(complete)).await {
             Ok(unspread) => self.spread.unspread.extend(unspread),

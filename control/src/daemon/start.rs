@@ -1,7 +1,8 @@
 //! Starting: everything that can be wrong is found before anything is made. The order is that of what is cheapest to check.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use thiserror::Error;
@@ -17,7 +18,7 @@ use super::settings::{SetLogLevel, Settings};
 use super::spread::Spread;
 use super::uplink::needs_claim;
 use super::vteps::Macs;
-use super::{Client, Daemon, Inputs, SourceState, attachments, descriptors, rights};
+use super::{Client, Daemon, Inputs, SourceState, Ways, attachments, descriptors, rights};
 use crate::api::{BindError, SocketFile, bind};
 use crate::cluster;
 use crate::config::{Config, SourceConfig, UplinkKind};
@@ -131,7 +132,7 @@ pub async fn start(setup: Setup) -> Result<Started, StartError> {
         dataplane,
         mirror,
         vtep_macs: Macs::restore(&state),
-        model,
+        model: Arc::new(model),
         pending: None,
         unfit: Vec::new(),
         devices: state.devices.iter().map(|device| (device.netns.clone(), device.name.clone())).collect(),
@@ -141,17 +142,17 @@ pub async fn start(setup: Setup) -> Result<Started, StartError> {
         uplink: None,
         host: None,
         problems: Vec::new(),
-        ways: HashMap::new(),
+        ways: Ways::default(),
         learned: Learned::default(),
         fresh: Vec::new(),
         spread: Spread::new(),
         flows: Watches::default(),
         settings: own_settings,
         metrics_problem,
-        state: State::default(),
+        saved: None,
     };
     // What the daemon cannot be without comes first: if it fails, no pod has been touched.
-    let model = daemon.model.clone();
+    let model = Arc::clone(&daemon.model);
     daemon.open_uplink_port(&model).await;
     if daemon.uplink.is_some() {
         daemon.open_host_port(&model).await;
@@ -183,11 +184,7 @@ impl Daemon {
     fn restore(&mut self, state: &State) {
         for stored in &state.pods {
             let pod: Result<Pod, String> = attachments::restore(stored, &self.node);
-            let fits = pod.and_then(|pod| {
-                self.added.insert(pod.name.clone(), pod.clone());
-                self.check_with_added(&self.model).inspect_err(|_| drop(self.added.remove(&pod.name)))
-            });
-            if let Err(error) = fits {
+            if let Err(error) = pod.and_then(|pod| self.take_pod(pod)) {
                 let why = format!("pod {} was added before and does not fit any more: {error}", stored.name);
                 warn!("{why}");
                 self.unfit.push((stored.clone(), why));
@@ -199,8 +196,7 @@ impl Daemon {
     async fn give_up(mut self) -> StartError {
         let problems = self.problems.join("; ");
         if let Some(host) = self.host.take() {
-            let model = self.model.clone();
-            self.publish(&model);
+            self.publish(&Arc::clone(&self.model));
             self.close_port(host.port.id, host.created).await;
         }
         self.fresh.clear();

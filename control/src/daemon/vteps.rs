@@ -9,6 +9,7 @@ use weft_switch::types::MacAddr;
 use crate::model::Model;
 
 /// One for the first network, and one for each further one that there ever was.
+#[derive(Clone, PartialEq, Eq)]
 pub(super) struct Macs {
     first: MacAddr,
     further: BTreeMap<String, MacAddr>,

@@ -148,7 +148,7 @@ impl<'a> Usual<'a> {
                 || tables.neighbours4.is_far()
                 || tables.routes4.is_far()
                 || tables.peers.are_far(),
-            far_vteps: size_of_val(&*tables.vteps) > NEAR,
+            far_vteps: size_of_val(tables.vteps.as_slice()) > NEAR,
             source4: (NOBODY, Ipv4Addr::UNSPECIFIED),
             source6: (NOBODY, Ipv6Addr::UNSPECIFIED),
             local: None,

@@ -93,7 +93,7 @@ impl<K: Hash + Eq, V> Map<K, V> {
     /// Sets the value of the key; the one that it had.
     pub fn insert(&mut self, key: K, value: V) -> Option<V> {
         if (self.len + 1) * 4 > self.slots.len() {
-            self.grow();
+            self.resize((self.slots.len() * 2).max(LEAST));
         }
         let mut at = self.home(&key);
         while self.slots[at].0.as_ref().is_some_and(|(other, _)| *other != key) {
@@ -104,8 +104,15 @@ impl<K: Hash + Eq, V> Map<K, V> {
         old.map(|(_, value)| value)
     }
 
-    fn grow(&mut self) {
-        let count = (self.slots.len() * 2).max(LEAST);
+    /// Makes room for so many keys more.
+    pub fn reserve(&mut self, more: usize) {
+        let count = ((self.len + more) * 4).next_power_of_two().max(LEAST);
+        if more > 0 && count > self.slots.len() {
+            self.resize(count);
+        }
+    }
+
+    fn resize(&mut self, count: usize) {
         let slots = (0..count).map(|_| Slot(None)).collect();
         let shift = u64::BITS - count.trailing_zeros();
         let old = std::mem::replace(self, Self { slots, shift, len: 0 });
@@ -119,6 +126,15 @@ impl<K: Hash + Eq, V> Map<K, V> {
         self.slots.iter().filter_map(|slot| slot.0.as_ref()).map(|(key, value)| (key, value))
     }
 }
+
+impl<K: Hash + Eq, V: PartialEq> PartialEq for Map<K, V> {
+    /// The same keys with the same values, however they came in.
+    fn eq(&self, other: &Self) -> bool {
+        self.len == other.len && self.iter().all(|(key, value)| other.get(key) == Some(value))
+    }
+}
+
+impl<K: Hash + Eq, V: Eq> Eq for Map<K, V> {}
 
 impl<K: Hash + Eq, V> FromIterator<(K, V)> for Map<K, V> {
     fn from_iter<I: IntoIterator<Item = (K, V)>>(all: I) -> Self {
@@ -215,9 +231,18 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_same_as_the_standard_map(entries in prop::collection::vec((0u32..300, any::<u16>()), 0..400)) {
+        fn the_same_as_the_standard_map(
+            entries in prop::collection::vec((0u32..300, any::<u16>()), 0..400),
+            room in 0usize..400,
+            at in any::<prop::sample::Index>(),
+        ) {
             let (mut map, mut oracle) = (Map::default(), HashMap::new());
-            for (key, value) in entries {
+            let plain: Map<_, _> = entries.iter().copied().collect();
+            let at = at.index(entries.len() + 1);
+            for (index, (key, value)) in entries.into_iter().enumerate() {
+                if index == at {
+                    map.reserve(room);
+                }
                 prop_assert_eq!(map.insert(key, value), oracle.insert(key, value));
                 prop_assert_eq!(map.len(), oracle.len());
             }
@@ -226,6 +251,12 @@ mod tests {
                 map.prefetch(&key);
             }
             prop_assert_eq!(map.iter().collect::<HashMap<_, _>>(), oracle.iter().collect());
+            prop_assert_eq!(&map, &plain, "whatever room was made");
+            map.reserve(room);
+            let slots = map.slots.len();
+            (0..room as u32).for_each(|n| drop(map.insert(1000 + n, 0)));
+            prop_assert_eq!(map.slots.len(), slots, "there was room");
+            prop_assert_eq!(map == plain, room == 0);
         }
     }
 }

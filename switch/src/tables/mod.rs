@@ -6,6 +6,7 @@
 mod hash;
 mod ports;
 mod routes;
+mod shared;
 mod vteps;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -14,6 +15,7 @@ pub(crate) use hash::NEAR;
 pub use hash::{KeyHasher, Map};
 pub use ports::{Place, PodGuard, Port, Ports, Role};
 pub use routes::{NextHop, Prefix, Routes};
+pub use shared::Shared;
 pub(crate) use vteps::{BLOCK_V4, v4_key};
 pub use vteps::{Encap, LocalVtep, Outer, Peers, SourcePorts, Vtep};
 
@@ -30,7 +32,7 @@ pub struct Neighbour {
 }
 
 /// The gateway that weft is for its pods, and the host behind it.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Gateway {
     /// The MAC address of the gateway's every address.
     pub mac: MacAddr,
@@ -81,7 +83,7 @@ impl Gateway {
 }
 
 /// Everything that the workers look up.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
     /// Which publication this is.
     pub generation: Generation,
@@ -99,13 +101,13 @@ pub struct Snapshot {
     /// The gateway and the host.
     pub gateway: Gateway,
     /// Longest prefix match over IPv4 destinations. What it does not know goes to the host.
-    pub routes4: Routes<Ipv4Addr>,
+    pub routes4: Shared<Routes<Ipv4Addr>>,
     /// As `routes4`.
-    pub routes6: Routes<Ipv6Addr>,
+    pub routes6: Shared<Routes<Ipv6Addr>>,
     /// Pods of this node that routes lead through; routes name them by index.
     pub hops: Vec<Neighbour>,
     /// Next hops that cost the same; routes name them by index. None is a group, and none of them is empty.
-    pub groups: Vec<Box<[NextHop]>>,
+    pub groups: Shared<Vec<Box<[NextHop]>>>,
     /// The ports of the segment: where broadcasts go. Pods and the host.
     pub segment: Vec<PortId>,
     /// Those of them that are trusted: where an unknown station may be.
@@ -117,13 +119,13 @@ pub struct Snapshot {
     /// What is limited, and how.
     pub limits: Limits,
     /// The far ends of the tunnels; routes name them by index.
-    pub vteps: Vec<Vtep>,
+    pub vteps: Shared<Vec<Vtep>>,
     /// This node's ends of the tunnels.
     pub local_vteps: Vec<LocalVtep>,
     /// The UDP port of the tunnel.
     pub vxlan_port: u16,
     /// Whose tunnel packets are taken.
-    pub peers: Peers,
+    pub peers: Shared<Peers>,
     /// From which UDP ports weft sends the tunnel's packets.
     pub source_ports: SourcePorts,
 }
@@ -156,6 +158,15 @@ impl Snapshot {
             IpAddr::V4(v4) => drop(self.neighbours4.insert(v4, neighbour)),
             IpAddr::V6(v6) => drop(self.neighbours6.insert(v6, neighbour)),
         }
+    }
+
+    /// Has the parts that are as they were in the snapshot before from there.
+    pub fn keep(&mut self, before: &Self) {
+        self.routes4.keep(&before.routes4);
+        self.routes6.keep(&before.routes6);
+        self.groups.keep(&before.groups);
+        self.vteps.keep(&before.vteps);
+        self.peers.keep(&before.peers);
     }
 
     /// Adds a pod of this node to every table that tells where it is.

@@ -78,7 +78,7 @@ pub struct Port {
 }
 
 /// The ports by their number.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Ports(Vec<Option<Port>>);
 
 impl Ports {

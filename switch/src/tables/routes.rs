@@ -55,10 +55,10 @@ impl Prefix for Ipv6Addr {
 }
 
 /// The routes of one address family.
-#[derive(Debug)]
-pub struct Routes<A>(Vec<(u8, Map<A, NextHop>)>);
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Routes<A: Prefix>(Vec<(u8, Map<A, NextHop>)>);
 
-impl<A> Default for Routes<A> {
+impl<A: Prefix> Default for Routes<A> {
     fn default() -> Self {
         Self(Vec::new())
     }
@@ -68,11 +68,22 @@ impl<A: Prefix> Routes<A> {
     /// Adds the route to `address/len`, or replaces it. A length over the family's counts as the family's.
     pub fn insert(&mut self, address: A, len: u8, next_hop: NextHop) {
         let len = len.min(A::BITS);
+        self.of_len(len).insert(address.masked(len), next_hop);
+    }
+
+    /// Makes room for so many routes more of this length.
+    pub fn reserve(&mut self, len: u8, more: usize) {
+        if more > 0 {
+            self.of_len(len.min(A::BITS)).reserve(more);
+        }
+    }
+
+    fn of_len(&mut self, len: u8) -> &mut Map<A, NextHop> {
         let at = self.0.partition_point(|(other, _)| *other > len);
         if self.0.get(at).is_none_or(|(other, _)| *other != len) {
             self.0.insert(at, (len, Map::default()));
         }
-        self.0[at].1.insert(address.masked(len), next_hop);
+        &mut self.0[at].1
     }
 
     /// The longest route to `address`.

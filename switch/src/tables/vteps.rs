@@ -35,7 +35,7 @@ pub struct Outer {
 /// identification, ECN, the UDP source port) is patched in.
 ///
 /// Over IPv4 the block is one cache line.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[repr(C)]
 pub struct Encap {
     block: [u8; BLOCK_V6],
@@ -134,7 +134,7 @@ impl Encap {
 }
 
 /// The far end of a tunnel: two cache lines, the first of which is the block of headers over IPv4.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[repr(C, align(64))]
 pub struct Vtep {
     /// The headers to put in front; `None` as long as the kernel has no MAC address for the way there.
@@ -170,7 +170,7 @@ pub struct LocalVtep {
 }
 
 /// Whose tunnel packets are taken.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Peers {
     known4: Map<u64, ()>,
     known6: Map<(Ipv6Addr, u32), ()>,
@@ -189,6 +189,11 @@ impl Peers {
             IpAddr::V4(v4) => self.known4.insert(v4_key(v4.to_bits(), vni.get()), ()),
             IpAddr::V6(v6) => self.known6.insert((v6, vni.get()), ()),
         };
+    }
+
+    /// Makes room for so many more over IPv4.
+    pub fn reserve_v4(&mut self, more: usize) {
+        self.known4.reserve(more);
     }
 
     /// Whether packets from `address` in network `vni` are taken.

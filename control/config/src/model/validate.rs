@@ -113,6 +113,16 @@ pub fn validate_for_all(model: &Model) -> Result<(), Vec<Invalid>> {
     validate_as(model, only)
 }
 
+/// Checks only the pods of a model of which all else is known to be right.
+///
+/// # Errors
+/// As for [`validate`].
+pub fn validate_pods(model: &Model) -> Result<(), Vec<Invalid>> {
+    let mut findings = Findings::default();
+    pods::check(model, &NetworkIndex::new(model), &mut findings);
+    if findings.0.is_empty() { Ok(()) } else { Err(findings.0) }
+}
+
 fn validate_as(model: &Model, local_node: Option<&str>) -> Result<(), Vec<Invalid>> {
     let mut findings = Findings::default();
     let index = NetworkIndex::new(model);

@@ -172,7 +172,8 @@ impl Daemon {
         let uplink = self.uplink.as_ref().map(|uplink| uplink.id.index() as u16);
         let name = self.mirror.uplink().name;
         let kernel = self.uplink_kind() == UplinkKind::Socket;
-        let hops: HashMap<_, _> = self.ways.values().map(|way| (way.next_hop, way.next_hop_mac)).collect();
+        let hops: HashMap<_, _> =
+            self.ways.by_peer.values().map(|way| (way.next_hop, way.next_hop_mac)).collect();
         hops.into_iter()
             .map(|(address, mac)| Neighbour {
                 address,

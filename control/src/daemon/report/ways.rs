@@ -74,7 +74,7 @@ impl Daemon {
         let tables = self.dataplane.snapshot();
         let wanted = self.far_ends().into_iter().filter(|end| node.is_none_or(|node| end.node.name == node));
         let vteps = wanted.map(|end| {
-            let way = self.ways.get(&end.address);
+            let way = self.ways.by_peer.get(&end.address);
             let compiled = end.index.and_then(|index| tables.vteps.get(index as usize));
             Vtep {
                 index: end.index,
