@@ -300,7 +300,9 @@ impl Shared {
                     header.flags.contains(RouteFlags::Cloned) || header.kind == RouteType::Multicast;
                 match route::destination(route) {
                     _ if passing => {}
-                    Some(to) => drop(due.routes.insert(to)),
+                    Some(to) => {
+                        due.routes.insert(to);
+                    }
                     None => due.reread = true,
                 }
             }
@@ -588,4 +590,93 @@ async fn ask(kernel: &Kernel, destinations: &[IpAddr], uplink: &Uplink) -> Vec<(
         (destination, found)
     };
     answers.into_iter().map(judge).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().expect("an address")
+    }
+
+    fn view() -> View {
+        let uplink = Uplink {
+            index: 2,
+            name: "up0".to_owned(),
+            mac: [2, 0, 0, 0, 0, 1],
+            mtu: 1500,
+            addresses: Vec::new(),
+            up: true,
+        };
+        View {
+            uplink,
+            keeps: true,
+            neighbours: HashMap::new(),
+            watched: BTreeMap::new(),
+            next_hops: HashSet::new(),
+            edition: 0,
+        }
+    }
+
+    fn way(destination: &str, next_hop: &str) -> (IpAddr, Found) {
+        let answer =
+            Answer { source: ip("192.0.2.1"), oif: 2, next_hop: ip(next_hop), mtu: None, unicast: true };
+        (ip(destination), Ok(answer))
+    }
+
+    fn ago(seconds: u64) -> Instant {
+        Instant::now().checked_sub(Duration::from_secs(seconds)).expect("the machine has been up for longer")
+    }
+
+    #[test]
+    fn the_kernel_is_asked_about_what_is_new_and_what_it_refused_a_while_ago() {
+        let mut view = view();
+        let (a, b, c) = (ip("192.0.2.2"), ip("192.0.2.3"), ip("198.51.100.1"));
+        assert_eq!(view.take_over(&[a, b]), [a, b]);
+        let refused = |destination| {
+            (destination, Err(PathError::NoRoute { destination, reason: "unreachable".to_owned() }))
+        };
+        assert!(view.store(vec![way("192.0.2.2", "192.0.2.2"), refused(b)], Instant::now()));
+        assert_eq!((view.take_over(&[a, b]), view.take_over(&[c, b, a])), (vec![], vec![c]));
+        assert!(!view.store(vec![refused(b)], ago(2)), "the same again is no difference");
+        assert_eq!(view.take_over(&[a, b]), [b]);
+        let edition = view.edition;
+        assert_eq!((view.take_over(&[a, b]), view.edition), (vec![b], edition));
+        assert_eq!(view.take_over(&[b]), [b]);
+        assert!(view.edition > edition && view.next_hops.is_empty(), "the one that is dropped is seen");
+    }
+
+    #[test]
+    fn a_route_concerns_the_destinations_in_it() {
+        let mut view = view();
+        let all = ["192.0.2.2", "192.0.2.130", "198.51.100.7", "2001:db8::2", "2001:db8:1::2"];
+        view.store(all.iter().map(|to| way(to, to)).collect(), Instant::now());
+        for (networks, within) in [
+            (&["0.0.0.0/0"][..], &all[..3]),
+            (&["::/0"], &all[3..]),
+            (&["192.0.2.128/25", "192.0.2.0/24"], &all[..2]),
+            (&["198.51.100.7/32", "2001:db8::/48"], &all[2..4]),
+            (&["10.244.3.0/24"], &[]),
+        ] {
+            let networks = networks.iter().map(|net| net.parse().expect("a network")).collect();
+            assert_eq!(view.within(&networks), within.iter().map(|to| ip(to)).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn old_answers_are_asked_for_again_bit_by_bit() {
+        let mut view = view();
+        let peer = |n: u32| std::net::Ipv4Addr::from_bits(0xc000_0200 + n).to_string();
+        view.store((0..90).map(|n| way(&peer(n), &peer(n))).collect(), ago(70));
+        view.store(vec![way("192.0.2.0", "192.0.2.0")], Instant::now());
+        let mut looks = 0;
+        while let old @ [_, ..] = &view.old()[..] {
+            assert!(old.len() <= 3 && !old.contains(&ip("192.0.2.0")), "{old:?}");
+            let again = old.iter().map(|to| way(&to.to_string(), &to.to_string())).collect();
+            assert!(!view.store(again, Instant::now()));
+            looks += 1;
+        }
+        assert_eq!(looks, 30);
+    }
 }

@@ -3,6 +3,7 @@
 use super::*;
 use crate::cluster;
 use crate::model::{Network, Pod, Route, Target};
+use proptest::prelude::*;
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -258,6 +259,65 @@ via = ["10.244.0.99", "10.244.0.6"]
     assert_eq!(tables.routes6.lookup("2001:db8::1".parse().unwrap()), Some(NextHop::Vtep(b)));
     assert_eq!(lookup("100.64.0.1"), NextHop::Unreachable, "a pod that is not there");
     assert_eq!(lookup("100.0.0.1"), NextHop::Hop(0), "the one that is there");
+}
+
+/// What is published after `before`, and whether its routes, its known senders and its far ends are those of before.
+fn after(before: &Snapshot, model: &Model, facts: &Facts) -> (Snapshot, [bool; 3]) {
+    let mut next = compile(model, facts, Generation(2));
+    next.keep(before);
+    let kept = [next.routes4.is(&before.routes4), next.peers.is(&before.peers), next.vteps.is(&before.vteps)];
+    (next, kept)
+}
+
+#[test]
+fn what_stays_as_it_was_is_the_same_memory() {
+    let (model, facts) = (parse(""), facts());
+    let before = compile(&model, &facts, Generation(1));
+    let mut other = parse("");
+    other.pods.pop();
+    assert_eq!(after(&before, &other, &facts).1, [true; 3], "a pod less");
+
+    let mut other = parse("");
+    other.nodes[1].vtep_mac = Some(MacAddr([2, 0, 0, 0, 1, 9]));
+    assert_eq!(after(&before, &other, &facts).1, [true, true, false], "another MAC address");
+
+    let mut ways = (*facts.ways).clone();
+    ways.remove(&ip("172.16.0.3"));
+    let fewer = Facts { ways: Arc::new(ways), ..facts.clone() };
+    assert_eq!(after(&before, &model, &fewer).1, [true, true, false], "no way to a peer");
+
+    let mut other = parse("");
+    other.nodes.pop();
+    assert_eq!(after(&before, &other, &facts).1, [false; 3], "a node less");
+}
+
+proptest! {
+    /// Whatever was published before, what is published is what the desired state makes from nothing.
+    #[test]
+    fn what_is_kept_is_what_would_be_made(
+        states in prop::collection::vec((prop::collection::vec((any::<bool>(), 0u8..3), 6), any::<bool>(), 0u32..3), 2..6),
+    ) {
+        let mut before = Snapshot::default();
+        for (nodes, has_pod, mtu) in states {
+            let mut model = parse("");
+            let more = nodes.iter().zip(4u8..).filter(|((there, _), _)| *there).map(|((_, mac), n)| Node {
+                name: format!("n{n}"),
+                subnets: vec![format!("10.244.{n}.0/24").parse().unwrap(), format!("fd00:10:244:{n}::/64").parse().unwrap()],
+                public_ip: Some(Ipv4Addr::new(172, 16, 0, n)),
+                vtep_mac: Some(MacAddr([2, 0, 0, 1, n, *mac])),
+                ..model.nodes[2].clone()
+            });
+            let more: Vec<_> = more.collect();
+            model.nodes.extend(more);
+            model.pods.truncate(1 + usize::from(has_pod));
+            let path_mtus = [(ip("172.16.0.2"), 1300 + mtu)].into();
+            let facts = Facts { path_mtus, ..facts() };
+            let fresh = compile(&model, &facts, Generation(2));
+            let (next, _) = after(&before, &model, &facts);
+            prop_assert_eq!(&next, &fresh);
+            before = next;
+        }
+    }
 }
 
 /// Every change compiles anew: with thousands of nodes, what is quadratic would show as minutes.

@@ -119,3 +119,31 @@ fn a_pod_that_is_removed_while_weftd_is_down_leaves_nothing() {
     assert!(!web.has_interface("eth0"));
     assert!(db.pings("10.244.0.1"));
 }
+
+/// What the kernel has said of a peer is not asked for again until it says that something is different.
+#[test]
+fn a_way_that_changes_is_taken_at_once() {
+    let lab = Lab::new();
+    let web = Namespace::new("web");
+    lab.write_cluster(&tap_pod("web", 2, &web));
+    let _weftd = lab.start();
+    let next_hop = || lab.status().peers[0].next_hop.map(|hop| hop.to_string());
+    let wait = |expected: Option<&str>| {
+        wait_for("the way to b", || (next_hop().as_deref() == expected).then_some(()));
+    };
+    wait(Some("172.16.0.2"));
+    lab.node.ip("route add 172.16.0.2/32 via 172.16.0.9 dev up0 onlink");
+    wait(Some("172.16.0.9"));
+    lab.node.ip("route replace unreachable 172.16.0.2/32");
+    wait(None);
+    wait_for("the problem", || {
+        lab.status().problems.iter().find(|text| text.contains("172.16.0.2")).cloned()
+    });
+    // A change of something else does not lose it.
+    lab.write_cluster(&(tap_pod("web", 2, &web).replace("10.244.0.2", "10.244.0.7")));
+    wait_for("the pod's new address", || web.pings("10.244.0.1").then_some(()));
+    assert!(lab.status().problems.iter().any(|text| text.contains("172.16.0.2")));
+    lab.node.ip("route del unreachable 172.16.0.2/32");
+    wait(Some("172.16.0.2"));
+    wait_for("a status without a problem", || (lab.status().state == State::Ready).then_some(()));
+}

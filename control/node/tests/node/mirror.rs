@@ -163,6 +163,41 @@ async fn a_route_that_moves_is_told() {
     .await;
 }
 
+/// Which destinations are asked about again follows from the route; that of all is the default route.
+#[tokio::test]
+async fn a_default_route_that_moves_is_told_and_another_networks_is_not() {
+    let (here, _there) = joined();
+    here.ip("route add default via 192.0.2.2");
+    here.ip("-6 route add default via 2001:db8::2");
+    let namespace = here.name().to_owned();
+    here.run(move || async move {
+        let ip_command = |words: &str| {
+            let all = ["-n", &namespace].into_iter().chain(words.split_whitespace());
+            assert!(std::process::Command::new("ip").args(all).status().expect("ip runs").success());
+        };
+        let (mirror, mut changes) = Mirror::start(Some("up0"), Neighbours::Leave).await.expect("it starts");
+        wait_for("IPv6 is ready", || async { (mirror.uplink().addresses.len() == 3).then_some(()) }).await;
+        let all = ["203.0.113.1", "2001:db8:7::1"].map(ip);
+        let next_hop = |index: usize| mirror.path(all[index]).expect("there is a path").next_hop;
+        let edition = mirror.follow(&all).await;
+        assert_eq!((next_hop(0), next_hop(1)), (ip("192.0.2.2"), ip("2001:db8::2")));
+        assert_eq!(mirror.follow(&all).await, edition, "nothing has changed");
+
+        changes.mark_unchanged();
+        let before = *changes.borrow();
+        ip_command("route add 10.244.7.0/24 via 192.0.2.3");
+        ip_command("-6 route replace default via 2001:db8::3");
+        changes.changed().await.expect("it lives");
+        assert_eq!((next_hop(0), next_hop(1)), (ip("192.0.2.2"), ip("2001:db8::3")));
+        ip_command("route replace default via 192.0.2.3");
+        changes.changed().await.expect("it lives");
+        assert_eq!((next_hop(0), next_hop(1)), (ip("192.0.2.3"), ip("2001:db8::3")));
+        assert_eq!(*changes.borrow(), before + 2, "of the pods' network nothing was told");
+        assert!(mirror.follow(&all).await > edition);
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_peers_new_mac_address_is_followed_without_any_traffic() {
     let (here, there) = joined();
