@@ -16,6 +16,7 @@
 //! guests it writes the header from flags and lengths, and may write the pseudo-header's sum anew: without the length where
 //! TCP is to be segmented, which is the rule of some NICs and breaks guests that forward. [`VhostTx::keep_sum`] is the remedy.
 
+mod lane;
 mod queue;
 mod state;
 
