@@ -50,7 +50,7 @@ struct Hostile {
 }
 
 impl Hostile {
-    fn connect(path: &str) -> Self {
+    fn connect(path: &str, features: u64) -> Self {
         // SAFETY: plain system calls, whose results are checked and are nobody else's.
         let (memory, map, kicks) = unsafe {
             let fd = libc::memfd_create(c"guest".as_ptr(), 0);
@@ -69,8 +69,8 @@ impl Hostile {
         let mut reply = [0; 20];
         guest.socket.read_exact(&mut reply).unwrap();
         let offered = u64::from_le_bytes(reply[12..].try_into().unwrap());
-        assert_eq!(offered & WANTED, WANTED, "offered: {offered:#x}");
-        guest.say(2, &WANTED.to_le_bytes(), None);
+        assert_eq!(offered & features, features, "offered: {offered:#x}");
+        guest.say(2, &features.to_le_bytes(), None);
         guest.say(3, &[], None);
         let table = [1, BASE, MEMORY as u64, guest.map as u64, 0];
         let fd = guest.memory.as_raw_fd();
@@ -240,8 +240,12 @@ struct Lab {
 
 impl Lab {
     fn guest(&self) -> Hostile {
+        self.guest_with(WANTED)
+    }
+
+    fn guest_with(&self, features: u64) -> Hostile {
         wait_for("the guest before to be gone", || !self.port.connected());
-        let guest = Hostile::connect(&self.path);
+        let guest = Hostile::connect(&self.path, features);
         wait_for("the guest to be connected", || self.port.connected());
         guest
     }
@@ -274,6 +278,7 @@ fn a_guest_that_lies_costs_nobody_but_itself() {
     every_kind_in_order(&mut lab);
     every_buffer_in_order(&mut lab);
     memory_that_moves(&mut lab);
+    a_guest_that_waits_is_called(&mut lab);
     lab.still_works();
     chains_that_lie(&mut lab);
     buffers_that_lie(&mut lab);
@@ -475,6 +480,44 @@ fn memory_that_moves(lab: &mut Lab) {
         let mut burst = Burst::new();
         lab.rx.rx(&lab.pool, &mut burst);
         assert!(burst.iter().all(|packet| packet.head() != bytes));
+    }
+}
+
+/// A guest that names the frame that it waits for, after having polled for about a whole round of the rings' numbers.
+fn a_guest_that_waits_is_called(lab: &mut Lab) {
+    const EVENT_IDX: u64 = 1 << 29;
+    const EACH: u16 = 64;
+    let mut guest = lab.guest_with(WANTED | EVENT_IDX);
+    for index in 0..RING as u16 {
+        guest.describe(0, index, (BASE + BUFFERS as u64, 2000, WRITE, 0));
+        guest.write(0x1004 + usize::from(index) * 2, &index.to_le_bytes());
+    }
+    let event = |guest: &mut Hostile, at: u16| guest.write(0x1004 + RING * 2, &at.to_le_bytes());
+    let mut send = |guest: &mut Hostile, count: u16| {
+        guest.available[0] = guest.available[0].wrapping_add(count);
+        guest.write(0x1002, &guest.available[0].to_le_bytes());
+        let mut burst = Burst::new();
+        lab.pool.alloc_burst(60, count.into(), &mut burst);
+        let to = lab.tx.guest().unwrap();
+        wait_for("the guest to have taken all", || {
+            lab.tx.tx(to, &mut burst);
+            burst.is_empty()
+        });
+    };
+    let mut calls = [0; 8];
+    for turn in 0..24u16 {
+        // It polls: what it waits for is far away.
+        for _ in 0..u16::MAX / EACH {
+            let far = guest.used(0).wrapping_add(0x4000);
+            event(&mut guest, far);
+            send(&mut guest, EACH);
+        }
+        send(&mut guest, 1 + turn);
+        let _ = (&guest.kicks[0]).read(&mut calls);
+        let now = guest.used(0);
+        event(&mut guest, now);
+        send(&mut guest, EACH);
+        assert!((&guest.kicks[0]).read(&mut calls).is_ok(), "not called in turn {turn}");
     }
 }
 

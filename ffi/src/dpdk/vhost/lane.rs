@@ -32,6 +32,8 @@ const ENTRIES: usize = 4;
 /// Feature bits: VIRTIO_NET_F_MRG_RXBUF and VIRTIO_F_VERSION_1 make the header longer; VIRTIO_RING_F_EVENT_IDX.
 const LONG_HEADER: u64 = 1 << 15 | 1 << 32;
 const EVENT_IDX: u64 = 1 << 29;
+/// A bit of a ring's position that changes four times in its round.
+const QUARTER: u16 = 1 << 14;
 /// With these nothing but the library will do: VHOST_F_LOG_ALL, VIRTIO_F_ACCESS_PLATFORM, VIRTIO_F_RING_PACKED.
 const LIBRARY_ONLY: u64 = 1 << 26 | 1 << 33 | 1 << 34;
 
@@ -422,7 +424,9 @@ impl Ring<'_> {
             if event_idx {
                 let at = available + ENTRIES + usize::from(size) * 2;
                 let event = u16::from_le(with_exposed_provenance::<u16>(at).read_volatile());
+                // The library, which has the last word, counts from its last call: it must not fall behind by a whole round of the number.
                 now.wrapping_sub(event).wrapping_sub(1) < now.wrapping_sub(used)
+                    || (now ^ used) & QUARTER != 0
             } else {
                 u16::from_le(with_exposed_provenance::<u16>(available).read_volatile()) & NO_CALL == 0
             }
