@@ -126,7 +126,7 @@ pub(crate) fn section(rows: &[Row]) -> Section {
     section.say(
         "Packets lost in all rounds, at half of the rate without loss, and the longest time in which none arrived; the generator's own \
          longest pause is in it. Of `static`, where nothing changes, and of `snapshots` and `pods`, whose tables change all the time, the rate is all that \
-         weft takes, of the others what was sent. Where there were fewer than 95 % of the snapshots asked for in that time, the rate decides nothing.",
+         the worker takes from a source without a core of its own, with changes and without in turn; of the others it is what was sent. Where there were fewer than 95 % of the snapshots asked for in that time, the rate decides nothing.",
     );
     let mut table = Table::new([
         "change",
