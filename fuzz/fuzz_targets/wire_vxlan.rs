@@ -9,7 +9,7 @@ use weft_fuzz::{get, set, sum};
 use weft_switch::offload::{Checksum, Offload};
 use weft_switch::packet::{HeapBuf, PacketBuf};
 use weft_switch::parse::{L3, parse, parse_tunnel};
-use weft_switch::tables::{LocalVtep, Peers, Snapshot};
+use weft_switch::tables::{LocalVtep, Peers, Shared, Snapshot};
 use weft_switch::types::{MacAddr, Vni};
 use weft_switch::wire::vxlan::{FLAG_VNI, VxlanHeader, VxlanView};
 
@@ -107,7 +107,7 @@ fn receiver(data: &[u8]) -> Option<Snapshot> {
     Some(Snapshot {
         vxlan_port: u16::from_be_bytes([fields[2], fields[3]]),
         local_vteps: vec![LocalVtep { vni, mac: MacAddr::from_slice(&fields[16..]), address: dst }],
-        peers,
+        peers: Shared::new(peers),
         ..Snapshot::default()
     })
 }

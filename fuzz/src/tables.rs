@@ -9,8 +9,8 @@ use weft_switch::memory::MemSwitch;
 use weft_switch::packet::HeapPool;
 use weft_switch::port::{MemPort, TxCaps};
 use weft_switch::tables::{
-    Encap, Gateway, LocalVtep, Neighbour, NextHop, Outer, Peers, Place, PodGuard, Port, Role, Snapshot,
-    SourcePorts, Vtep,
+    Encap, Gateway, LocalVtep, Neighbour, NextHop, Outer, Peers, Place, PodGuard, Port, Role, Shared,
+    Snapshot, SourcePorts, Vtep,
 };
 use weft_switch::types::{MacAddr, Mtu, PortId, Vni};
 
@@ -215,11 +215,13 @@ impl Node {
         let mut tables = Snapshot {
             vxlan_port: self.port,
             source_ports: SourcePorts::default(),
-            peers: Peers::new(self.accept_unknown),
+            peers: Shared::new(Peers::new(self.accept_unknown)),
             learn_limit: self.learn_limit,
             ageing: self.ageing,
             limits: self.limits,
-            groups: self.groups.iter().map(|members| members.clone().into_boxed_slice()).collect(),
+            groups: Shared::new(
+                self.groups.iter().map(|members| members.clone().into_boxed_slice()).collect(),
+            ),
             ..Snapshot::default()
         };
         tables.gateway = Gateway { mac: GATEWAY, ..Gateway::default() };
