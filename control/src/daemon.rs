@@ -189,13 +189,11 @@ impl Daemon {
             }
             Ok(model) => match self.take_source(model) {
                 Ok(()) => {
-                    self.pending = None;
                     self.source = SourceState { loaded: Some(SystemTime::now()), error: None };
                     self.reconcile().await;
                     info!("new configuration is in force, generation {}", self.dataplane.generation().0);
                 }
-                Err((model, error)) => {
-                    self.pending = Some(model);
+                Err(error) => {
                     self.refuse(format!("it does not go with the pods that were added by hand: {error}"));
                 }
             },

@@ -18,17 +18,19 @@ impl Daemon {
     }
 
     /// Takes what the source says, which is right by itself, unless it does not go together with the pods that were added: then it
-    /// is given back with the reason.
-    pub(super) fn take_source(&mut self, mut source: Model) -> Result<(), (Model, String)> {
+    /// waits, and the reason is given.
+    pub(super) fn take_source(&mut self, mut source: Model) -> Result<(), String> {
         let of_source = source.pods.len();
         source.pods.extend(self.added.values().cloned());
         if !self.added.is_empty() {
             if let Err(error) = pods::check(&source) {
                 source.pods.truncate(of_source);
-                return Err((source, error));
+                self.pending = Some(source);
+                return Err(error);
             }
         }
         self.model = Arc::new(source);
+        self.pending = None;
         Ok(())
     }
 
