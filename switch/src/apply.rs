@@ -46,6 +46,8 @@ pub trait Outcome<P: BufPool> {
 pub struct Applier<'a, P: BufPool> {
     /// The current snapshot.
     pub tables: &'a Snapshot,
+    /// Its far ends: behind another pointer, which is followed once a burst.
+    pub vteps: &'a [Vtep],
     /// Where further packets come from.
     pub pool: &'a mut P,
     /// The identification of the last IPv4 header that was made.
@@ -75,7 +77,7 @@ impl<P: BufPool> Applier<'_, P> {
             };
         }
         match action {
-            Action::Encap { vtep, hop } if !brief.priority => match self.tables.vteps.get(vtep as usize) {
+            Action::Encap { vtep, hop } if !brief.priority => match self.vteps.get(vtep as usize) {
                 Some(vtep) => self.tunnel_unfinished(packet, brief, vtep, hop, out),
                 None => out.drop(DropReason::VtepUnresolved),
             },
@@ -92,7 +94,7 @@ impl<P: BufPool> Applier<'_, P> {
             Action::Bridge(to) => Some(to),
             Action::Deliver { to, .. } if !brief.priority => Some(to.port),
             Action::Encap { vtep, .. } if !brief.priority => {
-                let vtep = self.tables.vteps.get(vtep as usize)?;
+                let vtep = self.vteps.get(vtep as usize)?;
                 (packet.is_plain() || self.goes_as_it_is(packet, vtep)).then_some(vtep.uplink)
             }
             _ => None,
@@ -105,7 +107,7 @@ impl<P: BufPool> Applier<'_, P> {
         match action {
             Action::Deliver { to, hop } => self.deliver(packet, brief, to, hop),
             Action::Encap { vtep, hop } => {
-                let vtep = self.tables.vteps.get(vtep as usize).ok_or(DropReason::VtepUnresolved)?;
+                let vtep = self.vteps.get(vtep as usize).ok_or(DropReason::VtepUnresolved)?;
                 self.tunnel(packet, brief, vtep, hop)
             }
             _ => Ok(()),

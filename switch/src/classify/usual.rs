@@ -15,7 +15,7 @@ use super::{Action, ECN_CE, ECN_NOT_ECT, Ingress};
 use crate::offload::checksum::udp_checksum_ok;
 use crate::packet::PacketBuf;
 use crate::parse::{Brief, Carries, Ip, L3, Parsed};
-use crate::tables::{LocalVtep, NEAR, Neighbour, PodGuard, Role, Snapshot, v4_key};
+use crate::tables::{LocalVtep, NEAR, Neighbour, Peers, PodGuard, Role, Snapshot, Vtep, v4_key};
 use crate::types::{MacAddr, PortId};
 use crate::wire::checksum::{ipv4_header_ok, udp4_ok};
 use crate::wire::ethernet::{ETHERNET_LEN, EtherType, EthernetView};
@@ -114,6 +114,9 @@ impl Out {
 /// stale.
 pub(crate) struct Usual<'a> {
     tables: &'a Snapshot,
+    /// Of the tables; they are behind another pointer, which is followed once a burst.
+    peers: &'a Peers,
+    vteps: &'a [Vtep],
     from: &'a Ingress<'a>,
     gateway: u64,
     /// The port is an untrusted pod's.
@@ -140,6 +143,8 @@ impl<'a> Usual<'a> {
     pub(crate) fn new(tables: &'a Snapshot, from: &'a Ingress<'a>) -> Self {
         Self {
             tables,
+            peers: &tables.peers,
+            vteps: &tables.vteps,
             from,
             gateway: tables.gateway.mac.to_bits(),
             guarded: matches!(from.port.role, Role::Pod(_)),
@@ -269,7 +274,7 @@ impl<'a> Usual<'a> {
         match look.wish {
             Wish::Unknown => return,
             Wish::Bridge(mac) => return tables.fdb.prefetch(&MacAddr::from_bits(mac)),
-            Wish::Decap(peer) => tables.peers.prefetch_v4(peer),
+            Wish::Decap(peer) => self.peers.prefetch_v4(peer),
             Wish::Route => {}
         }
         tables.routes4.prefetch(look.ip.dst);
@@ -284,8 +289,13 @@ impl<'a> Usual<'a> {
             Wish::Bridge(mac) => self.bridge(mac, look.len),
             Wish::Decap(peer) if !self.accepts(peer) => None,
             Wish::Route | Wish::Decap(_) => {
-                let by =
-                    By { tables: self.tables, from: self.from, hop: self.hop, confirmed: self.far_vteps };
+                let by = By {
+                    tables: self.tables,
+                    vteps: self.vteps,
+                    from: self.from,
+                    hop: self.hop,
+                    confirmed: self.far_vteps,
+                };
                 by.forward(&mut self.routed4, &look.ip)
             }
         };
@@ -305,7 +315,7 @@ impl<'a> Usual<'a> {
     #[inline(always)]
     pub(crate) fn confirm(&self, action: Action, brief: &Brief) -> bool {
         let Action::Encap { vtep, .. } = action else { return true };
-        let far = self.tables.vteps.get(vtep as usize);
+        let far = self.vteps.get(vtep as usize);
         brief.carries != Carries::V4
             || far.is_some_and(|far| far.encap.is_some() && brief.ip_len as usize <= far.mtu.get())
     }
@@ -317,7 +327,13 @@ impl<'a> Usual<'a> {
         let action = match look.wish {
             Wish::Bridge(mac) => self.bridge(mac, look.len)?,
             Wish::Route => {
-                let by = By { tables: self.tables, from: self.from, hop: self.hop, confirmed: false };
+                let by = By {
+                    tables: self.tables,
+                    vteps: self.vteps,
+                    from: self.from,
+                    hop: self.hop,
+                    confirmed: false,
+                };
                 by.forward(&mut self.routed6, &look.ip)?
             }
             Wish::Unknown | Wish::Decap(_) => return None,
@@ -328,7 +344,7 @@ impl<'a> Usual<'a> {
     #[inline(always)]
     fn accepts(&mut self, peer: u64) -> bool {
         if self.peer != Some(peer) {
-            if !self.tables.peers.accepts_v4(peer) {
+            if !self.peers.accepts_v4(peer) {
                 return false;
             }
             self.peer = Some(peer);
@@ -435,6 +451,7 @@ impl<A: Family> Look<A> {
 /// What the router goes by.
 struct By<'a> {
     tables: &'a Snapshot,
+    vteps: &'a [Vtep],
     from: &'a Ingress<'a>,
     hop: bool,
     /// What is said of a VTEP will be confirmed.
@@ -459,7 +476,7 @@ impl By<'_> {
     /// Where `dst` leads, if that is the same for all packets.
     #[inline(always)]
     fn way_out<A: Family>(&self, dst: A) -> Option<Out> {
-        let Self { tables, from, hop, confirmed } = *self;
+        let Self { tables, vteps, from, hop, confirmed } = *self;
         let to = match resolve(tables, dst) {
             Target::Neighbour(to) => to,
             Target::Hop(to) if to.port != from.id => to,
@@ -470,7 +487,7 @@ impl By<'_> {
                 return Some(Out { mac, port: to.port, vtep: NO_VTEP, mtu: u32::MAX, hop: false });
             }
             Target::Vtep(vtep) if !matches!(from.port.role, Role::Uplink) => {
-                let far = tables.vteps.get(vtep as usize)?;
+                let far = vteps.get(vtep as usize)?;
                 far.prefetch();
                 let mtu = if confirmed {
                     u32::MAX

@@ -74,6 +74,7 @@ impl<P: Platform> Worker<P> {
         }
         let mut applier = Applier {
             tables,
+            vteps: &tables.vteps,
             pool,
             ident,
             from,
