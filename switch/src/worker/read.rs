@@ -87,22 +87,22 @@ pub(super) fn read_burst<'n, B: PacketBuf>(
             usual.prefetch(look);
         }
     }
-    for ((frame, look), read) in frames.iter().zip(looks).zip(&mut *reads) {
+    for ((frame, look), read) in frames.iter().zip(&mut *looks).zip(&mut *reads) {
         if !usual.decide(look, &mut read.action, &mut read.brief) {
-            *read = if from_underlay {
-                read_tunnel(tables, &mut last, &ingress, frame)
-            } else if let Some((action, brief)) = usual.decide_v6(frame) {
-                Read { brief, action }
-            } else {
+            let over_v6 = if from_underlay { usual.decide_v6_inside(frame) } else { usual.decide_v6(frame) };
+            *read = match over_v6 {
+                Some((action, brief)) => Read { brief, action },
+                None if from_underlay => read_tunnel(tables, &mut last, &ingress, frame),
                 // What nobody has, or what may not be sent: the headers need not be read a second time to say so.
-                read_plain(tables, &mut last, &ingress, frame, look.parsed(frame.head()))
+                None => read_plain(tables, &mut last, &ingress, frame, look.parsed(frame.head())),
             };
+            look.leave();
         }
     }
     if usual.must_confirm() && !from_underlay {
-        for (frame, read) in frames.iter().zip(&mut *reads) {
-            if !usual.confirm(read.action, &read.brief) {
-                *read = read_plain(tables, &mut last, &ingress, frame, None);
+        for ((frame, look), read) in frames.iter().zip(looks).zip(&mut *reads) {
+            if !usual.confirm(look, read.action) {
+                *read = read_plain(tables, &mut last, &ingress, frame, look.parsed(frame.head()));
             }
         }
     }
