@@ -395,7 +395,8 @@ impl RxQueue<FixedPool> for Source {
             if free.len() < room {
                 fill(free);
             }
-            for mut buf in free.drain(free.len() - room..) {
+            for _ in 0..room {
+                let Some(mut buf) = free.pop() else { break };
                 let frame = frames.get(*next);
                 frames.prefetch_after(*next);
                 *next = frames.after(*next);
@@ -439,7 +440,12 @@ impl TxQueue<FixedPool> for Sink {
     fn tx(&mut self, burst: &mut Burst<FixedBuf>) {
         FREE.with_borrow_mut(|free| {
             let before = free.len();
-            free.extend(burst.drain(..).flat_map(FixedBuf::unchain));
+            for buf in burst.drain(..) {
+                match buf.slot().behind {
+                    None => free.push(buf),
+                    Some(_) => free.extend(buf.unchain()),
+                }
+            }
             self.sent += (free.len() - before) as u64;
         });
     }

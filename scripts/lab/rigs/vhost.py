@@ -17,6 +17,7 @@ import captures
 import machine
 from checks import end
 from gauges import busy_pct, cores_apart, usable_cores
+from goals import goal
 from nodes import BIN
 from ovs import MEMORY_MIB, Ovs
 from rig import Failures, Progress, above_zero, columns, in_turn, middle, parsed, parser, say, several, spread, warn_if_busy
@@ -28,7 +29,7 @@ WHAT = "two vhost-user ports with a guest that sends on both, against OVS-DPDK a
 
 SUBJECTS = (IO, OVS, WEFT)
 FLOWS, SOME = (1, 1000, 100_000), 1000
-AT_LEAST, AIM = 1.5, 0.8  # of OVS-DPDK's rate, and of testpmd io's
+AT_LEAST, AIM = goal("vhost", "bridge")  # of OVS-DPDK's rate, and of testpmd io's
 WARM_UP_SECONDS = 1.0
 # From a connected guest to one whose rings are polled.
 SETTLE_SECONDS = 1.0

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Deserialize;
 
 use crate::field::{Frame, Median, Positive, Rounds};
-use crate::goal::{Bound, Goal, Unit};
+use crate::goal::{Bound, Goal, Unit, wanted};
 use crate::markdown::{Table, capital, count, median, number, ratio};
 use crate::plot::{Bar, Bars, Group, Panel, Plot, short};
 use crate::rows::Record;
@@ -33,12 +33,12 @@ impl Case {
         }
     }
 
-    /// What weft must reach of OVS-DPDK's rate, and aims at of testpmd io's.
-    fn wanted(self) -> (&'static str, f64, f64) {
+    /// The line of the summary that it belongs to.
+    fn line(self) -> &'static str {
         match self {
-            Self::Bridge | Self::Route => ("core, bridge and route, up to 100,000 flows", 1.5, 0.55),
-            Self::Encap => ("core, encap, up to 100,000 flows", 1.4, 0.4),
-            Self::Decap | Self::DecapValid => ("core, decap, up to 100,000 flows", 2.5, 0.45),
+            Self::Bridge | Self::Route => "core, bridge and route, up to 100,000 flows",
+            Self::Encap => "core, encap, up to 100,000 flows",
+            Self::Decap | Self::DecapValid => "core, decap, up to 100,000 flows",
         }
     }
 }
@@ -148,16 +148,17 @@ impl Sheet<'_> {
 }
 
 fn rate_goal(case: Case, by_ovs: Option<f64>, by_io: Option<f64>) -> Goal {
-    let (line, at_least, aim) = case.wanted();
     let (ovs, io) = (Unit::Times(Subject::OvsDpdk.name()), Unit::Times(Subject::TestpmdIo.name()));
-    let (at_least, aim) = (Bound::at_least(at_least, ovs, by_ovs), Bound::at_least(aim, io, by_io));
-    Goal { line: line.into(), at_least: Some(at_least), aim: Some(aim) }
+    let [at_least, aim] =
+        Bound::of(wanted("core", case.name()), Bound::at_least, [(ovs, by_ovs), (io, by_io)]);
+    Goal { line: case.line().into(), at_least, aim }
 }
 
 fn many_goal(kept: Option<f64>) -> Goal {
-    let bound = |wanted| Some(Bound::at_least(wanted, Unit::Times("the ratio at 1,000 flows"), kept));
+    let found = (Unit::Times("the ratio at 1,000 flows"), kept);
+    let [at_least, aim] = Bound::of(wanted("core", "million-flows"), Bound::at_least, [found; 2]);
     let line = "core, 1,000,000 flows: weft by testpmd-io on the same capture";
-    Goal { line: line.into(), at_least: bound(0.8), aim: bound(0.95) }
+    Goal { line: line.into(), at_least, aim }
 }
 
 /// What is asked for, whether it was measured or not.

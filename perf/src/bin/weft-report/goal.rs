@@ -1,6 +1,30 @@
 //! What must be reached, what is aimed at, and what was found.
 
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use serde::Deserialize;
+
 use crate::markdown::{Table, percent, ratio};
+
+/// The bounds of a case.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Wanted {
+    pub(crate) at_least: f64,
+    pub(crate) aim: Option<f64>,
+}
+
+/// What is asked for, by rig and case: the rigs read the same file.
+static GOALS: LazyLock<BTreeMap<String, BTreeMap<String, Wanted>>> = LazyLock::new(|| {
+    serde_json::from_str(include_str!("../../../goals.json"))
+        .expect("part of the program, as a test has seen it")
+});
+
+/// What is asked for in this case, if anything is.
+pub(crate) fn wanted(rig: &str, case: &str) -> Option<Wanted> {
+    GOALS.get(rig)?.get(case).copied()
+}
 
 /// How a figure is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +56,16 @@ pub(crate) struct Bound {
 }
 
 impl Bound {
+    /// Both bounds of a case; none where nothing is asked for.
+    pub(crate) fn of(
+        wanted: Option<Wanted>,
+        bound: fn(f64, Unit, Option<f64>) -> Self,
+        [at_least, aim]: [(Unit, Option<f64>); 2],
+    ) -> [Option<Self>; 2] {
+        let of = |wanted, (unit, found)| Some(bound(wanted?, unit, found));
+        [of(wanted.map(|wanted| wanted.at_least), at_least), of(wanted.and_then(|wanted| wanted.aim), aim)]
+    }
+
     pub(crate) fn at_least(wanted: f64, unit: Unit, found: Option<f64>) -> Self {
         Self { unit, wanted, less: false, found }
     }
@@ -162,5 +196,26 @@ mod tests {
         let some = [goal(None, false), goal(Some(0.9), false)];
         assert!(summary(&[], &some).contains("| a | 2 | ≥ 50 % | 90 % | yes, 1 not measured |"));
         assert_eq!(Bound::at_most(0.0, Unit::Packets, Some(0.0)).verdict(), "yes");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{core, reconf, scale, vhost};
+
+    #[test]
+    fn all_that_is_asked_for_has_its_bounds_in_the_file() {
+        let asked = [core::asked(), vhost::asked(), scale::asked(), reconf::asked()].concat();
+        assert!(asked.iter().all(|goal| goal.at_least.is_some()), "{asked:?}");
+        let bounds = asked.iter().filter_map(|goal| goal.at_least).map(|bound| bound.wanted).sum::<f64>();
+        let in_file = GOALS.values().flat_map(BTreeMap::values).map(|wanted| wanted.at_least).sum::<f64>();
+        // Route has bridge's, and decap-valid has decap's.
+        let twice =
+            ["route", "decap-valid"].iter().filter_map(|case| wanted("core", case)).map(|w| w.at_least);
+        assert!(
+            (bounds + twice.sum::<f64>() - in_file).abs() < 1e-9,
+            "nothing in the file is asked for by nobody"
+        );
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Deserialize;
 
 use crate::field::{Frame, Median, Positive, Rounds};
-use crate::goal::{Bound, Goal, Unit};
+use crate::goal::{Bound, Goal, Unit, wanted};
 use crate::markdown::{Table, count, median, ratio};
 use crate::plot::{Bar, Bars, Group, Panel, Plot, short};
 use crate::rows::Record;
@@ -61,19 +61,16 @@ impl Record for Row {
     }
 }
 
-fn bounds(by_ovs: Option<f64>, by_io: Option<f64>) -> [Bound; 2] {
-    let bound = |peer: Subject, wanted, found| Bound::at_least(wanted, Unit::Times(peer.name()), found);
-    [bound(Subject::OvsDpdk, 1.5, by_ovs), bound(Subject::TestpmdIo, 0.8, by_io)]
-}
-
-fn goal(bounds: [Bound; 2]) -> Goal {
-    let [at_least, aim] = bounds.map(Some);
+fn goal(by_ovs: Option<f64>, by_io: Option<f64>) -> Goal {
+    let by = |peer: Subject, found| (Unit::Times(peer.name()), found);
+    let found = [by(Subject::OvsDpdk, by_ovs), by(Subject::TestpmdIo, by_io)];
+    let [at_least, aim] = Bound::of(wanted("vhost", "bridge"), Bound::at_least, found);
     Goal { line: "vhost, bridge".into(), at_least, aim }
 }
 
 /// What is asked for, whether it was measured or not.
 pub(crate) fn asked() -> Vec<Goal> {
-    vec![goal(bounds(None, None))]
+    vec![goal(None, None)]
 }
 
 pub(crate) fn section(rows: &[Row]) -> Section {
@@ -95,14 +92,14 @@ pub(crate) fn section(rows: &[Row]) -> Section {
             .extend(subjects.iter().map(|&subject| row(subject).map_or("–".into(), |row| median(&row.mpps))));
         let weft = row(Subject::Weft);
         let by = |peer| Some(weft?.mpps.value / row(peer)?.mpps.value);
-        let bounds = bounds(by(Subject::OvsDpdk), by(Subject::TestpmdIo));
-        for bound in &bounds {
+        let goal = goal(by(Subject::OvsDpdk), by(Subject::TestpmdIo));
+        for bound in [goal.at_least, goal.aim].iter().flatten() {
             cells.push(bound.found.map_or("–".into(), ratio));
             cells.extend([ratio(bound.wanted), bound.verdict().into()]);
         }
         table.line(cells);
         if weft.is_some() {
-            section.goals.push(goal(bounds));
+            section.goals.push(goal);
         }
         let bars = subjects.iter().map(|&subject| row(subject).map(|row| Bar::of(&row.mpps))).collect();
         let (title, group) = (frame.frames(), Group { label: short(flows), bars });
