@@ -110,6 +110,30 @@ pub(crate) struct Goal {
     pub(crate) aim: Option<Bound>,
 }
 
+impl Goal {
+    /// Head of the columns of [`Self::by_peers`].
+    pub(crate) const BY_PEERS: [&str; 6] =
+        ["by ovs-dpdk", "at least", "reached", "by testpmd-io", "aim", "reached"];
+
+    /// Of both bounds what was wanted, and whether it was reached.
+    pub(crate) fn verdicts(&self, show: impl Fn(f64) -> String) -> [[String; 2]; 2] {
+        [self.at_least, self.aim].map(|bound| match bound {
+            Some(bound) => [show(bound.wanted), bound.verdict().into()],
+            None => ["–", "–"].map(String::from),
+        })
+    }
+
+    /// A rate by that of OVS-DPDK and of testpmd io, each with what is asked of it, if this case is one that something is asked of.
+    pub(crate) fn by_peers(goal: Option<&Self>, by: [Option<f64>; 2]) -> Vec<String> {
+        let nothing = Self { line: String::new(), at_least: None, aim: None };
+        let verdicts = goal.unwrap_or(&nothing).verdicts(ratio);
+        let cells = |(by, verdict): (Option<f64>, [String; 2])| {
+            [by.map_or("–".into(), ratio)].into_iter().chain(verdict)
+        };
+        by.into_iter().zip(verdicts).flat_map(cells).collect()
+    }
+}
+
 /// What the cases of a line have found of one bound.
 #[derive(Debug, Default)]
 struct Worst {

@@ -325,10 +325,8 @@ pub(crate) fn section(rows: &[Row]) -> Section {
     for (of, line) in points.iter().filter(|(of, _)| of.case.flat()) {
         let mut cells = vec![of.case.name().to_string(), of.way.name().into()];
         cells.push(slope(line).map_or("–".into(), |slope| format!("+{}", percent(slope))));
-        if let Some(Goal { at_least: Some(at_least), aim: Some(aim), .. }) = goal(*of, line) {
-            for bound in [at_least, aim] {
-                cells.extend([format!("+{}", percent(bound.wanted)), bound.verdict().into()]);
-            }
+        if let Some(goal) = goal(*of, line) {
+            cells.extend(goal.verdicts(|wanted| format!("+{}", percent(wanted))).into_iter().flatten());
         }
         cells.push(net_slope(line).map_or("–".into(), |slope| format!("+{}", percent(slope))));
         table.line(cells);

@@ -78,11 +78,10 @@ pub(crate) fn section(rows: &[Row]) -> Section {
     section.say("Median Mpps of both directions together, and in parentheses the spread of the rounds.");
     let found: BTreeMap<_, _> = rows.iter().map(|row| ((row.frame, row.flows, row.subject), row)).collect();
     let points: BTreeSet<_> = rows.iter().map(|row| (row.frame, row.flows)).collect();
-    let subjects: Vec<Subject> =
-        Subject::ALL.into_iter().filter(|subject| rows.iter().any(|row| row.subject == *subject)).collect();
+    let subjects = Subject::among(rows.iter().map(|row| row.subject));
     let mut head = vec!["frame".to_string(), "flows".into()];
     head.extend(subjects.iter().map(|subject| subject.name().into()));
-    head.extend(["by ovs-dpdk", "at least", "reached", "by testpmd-io", "aim", "reached"].map(String::from));
+    head.extend(Goal::BY_PEERS.map(String::from));
     let mut table = Table::new(head);
     let mut panels: Vec<Panel> = Vec::new();
     for (frame, flows) in points {
@@ -92,21 +91,15 @@ pub(crate) fn section(rows: &[Row]) -> Section {
             .extend(subjects.iter().map(|&subject| row(subject).map_or("–".into(), |row| median(&row.mpps))));
         let weft = row(Subject::Weft);
         let by = |peer| Some(weft?.mpps.value / row(peer)?.mpps.value);
-        let goal = goal(by(Subject::OvsDpdk), by(Subject::TestpmdIo));
-        for bound in [goal.at_least, goal.aim].iter().flatten() {
-            cells.push(bound.found.map_or("–".into(), ratio));
-            cells.extend([ratio(bound.wanted), bound.verdict().into()]);
-        }
+        let found = [by(Subject::OvsDpdk), by(Subject::TestpmdIo)];
+        let goal = goal(found[0], found[1]);
+        cells.extend(Goal::by_peers(Some(&goal), found));
         table.line(cells);
         if weft.is_some() {
             section.goals.push(goal);
         }
         let bars = subjects.iter().map(|&subject| row(subject).map(|row| Bar::of(&row.mpps))).collect();
-        let (title, group) = (frame.frames(), Group { label: short(flows), bars });
-        match panels.iter_mut().find(|panel| panel.title == title) {
-            Some(panel) => panel.groups.push(group),
-            None => panels.push(Panel { title, groups: vec![group] }),
-        }
+        Panel::add(&mut panels, &frame.frames(), Group { label: short(flows), bars });
     }
     section.say(&table.to_markdown());
     section.plot(Plot::bars(
