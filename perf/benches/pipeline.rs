@@ -129,8 +129,8 @@ fn usual(c: &mut Criterion) {
             if Usual::new(&tables, &from).must_confirm() {
                 bench(&mut group, BenchmarkId::new("confirm", way.name()), || {
                     let usual = Usual::new(&tables, &from);
-                    for (look, (action, _)) in black_box(&looks).iter().zip(&decided) {
-                        assert!(usual.confirm(look, *action));
+                    for (frame, (action, brief)) in black_box(&burst).iter().zip(&decided) {
+                        assert!(usual.confirm(frame, *action, brief));
                     }
                 });
             }
@@ -145,10 +145,7 @@ fn usual(c: &mut Criterion) {
             bench(&mut group, BenchmarkId::new("look and decide", way.name()), || {
                 let mut usual = Usual::new(&tables, &from);
                 for frame in black_box(&burst) {
-                    let decided = match way.is_tunnelled() {
-                        true => usual.decide_v6_inside(frame),
-                        false => usual.decide_v6(frame),
-                    };
+                    let decided = usual.decide_other(frame, &Look::UNKNOWN);
                     assert!(black_box(decided).is_some());
                 }
             });

@@ -4,9 +4,10 @@
 //!
 //! A burst is gone through in passes, so that table lines that are far away are all on their way before the first is needed: [`Usual::look`]
 //! reads the headers, [`Usual::decide`] looks into the tables, and, only where the VTEPs are many, [`Usual::confirm`] looks at them. What the packet before had found is kept in front of each table.
-//! Where IPv6 is inside or outside, all of that is done at once ([`Usual::decide_v6`], [`Usual::decide_v6_inside`]).
+//! IPv6, and what leads to no pod, is decided apart from these passes ([`Usual::decide_other`]).
 
 mod headers;
+mod inside;
 mod way;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -17,15 +18,24 @@ use super::route::Family;
 use super::{Action, ECN_CE, ECN_NOT_ECT, Ingress};
 use crate::offload::checksum::udp_checksum_ok;
 use crate::packet::PacketBuf;
-use crate::parse::{Brief, Ip, L3, Parsed};
-use crate::tables::{LocalVtep, NEAR, PodGuard, Role, Snapshot};
+use crate::parse::{Brief, Carries, Ip, L3, Parsed};
+use crate::tables::{LocalVtep, NEAR, PodGuard, Role, Snapshot, v4_key};
 use crate::types::{MacAddr, PortId};
-use crate::wire::ethernet::{ETHERNET_LEN, EthernetView};
+use crate::wire::ethernet::{ETHERNET_LEN, EtherType, EthernetView};
 use crate::wire::ip::IpProtocol;
+use crate::wire::ipv4::IPV4_LEN;
+use crate::wire::ipv6::IPV6_LEN;
 use crate::wire::udp::UdpHeader;
 use crate::wire::vxlan::FLAG_VNI;
-use headers::{Headers, Seen, is_multicast, is_routable, is_to_be_cut, is_unicast, macs, part};
-use way::By;
+use headers::{
+    INNER, INNER_IP, OUTER_UDP, PLAIN4, PLAIN6, TUNNEL4, is_multicast, is_routable, is_to_be_cut, is_unicast,
+    macs, part, read_v4, read_v6,
+};
+use inside::Inside;
+use way::{By, Out};
+
+/// No MAC address has so many bits.
+const NOBODY: u64 = u64::MAX;
 
 /// A frame's headers, and which way it wants to go. Filled in where it stays: a copy right after it would wait for the writes.
 #[derive(Debug, Clone, Copy)]
@@ -44,7 +54,7 @@ enum Wish {
     /// To the station of this MAC address, as a number.
     Bridge(u64),
     Route,
-    /// Out of the tunnel from this peer ([`crate::tables::v4_key`]).
+    /// Out of the tunnel from this peer ([`v4_key`]).
     Decap(u64),
 }
 
@@ -55,7 +65,9 @@ impl Look<Ipv4Addr> {
         let ip = Ip { src, dst, ttl: 0, ecn: 0, protocol, fragment: false, l4: 0, ports: 0, len: 0 };
         Self { ip, wish: Wish::Unknown, len: 0, outer_ecn: 0 }
     };
+}
 
+impl Look<Ipv4Addr> {
     /// What parsing the plain frame would give, whose first bytes `head` are; `None` where that is not known from here.
     pub(crate) fn parsed(&self, head: &[u8]) -> Option<Parsed> {
         if !matches!(self.wish, Wish::Bridge(_) | Wish::Route) {
@@ -64,12 +76,6 @@ impl Look<Ipv4Addr> {
         let eth = EthernetView::new_checked(head).ok()?;
         let (dst, src, l3) = (eth.dst(), eth.src(), L3::V4(self.ip));
         Some(Parsed { l2: 0, len: self.len, dst, src, tags: 0, priority: false, l3 })
-    }
-
-    /// Others have decided about the frame: there is nothing to confirm.
-    #[inline]
-    pub(crate) fn leave(&mut self) {
-        self.wish = Wish::Unknown;
     }
 }
 
@@ -87,19 +93,17 @@ pub struct Usual<'a> {
     far: bool,
     /// The VTEPs are: what is decided about them is confirmed later ([`Self::confirm`]), when they have been fetched.
     far_vteps: bool,
-    v4: Seen<Ipv4Addr>,
-    v6: Seen<Ipv6Addr>,
+    /// The last source that was let through: MAC and IP address.
+    source4: (u64, Ipv4Addr),
+    source6: (u64, Ipv6Addr),
+    /// The local VTEP of the last tunnel packet: address and network, and its MAC address.
+    local: Option<(u64, u64)>,
+    /// Whose it was.
+    peer: Option<u64>,
     bridged: Option<(u64, PortId, usize)>,
-}
-
-/// What a tunnel packet carries.
-struct Inside<O, I> {
-    ip: Ip<I>,
-    /// Whose it is.
-    peer: O,
-    /// Where the inner frame ends.
-    end: usize,
-    outer_ecn: u8,
+    routed4: Option<(Ipv4Addr, Out)>,
+    routed6: Option<(Ipv6Addr, Out)>,
+    inside: Inside,
 }
 
 impl<'a> Usual<'a> {
@@ -116,9 +120,14 @@ impl<'a> Usual<'a> {
                 || tables.routes4.is_far()
                 || tables.peers.are_far(),
             far_vteps: size_of_val(&*tables.vteps) > NEAR,
-            v4: Seen::default(),
-            v6: Seen::default(),
+            source4: (NOBODY, Ipv4Addr::UNSPECIFIED),
+            source6: (NOBODY, Ipv6Addr::UNSPECIFIED),
+            local: None,
+            peer: None,
             bridged: None,
+            routed4: None,
+            routed6: None,
+            inside: Inside::default(),
         }
     }
 
@@ -133,16 +142,16 @@ impl<'a> Usual<'a> {
 
     #[inline(always)]
     fn look_v4(&mut self, frame: &impl PacketBuf) -> Option<(Ip<Ipv4Addr>, Wish)> {
-        let head: &[u8; Ipv4Addr::PLAIN] = frame.head().first_chunk()?;
+        let head: &[u8; PLAIN4] = frame.head().first_chunk()?;
         let (dst, src, ethertype) = macs(part(head, 0));
-        if ethertype != Ipv4Addr::ETHERTYPE || is_to_be_cut(frame) {
+        if ethertype != EtherType::IPV4.0 || is_to_be_cut(frame) {
             return None;
         }
-        let ip = Ipv4Addr::read(head, ETHERNET_LEN, frame.len())?;
+        let ip = read_v4(part(head, ETHERNET_LEN), ETHERNET_LEN, frame.len())?;
         if !matches!(ip.protocol, IpProtocol::TCP | IpProtocol::UDP) {
             return None;
         }
-        let (mac, address) = self.v4.source;
+        let (mac, address) = self.source4;
         if (src != mac || self.guarded && ip.src != address) && !self.admit_v4(src, ip.src) {
             return None;
         }
@@ -153,16 +162,16 @@ impl<'a> Usual<'a> {
     }
 
     /// As [`Self::look`], over IPv6.
-    #[inline(always)]
+    #[inline(never)]
     fn look_v6(&mut self, frame: &impl PacketBuf) -> Option<Look<Ipv6Addr>> {
-        let head: &[u8; Ipv6Addr::PLAIN] = frame.head().first_chunk()?;
+        let head: &[u8; PLAIN6] = frame.head().first_chunk()?;
         let (dst, src, ethertype) = macs(part(head, 0));
-        if ethertype != Ipv6Addr::ETHERTYPE || is_to_be_cut(frame) {
+        if ethertype != EtherType::IPV6.0 || is_to_be_cut(frame) {
             return None;
         }
         let len = frame.len();
-        let ip = Ipv6Addr::read(head, ETHERNET_LEN, len)?;
-        let (mac, address) = self.v6.source;
+        let ip = read_v6(part(head, ETHERNET_LEN), ETHERNET_LEN, len)?;
+        let (mac, address) = self.source6;
         if (src != mac || self.guarded && ip.src != address) && !self.admit_v6(src, &ip) {
             return None;
         }
@@ -177,47 +186,46 @@ impl<'a> Usual<'a> {
     #[inline(always)]
     pub fn look_through(&mut self, frame: &impl PacketBuf, look: &mut Look<Ipv4Addr>) {
         look.wish = Wish::Unknown;
-        if let Some(Inside { ip, peer, end, outer_ecn }) = self.look_inside::<Ipv4Addr, Ipv4Addr>(frame) {
-            *look = Look { ip, wish: Wish::Decap(peer), len: (end - Ipv4Addr::INNER) as u32, outer_ecn };
+        if let Some((ip, peer, end, outer_ecn)) = self.look_inside(frame) {
+            *look = Look { ip, wish: Wish::Decap(peer), len: (end - INNER) as u32, outer_ecn };
         }
     }
 
+    /// The inner packet, the peer, where the frame ends, and the outer ECN field.
     #[inline(always)]
-    fn look_inside<O: Headers, I: Headers>(&mut self, frame: &impl PacketBuf) -> Option<Inside<O::Vtep, I>> {
-        let (least, inner_ip) = (O::INNER + I::PLAIN, O::INNER + ETHERNET_LEN);
-        let head = frame.head().get(..least)?;
+    fn look_inside(&mut self, frame: &impl PacketBuf) -> Option<(Ip<Ipv4Addr>, u64, usize, u8)> {
+        let head: &[u8; TUNNEL4] = frame.head().first_chunk()?;
         let (_, src, ethertype) = macs(part(head, 0));
-        if ethertype != O::ETHERTYPE || !is_unicast(src) || is_to_be_cut(frame) {
+        if ethertype != EtherType::IPV4.0 || !is_unicast(src) || is_to_be_cut(frame) {
             return None;
         }
-        let outer = O::read(head, ETHERNET_LEN, frame.len())?;
-        let [.., len_high, len_low, sum_high, sum_low] = *part::<8>(head, O::UDP);
+        let outer = read_v4(part(head, ETHERNET_LEN), ETHERNET_LEN, frame.len())?;
+        let [.., len_high, len_low, sum_high, sum_low] = *part::<8>(head, OUTER_UDP);
         let udp_len = usize::from(u16::from_be_bytes([len_high, len_low]));
-        let vxlan = u64::from_be_bytes(*part(head, O::UDP + UdpHeader::LEN));
-        let end = O::UDP + udp_len;
+        let vxlan = u64::from_be_bytes(*part(head, OUTER_UDP + UdpHeader::LEN));
+        let end = OUTER_UDP + udp_len;
         if outer.protocol != IpProtocol::UDP
             || outer.ports as u16 != self.tables.vxlan_port
-            || end < least
+            || end < TUNNEL4
             || end > ETHERNET_LEN + outer.len as usize
             || vxlan & !(0xff_ffff << 8) != u64::from(FLAG_VNI) << 56
         {
             return None;
         }
-        let unsummed = O::UNSUMMED && [sum_high, sum_low] == [0, 0];
-        if !unsummed && !udp_checksum_ok(frame, ETHERNET_LEN, O::UDP) {
+        if [sum_high, sum_low] != [0, 0] && !outer_sum_ok(frame, end) {
             return None;
         }
         let vni = (vxlan >> 8) as u32;
         let local = self.local_mac(outer.dst, vni)?;
-        let (dst, src, ethertype) = macs(part(head, O::INNER));
-        if dst != local || src == local || !is_unicast(src) || ethertype != I::ETHERTYPE {
+        let (dst, src, ethertype) = macs(part(head, INNER));
+        if dst != local || src == local || !is_unicast(src) || ethertype != EtherType::IPV4.0 {
             return None;
         }
-        let ip = I::read(head, inner_ip, end)?;
+        let ip = read_v4(part(head, INNER_IP), INNER_IP, end)?;
         if outer.ecn == ECN_CE && ip.ecn == ECN_NOT_ECT || !is_routable(&ip) {
             return None;
         }
-        Some(Inside { ip, peer: outer.src.vtep(vni), end, outer_ecn: outer.ecn })
+        Some((ip, v4_key(outer.src.to_bits(), vni), end, outer.ecn))
     }
 
     /// Fetches what [`Self::decide`] will look at, if that is far away.
@@ -242,25 +250,21 @@ impl<'a> Usual<'a> {
 
     /// What is to be done with the frame. False, with nothing said, where that is another's to say.
     #[inline(always)]
-    pub fn decide(&mut self, look: &Look<Ipv4Addr>, action: &mut Action, to: &mut Brief) -> bool {
+    pub fn decide(&mut self, look: &Look<Ipv4Addr>, action: &mut Action, brief: &mut Brief) -> bool {
         let decided = match look.wish {
             Wish::Unknown => None,
             Wish::Bridge(mac) => self.bridge(mac, look.len),
-            Wish::Decap(peer) if !self.accepts::<Ipv4Addr>(peer) => None,
+            Wish::Decap(peer) if !self.accepts(peer) => None,
             Wish::Route | Wish::Decap(_) => {
-                let by = self.by(self.far_vteps);
-                by.forward(&mut self.v4.routed, &look.ip)
+                let by =
+                    By { tables: self.tables, from: self.from, hop: self.hop, confirmed: self.far_vteps };
+                by.forward(&mut self.routed4, &look.ip)
             }
         };
         let Some(decided) = decided else { return false };
-        *to = brief(look, decided);
+        *brief = look.brief(decided, Carries::V4);
         *action = decided;
         true
-    }
-
-    #[inline(always)]
-    fn by(&self, confirmed: bool) -> By<'a> {
-        By { tables: self.tables, from: self.from, hop: self.hop, confirmed }
     }
 
     /// Whether [`Self::confirm`] has to be asked about what was decided.
@@ -269,59 +273,77 @@ impl<'a> Usual<'a> {
         self.far_vteps
     }
 
-    /// Whether the tunnel takes the packet that [`Self::decide`] has sent there. Where not, it is another's to say what is done with
-    /// it.
+    /// Whether the tunnel over IPv4 takes the packet, if it is to go there. Where not, it is another's to say what is done with it. Of a
+    /// frame that is to be cut that has been said.
     #[inline(always)]
-    pub fn confirm(&self, look: &Look<Ipv4Addr>, action: Action) -> bool {
-        let (Action::Encap { vtep, .. }, Wish::Route) = (action, look.wish) else { return true };
+    pub fn confirm(&self, frame: &impl PacketBuf, action: Action, brief: &Brief) -> bool {
+        let Action::Encap { vtep, .. } = action else { return true };
         let far = self.tables.vteps.get(vtep as usize);
-        far.is_some_and(|far| far.encap.is_some() && look.ip.len as usize <= far.mtu.get())
+        brief.carries != Carries::V4
+            || is_to_be_cut(frame)
+            || far.is_some_and(|far| far.encap.is_some() && brief.ip_len as usize <= far.mtu.get())
     }
 
-    /// As [`Self::look`] and [`Self::decide`], over IPv6: at once, so a table that is far away is waited for.
+    /// The same for what [`Self::decide`] says nothing about: IPv6, at once, so a table that is far away is waited for; stations that are in
+    /// no table; and addresses that nobody has.
     #[inline]
-    pub fn decide_v6(&mut self, frame: &impl PacketBuf) -> Option<(Action, Brief)> {
-        let look = self.look_v6(frame)?;
-        let action = match look.wish {
-            Wish::Bridge(mac) => self.bridge(mac, look.len)?,
-            Wish::Route => self.by(false).forward(&mut self.v6.routed, &look.ip)?,
-            Wish::Unknown | Wish::Decap(_) => return None,
-        };
-        Some((action, brief(&look, action)))
-    }
-
-    /// As [`Self::look_through`] and [`Self::decide`], where the inner packet or the outer one or both are IPv6.
-    pub fn decide_v6_inside(&mut self, frame: &impl PacketBuf) -> Option<(Action, Brief)> {
-        let head: &[u8; Ipv6Addr::INNER + ETHERNET_LEN] = frame.head().first_chunk()?;
-        let ethertype = |at| macs(part(head, at)).2;
-        match (ethertype(0), ethertype(Ipv6Addr::INNER)) {
-            (Ipv4Addr::ETHERTYPE, _) => self.through::<Ipv4Addr, Ipv6Addr>(frame),
-            (Ipv6Addr::ETHERTYPE, Ipv4Addr::ETHERTYPE) => self.through::<Ipv6Addr, Ipv4Addr>(frame),
-            (Ipv6Addr::ETHERTYPE, _) => self.through::<Ipv6Addr, Ipv6Addr>(frame),
-            _ => None,
+    pub fn decide_other(&mut self, frame: &impl PacketBuf, look: &Look<Ipv4Addr>) -> Option<(Action, Brief)> {
+        match look.wish {
+            Wish::Unknown if matches!(self.from.port.role, Role::Uplink) => {
+                self.inside.decide(self.tables, self.from, frame)
+            }
+            Wish::Unknown => self.decide_v6(frame),
+            _ => self.decide_stranger(look),
         }
     }
 
     #[inline(never)]
-    fn through<O: Headers, I: Headers>(&mut self, frame: &impl PacketBuf) -> Option<(Action, Brief)> {
-        let Inside { ip, peer, end, outer_ecn } = self.look_inside::<O, I>(frame)?;
-        if !self.accepts::<O>(peer) {
+    fn decide_stranger(&mut self, look: &Look<Ipv4Addr>) -> Option<(Action, Brief)> {
+        let action = match look.wish {
+            Wish::Bridge(mac) => self.bridge_to_station(mac, look.len)?,
+            Wish::Decap(peer) if !self.accepts(peer) => return None,
+            Wish::Route | Wish::Decap(_) => self.by().nowhere(look.ip.dst)?,
+            Wish::Unknown => return None,
+        };
+        Some((action, look.brief(action, Carries::V4)))
+    }
+
+    fn decide_v6(&mut self, frame: &impl PacketBuf) -> Option<(Action, Brief)> {
+        let look = self.look_v6(frame)?;
+        let action = match look.wish {
+            Wish::Bridge(mac) => {
+                self.bridge(mac, look.len).or_else(|| self.bridge_to_station(mac, look.len))?
+            }
+            Wish::Route => self.by().forward(&mut self.routed6, &look.ip)?,
+            Wish::Unknown | Wish::Decap(_) => return None,
+        };
+        Some((action, look.brief(action, Carries::V6)))
+    }
+
+    fn by(&self) -> By<'a> {
+        By { tables: self.tables, from: self.from, hop: self.hop, confirmed: false }
+    }
+
+    /// To the host, or to a station that was learned.
+    #[inline(never)]
+    fn bridge_to_station(&mut self, mac: u64, len: u32) -> Option<Action> {
+        let station = MacAddr::from_bits(mac);
+        if self.tables.fdb.contains_key(&station) {
             return None;
         }
-        let action = self.by(false).forward(&mut I::seen(self).routed, &ip)?;
-        let look = Look { ip, wish: Wish::Route, len: (end - O::INNER) as u32, outer_ecn };
-        Some((action, brief(&look, action)))
+        let to = unconfigured(self.tables, self.from, station).filter(|to| *to != self.from.id)?;
+        let mtu = self.tables.ports.get(to)?.mtu.get();
+        self.bridged = Some((mac, to, mtu));
+        (len as usize - ETHERNET_LEN <= mtu).then_some(Action::Bridge(to))
     }
 
     #[inline(always)]
-    fn accepts<O: Headers>(&mut self, peer: O::Vtep) -> bool {
-        let peers = &self.tables.peers;
-        let last = &mut O::seen(self).peer;
-        if *last != Some(peer) {
-            if !O::accepts(peers, peer) {
+    fn accepts(&mut self, peer: u64) -> bool {
+        if self.peer != Some(peer) {
+            if !self.tables.peers.accepts_v4(peer) {
                 return false;
             }
-            *last = Some(peer);
+            self.peer = Some(peer);
         }
         true
     }
@@ -340,7 +362,7 @@ impl<'a> Usual<'a> {
     fn admit_v4(&mut self, mac: u64, address: Ipv4Addr) -> bool {
         let admitted = self.admit(mac, |guard| guard.has_v4(address));
         if admitted {
-            self.v4.source = (mac, address);
+            self.source4 = (mac, address);
         }
         admitted
     }
@@ -349,7 +371,7 @@ impl<'a> Usual<'a> {
     fn admit_v6(&mut self, mac: u64, ip: &Ip<Ipv6Addr>) -> bool {
         let admitted = self.admit(mac, |guard| ip.src.allowed(guard, ip.protocol));
         if admitted {
-            self.v6.source = (mac, ip.src);
+            self.source6 = (mac, ip.src);
         }
         admitted
     }
@@ -367,32 +389,28 @@ impl<'a> Usual<'a> {
 
     /// The MAC address of this node's VTEP with this address in this network.
     #[inline(always)]
-    fn local_mac<O: Headers>(&mut self, address: O, vni: u32) -> Option<u64> {
-        let vtep = address.vtep(vni);
-        match O::seen(self).local {
-            Some((last, mac)) if last == vtep => Some(mac),
-            _ => self.find_local(address, vni),
+    fn local_mac(&mut self, address: Ipv4Addr, vni: u32) -> Option<u64> {
+        let key = v4_key(address.to_bits(), vni);
+        match self.local {
+            Some((last, mac)) if last == key => Some(mac),
+            _ => self.find_local(key, address, vni),
         }
     }
 
     #[inline(never)]
-    fn find_local<O: Headers>(&mut self, address: O, vni: u32) -> Option<u64> {
-        let ip: IpAddr = address.into();
-        let ours = |local: &&LocalVtep| local.address == ip && local.vni.get() == vni;
+    fn find_local(&mut self, key: u64, address: Ipv4Addr, vni: u32) -> Option<u64> {
+        let ours = |local: &&LocalVtep| local.address == IpAddr::V4(address) && local.vni.get() == vni;
         let mac = self.tables.local_vteps.iter().find(ours)?.mac.to_bits();
-        O::seen(self).local = Some((address.vtep(vni), mac));
+        self.local = Some((key, mac));
         Some(mac)
     }
 
-    /// To who is configured to have the address, the host, or a station that was learned.
     #[inline(always)]
     fn bridge(&mut self, mac: u64, len: u32) -> Option<Action> {
         let (to, mtu) = match self.bridged {
             Some((last, to, mtu)) if last == mac => (to, mtu),
             _ => {
-                let station = MacAddr::from_bits(mac);
-                let configured = self.tables.fdb.get(&station).copied();
-                let to = configured.or_else(|| unconfigured(self.tables, self.from, station))?;
+                let to = *self.tables.fdb.get(&MacAddr::from_bits(mac))?;
                 if to == self.from.id {
                     return None;
                 }
@@ -405,23 +423,24 @@ impl<'a> Usual<'a> {
     }
 }
 
-/// What the stages behind need of a frame that is decided.
-#[inline(always)]
-fn brief<A: Headers>(look: &Look<A>, action: Action) -> Brief {
-    let l4 = look.ip.l4;
-    let l3 = l4 - A::LEN as u16;
-    let hash = if matches!(action, Action::Encap { .. }) { A::flow_hash(&look.ip) } else { 0 };
-    Brief {
-        l2: l3 - ETHERNET_LEN as u16,
-        l3,
-        l4,
-        carries: A::CARRIES,
-        ecn: look.ip.ecn,
-        outer_ecn: look.outer_ecn,
-        priority: false,
-        len: look.len,
-        ip_len: look.ip.len,
-        hash,
+impl<A: Family> Look<A> {
+    #[inline(always)]
+    fn brief(&self, action: Action, carries: Carries) -> Brief {
+        let l4 = self.ip.l4;
+        let l3 = l4 - if matches!(carries, Carries::V6) { IPV6_LEN } else { IPV4_LEN } as u16;
+        let hash = if matches!(action, Action::Encap { .. }) { A::flow_hash(&self.ip) } else { 0 };
+        Brief {
+            l2: l3 - ETHERNET_LEN as u16,
+            l3,
+            l4,
+            carries,
+            ecn: self.ip.ecn,
+            outer_ecn: self.outer_ecn,
+            priority: false,
+            len: self.len,
+            ip_len: self.ip.len,
+            hash,
+        }
     }
 }
 

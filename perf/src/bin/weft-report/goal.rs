@@ -221,15 +221,10 @@ mod tests {
         assert!(summary(&[], &some).contains("| a | 2 | ≥ 50 % | 90 % | yes, 1 not measured |"));
         assert_eq!(Bound::at_most(0.0, Unit::Packets, Some(0.0)).verdict(), "yes");
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{core, reconf, scale, vhost};
 
     #[test]
     fn all_that_is_asked_for_has_its_bounds_in_the_file() {
+        use crate::{core, reconf, scale, vhost};
         let asked = [core::asked(), vhost::asked(), scale::asked(), reconf::asked()].concat();
         assert!(asked.iter().all(|goal| goal.at_least.is_some()), "{asked:?}");
         let bounds = asked.iter().filter_map(|goal| goal.at_least).map(|bound| bound.wanted).sum::<f64>();

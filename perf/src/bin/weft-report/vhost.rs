@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use crate::field::{Frame, Median, Positive, Rounds};
 use crate::goal::{Bound, Goal, Unit, wanted};
-use crate::markdown::{Table, count, median, ratio};
+use crate::markdown::{Table, count, median};
 use crate::plot::{Bar, Bars, Group, Panel, Plot, short};
 use crate::rows::Record;
 use crate::section::Section;

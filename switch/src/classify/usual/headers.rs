@@ -1,16 +1,12 @@
 //! Headers as they usually are, read by offsets that are known when this is compiled: without options and extensions, whole.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::super::route::Family;
-use super::Usual;
-use super::way::Out;
 use crate::packet::PacketBuf;
-use crate::parse::{Carries, Ip};
-use crate::tables::{Peers, v4_key};
-use crate::types::Vni;
+use crate::parse::Ip;
 use crate::wire::checksum::ipv4_header_ok;
-use crate::wire::ethernet::{ETHERNET_LEN, EtherType};
+use crate::wire::ethernet::ETHERNET_LEN;
 use crate::wire::ip::IpProtocol;
 use crate::wire::ipv4::IPV4_LEN;
 use crate::wire::ipv6::IPV6_LEN;
@@ -19,138 +15,15 @@ use crate::wire::vxlan::VXLAN_LEN;
 
 /// Of the transport header so much must be there: as much as UDP has.
 pub(super) const TRANSPORT: usize = UdpHeader::LEN;
-
-/// No MAC address has so many bits.
-const NOBODY: u64 = u64::MAX;
-
-/// What the packet before has found, of one family.
-pub(super) struct Seen<A: Headers> {
-    /// The last source that was let through: MAC and IP address.
-    pub(super) source: (u64, A),
-    /// The local VTEP of the last tunnel packet, and its MAC address.
-    pub(super) local: Option<(A::Vtep, u64)>,
-    /// Whose it was.
-    pub(super) peer: Option<A::Vtep>,
-    /// Where the last destination leads.
-    pub(super) routed: Option<(A, Out)>,
-}
-
-impl<A: Headers> Default for Seen<A> {
-    fn default() -> Self {
-        Self { source: (NOBODY, A::UNSPECIFIED), local: None, peer: None, routed: None }
-    }
-}
-
-/// A family's header.
-pub(super) trait Headers: Family + Into<IpAddr> {
-    const ETHERTYPE: u16;
-    const CARRIES: Carries;
-    /// Bytes of it.
-    const LEN: usize;
-    /// Around a tunnel packet's UDP header the checksum may be missing.
-    const UNSUMMED: bool;
-    /// An end of a tunnel: underlay address and network.
-    type Vtep: Copy + Eq;
-    fn vtep(self, vni: u32) -> Self::Vtep;
-    fn accepts(peers: &Peers, vtep: Self::Vtep) -> bool;
-    fn seen<'u>(usual: &'u mut Usual<'_>) -> &'u mut Seen<Self>;
-    /// The header that stands at `at` in a frame of `end` bytes, and the beginning of what follows.
-    fn read(head: &[u8], at: usize, end: usize) -> Option<Ip<Self>>;
-    /// Headers of a plain frame.
-    const PLAIN: usize = ETHERNET_LEN + Self::LEN + TRANSPORT;
-    /// Where, in a tunnel packet, the UDP header begins, and the inner frame.
-    const UDP: usize = ETHERNET_LEN + Self::LEN;
-    const INNER: usize = Self::UDP + UdpHeader::LEN + VXLAN_LEN;
-}
-
-impl Headers for Ipv4Addr {
-    const ETHERTYPE: u16 = EtherType::IPV4.0;
-    const CARRIES: Carries = Carries::V4;
-    const LEN: usize = IPV4_LEN;
-    const UNSUMMED: bool = true;
-    type Vtep = u64;
-    #[inline(always)]
-    fn vtep(self, vni: u32) -> u64 {
-        v4_key(self.to_bits(), vni)
-    }
-    #[inline(always)]
-    fn accepts(peers: &Peers, vtep: u64) -> bool {
-        peers.accepts_v4(vtep)
-    }
-    #[inline(always)]
-    fn seen<'u>(usual: &'u mut Usual<'_>) -> &'u mut Seen<Self> {
-        &mut usual.v4
-    }
-    #[inline(always)]
-    fn read(head: &[u8], at: usize, end: usize) -> Option<Ip<Self>> {
-        let head: &[u8; IPV4_LEN + TRANSPORT] = part(head, at);
-        let total = u16::from_be_bytes(*part(head, 2));
-        let fragment = u16::from_be_bytes(*part(head, 6)) & 0x3fff;
-        if head[0] != 0x45
-            || fragment != 0
-            || usize::from(total) < IPV4_LEN + TRANSPORT
-            || at + usize::from(total) > end
-            || !ipv4_header_ok(part(head, 0))
-        {
-            return None;
-        }
-        Some(Ip {
-            src: Ipv4Addr::from_bits(u32::from_be_bytes(*part(head, 12))),
-            dst: Ipv4Addr::from_bits(u32::from_be_bytes(*part(head, 16))),
-            ttl: head[8],
-            ecn: head[1] & 3,
-            protocol: IpProtocol(head[9]),
-            fragment: false,
-            l4: (at + IPV4_LEN) as u16,
-            ports: u32::from_be_bytes(*part(head, IPV4_LEN)),
-            len: total.into(),
-        })
-    }
-}
-
-impl Headers for Ipv6Addr {
-    const ETHERTYPE: u16 = EtherType::IPV6.0;
-    const CARRIES: Carries = Carries::V6;
-    const LEN: usize = IPV6_LEN;
-    const UNSUMMED: bool = false;
-    type Vtep = (Ipv6Addr, u32);
-    #[inline(always)]
-    fn vtep(self, vni: u32) -> (Ipv6Addr, u32) {
-        (self, vni)
-    }
-    fn accepts(peers: &Peers, (address, vni): (Ipv6Addr, u32)) -> bool {
-        Vni::new(vni).is_ok_and(|vni| peers.accepts(address.into(), vni))
-    }
-    #[inline(always)]
-    fn seen<'u>(usual: &'u mut Usual<'_>) -> &'u mut Seen<Self> {
-        &mut usual.v6
-    }
-    /// Only with TCP or UDP right behind it: what else may follow is another's to read.
-    #[inline(always)]
-    fn read(head: &[u8], at: usize, end: usize) -> Option<Ip<Self>> {
-        let head: &[u8; IPV6_LEN + TRANSPORT] = part(head, at);
-        let payload = usize::from(u16::from_be_bytes(*part(head, 4)));
-        let protocol = IpProtocol(head[6]);
-        if head[0] >> 4 != 6
-            || payload < TRANSPORT
-            || at + IPV6_LEN + payload > end
-            || !matches!(protocol, IpProtocol::TCP | IpProtocol::UDP)
-        {
-            return None;
-        }
-        Some(Ip {
-            src: Ipv6Addr::from_bits(u128::from_be_bytes(*part(head, 8))),
-            dst: Ipv6Addr::from_bits(u128::from_be_bytes(*part(head, 24))),
-            ttl: head[7],
-            ecn: head[1] >> 4 & 3,
-            protocol,
-            fragment: false,
-            l4: (at + IPV6_LEN) as u16,
-            ports: u32::from_be_bytes(*part(head, IPV6_LEN)),
-            len: (IPV6_LEN + payload) as u32,
-        })
-    }
-}
+/// Headers of a frame over IPv4, and over IPv6.
+pub(super) const PLAIN4: usize = ETHERNET_LEN + IPV4_LEN + TRANSPORT;
+pub(super) const PLAIN6: usize = ETHERNET_LEN + IPV6_LEN + TRANSPORT;
+/// Where, in a tunnel packet over IPv4, the UDP header begins, the inner frame and the inner IP header.
+pub(super) const OUTER_UDP: usize = ETHERNET_LEN + IPV4_LEN;
+pub(super) const INNER: usize = OUTER_UDP + UdpHeader::LEN + VXLAN_LEN;
+pub(super) const INNER_IP: usize = INNER + ETHERNET_LEN;
+/// Headers of a tunnel packet with IPv4 inside and outside.
+pub(super) const TUNNEL4: usize = INNER + PLAIN4;
 
 /// It stands for several packets: how long they are is more than a length. What else its state says is not asked here.
 #[inline(always)]
@@ -158,9 +31,69 @@ pub(super) fn is_to_be_cut(frame: &impl PacketBuf) -> bool {
     !frame.is_plain() && frame.offload().gso.is_some()
 }
 
+/// Whether the checksum of the outer UDP packet, which ends at `end`, is right or need not be looked at.
+#[inline(always)]
+pub(super) fn outer_sum_ok(frame: &impl PacketBuf, end: usize) -> bool {
+    match frame.head().get(OUTER_UDP - 2 * size_of::<Ipv4Addr>()..end) {
+        Some(bytes) if frame.is_plain() => udp4_ok(bytes, (end - OUTER_UDP) as u16),
+        _ => udp_checksum_ok(frame, ETHERNET_LEN, OUTER_UDP),
+    }
+}
+
 #[inline(always)]
 pub(super) fn is_routable<A: Family>(ip: &Ip<A>) -> bool {
     ip.dst.is_destination() && ip.src.is_source()
+}
+
+/// An IPv4 header without options and the beginning of what follows, which stand at `at` in a frame of `end` bytes.
+#[inline(always)]
+pub(super) fn read_v4(head: &[u8; IPV4_LEN + TRANSPORT], at: usize, end: usize) -> Option<Ip<Ipv4Addr>> {
+    let total = u16::from_be_bytes(*part(head, 2));
+    let fragment = u16::from_be_bytes(*part(head, 6)) & 0x3fff;
+    if head[0] != 0x45
+        || fragment != 0
+        || usize::from(total) < IPV4_LEN + TRANSPORT
+        || at + usize::from(total) > end
+        || !ipv4_header_ok(part(head, 0))
+    {
+        return None;
+    }
+    Some(Ip {
+        src: Ipv4Addr::from_bits(u32::from_be_bytes(*part(head, 12))),
+        dst: Ipv4Addr::from_bits(u32::from_be_bytes(*part(head, 16))),
+        ttl: head[8],
+        ecn: head[1] & 3,
+        protocol: IpProtocol(head[9]),
+        fragment: false,
+        l4: (at + IPV4_LEN) as u16,
+        ports: u32::from_be_bytes(*part(head, IPV4_LEN)),
+        len: total.into(),
+    })
+}
+
+/// An IPv6 header with TCP or UDP behind it.
+#[inline(always)]
+pub(super) fn read_v6(head: &[u8; IPV6_LEN + TRANSPORT], at: usize, end: usize) -> Option<Ip<Ipv6Addr>> {
+    let payload = usize::from(u16::from_be_bytes(*part(head, 4)));
+    let protocol = IpProtocol(head[6]);
+    if head[0] >> 4 != 6
+        || payload < TRANSPORT
+        || at + IPV6_LEN + payload > end
+        || !matches!(protocol, IpProtocol::TCP | IpProtocol::UDP)
+    {
+        return None;
+    }
+    Some(Ip {
+        src: Ipv6Addr::from_bits(u128::from_be_bytes(*part(head, 8))),
+        dst: Ipv6Addr::from_bits(u128::from_be_bytes(*part(head, 24))),
+        ttl: head[7],
+        ecn: head[1] >> 4 & 3,
+        protocol,
+        fragment: false,
+        l4: (at + IPV6_LEN) as u16,
+        ports: u32::from_be_bytes(*part(head, IPV6_LEN)),
+        len: (IPV6_LEN + payload) as u32,
+    })
 }
 
 /// Destination and source as numbers, and what the frame carries.

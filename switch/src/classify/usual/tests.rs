@@ -261,12 +261,11 @@ fn compare_with(vteps: usize, port: usize, frames: &[Vec<u8>]) -> Result<usize, 
         let answer = if usual.decide(&look, &mut action, &mut brief) {
             Some((action, brief))
         } else {
-            look.leave();
-            if port == UPLINK { usual.decide_v6_inside(&frame) } else { usual.decide_v6(&frame) }
+            usual.decide_other(&frame, &look)
         };
         let Some((action, brief)) = answer else { continue };
         prop_assert_eq!(frame.offload().gso, None);
-        if usual.must_confirm() && !usual.confirm(&look, action) {
+        if usual.must_confirm() && !usual.confirm(&frame, action, &brief) {
             continue;
         }
         found += 1;
@@ -345,7 +344,7 @@ fn what_is_usual_is_found_so() {
     }
 }
 
-/// Whoever was asked instead is not asked again: a frame to be cut is longer than the tunnel's MTU, but its pieces are not.
+/// Of a frame to be cut others have said what is done: it is longer than the tunnel's MTU, but its pieces are not.
 #[test]
 fn what_others_decide_is_not_confirmed() {
     let tables = tables(1000);
@@ -353,13 +352,13 @@ fn what_others_decide_is_not_confirmed() {
     let from = Ingress { id: id(POD), port: tables.ports.get(id(POD)).unwrap(), stations: &stations, now: 0 };
     let mut usual = Usual::new(&tables, &from);
     let ip = v4([10, 244, 0, POD as u8], [10, 244, 1, 7], 17, &[0x11; 590]);
-    let frame =
+    let mut frame =
         HeapBuf::from_bytes(&change(ethernet(GATEWAY, pod_mac(POD).0, [8, 0], &ip), (Vec::new(), 0, true)));
     let (mut look, mut action, mut brief) = (Look::UNKNOWN, Action::Consume, Brief::UNREAD);
     usual.look(&frame, &mut look);
     assert!(usual.must_confirm() && usual.decide(&look, &mut action, &mut brief));
     assert_eq!(action, Action::Encap { vtep: 0, hop: true });
-    assert!(!usual.confirm(&look, action), "the tunnel carries 600 bytes");
-    look.leave();
-    assert!(usual.confirm(&look, action));
+    assert!(!usual.confirm(&frame, action, &brief), "the tunnel carries 600 bytes");
+    frame.set_offload(STATES[3]);
+    assert!(usual.confirm(&frame, action, &brief));
 }

@@ -50,47 +50,51 @@ impl By<'_> {
     pub(super) fn forward<A: Family>(&self, last: &mut Option<(A, Out)>, ip: &Ip<A>) -> Option<Action> {
         let out = match last {
             Some((dst, out)) if *dst == ip.dst => *out,
-            _ => match self.way_out(ip.dst) {
-                Ok(out) => {
-                    *last = Some((ip.dst, out));
-                    out
-                }
-                Err(action) => return action,
-            },
+            _ => {
+                let out = self.way_out(ip.dst)?;
+                *last = Some((ip.dst, out));
+                out
+            }
         };
         (ip.len <= out.mtu && (ip.ttl > 1 || !out.hop)).then(|| out.action())
     }
 
-    /// Where `dst` leads, if that is the same for all packets; else what is done with this one, if that is known from here.
+    /// Where `dst` leads, if that is the same for all packets.
     #[inline(always)]
-    fn way_out<A: Family>(&self, dst: A) -> Result<Out, Option<Action>> {
+    fn way_out<A: Family>(&self, dst: A) -> Option<Out> {
         let Self { tables, from, hop, confirmed } = *self;
         let to = match resolve(tables, dst) {
             Target::Neighbour(to) => to,
             Target::Hop(to) if to.port != from.id => to,
             // Its kernel routes on, and has an MTU of its own to tell of.
             Target::Host => {
-                let to = tables.gateway.host.filter(|to| to.port != from.id).ok_or(None)?;
+                let to = tables.gateway.host.filter(|to| to.port != from.id)?;
                 let mac = to.mac.to_bits();
-                return Ok(Out { mac, port: to.port, vtep: NO_VTEP, mtu: u32::MAX, hop: false });
+                return Some(Out { mac, port: to.port, vtep: NO_VTEP, mtu: u32::MAX, hop: false });
             }
             Target::Vtep(vtep) if !matches!(from.port.role, Role::Uplink) => {
-                let far = tables.vteps.get(vtep as usize).ok_or(None)?;
+                let far = tables.vteps.get(vtep as usize)?;
                 far.prefetch();
                 let mtu = if confirmed {
                     u32::MAX
                 } else {
-                    far.encap.as_ref().ok_or(None)?;
+                    far.encap.as_ref()?;
                     A::tunnel_mtu(tables, far).get() as u32
                 };
-                return Ok(Out { mac: 0, port: from.id, vtep, mtu, hop });
+                return Some(Out { mac: 0, port: from.id, vtep, mtu, hop });
             }
-            // Who looks for somebody finds these again and again.
-            Target::Nowhere(reason) => return Err(Some(nowhere(reason))),
-            Target::Unknown => return Err(Some(Action::Solicit)),
-            _ => return Err(None),
+            _ => return None,
         };
-        let mtu = tables.ports.get(to.port).ok_or(None)?.mtu.get() as u32;
-        Ok(Out { mac: to.mac.to_bits(), port: to.port, vtep: NO_VTEP, mtu, hop })
+        let mtu = tables.ports.get(to.port)?.mtu.get() as u32;
+        Some(Out { mac: to.mac.to_bits(), port: to.port, vtep: NO_VTEP, mtu, hop })
+    }
+
+    /// What is done with a packet to nobody: who tries addresses sends them again and again.
+    pub(super) fn nowhere<A: Family>(&self, dst: A) -> Option<Action> {
+        match resolve(self.tables, dst) {
+            Target::Nowhere(reason) => Some(nowhere(reason)),
+            Target::Unknown => Some(Action::Solicit),
+            _ => None,
+        }
     }
 }
