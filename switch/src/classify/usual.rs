@@ -16,7 +16,6 @@ use super::bridge::{refuse_new_source, unconfigured};
 use super::guard::{DHCP, DHCPV6, is_from_server};
 use super::route::Family;
 use super::{Action, ECN_CE, ECN_NOT_ECT, Ingress};
-use crate::offload::checksum::udp_checksum_ok;
 use crate::packet::PacketBuf;
 use crate::parse::{Brief, Carries, Ip, L3, Parsed};
 use crate::tables::{LocalVtep, NEAR, PodGuard, Role, Snapshot, v4_key};
@@ -29,7 +28,7 @@ use crate::wire::udp::UdpHeader;
 use crate::wire::vxlan::FLAG_VNI;
 use headers::{
     INNER, INNER_IP, OUTER_UDP, PLAIN4, PLAIN6, TUNNEL4, is_multicast, is_routable, is_to_be_cut, is_unicast,
-    macs, part, read_v4, read_v6,
+    macs, outer_sum_ok, part, read_v4, read_v6,
 };
 use inside::Inside;
 use way::{By, Out};
@@ -250,7 +249,7 @@ impl<'a> Usual<'a> {
 
     /// What is to be done with the frame. False, with nothing said, where that is another's to say.
     #[inline(always)]
-    pub fn decide(&mut self, look: &Look<Ipv4Addr>, action: &mut Action, brief: &mut Brief) -> bool {
+    pub fn decide(&mut self, look: &Look<Ipv4Addr>, action: &mut Action, to: &mut Brief) -> bool {
         let decided = match look.wish {
             Wish::Unknown => None,
             Wish::Bridge(mac) => self.bridge(mac, look.len),
@@ -262,7 +261,7 @@ impl<'a> Usual<'a> {
             }
         };
         let Some(decided) = decided else { return false };
-        *brief = look.brief(decided, Carries::V4);
+        *to = brief(look, decided, Carries::V4);
         *action = decided;
         true
     }
@@ -305,7 +304,7 @@ impl<'a> Usual<'a> {
             Wish::Route | Wish::Decap(_) => self.by().nowhere(look.ip.dst)?,
             Wish::Unknown => return None,
         };
-        Some((action, look.brief(action, Carries::V4)))
+        Some((action, brief(look, action, Carries::V4)))
     }
 
     fn decide_v6(&mut self, frame: &impl PacketBuf) -> Option<(Action, Brief)> {
@@ -317,7 +316,7 @@ impl<'a> Usual<'a> {
             Wish::Route => self.by().forward(&mut self.routed6, &look.ip)?,
             Wish::Unknown | Wish::Decap(_) => return None,
         };
-        Some((action, look.brief(action, Carries::V6)))
+        Some((action, brief(&look, action, Carries::V6)))
     }
 
     fn by(&self) -> By<'a> {
@@ -423,24 +422,23 @@ impl<'a> Usual<'a> {
     }
 }
 
-impl<A: Family> Look<A> {
-    #[inline(always)]
-    fn brief(&self, action: Action, carries: Carries) -> Brief {
-        let l4 = self.ip.l4;
-        let l3 = l4 - if matches!(carries, Carries::V6) { IPV6_LEN } else { IPV4_LEN } as u16;
-        let hash = if matches!(action, Action::Encap { .. }) { A::flow_hash(&self.ip) } else { 0 };
-        Brief {
-            l2: l3 - ETHERNET_LEN as u16,
-            l3,
-            l4,
-            carries,
-            ecn: self.ip.ecn,
-            outer_ecn: self.outer_ecn,
-            priority: false,
-            len: self.len,
-            ip_len: self.ip.len,
-            hash,
-        }
+/// What the stages behind need of a frame that is decided.
+#[inline(always)]
+fn brief<A: Family>(look: &Look<A>, action: Action, carries: Carries) -> Brief {
+    let l4 = look.ip.l4;
+    let l3 = l4 - if matches!(carries, Carries::V6) { IPV6_LEN } else { IPV4_LEN } as u16;
+    let hash = if matches!(action, Action::Encap { .. }) { A::flow_hash(&look.ip) } else { 0 };
+    Brief {
+        l2: l3 - ETHERNET_LEN as u16,
+        l3,
+        l4,
+        carries,
+        ecn: look.ip.ecn,
+        outer_ecn: look.outer_ecn,
+        priority: false,
+        len: look.len,
+        ip_len: look.ip.len,
+        hash,
     }
 }
 

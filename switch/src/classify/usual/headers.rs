@@ -3,9 +3,10 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::super::route::Family;
+use crate::offload::checksum::udp_checksum_ok;
 use crate::packet::PacketBuf;
 use crate::parse::Ip;
-use crate::wire::checksum::ipv4_header_ok;
+use crate::wire::checksum::{ipv4_header_ok, udp4_ok};
 use crate::wire::ethernet::ETHERNET_LEN;
 use crate::wire::ip::IpProtocol;
 use crate::wire::ipv4::IPV4_LEN;

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::super::{Action, ECN_CE, ECN_NOT_ECT, Ingress};
 use super::headers::{TRANSPORT, is_routable, is_to_be_cut, is_unicast, macs, part, read_v4, read_v6};
 use super::way::{By, Out};
-use super::{Look, Wish};
+use super::{Look, Wish, brief};
 use crate::classify::route::Family;
 use crate::offload::checksum::udp_checksum_ok;
 use crate::packet::PacketBuf;
@@ -125,7 +125,7 @@ impl Inside {
         let by = By { tables, from, hop: true, confirmed: false };
         let action = by.forward(I::routed(self), &ip)?;
         let look = Look { ip, wish: Wish::Route, len: (end - O::INNER) as u32, outer_ecn: outer.ecn };
-        Some((action, look.brief(action, I::CARRIES)))
+        Some((action, brief(&look, action, I::CARRIES)))
     }
 
     /// The MAC address of this node's end of a tunnel, if the other end is a peer.
