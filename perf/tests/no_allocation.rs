@@ -43,7 +43,9 @@ fn nothing_is_allocated_under_a_flood() {
         assert_eq!(seen.count_total, 0, "{what:?}");
         let (came, sent, dropped) = lane.counts();
         let to_nobody = matches!(what, New::Destination);
-        assert_eq!((came, dropped), (5000 * 64, if to_nobody { came } else { 0 }), "{what:?}");
+        assert_eq!(came, 5000 * 64);
+        // Among all ports there are a few that a pod may not send from.
+        assert!(if to_nobody { dropped == came } else { dropped < 100 }, "{what:?}: {dropped} dropped");
         // A few ICMP errors beside them.
         assert!(sent == came - dropped || to_nobody && (1..100).contains(&sent), "{what:?}: {sent} sent");
     }
