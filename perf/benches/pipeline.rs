@@ -46,15 +46,12 @@ fn frames(way: Way, flows: u32, size: FrameSize) -> Arc<Frames> {
 const COUNTED: usize = 1000;
 
 /// Has it shown that it allocates nothing, then measured.
-fn bench<T>(
-    group: &mut BenchmarkGroup<'_, WallTime>,
-    id: impl criterion::IntoBenchmarkId + std::fmt::Debug + Clone,
-    mut body: impl FnMut() -> T,
-) {
+#[track_caller]
+fn bench<T>(group: &mut BenchmarkGroup<'_, WallTime>, id: BenchmarkId, mut body: impl FnMut() -> T) {
     // What is taken once, such as a thread's buffers, is taken here.
     black_box(body());
     let seen = allocation_counter::measure(|| (0..COUNTED).for_each(|_| drop(black_box(body()))));
-    assert_eq!(seen.count_total, 0, "{id:?} allocates");
+    assert_eq!(seen.count_total, 0, "it allocates");
     group.bench_function(id, |b| b.iter(&mut body));
 }
 
@@ -65,7 +62,7 @@ fn pipeline(c: &mut Criterion) {
         group.throughput(Throughput::Elements(BURST as u64));
         let (mut source, mut sink) = (Source::new(frames(Way::Bridge, 1, size)), Sink::new(TxCaps::NONE));
         let (mut pool, mut burst) = (FixedPool::new(0), Burst::new());
-        bench(&mut group, "platform", || {
+        bench(&mut group, BenchmarkId::from_parameter("platform"), || {
             source.rx(&mut pool, &mut burst);
             sink.tx(&mut burst);
         });
@@ -204,14 +201,14 @@ fn reading(c: &mut Criterion) {
         let frame = scene().frames(way, 1, FrameSize::MIN).next().unwrap();
         if !way.is_tunnelled() {
             // By reference: handing the result out by value would cost more than parsing.
-            bench(&mut group, "plain", || {
+            bench(&mut group, BenchmarkId::from_parameter("plain"), || {
                 black_box(&parse(black_box(&frame), frame.len(), 0));
             });
             continue;
         }
         let packet = packet(&mut pool, &frame);
         assert!(parse_tunnel(&packet, &tables).is_ok());
-        bench(&mut group, way.name(), || {
+        bench(&mut group, BenchmarkId::from_parameter(way.name()), || {
             black_box(&parse_tunnel(black_box(&packet), &tables));
         });
     }
@@ -231,13 +228,17 @@ fn reading(c: &mut Criterion) {
 fn hashing(c: &mut Criterion) {
     let mut group = c.benchmark_group("hash");
     let hasher = BuildHasherDefault::<KeyHasher>::default();
-    bench(&mut group, "mac", || hasher.hash_one(black_box(MacAddr([2, 0, 0, 0, 1, 7]))));
-    bench(&mut group, "ipv4", || hasher.hash_one(black_box(Ipv4Addr::new(10, 244, 1, 7))));
-    bench(&mut group, "ipv6", || {
+    bench(&mut group, BenchmarkId::from_parameter("mac"), || {
+        hasher.hash_one(black_box(MacAddr([2, 0, 0, 0, 1, 7])))
+    });
+    bench(&mut group, BenchmarkId::from_parameter("ipv4"), || {
+        hasher.hash_one(black_box(Ipv4Addr::new(10, 244, 1, 7)))
+    });
+    bench(&mut group, BenchmarkId::from_parameter("ipv6"), || {
         hasher.hash_one(black_box(Ipv6Addr::new(0xfd00, 0x10, 0x244, 1, 0, 0, 0, 7)))
     });
     let peer = v4_key(Ipv4Addr::new(172, 16, 0, 7).to_bits(), 1);
-    bench(&mut group, "peer", || hasher.hash_one(black_box(peer)));
+    bench(&mut group, BenchmarkId::from_parameter("peer"), || hasher.hash_one(black_box(peer)));
     group.finish();
 }
 
@@ -357,7 +358,7 @@ fn applying(c: &mut Criterion) {
             counters: &counters,
             events: &events,
         };
-        bench(&mut group, way.name(), || {
+        bench(&mut group, BenchmarkId::from_parameter(way.name()), || {
             let mut packet = keep.0.take().unwrap();
             renew(&mut packet, black_box(&frame));
             applier.apply(packet, &brief, action, &mut keep);
