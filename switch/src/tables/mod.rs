@@ -16,8 +16,8 @@ pub use hash::{KeyHasher, Map};
 pub use ports::{Place, PodGuard, Port, Ports, Role};
 pub use routes::{NextHop, Prefix, Routes};
 pub use shared::Shared;
-pub(crate) use vteps::{BLOCK_V4, v4_key};
-pub use vteps::{Encap, LocalVtep, Outer, Peers, SourcePorts, Vtep};
+pub(crate) use vteps::BLOCK_V4;
+pub use vteps::{Encap, LocalVtep, Outer, Peers, SourcePorts, Vtep, v4_key};
 
 use crate::limits::Limits;
 use crate::types::{Generation, MacAddr, PortId};
@@ -101,9 +101,9 @@ pub struct Snapshot {
     /// The gateway and the host.
     pub gateway: Gateway,
     /// Longest prefix match over IPv4 destinations. What it does not know goes to the host.
-    pub routes4: Shared<Routes<Ipv4Addr>>,
+    pub routes4: Routes<Ipv4Addr>,
     /// As `routes4`.
-    pub routes6: Shared<Routes<Ipv6Addr>>,
+    pub routes6: Routes<Ipv6Addr>,
     /// Pods of this node that routes lead through; routes name them by index.
     pub hops: Vec<Neighbour>,
     /// Next hops that cost the same; routes name them by index. None is a group, and none of them is empty.

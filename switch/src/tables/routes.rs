@@ -5,6 +5,7 @@
 
 use std::hash::Hash;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use super::Map;
 
@@ -54,13 +55,14 @@ impl Prefix for Ipv6Addr {
     }
 }
 
-/// The routes of one address family.
+/// The routes of one address family. Several snapshots may have the same, as with [`super::Shared`], but without a pointer more on the way
+/// of each lookup.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Routes<A: Prefix>(Vec<(u8, Map<A, NextHop>)>);
+pub struct Routes<A: Prefix>(Arc<[(u8, Map<A, NextHop>)]>);
 
 impl<A: Prefix> Default for Routes<A> {
     fn default() -> Self {
-        Self(Vec::new())
+        Self(Arc::default())
     }
 }
 
@@ -81,9 +83,26 @@ impl<A: Prefix> Routes<A> {
     fn of_len(&mut self, len: u8) -> &mut Map<A, NextHop> {
         let at = self.0.partition_point(|(other, _)| *other > len);
         if self.0.get(at).is_none_or(|(other, _)| *other != len) {
-            self.0.insert(at, (len, Map::default()));
+            let mut all: Vec<_> = match Arc::get_mut(&mut self.0) {
+                Some(own) => own.iter_mut().map(std::mem::take).collect(),
+                None => self.0.to_vec(),
+            };
+            all.insert(at, (len, Map::default()));
+            self.0 = all.into();
         }
-        &mut self.0[at].1
+        &mut Arc::make_mut(&mut self.0)[at].1
+    }
+
+    /// True for the same memory.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Takes the other's memory where that says the same.
+    pub(super) fn keep(&mut self, before: &Self) {
+        if self == before {
+            *self = before.clone();
+        }
     }
 
     /// The longest route to `address`.
