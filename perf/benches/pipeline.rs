@@ -349,6 +349,7 @@ fn applying(c: &mut Criterion) {
         let mut keep = Keep(Some(packet));
         let mut applier = Applier {
             tables: &tables,
+            vteps: &tables.vteps,
             pool: &mut pool,
             ident: &mut ident,
             from: id,
