@@ -9,6 +9,7 @@
 mod attachments;
 mod conflicts;
 mod descriptors;
+mod direct;
 mod flows;
 mod host;
 mod learned;
@@ -102,6 +103,8 @@ pub struct Daemon {
     /// What is wrong beside that.
     problems: Vec<String>,
     ways: HashMap<IpAddr, Way>,
+    /// The kernel's routes that need no tunnel.
+    direct: direct::Direct,
     learned: learned::Learned,
     /// Receive queues, with worker and port, that wait until a snapshot names their port.
     fresh: Vec<(usize, PortId, Rx)>,
@@ -151,7 +154,10 @@ impl Daemon {
                     self.take_events();
                     self.answer_watches();
                 }
-                _ = host_check.tick() => self.check_host_port().await,
+                _ = host_check.tick() => {
+                    self.check_host_port().await;
+                    self.check_direct_routes().await;
+                }
             }
         }
         info!("ending: pods keep their devices, a new weftd takes them up");
@@ -253,7 +259,9 @@ impl Daemon {
         let unwanted = self.take_unwanted(&model);
         self.open_missing(&model).await;
         self.look_up_ways(&model).await;
+        self.put_direct_routes(&model).await;
         self.publish(&model);
+        self.drop_direct_routes().await;
         for id in unwanted {
             self.close_port(id, true).await;
         }
@@ -284,6 +292,7 @@ impl Daemon {
             host: self.host.as_ref().map(|host| (host.port, host.mac)),
             ports: self.pods.iter().map(|(name, open)| (name.clone(), open.port)).collect(),
             ways: self.ways.clone(),
+            direct: self.direct.subnets().clone(),
             source_ports: weft_node::local_port_range()
                 .map_or_else(|_| SourcePorts::default(), |(low, high)| SourcePorts::new(low, high)),
             // Sockets have the kernel fill it in.

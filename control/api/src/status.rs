@@ -131,6 +131,10 @@ pub struct Peer {
     /// The pod networks that it carries.
     #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>))]
     pub subnets: Vec<IpNet>,
+    /// Those of them that are reached without the tunnel.
+    #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>))]
+    pub direct: Vec<IpNet>,
     /// Its addresses in the underlay.
     #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>))]
     pub public_ips: Vec<IpAddr>,

@@ -408,12 +408,13 @@ impl View {
         differs || before != macs(self)
     }
 
-    /// The answers for these destinations that need not be asked for again.
+    /// The answers for these destinations that need not be asked for again. That there is no way is asked again each time: it may
+    /// have been for want of an answer.
     fn fresh(&self, destinations: &[IpAddr]) -> BTreeMap<IpAddr, Found> {
         if self.asked.elapsed() >= FRESH {
             return BTreeMap::new();
         }
-        let known = |ip: &IpAddr| Some((*ip, self.watched.get(ip)?.clone()));
+        let known = |ip: &IpAddr| Some((*ip, self.watched.get(ip).filter(|found| found.is_ok())?.clone()));
         destinations.iter().filter_map(known).collect()
     }
 

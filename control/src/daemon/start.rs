@@ -11,6 +11,7 @@ use tracing::warn;
 use weft_ffi::kernel::udp_claim::{ClaimError, UdpClaim};
 use weft_node::{Lock, Mirror, Neighbours, State};
 
+use super::direct::Direct;
 use super::flows::Watches;
 use super::learned::Learned;
 use super::settings::{SetLogLevel, Settings};
@@ -142,6 +143,7 @@ pub async fn start(setup: Setup) -> Result<Started, StartError> {
         host: None,
         problems: Vec::new(),
         ways: HashMap::new(),
+        direct: Direct::default(),
         learned: Learned::default(),
         fresh: Vec::new(),
         spread: Spread::new(),

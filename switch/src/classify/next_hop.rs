@@ -17,6 +17,8 @@ pub(crate) enum Target {
     Hop(Neighbour),
     Host,
     Vtep(u32),
+    /// To another node, by the node's own stack.
+    Direct(u32),
     /// To one of the group's next hops: which one is chosen for each packet.
     Group(u32),
     /// In the node's own subnet; who has it is to be asked.
@@ -42,6 +44,7 @@ fn target<A: Family>(tables: &Snapshot, dst: A, next_hop: NextHop) -> Target {
             dst.neighbour(tables).map_or(nobody, Target::Neighbour)
         }
         NextHop::Vtep(vtep) => Target::Vtep(vtep),
+        NextHop::Direct(vtep) => Target::Direct(vtep),
         NextHop::Host => Target::Host,
         NextHop::Hop(hop) => {
             let hop = tables.hops.get(hop as usize);
@@ -67,7 +70,7 @@ pub(super) fn member<A: Family>(tables: &Snapshot, from: &Ingress<'_>, group: u3
     let usable = |target: &Target| match target {
         Target::Neighbour(to) => tables.ports.get(to.port).is_some(),
         Target::Hop(to) => to.port != from.id && tables.ports.get(to.port).is_some(),
-        Target::Host => tables.gateway.host.is_some_and(|host| host.port != from.id),
+        Target::Host | Target::Direct(_) => tables.gateway.host.is_some_and(|host| host.port != from.id),
         Target::Vtep(vtep) => {
             !matches!(from.port.role, Role::Uplink)
                 && tables.vteps.get(*vtep as usize).is_some_and(|vtep| vtep.encap.is_some())
@@ -110,16 +113,20 @@ pub(crate) fn way_back(tables: &Snapshot, from: PortId, parsed: &Parsed) -> Opti
 /// The way to `address` for a packet that the switch itself makes, if it `fits`. Of next hops that cost the same, the first
 /// that can be used and fits.
 pub(crate) fn way_to<A: Family>(tables: &Snapshot, address: A, fits: impl Fn(&Way) -> bool) -> Option<Way> {
-    let usable = |target| match target {
-        Target::Neighbour(to) | Target::Hop(to) => tables.ports.get(to.port).map(|_| Way::Neighbour(to)),
-        Target::Host => tables.gateway.host.map(Way::Neighbour),
-        Target::Vtep(vtep) => {
-            let resolved = tables.vteps.get(vtep as usize)?.encap.is_some();
-            resolved.then_some(Way::Vtep(vtep))
+    let host = || tables.gateway.host.map(Way::Neighbour).filter(&fits);
+    let tunnel = |vtep: u32| {
+        let resolved = tables.vteps.get(vtep as usize)?.encap.is_some();
+        resolved.then_some(Way::Vtep(vtep)).filter(&fits)
+    };
+    let way = |target| match target {
+        Target::Neighbour(to) | Target::Hop(to) => {
+            tables.ports.get(to.port).map(|_| Way::Neighbour(to)).filter(&fits)
         }
+        Target::Host => host(),
+        Target::Vtep(vtep) => tunnel(vtep),
+        Target::Direct(vtep) => host().or_else(|| tunnel(vtep)),
         Target::Group(_) | Target::Unknown | Target::Nowhere(_) => None,
     };
-    let way = |target| usable(target).filter(&fits);
     match resolve(tables, address) {
         Target::Group(group) => {
             let members = tables.groups.get(group as usize)?;

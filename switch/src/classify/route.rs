@@ -282,7 +282,7 @@ pub(super) fn route<A: Family>(
         // It has sent the packet here to be routed: given back, it would send it again.
         Target::Hop(to) if to.port == from.id => return Action::Drop(DropReason::SamePort),
         Target::Hop(to) => (Way::Neighbour(to), tables.ports.get(to.port).map(|port| port.mtu)),
-        Target::Host => match tables.gateway.host {
+        Target::Host | Target::Direct(_) => match tables.gateway.host {
             Some(to) if to.port == from.id => return Action::Drop(DropReason::SamePort),
             Some(to) => return Action::Deliver { to, hop: false },
             None => return nowhere(DropReason::NoRoute),

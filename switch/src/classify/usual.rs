@@ -15,7 +15,7 @@ use super::{Action, ECN_CE, ECN_NOT_ECT, Ingress};
 use crate::offload::checksum::udp_checksum_ok;
 use crate::packet::PacketBuf;
 use crate::parse::{Brief, Carries, Ip, L3, Parsed};
-use crate::tables::{LocalVtep, NEAR, Neighbour, PodGuard, Role, Snapshot, v4_key};
+use crate::tables::{LocalVtep, NEAR, NO_VTEP, Neighbour, PodGuard, Role, Snapshot, v4_key};
 use crate::types::{MacAddr, PortId};
 use crate::wire::checksum::ipv4_header_ok;
 use crate::wire::ethernet::{ETHERNET_LEN, EtherType, EthernetView};
@@ -94,9 +94,6 @@ struct Out {
     /// TTL or hop limit less one.
     hop: bool,
 }
-
-/// More than there can be.
-const NO_VTEP: u32 = u32::MAX;
 
 impl Out {
     #[inline(always)]
@@ -464,7 +461,7 @@ impl By<'_> {
             Target::Neighbour(to) => to,
             Target::Hop(to) if to.port != from.id => to,
             // Its kernel routes on, and has an MTU of its own to tell of.
-            Target::Host => {
+            Target::Host | Target::Direct(_) => {
                 let to = tables.gateway.host.filter(|to| to.port != from.id)?;
                 let mac = to.mac.to_bits();
                 return Some(Out { mac, port: to.port, vtep: NO_VTEP, mtu: u32::MAX, hop: false });

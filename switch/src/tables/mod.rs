@@ -13,7 +13,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 pub(crate) use hash::NEAR;
 pub use hash::{KeyHasher, Map};
 pub use ports::{Place, PodGuard, Port, Ports, Role};
-pub use routes::{NextHop, Prefix, Routes};
+pub use routes::{NO_VTEP, NextHop, Prefix, Routes};
 pub(crate) use vteps::{BLOCK_V4, v4_key};
 pub use vteps::{Encap, LocalVtep, Outer, Peers, SourcePorts, Vtep};
 

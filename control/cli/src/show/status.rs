@@ -88,13 +88,14 @@ fn source_line(status: &Status) -> String {
 fn peers(status: &Status, form: Form) -> String {
     let all = form.wide || status.peers.len() <= FEW;
     let shown: Vec<&Peer> = status.peers.iter().filter(|peer| all || !peer.resolved).collect();
-    let mut table = Table::new(form, &["PEER", "SUBNETS", "PUBLIC IPS", "VTEP MAC", "NEXT HOP", "RESOLVED"]);
+    let mut table = Table::new(form, &["PEER", "SUBNETS", "PUBLIC IPS", "VTEP MAC", "WAY", "NEXT HOP", "RESOLVED"]);
     for peer in &shown {
         table.row(vec![
             peer.name.clone(),
             list(&peer.subnets),
             list(&peer.public_ips),
             or_dash(peer.vtep_mac),
+            way(peer).to_owned(),
             or_dash(peer.next_hop),
             yes(peer.resolved),
         ]);
@@ -105,4 +106,12 @@ fn peers(status: &Status, form: Form) -> String {
         out += &format!("\n{hidden} peers are resolved; -o wide lists them\n");
     }
     out
+}
+
+fn way(peer: &Peer) -> &'static str {
+    match peer.direct.len() {
+        0 => "tunnel",
+        some if some < peer.subnets.len() => "both",
+        _ => "direct",
+    }
 }

@@ -55,6 +55,7 @@ fn status() -> Status {
         peers: vec![Peer {
             name: "n2".into(),
             subnets: vec!["10.244.2.0/24".parse().unwrap()],
+            direct: Vec::new(),
             public_ips: vec!["192.0.2.2".parse().unwrap()],
             vtep_mac: Some("02:00:00:00:00:02".parse().unwrap()),
             resolved: true,
@@ -161,8 +162,8 @@ host port     weft0
 pods          2
 peers         1
 
-PEER  SUBNETS        PUBLIC IPS  VTEP MAC           NEXT HOP  RESOLVED
-n2    10.244.2.0/24  192.0.2.2   02:00:00:00:00:02  -         yes
+PEER  SUBNETS        PUBLIC IPS  VTEP MAC           WAY     NEXT HOP  RESOLVED
+n2    10.244.2.0/24  192.0.2.2   02:00:00:00:00:02  tunnel  -         yes
 ",
         ),
         (

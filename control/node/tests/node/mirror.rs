@@ -163,6 +163,24 @@ async fn a_route_that_moves_is_told() {
     .await;
 }
 
+/// Answers are taken again for a moment, but not that there is no way.
+#[tokio::test]
+async fn a_way_that_comes_is_found_by_the_next_question() {
+    let (here, _there) = joined();
+    let namespace = here.name().to_owned();
+    here.run(move || async move {
+        let (mirror, _changes) = Mirror::start(Some("up0"), Neighbours::Leave).await.expect("it starts");
+        let peers = ["192.0.2.2", "203.0.113.1"].map(ip);
+        let paths = mirror.paths(&peers).await;
+        assert!(paths[0].is_ok() && matches!(paths[1], Err(PathError::NoRoute { .. })), "{paths:?}");
+        let words = ["-n", &namespace, "route", "add", "203.0.113.0/24", "via", "192.0.2.2"];
+        assert!(std::process::Command::new("ip").args(words).status().expect("ip runs").success());
+        let paths = mirror.paths(&peers).await;
+        assert_eq!(paths[1].as_ref().map(|path| path.next_hop), Ok(peers[0]));
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_peers_new_mac_address_is_followed_without_any_traffic() {
     let (here, there) = joined();
