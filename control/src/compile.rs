@@ -55,6 +55,8 @@ pub struct Uplink {
     pub tunnel_gso: bool,
     /// The kernel sends the tunnel's packets itself: next hops are its business.
     pub kernel_resolves: bool,
+    /// It brings and takes pods' packets without a tunnel too.
+    pub plain: bool,
 }
 
 /// A port of this node that is open.
@@ -150,6 +152,7 @@ pub fn compile(model: &Model, facts: &Facts, generation: Generation) -> Snapshot
     let mut tables = Snapshot {
         generation,
         vxlan_port: facts.uplink.vxlan_port,
+        uplink_mac: facts.uplink.mac,
         source_ports: facts.source_ports,
         peers: Peers::new(facts.accept_unknown),
         learn_limit: facts.learn_limit,
@@ -293,7 +296,10 @@ fn far_node(tables: &mut Snapshot, ends: &mut Ends, from: &Sources<'_>, peer: &N
         published.into_iter().flatten().for_each(|address| tables.peers.insert(address, vni));
         let direct = !direct_routing.is_never() && from.facts.direct.contains(subnet);
         if direct_routing == DirectRouting::Always {
-            let next_hop = if direct { NextHop::Direct(NO_VTEP) } else { NextHop::Unreachable };
+            let next_hop = match direct {
+                true => direct::next_hop(tables, from, peer, subnet, NO_VTEP),
+                false => NextHop::Unreachable,
+            };
             add_route(tables, subnet, next_hop);
             continue;
         }
@@ -305,7 +311,11 @@ fn far_node(tables: &mut Snapshot, ends: &mut Ends, from: &Sources<'_>, peer: &N
             tables.vteps.push(far_vtep(from, network, peer, address, uplink));
             tables.vteps.len() as u32 - 1
         });
-        add_route(tables, subnet, if direct { NextHop::Direct(index) } else { NextHop::Vtep(index) });
+        let next_hop = match direct {
+            true => direct::next_hop(tables, from, peer, subnet, index),
+            false => NextHop::Vtep(index),
+        };
+        add_route(tables, subnet, next_hop);
     }
 }
 

@@ -288,6 +288,7 @@ impl Daemon {
                 vxlan_port: self.vxlan_port(model),
                 tunnel_gso: socket,
                 kernel_resolves: socket,
+                plain: self.uplink.as_ref().is_some_and(uplink::UplinkPort::is_plain),
             },
             host: self.host.as_ref().map(|host| (host.port, host.mac)),
             ports: self.pods.iter().map(|(name, open)| (name.clone(), open.port)).collect(),
@@ -304,13 +305,14 @@ impl Daemon {
             ageing: self.config.bridge.ageing_s,
             learn_limit: self.config.bridge.learn_limit,
         };
-        let mut own = Vec::new();
+        let (mut own, mut prefixes) = (Vec::new(), Vec::new());
         self.dataplane.publish(|generation| {
             let tables = compile(model, &facts, generation);
             own.extend(tables.local_vteps.iter().map(|vtep| vtep.address));
+            prefixes = uplink::plain_prefixes(&tables);
             tables
         });
-        self.steer(&own);
+        self.steer(&own, prefixes);
         for (worker, id, queue) in self.fresh.drain(..) {
             self.dataplane.attach_rx(worker, id, queue);
         }

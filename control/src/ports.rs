@@ -200,7 +200,8 @@ impl OpenUplink {
     }
 }
 
-/// Opens the uplink for so many workers. `mtu` is followed where a queue has to know it.
+/// Opens the uplink for so many workers. `mtu` is followed where a queue has to know it; `plain`: pods' packets come and go without a
+/// tunnel too, if the kind can have that.
 pub fn open_uplink(
     kind: UplinkKind,
     interface: &str,
@@ -208,12 +209,13 @@ pub fn open_uplink(
     workers: usize,
     mtu: &UnderlayMtu,
     tunnel_gso: TunnelGso,
+    plain: bool,
 ) -> Result<OpenUplink, OpenError> {
     let name: IfName = interface.parse()?;
     match kind {
         UplinkKind::Socket => open_sockets(name, vxlan_port, workers, mtu, tunnel_gso),
         UplinkKind::AfPacket => Ok(OpenUplink::plain(kind, open_packet_sockets(name, vxlan_port, workers)?)),
-        UplinkKind::AfXdp => open_xdp(name, vxlan_port, workers, mtu),
+        UplinkKind::AfXdp => open_xdp(name, vxlan_port, workers, mtu, plain),
     }
 }
 
@@ -224,7 +226,10 @@ fn open_xdp(
     vxlan_port: u16,
     workers: usize,
     mtu: &UnderlayMtu,
+    plain: bool,
 ) -> Result<OpenUplink, OpenError> {
+    /// Subnets of nodes, and the host's addresses within the own ones.
+    const PREFIXES: u32 = 1 << 16;
     /// Receive buffers of a worker, over all of its queues, and the least that one of these has.
     const BUFFERS: u32 = 4096;
     const LEAST: u32 = 512;
@@ -232,7 +237,8 @@ fn open_xdp(
     let senders = u32::try_from(workers).unwrap_or(1).max(1);
     let share = count.div_ceil(senders).next_power_of_two();
     let rx_buffers = (BUFFERS / share.min(BUFFERS)).clamp(LEAST, BUFFERS / 2);
-    let options = XdpOptions { port: vxlan_port, rx_buffers, senders, ..XdpOptions::default() };
+    let prefixes = if plain { PREFIXES } else { 0 };
+    let options = XdpOptions { port: vxlan_port, rx_buffers, senders, prefixes, ..XdpOptions::default() };
     let XdpPort { queues, mode, not_native, steering } = XdpPort::open(name, &options)?;
 
     let mut notes = Vec::new();

@@ -39,8 +39,8 @@
 pub(crate) mod table;
 
 use crate::model::{
-    Attachment, DEFAULT_IFNAME, DirectRouting, Entity, Model, Network, Node, Pod, Route, Target, VhostMode, validate,
-    validate_for_all,
+    Attachment, DEFAULT_IFNAME, DirectRouting, Entity, Model, Network, Node, Pod, Route, Target, VhostMode,
+    validate, validate_for_all,
 };
 use crate::settings::{self, FileError, Places, Reader, Section};
 use ipnet::IpNet;
@@ -98,11 +98,8 @@ pub(crate) fn parse_as(path: &Path, text: String, local_node: Option<&str>) -> R
     Ok(model)
 }
 
-const DIRECT_ROUTING: [(&str, DirectRouting); 3] = [
-    ("never", DirectRouting::Never),
-    ("on-link", DirectRouting::OnLink),
-    ("always", DirectRouting::Always),
-];
+const DIRECT_ROUTING: [(&str, DirectRouting); 3] =
+    [("never", DirectRouting::Never), ("on-link", DirectRouting::OnLink), ("always", DirectRouting::Always)];
 
 /// The networks and the UDP port of them all.
 fn read_networks(sections: Vec<Section<'_>>) -> (Vec<Network>, u16, Vec<Places>) {

@@ -5,9 +5,10 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use weft_node::DirectRoute;
+use weft_switch::tables::{Link, Neighbour, NextHop, Snapshot};
 
-use super::{Way, tunnel_address};
-use crate::model::{DirectRouting, Model, NetworkIndex};
+use super::{Sources, Way, tunnel_address};
+use crate::model::{DirectRouting, Model, NetworkIndex, Node};
 
 /// The routes that the kernel is to have, as far as the ways to the peers allow, and what is wrong with the others.
 ///
@@ -50,4 +51,24 @@ pub fn direct_routes(
         }
     }
     (routes, problems)
+}
+
+/// Where packets to such a subnet go: to the kernel, which has a route, or where the uplink takes them as they are, out by it. Both
+/// directions go the same way, or a kernel that follows connections would see half of each.
+pub(super) fn next_hop(
+    tables: &mut Snapshot,
+    from: &Sources<'_>,
+    peer: &Node,
+    subnet: &IpNet,
+    vtep: u32,
+) -> NextHop {
+    let uplink = &from.facts.uplink;
+    let on_link = || {
+        let port = uplink.port.filter(|_| uplink.plain)?;
+        let mac = from.facts.ways.get(&tunnel_address(peer, subnet)?)?.next_hop_mac?;
+        Some(Neighbour { mac, port })
+    };
+    let Some(to) = on_link() else { return NextHop::Direct(vtep) };
+    tables.links.push(Link { to, vtep });
+    NextHop::OnLink(tables.links.len() as u32 - 1)
 }

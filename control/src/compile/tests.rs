@@ -6,7 +6,7 @@ use crate::model::{DirectRouting, Network, Pod, Route, Target};
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::path::Path;
-use weft_switch::tables::Map;
+use weft_switch::tables::{Link, Map};
 
 /// Three nodes, two networks; the third node is in the first network only.
 const CLUSTER: &str = r#"
@@ -97,6 +97,7 @@ fn facts() -> Facts {
             vxlan_port: 8472,
             tunnel_gso: false,
             kernel_resolves: false,
+            plain: false,
         },
         host: Some((open(1), MacAddr([2, 0, 0, 0, 9, 9]))),
         ports: [("web".to_owned(), open(2)), ("router".to_owned(), open(3))].into(),
@@ -365,7 +366,9 @@ fn peers_on_the_link_can_do_without_the_tunnel() {
     let (routes, problems) = wanted(&directly("always"), &ways_with_a_router());
     assert_eq!(routes, [b]);
     assert_eq!(problems.len(), 2, "{problems:?}");
-    assert!(problems[0].starts_with("node b: ") && problems[0].contains("no underlay address of that family"));
+    assert!(
+        problems[0].starts_with("node b: ") && problems[0].contains("no underlay address of that family")
+    );
     assert!(problems[1].starts_with("node c: ") && problems[1].contains("behind the router 172.16.0.254"));
 
     let mut model = directly("on-link");
@@ -402,6 +405,20 @@ fn what_is_routed_directly_goes_to_the_kernel_and_the_rest_as_before() {
     // What the kernel has says nothing where it is not asked for.
     let tables = with(&parse(""), &[b]);
     assert!(matches!(to(&tables, "10.244.1.9"), NextHop::Vtep(_)));
+
+    // Where the uplink takes such packets, weft sends them itself.
+    let mut facts_plain = Facts { direct: [subnet(b)].into(), ..facts() };
+    facts_plain.uplink.plain = true;
+    let tables = compile(&model, &facts_plain, Generation(1));
+    let to_link = Neighbour { mac: MacAddr([2, 0, 0, 0, 9, 2]), port: port(0) };
+    assert_eq!(to(&tables, "10.244.1.9"), NextHop::OnLink(0));
+    assert_eq!(tables.links, [Link { to: to_link, vtep }]);
+    assert_eq!(tables.uplink_mac, facts_plain.uplink.mac);
+    assert_eq!(to(&tables, "192.0.2.1"), NextHop::Vtep(vtep));
+    facts_plain.ways.get_mut(&ip("172.16.0.2")).unwrap().next_hop_mac = None;
+    let tables = compile(&model, &facts_plain, Generation(1));
+    assert_eq!(to(&tables, "10.244.1.9"), NextHop::Direct(vtep), "the kernel resolves it");
+    assert!(tables.links.is_empty());
 
     let model = directly("always");
     let tables = with(&model, &[b]);

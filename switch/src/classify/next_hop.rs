@@ -5,7 +5,7 @@ use super::{Ingress, Way};
 use crate::drop_reason::DropReason;
 use crate::flow_hash::{again, choose};
 use crate::parse::{Ip, L3, Parsed};
-use crate::tables::{Neighbour, NextHop, Role, Snapshot};
+use crate::tables::{Link, Neighbour, NextHop, Role, Snapshot};
 use crate::types::PortId;
 
 /// Where a destination address leads.
@@ -19,6 +19,8 @@ pub(crate) enum Target {
     Vtep(u32),
     /// To another node, by the node's own stack.
     Direct(u32),
+    /// To another node on the uplink's link.
+    OnLink(Link),
     /// To one of the group's next hops: which one is chosen for each packet.
     Group(u32),
     /// In the node's own subnet; who has it is to be asked.
@@ -45,6 +47,10 @@ fn target<A: Family>(tables: &Snapshot, dst: A, next_hop: NextHop) -> Target {
         }
         NextHop::Vtep(vtep) => Target::Vtep(vtep),
         NextHop::Direct(vtep) => Target::Direct(vtep),
+        NextHop::OnLink(link) => {
+            let link = tables.links.get(link as usize);
+            link.map_or(Target::Nowhere(DropReason::NoRoute), |link| Target::OnLink(*link))
+        }
         NextHop::Host => Target::Host,
         NextHop::Hop(hop) => {
             let hop = tables.hops.get(hop as usize);
@@ -75,7 +81,8 @@ pub(super) fn member<A: Family>(tables: &Snapshot, from: &Ingress<'_>, group: u3
             !matches!(from.port.role, Role::Uplink)
                 && tables.vteps.get(*vtep as usize).is_some_and(|vtep| vtep.encap.is_some())
         }
-        Target::Group(_) | Target::Unknown | Target::Nowhere(_) => false,
+        // No group has one: routes through other nodes' pods need the tunnel.
+        Target::OnLink(_) | Target::Group(_) | Target::Unknown | Target::Nowhere(_) => false,
     };
     let chosen = members.get(choose(hash, members.len())).map(target);
     if let Some(target) = chosen.filter(usable) {
@@ -90,7 +97,8 @@ pub(super) fn member<A: Family>(tables: &Snapshot, from: &Ingress<'_>, group: u3
 ///
 /// A pod's is the port it came by. What came from the host goes to the host, whatever the source: what its kernel sends for
 /// others it may have translated, and only it knows back. What came out of the tunnel is answered into the tunnel and
-/// nowhere else, so that no peer can have the switch speak to a pod by inventing its address. Behind a trusted
+/// nowhere else, so that no peer can have the switch speak to a pod by inventing its address; what came by the uplink without one,
+/// to a node that does without. Behind a trusted
 /// port may be many: theirs is where the tables say, and the port itself where they don't know.
 pub(crate) fn way_back(tables: &Snapshot, from: PortId, parsed: &Parsed) -> Option<Way> {
     let port = tables.ports.get(from)?;
@@ -106,7 +114,8 @@ pub(crate) fn way_back(tables: &Snapshot, from: PortId, parsed: &Parsed) -> Opti
         Role::Pod(_) => Some(behind),
         Role::Host => tables.gateway.host.map(Way::Neighbour),
         Role::Trusted => Some(known(|_| true).unwrap_or(behind)),
-        Role::Uplink => known(|way| matches!(way, Way::Vtep(_))),
+        Role::Uplink if parsed.l2 > 0 => known(|way| matches!(way, Way::Vtep(_))),
+        Role::Uplink => known(|way| matches!(way, Way::OnLink(_))),
     }
 }
 
@@ -125,6 +134,7 @@ pub(crate) fn way_to<A: Family>(tables: &Snapshot, address: A, fits: impl Fn(&Wa
         Target::Host => host(),
         Target::Vtep(vtep) => tunnel(vtep),
         Target::Direct(vtep) => host().or_else(|| tunnel(vtep)),
+        Target::OnLink(link) => Some(Way::OnLink(link.to)).filter(&fits).or_else(|| tunnel(link.vtep)),
         Target::Group(_) | Target::Unknown | Target::Nowhere(_) => None,
     };
     match resolve(tables, address) {

@@ -29,6 +29,15 @@ pub struct Neighbour {
     pub port: PortId,
 }
 
+/// Another node that weft exchanges pods' packets with as they are: on the link of the uplink.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Link {
+    /// Its MAC address there, and the uplink's port.
+    pub to: Neighbour,
+    /// Its VTEP: what comes out of the tunnel all the same is answered there. [`NO_VTEP`]: it has none.
+    pub vtep: u32,
+}
+
 /// The gateway that weft is for its pods, and the host behind it.
 #[derive(Debug, Clone, Default)]
 pub struct Gateway {
@@ -104,6 +113,11 @@ pub struct Snapshot {
     pub routes6: Routes<Ipv6Addr>,
     /// Pods of this node that routes lead through; routes name them by index.
     pub hops: Vec<Neighbour>,
+    /// Nodes that are reached without the tunnel; routes name them by index. From their subnets, and from nowhere else, such
+    /// packets are taken.
+    pub links: Vec<Link>,
+    /// The MAC address that they know this node by.
+    pub uplink_mac: MacAddr,
     /// Next hops that cost the same; routes name them by index. None is a group, and none of them is empty.
     pub groups: Vec<Box<[NextHop]>>,
     /// The ports of the segment: where broadcasts go. Pods and the host.

@@ -88,7 +88,8 @@ fn source_line(status: &Status) -> String {
 fn peers(status: &Status, form: Form) -> String {
     let all = form.wide || status.peers.len() <= FEW;
     let shown: Vec<&Peer> = status.peers.iter().filter(|peer| all || !peer.resolved).collect();
-    let mut table = Table::new(form, &["PEER", "SUBNETS", "PUBLIC IPS", "VTEP MAC", "WAY", "NEXT HOP", "RESOLVED"]);
+    let mut table =
+        Table::new(form, &["PEER", "SUBNETS", "PUBLIC IPS", "VTEP MAC", "WAY", "NEXT HOP", "RESOLVED"]);
     for peer in &shown {
         table.row(vec![
             peer.name.clone(),

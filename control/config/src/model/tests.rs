@@ -465,7 +465,11 @@ fn without_a_tunnel_a_peer_needs_no_vtep_and_leads_no_route_of_others() {
     };
     let found = with(&direct, through_b()).expect_err("a could not hand it to b");
     assert_eq!((found.len(), found[0].setting().as_str()), (1, "via[0]"));
-    assert!(found[0].reason.contains("node \"b\"") && found[0].remedy.contains("node = \"b\""), "{}", found[0]);
+    assert!(
+        found[0].reason.contains("node \"b\"") && found[0].remedy.contains("node = \"b\""),
+        "{}",
+        found[0]
+    );
     let on_b = Route { node: Some("b".to_owned()), ..through_b() };
     assert_eq!(with(&direct, on_b.clone()), Ok(()));
     assert!(with(&direct, Route { node: Some("a".to_owned()), ..on_b }).is_err());

@@ -114,9 +114,7 @@ async fn what_the_kernel_refuses_is_told_and_the_others_are_there() {
 async fn whether_the_kernel_forwards() {
     let (node, _peer) = joined();
     node.ip("tuntap add dev weft0 mode tap");
-    let missing = || {
-        node.run(|| async { [false, true].map(|v6| forwarding_to_set(["weft0", "up0"], v6)) })
-    };
+    let missing = || node.run(|| async { [false, true].map(|v6| forwarding_to_set(["weft0", "up0"], v6)) });
     node.sysctl("ipv4/ip_forward", "0").await;
     assert_eq!(missing().await, [Some("net.ipv4.ip_forward"), Some("net.ipv6.conf.all.forwarding")]);
     node.sysctl("ipv4/ip_forward", "1").await;

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use weft_api::{LocalVtep, Mac, Route, RouteKind, Routes, Vtep, Vteps};
 use weft_switch::drop_reason::DropReason;
-use weft_switch::tables::{self, NextHop, Snapshot};
+use weft_switch::tables::{self, NO_VTEP, NextHop, Snapshot};
 use weft_switch::types::{MacAddr, PortId, Vni};
 
 use crate::compile::tunnel_address;
@@ -62,6 +62,7 @@ impl Daemon {
                 }
                 let index = match route_exactly(tables, subnet) {
                     Some(NextHop::Vtep(index) | NextHop::Direct(index)) => Some(index),
+                    Some(NextHop::OnLink(link)) => tables.links.get(link as usize).map(|link| link.vtep),
                     _ => None,
                 };
                 ends.push(FarEnd { index, node, network, mac, address });
@@ -189,6 +190,14 @@ impl Legend<'_> {
                     port: Some(self.uplink.clone()),
                     mtu,
                     ..blank
+                }
+            }
+            NextHop::OnLink(index) => {
+                let port = self.tables.links.get(index as usize).map(|link| link.to.port);
+                Route {
+                    port: Some(self.uplink.clone()),
+                    mtu: port.and_then(|port| self.mtu_of(port)),
+                    ..self.route(to, NextHop::Direct(NO_VTEP))
                 }
             }
             NextHop::Direct(_) => {
