@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 
 use thiserror::Error;
+use weft_api::LargeFrames;
 use weft_ffi::dpdk::{EthConfig, EthError, EthPort, VhostConfig, VhostError, VhostPort};
 use weft_ffi::kernel::interface::{IfName, NameError};
 use weft_ffi::kernel::packet::{Filter, PacketError, PacketTx, RxOptions, RxRing, TxOptions};
@@ -18,6 +19,7 @@ use weft_switch::drivers::{
     delete_tap, tap_queues,
 };
 use weft_switch::types::{MacAddr, Mtu};
+use weft_sync::counter::Counter;
 
 use crate::config::{TunnelGso, UplinkKind};
 use crate::dataplane::{Dataplane, Device};
@@ -188,6 +190,10 @@ pub struct OpenUplink {
     pub how: String,
     /// What the operator should know, a sentence each.
     pub notes: Vec<String>,
+    /// What becomes of large frames.
+    pub large_frames: LargeFrames,
+    /// How many of them went whole, worker by worker.
+    pub went_whole: Vec<Arc<Counter>>,
     /// The program that has to be told the tunnel's addresses, as long as the queues are open.
     pub steering: Weak<Steering>,
 }
@@ -196,7 +202,14 @@ impl OpenUplink {
     /// Of queues that are the same for each worker.
     fn plain(kind: UplinkKind, queues: Vec<(Rx, Tx)>) -> Self {
         let queues = queues.into_iter().map(|(rx, tx)| (Some(rx), tx)).collect();
-        Self { queues, how: kind.as_str().to_owned(), notes: Vec::new(), steering: Weak::new() }
+        Self {
+            queues,
+            how: kind.as_str().to_owned(),
+            notes: Vec::new(),
+            large_frames: LargeFrames::Cut,
+            went_whole: Vec::new(),
+            steering: Weak::new(),
+        }
     }
 }
 
@@ -265,7 +278,8 @@ fn open_xdp(
         })
     });
     let queues = queues.collect::<Result<_, OpenError>>()?;
-    Ok(OpenUplink { queues, how, notes, steering: Arc::downgrade(&steering) })
+    let (large_frames, went_whole) = (LargeFrames::Cut, Vec::new());
+    Ok(OpenUplink { queues, how, notes, large_frames, went_whole, steering: Arc::downgrade(&steering) })
 }
 
 fn open_sockets(
@@ -290,16 +304,23 @@ fn open_sockets(
         Err(error) if error.kind() == std::io::ErrorKind::Unsupported => (Vec::new(), None),
         Err(error) => (Vec::new(), Some(error)),
     };
-    let how = if whole.is_empty() { "socket" } else { "socket, with large frames cut behind it" };
+    let (how, large_frames) = match whole.is_empty() {
+        true => ("socket", LargeFrames::Kernel),
+        false => ("socket, with large frames cut behind it", LargeFrames::Whole),
+    };
+    let mut went_whole = Vec::new();
     let queues = sockets.into_iter().map(|socket| {
         let rx = SocketRx::new(socket, icmp.take(), vxlan_port, mtu.clone()).map_err(OpenError::Wait)?;
-        Ok((Rx::Socket(Box::new(rx)), Tx::Socket(Box::new(SocketTx::open(vxlan_port, whole.pop())?))))
+        let tx = SocketTx::open(vxlan_port, whole.pop())?;
+        went_whole.push(tx.went_whole());
+        Ok((Rx::Socket(Box::new(rx)), Tx::Socket(Box::new(tx))))
     });
     let uplink = OpenUplink::plain(UplinkKind::Socket, queues.collect::<Result<_, OpenError>>()?);
     let note = refused.map(|error| {
         format!("uplink {name}: large frames are cut before they are sent, as the kernel does not take them whole: {error}")
     });
-    Ok(OpenUplink { how: how.to_owned(), notes: note.into_iter().collect(), ..uplink })
+    let (how, notes) = (how.to_owned(), note.into_iter().collect());
+    Ok(OpenUplink { how, notes, large_frames, went_whole, ..uplink })
 }
 
 fn open_packet_sockets(name: IfName, vxlan_port: u16, workers: usize) -> Result<Vec<(Rx, Tx)>, OpenError> {

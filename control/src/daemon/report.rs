@@ -29,6 +29,7 @@ impl Daemon {
         let uplink = self.mirror.uplink();
         let model = &self.model;
         let networks = NetworkIndex::new(model);
+        let (large_frames, whole_frames) = self.large_frames();
         // The first network; a valid model has one.
         let network = model.networks.first();
         let problems = self.all_problems();
@@ -61,6 +62,8 @@ impl Daemon {
                 kind: self.uplink_kind().as_str().to_owned(),
                 mtu: uplink.mtu,
                 addresses: uplink.addresses.iter().map(|net| net.addr()).collect(),
+                large_frames,
+                whole_frames,
             },
             network: Network {
                 ipv4: network.and_then(|network| network.ipv4),
@@ -244,6 +247,7 @@ impl Daemon {
             generation: self.dataplane.generation().0,
             problems: self.all_problems().len() as u64,
             ready: self.not_ready().is_empty(),
+            whole_frames: self.large_frames().1,
             source: "file",
             source_in_force: self.source.error.is_none(),
             source_loaded: self.source.loaded.map(unix_seconds),

@@ -4,9 +4,10 @@
 //! status says why. It is tried again when the interface is another one or has changed.
 
 use std::net::IpAddr;
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 
 use tracing::{info, warn};
+use weft_api::LargeFrames;
 use weft_ffi::kernel::interface;
 use weft_ffi::kernel::udp_claim::{ClaimError, UdpClaim};
 use weft_ffi::kernel::xdp::{Side, Steering};
@@ -14,6 +15,7 @@ use weft_node::Uplink;
 use weft_switch::drivers::UnderlayMtu;
 use weft_switch::tables::{NextHop, Snapshot};
 use weft_switch::types::PortId;
+use weft_sync::counter::Counter;
 
 use super::Daemon;
 use crate::config::UplinkKind;
@@ -34,6 +36,9 @@ pub(super) struct UplinkPort {
     mtu: UnderlayMtu,
     /// What they cannot follow.
     shape: Option<Shape>,
+    /// What becomes of large frames.
+    large_frames: LargeFrames,
+    went_whole: Vec<Arc<Counter>>,
     /// The program, where there is one: it goes with the queues.
     steering: Weak<Steering>,
 }
@@ -111,6 +116,13 @@ impl Daemon {
         }
     }
 
+    /// What becomes of large frames on the uplink, and how many have gone whole since it was opened.
+    pub(super) fn large_frames(&self) -> (LargeFrames, u64) {
+        let open = self.uplink.as_ref();
+        let whole = open.iter().flat_map(|open| &open.went_whole).map(|count| count.get()).sum();
+        (open.map_or(LargeFrames::Cut, |open| open.large_frames), whole)
+    }
+
     /// What is worth knowing about the uplink.
     pub(super) fn uplink_notes(&self) -> impl Iterator<Item = String> + '_ {
         self.uplink.iter().flat_map(|open| open.notes.iter().cloned())
@@ -172,7 +184,8 @@ impl Daemon {
             (kind, served, why) = (old.kind, old.vxlan_port, None);
             opened = self.open_as(kind, &uplink, served, &mtu, None, plain).await;
         }
-        let (OpenUplink { queues, how, mut notes, steering }, claim) = match opened {
+        let (OpenUplink { queues, how, mut notes, large_frames, went_whole, steering }, claim) = match opened
+        {
             Ok(opened) => opened,
             Err(error) => return self.problems.push(error.to_string()),
         };
@@ -189,8 +202,18 @@ impl Daemon {
         info!("uplink {} ({how}): MTU {}, VXLAN port {served}", uplink.name, uplink.mtu);
         notes.extend(why);
         notes.iter().for_each(|note| warn!("{note}"));
-        let opened =
-            UplinkPort { id, kind, notes, index: uplink.index, vxlan_port: served, mtu, shape, steering };
+        let opened = UplinkPort {
+            id,
+            kind,
+            notes,
+            index: uplink.index,
+            vxlan_port: served,
+            mtu,
+            shape,
+            large_frames,
+            went_whole,
+            steering,
+        };
         let old = self.uplink.replace(opened);
         if let Some(old) = old {
             self.publish(model);

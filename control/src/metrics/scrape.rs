@@ -31,6 +31,7 @@ pub struct Scrape {
     pub(crate) peers: u64,
     pub(crate) peers_resolved: u64,
     pub(crate) peers_direct: u64,
+    pub(crate) whole_frames: u64,
     /// MAC addresses that are learned now.
     pub(crate) learned: u64,
     /// Addresses that two stations claim now.
@@ -185,6 +186,9 @@ impl Scrape {
         gauge(to, "weft_peers_resolved", None, help, self.peers_resolved)?;
         let help = "Other nodes of which pods are reached without the tunnel.";
         gauge(to, "weft_peers_direct", None, help, self.peers_direct)?;
+        let help =
+            "Frames that the kernel got whole, since the uplink was opened: one tunnel packet for many.";
+        counters(to, "weft_uplink_whole_frames", None, help, [(Vec::new(), self.whole_frames)])?;
         let help = "MAC addresses that are learned behind trusted ports now.";
         gauge(to, "weft_fdb_learned_entries", None, help, self.learned)?;
         let help = "Addresses that a second station claims: see `weft neigh`.";

@@ -2,14 +2,15 @@
 
 use std::fs;
 
-use weft_api::{RouteKind, State};
+use weft_api::{Route, RouteKind, State};
 
 use crate::lab::{Lab, Namespace, VTEP_MACS, Weftd, tap_pod, wait_for};
 use crate::tunnel::{kernel_node, stream};
 
 /// The cluster file of the lab with this setting, over both underlays.
 fn cluster(word: &str) -> String {
-    let text = crate::lab::nodes(&[0, 1]).replace("[network]\n", &format!("[network]\ndirect_routing = \"{word}\"\n"));
+    let text = crate::lab::nodes(&[0, 1])
+        .replace("[network]\n", &format!("[network]\ndirect_routing = \"{word}\"\n"));
     (1..=2).fold(text, |text, host| {
         let v4 = format!("public_ip = \"172.16.0.{host}\"\n");
         text.replace(&v4, &format!("{v4}public_ipv6 = \"fd00:172:16::{host}\"\n"))
@@ -77,6 +78,12 @@ impl Nodes {
         ] {
             stream(from, to, address);
         }
+    }
+
+    fn way_to(&self, address: &str) -> Route {
+        let address = address.parse().expect("an address");
+        let routes = self.lab.ask(async |weftd| weftd.route_to(address).await).expect("an answer");
+        routes.routes.into_iter().next().expect("a route")
     }
 
     /// How many packets weft has put into the tunnel, and taken out of it.
@@ -153,7 +160,9 @@ fn both_forms_are_taken_from_one_peer() {
 fn every_node_takes_one_hop() {
     let nodes = Nodes::new("socket", "on-link", 1430);
     send_directly(&nodes.lab.peer);
-    for (from, to) in [(&nodes.web, "10.244.1.2"), (&nodes.far, "10.244.0.2"), (&nodes.web, "fd00:10:244:1::2")] {
+    for (from, to) in
+        [(&nodes.web, "10.244.1.2"), (&nodes.far, "10.244.0.2"), (&nodes.web, "fd00:10:244:1::2")]
+    {
         let ends = |hops: u8| from.exec(&format!("ping -n -q -c 1 -W 2 -t {hops} {to}")).status.success();
         assert!(!ends(2) && ends(3), "{to}: two hops do not lead to the end, three do");
     }
@@ -189,8 +198,7 @@ fn host_gw_carries_the_underlays_whole_mtu() {
         assert!(from.exec(&ping).status.success(), "{} does not reach {to} with {size}", from.name());
     }
     nodes.assert_carries();
-    let route = nodes.lab.ask(async |weftd| weftd.routes(Some([10, 244, 1, 2].into())).await).expect("a route");
-    let route = &route.routes[0];
+    let route = nodes.way_to("10.244.1.2");
     assert_eq!((route.kind, route.node.as_deref()), (RouteKind::Direct, Some("b")));
     assert_eq!(route.via, ["172.16.0.2".parse::<std::net::IpAddr>().expect("an address")]);
 }
@@ -232,10 +240,7 @@ fn a_peer_behind_a_router_has_the_tunnel() {
     lab.node.ip("link del up0");
     lab.node.ip(&format!("link add up0 type veth peer name a netns {}", router.name()));
     lab.peer.ip(&format!("link add up0 type veth peer name b netns {}", router.name()));
-    for (node, own, other, gateway) in [
-        (&lab.node, 1, 2, "172.16.9.1"),
-        (&lab.peer, 2, 1, "172.16.9.2"),
-    ] {
+    for (node, own, other, gateway) in [(&lab.node, 1, 2, "172.16.9.1"), (&lab.peer, 2, 1, "172.16.9.2")] {
         let side = gateway.rsplit('.').next().expect("a number");
         node.ip_batch(&[
             &format!("addr add 172.16.0.{own}/32 dev up0"),
@@ -276,9 +281,12 @@ fn a_peer_behind_a_router_has_the_tunnel() {
     // With host-gw it is not reached at all, and that is said.
     lab.replace_cluster(&(cluster("always") + &tap_pod("web", 2, &nodes.web)));
     let status = wait_for("a word about b", || {
-        Some(lab.status()).filter(|status| status.problems.iter().any(|problem| problem.contains("behind the router")))
+        Some(lab.status())
+            .filter(|status| status.problems.iter().any(|problem| problem.contains("behind the router")))
     });
-    assert!(status.problems.iter().any(|problem| problem.contains("node b") && problem.contains("172.16.9.1")));
+    assert!(
+        status.problems.iter().any(|problem| problem.contains("node b") && problem.contains("172.16.9.1"))
+    );
     assert!(!status.peers[0].resolved);
     let told = nodes.web.exec("ping -n -c 1 -W 5 10.244.1.2");
     let said = String::from_utf8_lossy(&told.stdout).into_owned();
@@ -359,7 +367,10 @@ fn a_kernel_that_does_not_forward_is_named() {
     let _weftd = lab.start();
     let status = lab.status();
     let says = |setting: &str| status.problems.iter().filter(|problem| problem.contains(setting)).count();
-    assert_eq!((status.state, says("net.ipv4.ip_forward"), says("net.ipv6.conf.all.forwarding")), (State::Degraded, 1, 1));
+    assert_eq!(
+        (status.state, says("net.ipv4.ip_forward"), says("net.ipv6.conf.all.forwarding")),
+        (State::Degraded, 1, 1)
+    );
     forward(&lab.node);
     send_directly(&lab.peer);
     wait_for("all to be well", || (lab.status().state == State::Ready).then_some(()));
@@ -377,13 +388,17 @@ fn two_weft_nodes_on_one_link() {
     forward(&lab.peer);
     lab.configure("", "kind = \"socket\"", "");
     let config = fs::read_to_string(lab.path("weftd.toml")).expect("a's settings");
-    let config = config.replace("\"a\"", "\"b\"").replace("weftd.sock", "b.sock").replace("/state\"", "/b-state\"");
+    let config =
+        config.replace("\"a\"", "\"b\"").replace("weftd.sock", "b.sock").replace("/state\"", "/b-state\"");
     fs::write(lab.path("b.toml"), config).expect("b's settings");
     let _weftds = [lab.start(), Weftd::spawn_on(&lab, &lab.peer, &[], &lab.path("b.toml")).ready()];
     lab.peer_resolved();
-    for (from, to) in
-        [(&pods[0], "10.244.1.2"), (&pods[1], "10.244.0.2"), (&pods[0], "fd00:10:244:1::2"), (&lab.node, "10.244.1.2")]
-    {
+    for (from, to) in [
+        (&pods[0], "10.244.1.2"),
+        (&pods[1], "10.244.0.2"),
+        (&pods[0], "fd00:10:244:1::2"),
+        (&lab.node, "10.244.1.2"),
+    ] {
         wait_for("the way", || from.reaches(to).then_some(()));
         assert!(from.pings(to), "{} does not reach {to}", from.name());
     }
@@ -393,4 +408,62 @@ fn two_weft_nodes_on_one_link() {
     let ports = lab.stats().ports;
     let uplink = ports.iter().find(|port| port.kind == "uplink").expect("the uplink");
     assert_eq!((uplink.tx_packets, uplink.rx_packets), (0, 0));
+}
+
+/// With an XDP program before the kernel, weft sends and takes such packets itself.
+#[test]
+fn by_xdp_pods_packets_pass_the_kernel_by() {
+    let nodes = Nodes::new("af_xdp", "never", 1430);
+    assert_eq!(nodes.lab.status().uplink.kind, "af_xdp");
+    nodes.assert_reached();
+    // The program is another one then: the change is followed.
+    nodes.lab.replace_cluster(&(cluster("on-link") + &tap_pod("web", 2, &nodes.web)));
+    let by_weft = |net: &str| {
+        let route = nodes.way_to(net);
+        (route.kind == RouteKind::Direct && route.port.as_deref() == Some("up0") && route.mtu == Some(1500))
+            .then_some(())
+    };
+    for net in ["10.244.1.2", "fd00:10:244:1::2"] {
+        wait_for("weft's own way", || by_weft(net));
+    }
+    send_directly(&nodes.lab.peer);
+    assert_eq!(direct_routes(&nodes.lab.node), TO_B, "the host needs them");
+    let status = nodes.lab.status();
+    assert_eq!((status.uplink.kind.as_str(), status.problems), ("af_xdp", Vec::new()));
+    nodes.assert_reached();
+    let forwarded = || nodes.lab.node.snmp("Ip", "ForwDatagrams");
+    let (before, tunnelled) = (forwarded(), nodes.tunnelled());
+    stream(&nodes.web, &nodes.far, "10.244.1.2");
+    stream(&nodes.far, &nodes.web, "10.244.0.2");
+    assert_eq!(forwarded(), before, "the kernel of a forwards nothing between pods");
+    stream(&nodes.web, &nodes.far, "fd00:10:244:1::2");
+    stream(&nodes.far, &nodes.web, "fd00:10:244::2");
+    let after = nodes.tunnelled();
+    assert!(after.0 > tunnelled.0 + 1000 && after.1 > tunnelled.1 + 1000, "weft has sent and taken them");
+    stream(&nodes.lab.node, &nodes.far, "10.244.1.2");
+    assert!(nodes.far.pings("10.244.0.0"), "the host's address in the subnet is the kernel's");
+
+    // Each node is one hop, and weft is the one that speaks.
+    for (from, to) in [(&nodes.web, "10.244.1.2"), (&nodes.far, "10.244.0.2"), (&nodes.far, "fd00:10:244::2")]
+    {
+        let ends = |hops: u8| from.exec(&format!("ping -n -q -c 1 -W 2 -t {hops} {to}")).status.success();
+        assert!(!ends(2) && ends(3), "{to}: two hops do not lead to the end, three do");
+    }
+    for words in ["-t 2 10.244.0.2", "10.244.0.99"] {
+        let told = nodes.far.exec(&format!("ping -n -c 1 -W 5 {words}"));
+        let said = String::from_utf8_lossy(&told.stdout).into_owned();
+        assert!(said.contains("From 10.244.0.1"), "{said}");
+    }
+    nodes.lab.counters_balance();
+    for reason in ["not_tunnel", "gso_malformed", "tx_not_taken", "rx_too_long"] {
+        assert_eq!(nodes.lab.drops(reason), 0, "{reason}");
+    }
+
+    // The other form is taken as well.
+    let near = VTEP_MACS[0];
+    nodes.lab.peer.must("sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.up0.rp_filter=0 net.ipv4.conf.flannel/1.rp_filter=0");
+    nodes.lab.peer.ip("route replace 10.244.0.0/24 via 10.244.0.0 dev flannel.1 onlink");
+    assert!(nodes.lab.peer.ip("neigh show dev flannel.1").contains(near));
+    assert!(nodes.far.pings("10.244.0.2"));
+    stream(&nodes.far, &nodes.web, "10.244.0.2");
 }

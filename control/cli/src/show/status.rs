@@ -1,6 +1,6 @@
 //! `weft status`.
 
-use weft_api::{Peer, State, Status};
+use weft_api::{LargeFrames, Peer, State, Status, Uplink};
 
 use super::yes;
 use crate::table::{Table, bytes, duration, list, or_dash, pairs};
@@ -44,6 +44,7 @@ impl Show for Status {
             "uplink",
             format!("{} ({}), MTU {}, {addresses}", uplink.interface, uplink.kind, uplink.mtu),
         ));
+        lines.push(("large frames", large_frames(uplink)));
         let network = &self.network;
         let nets: Vec<String> = network
             .ipv4
@@ -114,5 +115,13 @@ fn way(peer: &Peer) -> &'static str {
         0 => "tunnel",
         some if some < peer.subnets.len() => "both",
         _ => "direct",
+    }
+}
+
+fn large_frames(uplink: &Uplink) -> String {
+    match uplink.large_frames {
+        LargeFrames::Cut => "cut before they are sent".to_owned(),
+        LargeFrames::Kernel => "cut by the kernel (UDP_SEGMENT)".to_owned(),
+        LargeFrames::Whole => format!("whole where that works, {} so far", uplink.whole_frames),
     }
 }
