@@ -239,8 +239,8 @@ fn a_peer_behind_a_router_has_the_tunnel() {
     }
     // a - router - b, with b's addresses as they were.
     lab.node.ip("link del up0");
-    lab.node.ip(&format!("link add up0 type veth peer name a netns {}", router.name()));
-    lab.peer.ip(&format!("link add up0 type veth peer name b netns {}", router.name()));
+    lab.node.ip(&format!("link add up0 type veth peer name to-a netns {}", router.name()));
+    lab.peer.ip(&format!("link add up0 type veth peer name to-b netns {}", router.name()));
     for (node, own, other, gateway) in [(&lab.node, 1, 2, "172.16.9.1"), (&lab.peer, 2, 1, "172.16.9.2")] {
         let side = gateway.rsplit('.').next().expect("a number");
         node.ip_batch(&[
@@ -252,7 +252,7 @@ fn a_peer_behind_a_router_has_the_tunnel() {
             &format!("route add fd00:9::{side} dev up0"),
             &format!("route add fd00:172:16::{other} via fd00:9::{side} dev up0 src fd00:172:16::{own}"),
         ]);
-        let port = if own == 1 { "a" } else { "b" };
+        let port = if own == 1 { "to-a" } else { "to-b" };
         router.ip_batch(&[
             &format!("addr add {gateway}/32 dev {port}"),
             &format!("addr add fd00:9::{side}/128 dev {port} nodad"),

@@ -6,7 +6,7 @@ use crate::offload::{Checksum, Gso, GsoKind, Offload};
 use crate::packet::HeapBuf;
 use crate::parse::{parse, parse_tunnel};
 use crate::stations::Stations;
-use crate::tables::{Encap, Gateway, Neighbour, NextHop, Outer, Place, Port, Vtep};
+use crate::tables::{Encap, Gateway, Link, Neighbour, NextHop, Outer, Place, Port, Vtep};
 use crate::types::{Mtu, Vni};
 use crate::wire::checksum::Sum;
 use proptest::prelude::*;
@@ -67,6 +67,9 @@ fn tables(vteps: usize) -> Snapshot {
     tables.routes4.insert([10, 244, 3, 0].into(), 24, NextHop::Hop(0));
     tables.routes4.insert([10, 244, 4, 0].into(), 24, NextHop::Group(0));
     tables.routes4.insert([10, 244, 5, 0].into(), 24, NextHop::Blackhole);
+    tables.routes4.insert([10, 244, 6, 0].into(), 24, NextHop::Direct(0));
+    tables.routes4.insert([10, 244, 7, 0].into(), 24, NextHop::OnLink(0));
+    tables.links.push(Link { to: Neighbour { mac: pod_mac(8), port: id(UPLINK) }, vtep: 0 });
     tables.routes6.insert("fd00::".parse().unwrap(), 112, NextHop::Local);
     tables.routes6.insert("fd00::1:0".parse().unwrap(), 112, NextHop::Vtep(0));
     let (vni, own) = (Vni::new(1).unwrap(), [172, 16, 0, 1].into());
@@ -110,7 +113,7 @@ fn any_plain() -> impl Strategy<Value = Vec<u8>> {
     let payload = prop_oneof![Just(18usize), 0..30usize, Just(590)];
     let dst = prop_oneof![Just(GATEWAY), (1u8..6).prop_map(|pod| [2, 0, 0, 0, 0, pod]), any::<[u8; 6]>()];
     let protocol = prop_oneof![Just(6u8), Just(17), Just(1), any::<u8>()];
-    (dst, 0u8..6, 0u8..5, protocol, payload, any::<bool>()).prop_map(
+    (dst, 0u8..8, 0u8..5, protocol, payload, any::<bool>()).prop_map(
         |(mac, net, host, protocol, len, is_v4)| {
             let payload = vec![0x11; len];
             let src = pod_mac(POD).0;
@@ -131,7 +134,7 @@ fn any_plain() -> impl Strategy<Value = Vec<u8>> {
 
 /// What a peer sends.
 fn any_tunnelled() -> impl Strategy<Value = Vec<u8>> {
-    (0u8..6, 0u8..5, 0usize..30).prop_map(|(net, host, len)| {
+    (0u8..8, 0u8..5, 0usize..30).prop_map(|(net, host, len)| {
         let inner = v4([10, 244, 1, 7], [10, 244, net, host], 17, &vec![0x11; len]);
         let inner = ethernet(VTEP, pod_mac(0xab).0, [8, 0], &inner);
         let mut udp = vec![0x99, 0x99, 0x21, 0x18, 0, (16 + inner.len()) as u8, 0, 0, 8, 0, 0, 0, 0, 0, 1, 0];
