@@ -188,7 +188,9 @@ impl Scrape {
         gauge(to, "weft_peers_direct", None, help, self.peers_direct)?;
         let help =
             "Frames that the kernel got whole, since the uplink was opened: one tunnel packet for many.";
-        counters(to, "weft_uplink_whole_frames", None, help, [(Vec::new(), self.whole_frames)])?;
+        let mut encoder =
+            to.encode_descriptor("weft_uplink_whole_frames", help, None, MetricType::Counter)?;
+        encoder.encode_counter::<Labels, u64, f64>(&self.whole_frames, None)?;
         let help = "MAC addresses that are learned behind trusted ports now.";
         gauge(to, "weft_fdb_learned_entries", None, help, self.learned)?;
         let help = "Addresses that a second station claims: see `weft neigh`.";
