@@ -1,12 +1,13 @@
 //! Compile: the desired state and the node's facts in, one snapshot for the dataplane out. A pure function, so that the
 //! same state always gives the same tables. Linear in the number of nodes and pods, because every change compiles anew.
 
+mod direct;
 mod mtu;
 mod routes;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -14,13 +15,14 @@ use ipnet::IpNet;
 use weft_node::{NEXT_HOP_V4, NEXT_HOP_V6};
 use weft_switch::limits::Limits;
 use weft_switch::tables::{
-    Encap, Gateway, LocalVtep, Neighbour, NextHop, Outer, Peers, Place, PodGuard, Port, Role, Shared,
-    Snapshot, SourcePorts, Vtep,
+    Encap, Gateway, LocalVtep, NO_VTEP, Neighbour, NextHop, Outer, Peers, Place, PodGuard, Port, Role,
+    Shared, Snapshot, SourcePorts, Vtep,
 };
 use weft_switch::types::{Generation, MacAddr, PortId};
 
-use crate::model::{Model, NetworkIndex, Node, gateway};
+use crate::model::{DirectRouting, Model, Network, NetworkIndex, Node, gateway};
 
+pub use direct::direct_routes;
 pub use mtu::Mtus;
 use mtu::{OVERHEAD_V4, OVERHEAD_V6, checked};
 
@@ -54,6 +56,8 @@ pub struct Uplink {
     pub tunnel_gso: bool,
     /// The kernel sends the tunnel's packets itself: next hops are its business.
     pub kernel_resolves: bool,
+    /// It brings and takes pods' packets without a tunnel too.
+    pub plain: bool,
 }
 
 /// A port of this node that is open.
@@ -80,6 +84,8 @@ pub struct Facts {
     pub ports: HashMap<String, OpenPort>,
     /// The ways to the peers, by underlay address.
     pub ways: Arc<HashMap<IpAddr, Way>>,
+    /// Subnets of peers to which the kernel has a route without the tunnel.
+    pub direct: HashSet<IpNet>,
     /// The range of the tunnel's UDP source ports.
     pub source_ports: SourcePorts,
     /// Fill the outer UDP checksum in over IPv4 too.
@@ -147,6 +153,7 @@ pub fn compile(model: &Model, facts: &Facts, generation: Generation) -> Snapshot
     let mut tables = Snapshot {
         generation,
         vxlan_port: facts.uplink.vxlan_port,
+        uplink_mac: facts.uplink.mac,
         source_ports: facts.source_ports,
         peers: Shared::new(Peers::new(facts.accept_unknown)),
         learn_limit: facts.learn_limit,
@@ -301,8 +308,18 @@ fn far_node(tables: &mut Snapshot, ends: &mut Ends, from: &Sources<'_>, peer: &N
     let published = [peer.public_ip.map(IpAddr::V4), peer.public_ipv6.map(IpAddr::V6)];
     for subnet in &peer.subnets {
         let Some((_, network)) = from.networks.of(subnet) else { continue };
-        let vni = from.model.networks[network].vni;
+        let Network { vni, direct_routing, .. } = from.model.networks[network];
+        // Both forms are taken from any peer: it decides for itself which one it sends.
         published.into_iter().flatten().for_each(|address| tables.peers.insert(address, vni));
+        let direct = !direct_routing.is_never() && from.facts.direct.contains(subnet);
+        if direct_routing == DirectRouting::Always {
+            let next_hop = match direct {
+                true => direct::next_hop(tables, from, peer, subnet, NO_VTEP),
+                false => NextHop::Unreachable,
+            };
+            add_route(tables, subnet, next_hop);
+            continue;
+        }
         let (Some(address), Some(uplink)) = (tunnel_address(peer, subnet), from.facts.uplink.port) else {
             add_route(tables, subnet, NextHop::Unreachable);
             continue;
@@ -311,7 +328,11 @@ fn far_node(tables: &mut Snapshot, ends: &mut Ends, from: &Sources<'_>, peer: &N
             tables.vteps.push(far_vtep(from, network, peer, address, uplink));
             tables.vteps.len() as u32 - 1
         });
-        add_route(tables, subnet, NextHop::Vtep(index));
+        let next_hop = match direct {
+            true => direct::next_hop(tables, from, peer, subnet, index),
+            false => NextHop::Vtep(index),
+        };
+        add_route(tables, subnet, next_hop);
     }
 }
 

@@ -10,6 +10,7 @@ mod attachments;
 mod conflicts;
 mod descriptors;
 mod desired;
+mod direct;
 mod flows;
 mod host;
 mod learned;
@@ -123,6 +124,8 @@ pub struct Daemon {
     /// What is wrong beside that.
     problems: Vec<String>,
     ways: Ways,
+    /// The kernel's routes that need no tunnel.
+    direct: direct::Direct,
     learned: learned::Learned,
     /// Receive queues, with worker and port, that wait until a snapshot names their port.
     fresh: Vec<(usize, PortId, Rx)>,
@@ -172,7 +175,10 @@ impl Daemon {
                     self.take_events();
                     self.answer_watches();
                 }
-                _ = host_check.tick() => self.check_host_port().await,
+                _ = host_check.tick() => {
+                    self.check_host_port().await;
+                    self.check_direct_routes().await;
+                }
             }
         }
         info!("ending: pods keep their devices, a new weftd takes them up");
@@ -253,7 +259,9 @@ impl Daemon {
         let unwanted = self.take_unwanted(&model);
         self.open_missing(&model).await;
         self.look_up_ways(&model).await;
+        self.put_direct_routes(&model).await;
         self.publish(&model);
+        self.drop_direct_routes().await;
         for id in unwanted {
             self.close_port(id, true).await;
         }
@@ -280,10 +288,12 @@ impl Daemon {
                 vxlan_port: self.vxlan_port(model),
                 tunnel_gso: socket,
                 kernel_resolves: socket,
+                plain: self.uplink.as_ref().is_some_and(uplink::UplinkPort::is_plain),
             },
             host: self.host.as_ref().map(|host| (host.port, host.mac)),
             ports: self.pods.iter().map(|(name, open)| (name.clone(), open.port)).collect(),
             ways: Arc::clone(&self.ways.by_peer),
+            direct: self.direct.subnets().clone(),
             source_ports: weft_node::local_port_range()
                 .map_or_else(|_| SourcePorts::default(), |(low, high)| SourcePorts::new(low, high)),
             // Sockets have the kernel fill it in.
@@ -295,13 +305,14 @@ impl Daemon {
             ageing: self.config.bridge.ageing_s,
             learn_limit: self.config.bridge.learn_limit,
         };
-        let mut own = Vec::new();
+        let (mut own, mut prefixes) = (Vec::new(), Vec::new());
         self.dataplane.publish(|generation| {
             let tables = compile(model, &facts, generation);
             own.extend(tables.local_vteps.iter().map(|vtep| vtep.address));
+            prefixes = uplink::plain_prefixes(&tables);
             tables
         });
-        self.steer(&own);
+        self.steer(&own, prefixes);
         for (worker, id, queue) in self.fresh.drain(..) {
             self.dataplane.attach_rx(worker, id, queue);
         }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 
 use thiserror::Error;
+use weft_api::LargeFrames;
 use weft_ffi::dpdk::{EthConfig, EthError, EthPort, VhostConfig, VhostError, VhostPort};
 use weft_ffi::kernel::interface::{IfName, NameError};
 use weft_ffi::kernel::packet::{Filter, PacketError, PacketTx, RxOptions, RxRing, TxOptions};
@@ -18,6 +19,7 @@ use weft_switch::drivers::{
     delete_tap, tap_queues,
 };
 use weft_switch::types::{MacAddr, Mtu};
+use weft_sync::counter::Counter;
 
 use crate::config::{TunnelGso, UplinkKind};
 use crate::dataplane::{Dataplane, Device};
@@ -188,6 +190,10 @@ pub struct OpenUplink {
     pub how: String,
     /// What the operator should know, a sentence each.
     pub notes: Vec<String>,
+    /// What becomes of large frames.
+    pub large_frames: LargeFrames,
+    /// How many of them went whole, worker by worker.
+    pub went_whole: Vec<Arc<Counter>>,
     /// The program that has to be told the tunnel's addresses, as long as the queues are open.
     pub steering: Weak<Steering>,
 }
@@ -196,11 +202,19 @@ impl OpenUplink {
     /// Of queues that are the same for each worker.
     fn plain(kind: UplinkKind, queues: Vec<(Rx, Tx)>) -> Self {
         let queues = queues.into_iter().map(|(rx, tx)| (Some(rx), tx)).collect();
-        Self { queues, how: kind.as_str().to_owned(), notes: Vec::new(), steering: Weak::new() }
+        Self {
+            queues,
+            how: kind.as_str().to_owned(),
+            notes: Vec::new(),
+            large_frames: LargeFrames::Cut,
+            went_whole: Vec::new(),
+            steering: Weak::new(),
+        }
     }
 }
 
-/// Opens the uplink for so many workers. `mtu` is followed where a queue has to know it.
+/// Opens the uplink for so many workers. `mtu` is followed where a queue has to know it; `plain`: pods' packets come and go without a
+/// tunnel too, if the kind can have that.
 pub fn open_uplink(
     kind: UplinkKind,
     interface: &str,
@@ -208,12 +222,13 @@ pub fn open_uplink(
     workers: usize,
     mtu: &UnderlayMtu,
     tunnel_gso: TunnelGso,
+    plain: bool,
 ) -> Result<OpenUplink, OpenError> {
     let name: IfName = interface.parse()?;
     match kind {
         UplinkKind::Socket => open_sockets(name, vxlan_port, workers, mtu, tunnel_gso),
         UplinkKind::AfPacket => Ok(OpenUplink::plain(kind, open_packet_sockets(name, vxlan_port, workers)?)),
-        UplinkKind::AfXdp => open_xdp(name, vxlan_port, workers, mtu),
+        UplinkKind::AfXdp => open_xdp(name, vxlan_port, workers, mtu, plain),
     }
 }
 
@@ -224,7 +239,10 @@ fn open_xdp(
     vxlan_port: u16,
     workers: usize,
     mtu: &UnderlayMtu,
+    plain: bool,
 ) -> Result<OpenUplink, OpenError> {
+    /// Subnets of nodes, and the host's addresses within the own ones.
+    const PREFIXES: u32 = 1 << 16;
     /// Receive buffers of a worker, over all of its queues, and the least that one of these has.
     const BUFFERS: u32 = 4096;
     const LEAST: u32 = 512;
@@ -232,7 +250,8 @@ fn open_xdp(
     let senders = u32::try_from(workers).unwrap_or(1).max(1);
     let share = count.div_ceil(senders).next_power_of_two();
     let rx_buffers = (BUFFERS / share.min(BUFFERS)).clamp(LEAST, BUFFERS / 2);
-    let options = XdpOptions { port: vxlan_port, rx_buffers, senders, ..XdpOptions::default() };
+    let prefixes = if plain { PREFIXES } else { 0 };
+    let options = XdpOptions { port: vxlan_port, rx_buffers, senders, prefixes, ..XdpOptions::default() };
     let XdpPort { queues, mode, not_native, steering } = XdpPort::open(name, &options)?;
 
     let mut notes = Vec::new();
@@ -259,7 +278,8 @@ fn open_xdp(
         })
     });
     let queues = queues.collect::<Result<_, OpenError>>()?;
-    Ok(OpenUplink { queues, how, notes, steering: Arc::downgrade(&steering) })
+    let (large_frames, went_whole) = (LargeFrames::Cut, Vec::new());
+    Ok(OpenUplink { queues, how, notes, large_frames, went_whole, steering: Arc::downgrade(&steering) })
 }
 
 fn open_sockets(
@@ -284,16 +304,23 @@ fn open_sockets(
         Err(error) if error.kind() == std::io::ErrorKind::Unsupported => (Vec::new(), None),
         Err(error) => (Vec::new(), Some(error)),
     };
-    let how = if whole.is_empty() { "socket" } else { "socket, with large frames cut behind it" };
+    let (how, large_frames) = match whole.is_empty() {
+        true => ("socket", LargeFrames::Kernel),
+        false => ("socket, with large frames cut behind it", LargeFrames::Whole),
+    };
+    let mut went_whole = Vec::new();
     let queues = sockets.into_iter().map(|socket| {
         let rx = SocketRx::new(socket, icmp.take(), vxlan_port, mtu.clone()).map_err(OpenError::Wait)?;
-        Ok((Rx::Socket(Box::new(rx)), Tx::Socket(Box::new(SocketTx::open(vxlan_port, whole.pop())?))))
+        let tx = SocketTx::open(vxlan_port, whole.pop())?;
+        went_whole.push(tx.went_whole());
+        Ok((Rx::Socket(Box::new(rx)), Tx::Socket(Box::new(tx))))
     });
     let uplink = OpenUplink::plain(UplinkKind::Socket, queues.collect::<Result<_, OpenError>>()?);
     let note = refused.map(|error| {
         format!("uplink {name}: large frames are cut before they are sent, as the kernel does not take them whole: {error}")
     });
-    Ok(OpenUplink { how: how.to_owned(), notes: note.into_iter().collect(), ..uplink })
+    let (how, notes) = (how.to_owned(), note.into_iter().collect());
+    Ok(OpenUplink { how, notes, large_frames, went_whole, ..uplink })
 }
 
 fn open_packet_sockets(name: IfName, vxlan_port: u16, workers: usize) -> Result<Vec<(Rx, Tx)>, OpenError> {

@@ -15,12 +15,14 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use libfuzzer_sys::fuzz_target;
 use weft_control::cluster;
-use weft_control::compile::{Facts, OpenPort, Uplink, Way, compile, gateway_mac, peer_addresses};
+use weft_control::compile::{
+    Facts, OpenPort, Uplink, Way, compile, direct_routes, gateway_mac, peer_addresses,
+};
 use weft_control::config::Config;
 use weft_control::model::{Model, gateway, validate};
 use weft_control::settings::FileError;
 use weft_switch::limits::Limits;
-use weft_switch::tables::{NextHop, Place, Role, Snapshot, SourcePorts};
+use weft_switch::tables::{NO_VTEP, NextHop, Place, Role, Snapshot, SourcePorts};
 use weft_switch::types::{Generation, MacAddr, PortId};
 
 /// The node that the files are read as.
@@ -78,8 +80,18 @@ fn facts(model: &Model) -> Facts {
     let place = Place::Worker(0);
     let open = |index: usize| OpenPort { id: PortId::new(index % 2000).expect("below 2,048"), place };
     let own = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
-    let way = |mac| Way { source: own, next_hop: own, next_hop_mac: mac, mtu: None };
+    let way = |next_hop, mac| Way { source: own, next_hop, next_hop_mac: mac, mtu: None };
     let peers = peer_addresses(model, NODE);
+    // Every third is behind a router, the way to every second is resolved.
+    let ways: HashMap<_, _> = peers
+        .iter()
+        .enumerate()
+        .map(|(n, peer)| {
+            let next_hop = if n % 3 == 0 { own } else { *peer };
+            (*peer, way(next_hop, (n % 2 == 0).then_some(MacAddr([2, 0, 0, 0, 0, 6]))))
+        })
+        .collect();
+    let (direct, _) = direct_routes(model, NODE, &ways);
     Facts {
         node: NODE.to_owned(),
         vtep_macs: model.networks.iter().map(|net| (net.name.clone(), MacAddr([2, 0, 0, 0, 0, 9]))).collect(),
@@ -91,14 +103,12 @@ fn facts(model: &Model) -> Facts {
             vxlan_port: model.port,
             tunnel_gso: peers.len() % 3 == 0,
             kernel_resolves: peers.len() % 3 == 0,
+            plain: peers.len() % 2 == 0,
         },
         host: Some((open(1), MacAddr([2, 0, 0, 0, 0, 7]))),
         ports: model.pods_of(NODE).enumerate().map(|(n, pod)| (pod.name.clone(), open(n + 2))).collect(),
-        ways: peers
-            .iter()
-            .enumerate()
-            .map(|(n, peer)| (*peer, way((n % 2 == 0).then_some(MacAddr([2, 0, 0, 0, 0, 6])))))
-            .collect::<HashMap<_, _>>(),
+        ways,
+        direct: direct.into_iter().map(|route| route.subnet).collect(),
         source_ports: SourcePorts::default(),
         outer_checksum: peers.len() % 2 == 0,
         accept_unknown: false,
@@ -157,6 +167,14 @@ fn compiled(model: &Model) {
         for subnet in &peer.subnets {
             match route(&tables, subnet.broadcast()) {
                 Some(NextHop::Vtep(index)) => assert!((index as usize) < tables.vteps.len()),
+                Some(NextHop::Direct(index)) => {
+                    assert!(index == NO_VTEP || (index as usize) < tables.vteps.len());
+                    assert!(facts.direct.contains(subnet), "{subnet}");
+                }
+                Some(NextHop::OnLink(link)) => {
+                    assert!((link as usize) < tables.links.len());
+                    assert!(facts.direct.contains(subnet) && facts.uplink.plain, "{subnet}");
+                }
                 Some(NextHop::Unreachable) => {}
                 other => panic!("{subnet} leads to {other:?}"),
             }

@@ -13,9 +13,9 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 use weft_api::{
-    ApiError, ConfigReport, Drop as DropCount, Drops, Fdb, FdbEntry, FdbKind, Flows, Mac, Memory, Neighbours,
-    Network, Origin, Pod, PodSpec, PodState, Pods, Ports, Route, RouteKind, Routes, Sections, Source, State,
-    Stats, Status, Total, Uplink, Vteps, Workers,
+    ApiError, ConfigReport, Drop as DropCount, Drops, Fdb, FdbEntry, FdbKind, Flows, LargeFrames, Mac,
+    Memory, Neighbours, Network, Origin, Pod, PodSpec, PodState, Pods, Ports, Route, RouteKind, Routes,
+    Sections, Source, State, Stats, Status, Total, Uplink, Vteps, Workers,
 };
 use weft_control::api::{Backend, Limits, serve_with};
 use weft_fuzz::wire::number;
@@ -56,7 +56,14 @@ impl Backend for Invented {
             generation: 3,
             source,
             memory,
-            uplink: Uplink { interface, kind, mtu: 1500, addresses: Vec::new() },
+            uplink: Uplink {
+                interface,
+                kind,
+                mtu: 1500,
+                addresses: Vec::new(),
+                large_frames: LargeFrames::Cut,
+                whole_frames: 0,
+            },
             network: Network { ipv4: None, ipv6: None, vni: 1, port: 8472, pod_mtu: 1450 },
             workers: 1,
             host_port: None,

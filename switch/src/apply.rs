@@ -149,6 +149,10 @@ impl<P: BufPool> Applier<'_, P> {
                 Ok(()) => out.send(self.pool, self.from, packet),
                 Err(reason) => out.drop(reason),
             },
+            Action::OnLink { to, hop } => match self.send_on(&mut packet, brief, to, hop) {
+                Ok(()) => out.send(self.pool, to.port, packet),
+                Err(reason) => out.drop(reason),
+            },
             Action::Fragment { way, hop, mtu } => self.fragment(packet, brief, (way, hop, mtu), out),
             // What is usual, and has no priority tag any more.
             Action::Drop(_)
@@ -197,6 +201,19 @@ impl<P: BufPool> Applier<'_, P> {
             decap::decap(packet, brief)?;
         }
         set_macs(packet, to.mac, self.tables.gateway.mac)?;
+        if hop { decrement(packet, brief) } else { Ok(()) }
+    }
+
+    /// An IP packet as it is to another node. It did not come from one: it is in no tunnel.
+    fn send_on(
+        &mut self,
+        packet: &mut P::Buf,
+        brief: &Brief,
+        to: Neighbour,
+        hop: bool,
+    ) -> Result<(), DropReason> {
+        trim_to_ip(packet, brief);
+        set_macs(packet, to.mac, self.tables.uplink_mac)?;
         if hop { decrement(packet, brief) } else { Ok(()) }
     }
 

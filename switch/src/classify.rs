@@ -10,18 +10,18 @@ mod next_hop;
 mod route;
 pub mod usual;
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::drop_reason::DropReason;
 use crate::offload::Gso;
 use crate::parse::{L3, Outer, Parsed};
 use crate::stations::Stations;
-use crate::tables::{Neighbour, Port, Role, Snapshot};
+use crate::tables::{Neighbour, NextHop, Port, Role, Snapshot};
 use crate::types::{MacAddr, Mtu, PortId};
 use bridge::bridge;
 use next_hop::Target;
 pub(crate) use next_hop::{way_back, way_to};
-use route::route;
+use route::{Family, route};
 
 /// What is to be done with a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +59,13 @@ pub enum Action {
         /// As in `Deliver`.
         hop: bool,
     },
+    /// Send the IP packet to another node, as it is.
+    OnLink {
+        /// To whom.
+        to: Neighbour,
+        /// As in `Deliver`.
+        hop: bool,
+    },
     /// Cut the IPv4 packet into fragments and send each.
     Fragment {
         /// Where they go.
@@ -85,6 +92,8 @@ pub enum Action {
 pub enum Way {
     /// To a neighbour.
     Neighbour(Neighbour),
+    /// To another node, without the tunnel.
+    OnLink(Neighbour),
     /// Through the tunnel to the VTEP of this index.
     Vtep(u32),
 }
@@ -128,7 +137,14 @@ impl Action {
     /// The frame itself becomes another: an answer, or one that a router sends.
     #[inline]
     pub(crate) fn rewrites(&self) -> bool {
-        matches!(self, Self::Hairpin(_) | Self::Deliver { .. } | Self::Encap { .. } | Self::Fragment { .. })
+        matches!(
+            self,
+            Self::Hairpin(_)
+                | Self::Deliver { .. }
+                | Self::Encap { .. }
+                | Self::OnLink { .. }
+                | Self::Fragment { .. }
+        )
     }
 }
 
@@ -285,6 +301,35 @@ pub fn classify_tunnel(
         L3::V6(ip) => route(tables, last, from, head, parsed, &ip, gso),
         _ => Action::Drop(DropReason::InnerNotIp),
     }
+}
+
+/// What is to be done with a frame from the underlay that is no tunnel packet. A pod of a node that is reached without the tunnel
+/// may have sent it to one of this node's: then it is routed. All else is none of weft's, whoever sent it.
+#[cold]
+pub fn classify_plain(
+    tables: &Snapshot,
+    last: &mut LastHits,
+    from: &Ingress<'_>,
+    head: &[u8],
+    parsed: &Parsed,
+    gso: Option<Gso>,
+) -> Action {
+    let for_here = parsed.dst == tables.uplink_mac && parsed.tags == 0;
+    match parsed.l3 {
+        L3::V4(ip) if for_here && is_between_pods(tables, ip.src, ip.dst) => {
+            route(tables, last, from, head, parsed, &ip, gso)
+        }
+        L3::V6(ip) if for_here && is_between_pods(tables, ip.src, ip.dst) => {
+            route(tables, last, from, head, parsed, &ip, gso)
+        }
+        _ => Action::Drop(DropReason::NotTunnel),
+    }
+}
+
+/// From a subnet of a node that is reached without the tunnel to one of this node's.
+fn is_between_pods<A: Family + Into<IpAddr>>(tables: &Snapshot, src: A, dst: A) -> bool {
+    matches!(A::routes(tables).lookup(src), Some(NextHop::OnLink(_)))
+        && (tables.gateway.has(dst.into()) || tables.in_subnet(dst.into()))
 }
 
 /// ECN field: the packet does not take part (RFC 3168).

@@ -145,7 +145,7 @@ drop_reasons! {
     VtepUnresolved = "vtep_unresolved",
     /// No room in front of the packet for the outer headers.
     NoHeadroom = "no_headroom",
-    /// From the tunnel and to the tunnel.
+    /// From another node and to another node.
     TunnelToTunnel = "tunnel_to_tunnel",
     // ---- decap
     /// A frame from the underlay that is no VXLAN packet to this node.

@@ -26,10 +26,10 @@ pub struct Route {
     /// The next hops: underlay addresses of nodes, or addresses of pods. Several cost the same.
     #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>))]
     pub via: Vec<IpAddr>,
-    /// The node that the tunnel leads to.
+    /// The node that it leads to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
-    /// The name of the network that the tunnel carries.
+    /// The name of the network that the destinations are of, where it leads to another node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<String>,
     /// The name of the port that packets leave by. A `local` route has one with `?match=ADDRESS` only: that of the pod
@@ -55,6 +55,8 @@ pub enum RouteKind {
     Host,
     /// Through the tunnel to another node.
     Vtep,
+    /// To another node without the tunnel.
+    Direct,
     /// To a pod of this node that routes on.
     Hop,
     /// To one of several next hops, chosen by flow.
@@ -74,6 +76,7 @@ impl RouteKind {
             Self::Local => "local",
             Self::Host => "host",
             Self::Vtep => "vtep",
+            Self::Direct => "direct",
             Self::Hop => "hop",
             Self::Group => "group",
             Self::Unreachable => "unreachable",

@@ -102,6 +102,26 @@ pub struct Uplink {
     /// The node's addresses that peers send to.
     #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>))]
     pub addresses: Vec<IpAddr>,
+    /// What becomes of frames that stand for several packets.
+    #[serde(default)]
+    pub large_frames: LargeFrames,
+    /// How many of them have gone whole since the uplink was opened.
+    #[serde(default)]
+    pub whole_frames: u64,
+}
+
+/// What becomes of a frame that stands for several packets on its way into the tunnel.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum LargeFrames {
+    /// weft cuts it and sends the packets.
+    #[default]
+    Cut,
+    /// The kernel gets it as one message and cuts that (`UDP_SEGMENT`).
+    Kernel,
+    /// The kernel gets it as one tunnel packet, to the nodes that this works for; else as with `kernel`.
+    Whole,
 }
 
 /// The pod network.
@@ -131,6 +151,10 @@ pub struct Peer {
     /// The pod networks that it carries.
     #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>))]
     pub subnets: Vec<IpNet>,
+    /// Those of them that are reached without the tunnel.
+    #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>))]
+    pub direct: Vec<IpNet>,
     /// Its addresses in the underlay.
     #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>))]
     pub public_ips: Vec<IpAddr>,

@@ -9,6 +9,7 @@
 //! vni = 1                        # 0 to 16777215, default 1
 //! port = 8472                    # UDP, 1 to 65535, default 8472
 //! mtu = 1450                     # bytes inside pods, 576 (ipv6: 1280) to 65535; default: see the model
+//! direct_routing = "never"       # or "on-link", "always": nodes whose pods are reached without the tunnel
 //!
 //! [[node]]
 //! name = "worker-1"
@@ -38,8 +39,8 @@
 pub(crate) mod table;
 
 use crate::model::{
-    Attachment, DEFAULT_IFNAME, Entity, Model, Network, Node, Pod, Route, Target, VhostMode, validate,
-    validate_for_all,
+    Attachment, DEFAULT_IFNAME, DirectRouting, Entity, Model, Network, Node, Pod, Route, Target, VhostMode,
+    validate, validate_for_all,
 };
 use crate::settings::{self, FileError, Places, Reader, Section};
 use ipnet::IpNet;
@@ -97,6 +98,9 @@ pub(crate) fn parse_as(path: &Path, text: String, local_node: Option<&str>) -> R
     Ok(model)
 }
 
+const DIRECT_ROUTING: [(&str, DirectRouting); 3] =
+    [("never", DirectRouting::Never), ("on-link", DirectRouting::OnLink), ("always", DirectRouting::Always)];
+
 /// The networks and the UDP port of them all.
 fn read_networks(sections: Vec<Section<'_>>) -> (Vec<Network>, u16, Vec<Places>) {
     let mut networks = Vec::new();
@@ -116,6 +120,7 @@ fn read_networks(sections: Vec<Section<'_>>) -> (Vec<Network>, u16, Vec<Places>)
             ipv6: section.parsed("ipv6", "an IPv6 network, such as \"fd00:10:244::/56\""),
             vni: vni.unwrap_or(Network::DEFAULT_VNI),
             mtu: section.integer("mtu", 576..=65535).and_then(|n| Mtu::new(n as u32).ok()),
+            direct_routing: section.choice("direct_routing", &DIRECT_ROUTING).unwrap_or_default(),
         });
         if let Some(given) = section.integer("port", 1..=65535).map(|n| n as u16) {
             match port {

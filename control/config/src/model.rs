@@ -68,10 +68,33 @@ pub struct Network {
     /// The VXLAN network identifier that all nodes use, no two networks the same. flannel's default is 1.
     #[serde(with = "text::vni")]
     pub vni: Vni,
-    /// The MTU inside pods, in bytes. None: the underlay's MTU less the tunnel's headers (50, or 70 over
-    /// IPv6).
+    /// The MTU inside pods, in bytes. None: the underlay's MTU, less the tunnel's headers (50, or 70 over
+    /// IPv6) unless there is no tunnel.
     #[serde(with = "text::mtu", default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<Mtu>,
+    /// Which nodes' pods are reached without the tunnel.
+    #[serde(default, skip_serializing_if = "DirectRouting::is_never")]
+    pub direct_routing: DirectRouting,
+}
+
+/// Which nodes' pods are reached without the tunnel: by the node's own stack, with the other node as the next hop.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DirectRouting {
+    /// None.
+    #[default]
+    Never,
+    /// Those on the same link as this one, as with flannel's `DirectRouting`. The others have the tunnel.
+    OnLink,
+    /// All, as with flannel's backend `host-gw`. Those that are not on the same link are not reached at all.
+    Always,
+}
+
+impl DirectRouting {
+    /// Everything goes through the tunnel.
+    pub fn is_never(&self) -> bool {
+        *self == Self::Never
+    }
 }
 
 impl Network {

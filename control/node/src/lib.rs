@@ -6,6 +6,7 @@
 //!
 //! Read `netlink.rs` first: it is the only file that speaks rtnetlink's messages.
 
+mod direct;
 mod error;
 mod host;
 mod lock;
@@ -20,6 +21,7 @@ mod state;
 mod sysctl;
 mod underlay;
 
+pub use direct::{DirectRoute, drop_direct_routes, forwarding_to_set, put_direct_routes};
 pub use error::Error;
 pub use host::{HostPort, NEXT_HOP_V4, NEXT_HOP_V6, configure_host_port, interface_mtu, local_port_range};
 pub use lock::Lock;

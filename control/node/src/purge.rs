@@ -1,5 +1,6 @@
 //! Takes away what weft has left on a node: for an operator who goes back to flannel, or starts over.
 
+use crate::direct::drop_direct_routes;
 use crate::error::Error;
 use crate::lock::Lock;
 use crate::netlink::{Kernel, Link};
@@ -19,7 +20,7 @@ pub struct Purged {
     pub files: Vec<PathBuf>,
 }
 
-/// Deletes the recorded devices, the host's port, the neighbours that weft had resolved and the state's files. A
+/// Deletes the recorded devices, the host's port, the neighbours that weft had resolved, its routes to other nodes and the state's files. A
 /// weftd that runs is an error, one with another state directory too: a program holds a TAP open then, and nothing is
 /// deleted. A device or namespace that is gone is fine. Only TUN/TAP devices are deleted: where another kind has one's
 /// name, that is an error and nothing is deleted either.
@@ -48,6 +49,7 @@ pub async fn purge(state_dir: &Path, host_port: &str) -> Result<Purged, Error> {
         }
     }
     drop_neighbours().await?;
+    drop_direct_routes(host_port, 0, &[]).await?;
     purged.files = delete_files(state_dir)?;
     Ok(purged)
 }

@@ -44,3 +44,11 @@ pub(crate) fn local_port_range() -> Result<(u16, u16), Error> {
         _ => Err(Error::Setting { path, content, expected: "two port numbers" }),
     }
 }
+
+/// Whether the kernel forwards packets of a family that come by this interface. An interface that is not there keeps it from
+/// nothing.
+pub(crate) fn forwards(interface: &str, v6: bool) -> bool {
+    let family = if v6 { "ipv6" } else { "ipv4" };
+    let path = format!("/proc/sys/net/{family}/conf/{interface}/forwarding");
+    std::fs::read_to_string(path).map_or(true, |value| value.trim() != "0")
+}

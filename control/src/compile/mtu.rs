@@ -3,14 +3,15 @@
 use ipnet::IpNet;
 use weft_switch::types::Mtu;
 
-use crate::model::{Model, NetworkIndex, Node, Pod};
+use crate::model::{DirectRouting, Model, NetworkIndex, Node, Pod};
 
 /// Bytes of outer headers over an IPv4 underlay: inner Ethernet, VXLAN, UDP, IPv4.
 pub(super) const OVERHEAD_V4: u32 = 50;
 /// As [`OVERHEAD_V4`], over an IPv6 underlay.
 pub(super) const OVERHEAD_V6: u32 = 70;
 
-/// The MTU of each network inside pods, in bytes: the configured one, or what the underlay leaves after the outer headers.
+/// The MTU of each network inside pods, in bytes: the configured one, or what the underlay leaves after the outer headers. All
+/// of it where there are none.
 pub struct Mtus {
     networks: NetworkIndex,
     each: Vec<u32>,
@@ -21,8 +22,12 @@ impl Mtus {
     pub fn new(model: &Model, uplink: u32) -> Self {
         let some_over_v6 = model.nodes.iter().any(|node| node.public_ipv6.is_some());
         let each = model.networks.iter().map(|network| {
-            let over_v6 = some_over_v6 && network.ipv6.is_some();
-            let left = uplink.saturating_sub(if over_v6 { OVERHEAD_V6 } else { OVERHEAD_V4 });
+            let overhead = match network.direct_routing {
+                DirectRouting::Always => 0,
+                _ if some_over_v6 && network.ipv6.is_some() => OVERHEAD_V6,
+                _ => OVERHEAD_V4,
+            };
+            let left = uplink.saturating_sub(overhead);
             network.mtu.map_or(left, |mtu| mtu.get() as u32)
         });
         Self { networks: NetworkIndex::new(model), each: each.collect() }

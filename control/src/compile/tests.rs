@@ -2,13 +2,13 @@
 
 use super::*;
 use crate::cluster;
-use crate::model::{Network, Pod, Route, Target};
+use crate::model::{DirectRouting, Network, Pod, Route, Target};
 use proptest::prelude::*;
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
-use weft_switch::tables::Map;
+use weft_switch::tables::{Link, Map};
 
 /// Three nodes, two networks; the third node is in the first network only.
 const CLUSTER: &str = r#"
@@ -99,10 +99,12 @@ fn facts() -> Facts {
             vxlan_port: 8472,
             tunnel_gso: false,
             kernel_resolves: false,
+            plain: false,
         },
         host: Some((open(1), MacAddr([2, 0, 0, 0, 9, 9]))),
         ports: [("web".to_owned(), open(2)), ("router".to_owned(), open(3))].into(),
         ways: Arc::new([way(2), way(3)].into()),
+        direct: HashSet::new(),
         source_ports: SourcePorts::default(),
         outer_checksum: false,
         accept_unknown: false,
@@ -330,6 +332,7 @@ fn five_thousand_nodes_in_two_networks() {
         ipv6: None,
         vni: weft_switch::types::Vni::new(vni).unwrap(),
         mtu: None,
+        direct_routing: DirectRouting::Never,
     };
     let mac = |kind: u8, n: u32| MacAddr([2, kind, 0, 0, (n >> 8) as u8, n as u8]);
     let node = |n: u32| Node {
@@ -388,4 +391,107 @@ fn five_thousand_nodes_in_two_networks() {
         .map(|n| (vtep(&tables, &format!("11.{}.{}.9", n / 256, n % 256)), ()))
         .collect();
     assert_eq!(ends.len(), NODES as usize - 1);
+}
+
+/// The same cluster with this setting in its first network.
+fn directly(word: &str) -> Model {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("cluster.toml");
+    let setting = format!("[[network]]\ndirect_routing = \"{word}\"\n");
+    std::fs::write(&path, CLUSTER.replacen("[[network]]\n", &setting, 1)).unwrap();
+    load(&path)
+}
+
+/// The ways of [`facts`], with c behind a router.
+fn ways_with_a_router() -> HashMap<IpAddr, Way> {
+    let mut ways = HashMap::clone(&facts().ways);
+    ways.get_mut(&ip("172.16.0.3")).unwrap().next_hop = ip("172.16.0.254");
+    ways
+}
+
+#[test]
+fn peers_on_the_link_can_do_without_the_tunnel() {
+    let wanted = |model: &Model, ways: &HashMap<IpAddr, Way>| {
+        let (routes, problems) = direct_routes(model, "a", ways);
+        let routes: Vec<_> =
+            routes.iter().map(|route| format!("{} via {}", route.subnet, route.via)).collect();
+        (routes, problems)
+    };
+    let nothing = (Vec::new(), Vec::new());
+    assert_eq!(wanted(&parse(""), &facts().ways), nothing);
+    // IPv6 pods, whose nodes have no such address, and the other network stay in their tunnels.
+    let [b, c] = ["10.244.1.0/24 via 172.16.0.2", "10.244.2.0/24 via 172.16.0.3"].map(str::to_owned);
+    assert_eq!(wanted(&directly("on-link"), &facts().ways), (vec![b.clone(), c], Vec::new()));
+    assert_eq!(wanted(&directly("on-link"), &ways_with_a_router()), (vec![b.clone()], Vec::new()));
+    assert_eq!(wanted(&directly("on-link"), &HashMap::new()), nothing);
+
+    let (routes, problems) = wanted(&directly("always"), &ways_with_a_router());
+    assert_eq!(routes, [b]);
+    assert_eq!(problems.len(), 2, "{problems:?}");
+    assert!(
+        problems[0].starts_with("node b: ") && problems[0].contains("no underlay address of that family")
+    );
+    assert!(problems[1].starts_with("node c: ") && problems[1].contains("behind the router 172.16.0.254"));
+
+    let mut model = directly("on-link");
+    model.nodes[1].public_ipv6 = Some("fd00:172::2".parse().unwrap());
+    let mut ways = HashMap::clone(&facts().ways);
+    let v6 = Way { next_hop: ip("fd00:172::2"), ..ways[&ip("172.16.0.2")].clone() };
+    ways.insert(ip("fd00:172::2"), v6);
+    let (routes, _) = wanted(&model, &ways);
+    assert!(routes.contains(&"fd00:10:244:1::/64 via fd00:172::2".to_owned()), "{routes:?}");
+}
+
+#[test]
+fn what_is_routed_directly_goes_to_the_kernel_and_the_rest_as_before() {
+    let subnet = |text: &str| text.parse::<IpNet>().unwrap();
+    let with = |model: &Model, direct: &[&str]| {
+        let facts = Facts { direct: direct.iter().copied().map(subnet).collect(), ..facts() };
+        compile(model, &facts, Generation(1))
+    };
+    let to = |tables: &Snapshot, address: &str| tables.routes4.lookup(v4(address)).unwrap();
+    let to_v6 = |tables: &Snapshot| tables.routes6.lookup("fd00:10:244:1::9".parse().unwrap()).unwrap();
+    let b = "10.244.1.0/24";
+
+    let mut model = directly("on-link");
+    let via = Target::Via(vec![ip("10.244.1.6")]);
+    model.routes.push(Route { to: subnet("192.0.2.0/24"), target: via, node: None });
+    let tables = with(&model, &[b]);
+    let NextHop::Direct(vtep) = to(&tables, "10.244.1.9") else { panic!("b is on the link") };
+    assert!(tables.vteps[vtep as usize].encap.is_some(), "its tunnel stays");
+    assert_eq!(to(&tables, "192.0.2.1"), NextHop::Vtep(vtep), "b's kernel has no route to it");
+    assert_eq!(to_v6(&tables), NextHop::Vtep(vtep));
+    assert!(matches!(to(&tables, "10.244.2.9"), NextHop::Vtep(_)));
+    assert!(matches!(to(&tables, "10.99.1.9"), NextHop::Vtep(_)));
+    assert!(tables.peers.accepts(ip("172.16.0.2"), model.networks[0].vni));
+    // What the kernel has says nothing where it is not asked for.
+    let tables = with(&parse(""), &[b]);
+    assert!(matches!(to(&tables, "10.244.1.9"), NextHop::Vtep(_)));
+
+    // Where the uplink takes such packets, weft sends them itself.
+    let mut facts_plain = Facts { direct: [subnet(b)].into(), ..facts() };
+    facts_plain.uplink.plain = true;
+    let tables = compile(&model, &facts_plain, Generation(1));
+    let to_link = Neighbour { mac: MacAddr([2, 0, 0, 0, 9, 2]), port: port(0) };
+    assert_eq!(to(&tables, "10.244.1.9"), NextHop::OnLink(0));
+    assert_eq!(tables.links, [Link { to: to_link, vtep }]);
+    assert_eq!(tables.uplink_mac, facts_plain.uplink.mac);
+    assert_eq!(to(&tables, "192.0.2.1"), NextHop::Vtep(vtep));
+    Arc::make_mut(&mut facts_plain.ways).get_mut(&ip("172.16.0.2")).unwrap().next_hop_mac = None;
+    let tables = compile(&model, &facts_plain, Generation(1));
+    assert_eq!(to(&tables, "10.244.1.9"), NextHop::Direct(vtep), "the kernel resolves it");
+    assert!(tables.links.is_empty());
+
+    let model = directly("always");
+    let tables = with(&model, &[b]);
+    assert_eq!(to(&tables, "10.244.1.9"), NextHop::Direct(NO_VTEP));
+    assert_eq!((to(&tables, "10.244.2.9"), to_v6(&tables)), (NextHop::Unreachable, NextHop::Unreachable));
+    assert_eq!(tables.vteps.len(), 1, "that of the other network");
+    assert!(tables.peers.accepts(ip("172.16.0.2"), model.networks[0].vni), "both forms are taken");
+}
+
+#[test]
+fn without_a_tunnel_pods_have_all_of_the_underlays_mtu() {
+    let of = |word: &str| Mtus::new(&directly(word), 1500).of_network(0);
+    assert_eq!((of("never"), of("on-link"), of("always")), (1450, 1450, 1500));
 }

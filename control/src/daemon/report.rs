@@ -22,12 +22,14 @@ use crate::compile::{Mtus, tunnel_address};
 use crate::config::{SourceConfig, UplinkKind};
 use crate::dataplane::WorkerSide;
 use crate::metrics::Scrape;
-use crate::model::{Node, Pod};
+use crate::model::{DirectRouting, NetworkIndex, Node, Pod};
 
 impl Daemon {
     pub(super) fn status(&self) -> Status {
         let uplink = self.mirror.uplink();
         let model = &self.model;
+        let networks = NetworkIndex::new(model);
+        let (large_frames, whole_frames) = self.large_frames();
         // The first network; a valid model has one.
         let network = model.networks.first();
         let problems = self.all_problems();
@@ -60,6 +62,8 @@ impl Daemon {
                 kind: self.uplink_kind().as_str().to_owned(),
                 mtu: uplink.mtu,
                 addresses: uplink.addresses.iter().map(|net| net.addr()).collect(),
+                large_frames,
+                whole_frames,
             },
             network: Network {
                 ipv4: network.and_then(|network| network.ipv4),
@@ -74,7 +78,7 @@ impl Daemon {
                 .nodes
                 .iter()
                 .filter(|node| node.name != self.node)
-                .map(|node| self.peer(node))
+                .map(|node| self.peer(node, &networks))
                 .collect(),
             pods: self.pods.len(),
         }
@@ -89,24 +93,32 @@ impl Daemon {
     }
 
     /// Whether the ways to a node are known down to the next hop's MAC address, or that is the kernel's business.
-    fn is_resolved(&self, node: &Node) -> bool {
+    fn is_resolved(&self, node: &Node, networks: &NetworkIndex) -> bool {
         let socket = self.uplink_kind() == UplinkKind::Socket;
-        let resolved =
-            |end: &IpAddr| self.ways.by_peer.get(end).is_some_and(|way| socket || way.next_hop_mac.is_some());
-        self.ends_of(node).iter().all(resolved)
+        let known =
+            |end: IpAddr| self.ways.by_peer.get(&end).is_some_and(|way| socket || way.next_hop_mac.is_some());
+        let direct = self.direct.subnets();
+        node.subnets.iter().all(|subnet| {
+            let tunnel = networks.of(subnet).is_none_or(|(_, network)| {
+                self.model.networks[network].direct_routing != DirectRouting::Always
+            });
+            direct.contains(subnet) || tunnel && tunnel_address(node, subnet).is_none_or(known)
+        })
     }
 
-    fn peer(&self, node: &Node) -> Peer {
+    fn peer(&self, node: &Node, networks: &NetworkIndex) -> Peer {
         let ends = self.ends_of(node);
+        let direct = self.direct.subnets();
         Peer {
             name: node.name.clone(),
             subnets: node.subnets.clone(),
+            direct: node.subnets.iter().copied().filter(|subnet| direct.contains(subnet)).collect(),
             public_ips: [node.public_ip.map(IpAddr::V4), node.public_ipv6.map(IpAddr::V6)]
                 .into_iter()
                 .flatten()
                 .collect(),
             vtep_mac: node.vtep_mac.map(|mac| Mac(mac.0)),
-            resolved: self.is_resolved(node),
+            resolved: self.is_resolved(node, networks),
             next_hop: ends.first().and_then(|end| self.ways.by_peer.get(end)).map(|way| way.next_hop),
         }
     }
@@ -228,19 +240,23 @@ impl Daemon {
         let pods = self.list_pods(None).pods;
         let in_state = |state| pods.iter().filter(|pod| pod.state == state).count() as u64;
         let peers = self.model.nodes.iter().filter(|node| node.name != self.node);
+        let (networks, direct) = (NetworkIndex::new(&self.model), self.direct.subnets());
+        let is_direct = |node: &&Node| node.subnets.iter().any(|subnet| direct.contains(subnet));
         Scrape {
             node: self.node.clone(),
             started_at: unix_seconds(self.started.1),
             generation: self.dataplane.generation().0,
             problems: self.all_problems().len() as u64,
             ready: self.not_ready().is_empty(),
+            whole_frames: self.large_frames().1,
             source: "file",
             source_in_force: self.source.error.is_none(),
             source_loaded: self.source.loaded.map(unix_seconds),
             memory: self.memory(),
             pods: [PodState::Up, PodState::Waiting, PodState::Failed].map(in_state),
             peers: peers.clone().count() as u64,
-            peers_resolved: peers.filter(|node| self.is_resolved(node)).count() as u64,
+            peers_direct: peers.clone().filter(is_direct).count() as u64,
+            peers_resolved: peers.filter(|node| self.is_resolved(node, &networks)).count() as u64,
             learned: self.stations().len() as u64,
             conflicts: self.claims().len() as u64,
             stats: self.stats(),

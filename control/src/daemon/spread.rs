@@ -130,7 +130,7 @@ impl Spread {
     }
 
     /// The ports whose flows all stay with one worker, and why, as of the last try.
-    fn whole(&self) -> impl Iterator<Item = (PortId, &str)> {
+    fn unshared(&self) -> impl Iterator<Item = (PortId, &str)> {
         let ports = self.unspread.iter().chain(&self.complete);
         ports.filter_map(|port| Some((port.id, port.error.as_deref()?)))
     }
@@ -209,11 +209,11 @@ impl Daemon {
     pub(super) fn spread_notes(&self) -> impl Iterator<Item = String> + '_ {
         const LACKING: &str =
             "not every worker has a queue of its own, so that some hand its frames over; it is tried again";
-        const WHOLE: &str = "all its flows stay with one worker; it is tried again";
+        const UNSHARED: &str = "all its flows stay with one worker; it is tried again";
         let names = self.port_names();
         let lacking = self.spread.lacking().map(|(id, why)| (id, LACKING, why));
-        let whole = self.spread.whole().map(|(id, why)| (id, WHOLE, why));
-        lacking.chain(whole).map(move |(id, what, why)| {
+        let unshared = self.spread.unshared().map(|(id, why)| (id, UNSHARED, why));
+        lacking.chain(unshared).map(move |(id, what, why)| {
             let name = names.get(&id).map_or("?", String::as_str);
             format!("port {name}: {what}: {why}")
         })
@@ -254,14 +254,14 @@ mod tests {
         let mut ports = Spread::new();
         ports.unspread.extend([port(id), port(other)]);
         assert!(ports.has_failed());
-        assert_eq!(ports.whole().collect::<Vec<_>>(), [(id, "no room"), (other, "no room")]);
+        assert_eq!(ports.unshared().collect::<Vec<_>>(), [(id, "no room"), (other, "no room")]);
         ports.forget(other).await;
         ports.try_again();
         assert!(!ports.has_failed());
-        assert_eq!(ports.whole().collect::<Vec<_>>(), [(id, "no room")], "until it has been tried");
+        assert_eq!(ports.unshared().collect::<Vec<_>>(), [(id, "no room")], "until it has been tried");
         assert!(ports.next().await.is_none(), "it is time for what is complete");
         // A device that is gone has nothing left to spread.
         let unspread = spread(std::mem::take(&mut ports.complete));
-        assert!(unspread.is_empty() && ports.whole().next().is_none());
+        assert!(unspread.is_empty() && ports.unshared().next().is_none());
     }
 }

@@ -12,6 +12,7 @@ use tracing::warn;
 use weft_ffi::kernel::udp_claim::{ClaimError, UdpClaim};
 use weft_node::{Lock, Mirror, Neighbours, State};
 
+use super::direct::Direct;
 use super::flows::Watches;
 use super::learned::Learned;
 use super::settings::{SetLogLevel, Settings};
@@ -143,6 +144,7 @@ pub async fn start(setup: Setup) -> Result<Started, StartError> {
         host: None,
         problems: Vec::new(),
         ways: Ways::default(),
+        direct: Direct::default(),
         learned: Learned::default(),
         fresh: Vec::new(),
         spread: Spread::new(),

@@ -4,15 +4,18 @@
 //! status says why. It is tried again when the interface is another one or has changed.
 
 use std::net::IpAddr;
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 
 use tracing::{info, warn};
+use weft_api::LargeFrames;
 use weft_ffi::kernel::interface;
 use weft_ffi::kernel::udp_claim::{ClaimError, UdpClaim};
-use weft_ffi::kernel::xdp::Steering;
+use weft_ffi::kernel::xdp::{Side, Steering};
 use weft_node::Uplink;
 use weft_switch::drivers::UnderlayMtu;
+use weft_switch::tables::{NextHop, Snapshot};
 use weft_switch::types::PortId;
+use weft_sync::counter::Counter;
 
 use super::Daemon;
 use crate::config::UplinkKind;
@@ -33,6 +36,9 @@ pub(super) struct UplinkPort {
     mtu: UnderlayMtu,
     /// What they cannot follow.
     shape: Option<Shape>,
+    /// What becomes of large frames.
+    large_frames: LargeFrames,
+    went_whole: Vec<Arc<Counter>>,
     /// The program, where there is one: it goes with the queues.
     steering: Weak<Steering>,
 }
@@ -43,13 +49,38 @@ struct Shape {
     mtu: u32,
     mac: [u8; 6],
     queues: u32,
+    /// Pods' packets come and go without a tunnel too: the program looks for them.
+    plain: bool,
 }
 
 impl Shape {
-    fn of(uplink: &Uplink) -> Option<Self> {
+    fn of(uplink: &Uplink, plain: bool) -> Option<Self> {
         let queues = uplink.name.parse().ok().and_then(|name| interface::rx_queues(name).ok())?;
-        Some(Self { mtu: uplink.mtu, mac: uplink.mac, queues })
+        Some(Self { mtu: uplink.mtu, mac: uplink.mac, queues, plain })
     }
+}
+
+impl UplinkPort {
+    /// Pods' packets come and go by it without a tunnel too.
+    pub(super) fn is_plain(&self) -> bool {
+        self.kind == UplinkKind::AfXdp && self.shape.is_some_and(|shape| shape.plain)
+    }
+}
+
+/// Between which prefixes packets come to weft without a tunnel. The host's own addresses stay the kernel's.
+pub(super) fn plain_prefixes(tables: &Snapshot) -> Vec<(IpAddr, u8, Side)> {
+    if tables.links.is_empty() {
+        return Vec::new();
+    }
+    let side = |len: u8, longest: u8, next_hop| match next_hop {
+        NextHop::Local => Some(Side::Here),
+        NextHop::OnLink(_) => Some(Side::There),
+        NextHop::Host if len == longest => Some(Side::Host),
+        _ => None,
+    };
+    let v4 = tables.routes4.iter().filter_map(|(to, len, hop)| Some((to.into(), len, side(len, 32, hop)?)));
+    let v6 = tables.routes6.iter().filter_map(|(to, len, hop)| Some((to.into(), len, side(len, 128, hop)?)));
+    v4.chain(v6).collect()
 }
 
 /// Whether somebody else has to have the tunnel's port, so that the kernel answers nothing that comes for it.
@@ -69,14 +100,27 @@ impl Daemon {
         self.uplink.as_ref().map_or(model.port, |open| open.vxlan_port)
     }
 
-    /// The tunnel has these addresses: a program before the kernel takes only what is for them.
-    pub(super) fn steer(&self, addresses: &[IpAddr]) {
-        let steering = self.uplink.as_ref().and_then(|open| open.steering.upgrade());
-        if let Some(Err(error)) = steering.map(|steering| steering.set_own(addresses.iter().copied())) {
+    /// The tunnel has these addresses, and without it packets go between these prefixes: a program before the kernel takes only
+    /// what is for them.
+    pub(super) fn steer(&self, addresses: &[IpAddr], prefixes: Vec<(IpAddr, u8, Side)>) {
+        let Some(steering) = self.uplink.as_ref().and_then(|open| open.steering.upgrade()) else { return };
+        if let Err(error) = steering.set_own(addresses.iter().copied()) {
             warn!(
                 "uplink: the XDP program cannot be told the node's addresses, the kernel gets what comes for some of them: {error}"
             );
         }
+        if let Err(error) = steering.set_prefixes(prefixes) {
+            warn!(
+                "uplink: the XDP program cannot be told the pods' prefixes, the kernel gets what comes for some of them: {error}"
+            );
+        }
+    }
+
+    /// What becomes of large frames on the uplink, and how many have gone whole since it was opened.
+    pub(super) fn large_frames(&self) -> (LargeFrames, u64) {
+        let open = self.uplink.as_ref();
+        let whole = open.iter().flat_map(|open| &open.went_whole).map(|count| count.get()).sum();
+        (open.map_or(LargeFrames::Cut, |open| open.large_frames), whole)
     }
 
     /// What is worth knowing about the uplink.
@@ -88,7 +132,8 @@ impl Daemon {
     pub(super) async fn open_uplink_port(&mut self, model: &Model) {
         let uplink = self.mirror.uplink();
         let (asked, port) = (self.config.uplink.kind, model.port);
-        let shape = (asked == UplinkKind::AfXdp).then(|| Shape::of(&uplink)).flatten();
+        let plain = model.networks.iter().any(|network| !network.direct_routing.is_never());
+        let shape = (asked == UplinkKind::AfXdp).then(|| Shape::of(&uplink, plain)).flatten();
         if let Some(open) = &self.uplink {
             // One that is gone has no shape, and nothing can be made of it.
             let shape = shape.or(open.shape);
@@ -121,7 +166,7 @@ impl Daemon {
         }
         let mtu = UnderlayMtu::new(uplink.mtu);
         let (mut kind, mut served) = (asked, port);
-        let mut opened = self.open_as(kind, &uplink, port, &mtu, reserved).await;
+        let mut opened = self.open_as(kind, &uplink, port, &mtu, reserved, plain).await;
         let mut why = None;
         if let (Err(error), UplinkKind::AfXdp) = (&opened, asked) {
             kind = UplinkKind::default();
@@ -131,15 +176,16 @@ impl Daemon {
                  restarts: {error}",
                 uplink.name
             ));
-            opened = self.open_as(kind, &uplink, port, &mtu, None).await;
+            opened = self.open_as(kind, &uplink, port, &mtu, None, plain).await;
         }
         if let (Err(error), Some(old)) = (&opened, closed) {
             // What had to go for it comes back, until the next try.
             self.problems.push(error.to_string());
             (kind, served, why) = (old.kind, old.vxlan_port, None);
-            opened = self.open_as(kind, &uplink, served, &mtu, None).await;
+            opened = self.open_as(kind, &uplink, served, &mtu, None, plain).await;
         }
-        let (OpenUplink { queues, how, mut notes, steering }, claim) = match opened {
+        let (OpenUplink { queues, how, mut notes, large_frames, went_whole, steering }, claim) = match opened
+        {
             Ok(opened) => opened,
             Err(error) => return self.problems.push(error.to_string()),
         };
@@ -156,8 +202,18 @@ impl Daemon {
         info!("uplink {} ({how}): MTU {}, VXLAN port {served}", uplink.name, uplink.mtu);
         notes.extend(why);
         notes.iter().for_each(|note| warn!("{note}"));
-        let opened =
-            UplinkPort { id, kind, notes, index: uplink.index, vxlan_port: served, mtu, shape, steering };
+        let opened = UplinkPort {
+            id,
+            kind,
+            notes,
+            index: uplink.index,
+            vxlan_port: served,
+            mtu,
+            shape,
+            large_frames,
+            went_whole,
+            steering,
+        };
         let old = self.uplink.replace(opened);
         if let Some(old) = old {
             self.publish(model);
@@ -185,6 +241,7 @@ impl Daemon {
         port: u16,
         mtu: &UnderlayMtu,
         reserved: Option<UdpClaim>,
+        plain: bool,
     ) -> Result<(OpenUplink, Option<UdpClaim>), OpenError> {
         let claim = match (&self.claim, reserved) {
             (_, reserved) if !needs_claim(kind) => {
@@ -200,7 +257,7 @@ impl Daemon {
         };
         let (name, workers, mtu) = (uplink.name.clone(), self.dataplane.workers().len(), mtu.clone());
         let tunnel_gso = self.config.uplink.tunnel_gso;
-        let open = move || open_uplink(kind, &name, port, workers, &mtu, tunnel_gso);
+        let open = move || open_uplink(kind, &name, port, workers, &mtu, tunnel_gso, plain);
         let opening = tokio::task::spawn_blocking(open);
         Ok((opening.await??, claim))
     }

@@ -30,6 +30,8 @@ pub struct Scrape {
     pub(crate) pods: [u64; 3],
     pub(crate) peers: u64,
     pub(crate) peers_resolved: u64,
+    pub(crate) peers_direct: u64,
+    pub(crate) whole_frames: u64,
     /// MAC addresses that are learned now.
     pub(crate) learned: u64,
     /// Addresses that two stations claim now.
@@ -182,6 +184,13 @@ impl Scrape {
         gauge(to, "weft_peers", None, "Other nodes.", self.peers)?;
         let help = "Other nodes whose way is known down to the next hop's MAC address.";
         gauge(to, "weft_peers_resolved", None, help, self.peers_resolved)?;
+        let help = "Other nodes of which pods are reached without the tunnel.";
+        gauge(to, "weft_peers_direct", None, help, self.peers_direct)?;
+        let help =
+            "Frames that the kernel got whole, since the uplink was opened: one tunnel packet for many.";
+        let mut encoder =
+            to.encode_descriptor("weft_uplink_whole_frames", help, None, MetricType::Counter)?;
+        encoder.encode_counter::<Labels, u64, f64>(&self.whole_frames, None)?;
         let help = "MAC addresses that are learned behind trusted ports now.";
         gauge(to, "weft_fdb_learned_entries", None, help, self.learned)?;
         let help = "Addresses that a second station claims: see `weft neigh`.";

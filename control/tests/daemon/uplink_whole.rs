@@ -8,6 +8,7 @@ use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
+use weft_api::LargeFrames;
 
 use crate::lab::{Lab, Namespace, Weftd, tap_pod, wait_for};
 use crate::tunnel::{kernel_node, stream};
@@ -97,8 +98,16 @@ fn end(mut process: Child) {
 fn large_frames_go_whole_and_arrive() {
     let mut nodes = nodes("");
     nodes.streams();
-    if let Some(whole) = nodes.whole_if_known() {
+    let (whole, uplink) = (nodes.whole_if_known(), nodes.lab.status().uplink);
+    if let Some(whole) = whole {
         assert!(whole > 0, "all of them went through sockets");
+        assert_eq!(
+            (uplink.large_frames, uplink.whole_frames),
+            (LargeFrames::Whole, whole),
+            "the status says so"
+        );
+    } else {
+        assert_eq!((uplink.large_frames, uplink.whole_frames), (LargeFrames::Kernel, 0));
     }
     nodes.nothing_is_wrong();
 }

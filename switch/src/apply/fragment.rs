@@ -32,8 +32,10 @@ impl<P: BufPool> Applier<'_, P> {
         trim_to_ip(&mut packet, brief);
         let out_of_tunnel = if brief.is_in_tunnel() { decap::decap(&mut packet, brief) } else { Ok(()) };
         let ready = out_of_tunnel.and_then(|()| {
-            if let Way::Neighbour(to) = way {
-                set_macs(&mut packet, to.mac, self.tables.gateway.mac)?;
+            match way {
+                Way::Neighbour(to) => set_macs(&mut packet, to.mac, self.tables.gateway.mac)?,
+                Way::OnLink(to) => set_macs(&mut packet, to.mac, self.tables.uplink_mac)?,
+                Way::Vtep(_) => {}
             }
             if hop { decrement(&mut packet, brief) } else { Ok(()) }
         });
@@ -46,7 +48,7 @@ impl<P: BufPool> Applier<'_, P> {
         let finished = finish(self.pool, packet, TxCaps::NONE, |pool, frame| {
             let cut = cut(pool, frame, mtu.get(), |pool, mut piece| {
                 let sent = match way {
-                    Way::Neighbour(to) => Ok(to.port),
+                    Way::Neighbour(to) | Way::OnLink(to) => Ok(to.port),
                     Way::Vtep(vtep) => {
                         tables.vteps.get(vtep as usize).map_or(Err(DropReason::VtepUnresolved), |vtep| {
                             let ports = tables.source_ports;

@@ -79,6 +79,7 @@ impl<P: BufPool> Applier<'_, P> {
             Way::Neighbour(to) => {
                 set_macs(&mut message, to.mac, self.tables.gateway.mac).ok().map(|()| to.port)
             }
+            Way::OnLink(to) => set_macs(&mut message, to.mac, self.tables.uplink_mac).ok().map(|()| to.port),
             Way::Vtep(vtep) => self.tunnel_message(&mut message, vtep),
         };
         let Some(port) = port else { return };
@@ -109,7 +110,7 @@ impl<P: BufPool> Applier<'_, P> {
             _ => return None,
         };
         let mtu = match way {
-            Way::Neighbour(to) => self.tables.ports.get(to.port)?.mtu,
+            Way::Neighbour(to) | Way::OnLink(to) => self.tables.ports.get(to.port)?.mtu,
             Way::Vtep(vtep) => self.tables.vteps.get(vtep as usize)?.mtu,
         };
         let quoted = quote.len.min(longest.min(mtu.get()).checked_sub(headers)?);

@@ -375,7 +375,8 @@ fn reply(target: IpAddr, mac: MacAddr, holder: Holder) -> Then {
 /// True for a next hop that is not where the question came from.
 fn leads_away(tables: &Snapshot, from: PortId, next_hop: NextHop) -> bool {
     match next_hop {
-        NextHop::Vtep(_) => true,
+        NextHop::Vtep(_) | NextHop::OnLink(_) => true,
+        NextHop::Direct(_) => tables.gateway.host.is_some_and(|host| host.port != from),
         NextHop::Hop(hop) => tables.hops.get(hop as usize).is_some_and(|hop| hop.port != from),
         NextHop::Group(group) => tables.groups.get(group as usize).is_some_and(|hops| {
             hops.iter().all(|hop| !matches!(hop, NextHop::Group(_)) && leads_away(tables, from, *hop))

@@ -5,7 +5,7 @@ use super::{Ingress, Way};
 use crate::drop_reason::DropReason;
 use crate::flow_hash::{again, choose};
 use crate::parse::{Ip, L3, Parsed};
-use crate::tables::{Neighbour, NextHop, Role, Snapshot};
+use crate::tables::{Link, Neighbour, NextHop, Role, Snapshot};
 use crate::types::PortId;
 
 /// Where a destination address leads.
@@ -17,6 +17,10 @@ pub(crate) enum Target {
     Hop(Neighbour),
     Host,
     Vtep(u32),
+    /// To another node, by the node's own stack.
+    Direct(u32),
+    /// To another node on the uplink's link.
+    OnLink(Link),
     /// To one of the group's next hops: which one is chosen for each packet.
     Group(u32),
     /// In the node's own subnet; who has it is to be asked.
@@ -42,6 +46,11 @@ fn target<A: Family>(tables: &Snapshot, dst: A, next_hop: NextHop) -> Target {
             dst.neighbour(tables).map_or(nobody, Target::Neighbour)
         }
         NextHop::Vtep(vtep) => Target::Vtep(vtep),
+        NextHop::Direct(vtep) => Target::Direct(vtep),
+        NextHop::OnLink(link) => {
+            let link = tables.links.get(link as usize);
+            link.map_or(Target::Nowhere(DropReason::NoRoute), |link| Target::OnLink(*link))
+        }
         NextHop::Host => Target::Host,
         NextHop::Hop(hop) => {
             let hop = tables.hops.get(hop as usize);
@@ -67,12 +76,13 @@ pub(super) fn member<A: Family>(tables: &Snapshot, from: &Ingress<'_>, group: u3
     let usable = |target: &Target| match target {
         Target::Neighbour(to) => tables.ports.get(to.port).is_some(),
         Target::Hop(to) => to.port != from.id && tables.ports.get(to.port).is_some(),
-        Target::Host => tables.gateway.host.is_some_and(|host| host.port != from.id),
+        Target::Host | Target::Direct(_) => tables.gateway.host.is_some_and(|host| host.port != from.id),
         Target::Vtep(vtep) => {
             !matches!(from.port.role, Role::Uplink)
                 && tables.vteps.get(*vtep as usize).is_some_and(|vtep| vtep.encap.is_some())
         }
-        Target::Group(_) | Target::Unknown | Target::Nowhere(_) => false,
+        // No group has one: routes through other nodes' pods need the tunnel.
+        Target::OnLink(_) | Target::Group(_) | Target::Unknown | Target::Nowhere(_) => false,
     };
     let chosen = members.get(choose(hash, members.len())).map(target);
     if let Some(target) = chosen.filter(usable) {
@@ -87,7 +97,8 @@ pub(super) fn member<A: Family>(tables: &Snapshot, from: &Ingress<'_>, group: u3
 ///
 /// A pod's is the port it came by. What came from the host goes to the host, whatever the source: what its kernel sends for
 /// others it may have translated, and only it knows back. What came out of the tunnel is answered into the tunnel and
-/// nowhere else, so that no peer can have the switch speak to a pod by inventing its address. Behind a trusted
+/// nowhere else, so that no peer can have the switch speak to a pod by inventing its address; what came by the uplink without one,
+/// to a node that does without. Behind a trusted
 /// port may be many: theirs is where the tables say, and the port itself where they don't know.
 pub(crate) fn way_back(tables: &Snapshot, from: PortId, parsed: &Parsed) -> Option<Way> {
     let port = tables.ports.get(from)?;
@@ -103,23 +114,29 @@ pub(crate) fn way_back(tables: &Snapshot, from: PortId, parsed: &Parsed) -> Opti
         Role::Pod(_) => Some(behind),
         Role::Host => tables.gateway.host.map(Way::Neighbour),
         Role::Trusted => Some(known(|_| true).unwrap_or(behind)),
-        Role::Uplink => known(|way| matches!(way, Way::Vtep(_))),
+        Role::Uplink if parsed.l2 > 0 => known(|way| matches!(way, Way::Vtep(_))),
+        Role::Uplink => known(|way| matches!(way, Way::OnLink(_))),
     }
 }
 
 /// The way to `address` for a packet that the switch itself makes, if it `fits`. Of next hops that cost the same, the first
 /// that can be used and fits.
 pub(crate) fn way_to<A: Family>(tables: &Snapshot, address: A, fits: impl Fn(&Way) -> bool) -> Option<Way> {
-    let usable = |target| match target {
-        Target::Neighbour(to) | Target::Hop(to) => tables.ports.get(to.port).map(|_| Way::Neighbour(to)),
-        Target::Host => tables.gateway.host.map(Way::Neighbour),
-        Target::Vtep(vtep) => {
-            let resolved = tables.vteps.get(vtep as usize)?.encap.is_some();
-            resolved.then_some(Way::Vtep(vtep))
+    let host = || tables.gateway.host.map(Way::Neighbour).filter(&fits);
+    let tunnel = |vtep: u32| {
+        let resolved = tables.vteps.get(vtep as usize)?.encap.is_some();
+        resolved.then_some(Way::Vtep(vtep)).filter(&fits)
+    };
+    let way = |target| match target {
+        Target::Neighbour(to) | Target::Hop(to) => {
+            tables.ports.get(to.port).map(|_| Way::Neighbour(to)).filter(&fits)
         }
+        Target::Host => host(),
+        Target::Vtep(vtep) => tunnel(vtep),
+        Target::Direct(vtep) => host().or_else(|| tunnel(vtep)),
+        Target::OnLink(link) => Some(Way::OnLink(link.to)).filter(&fits).or_else(|| tunnel(link.vtep)),
         Target::Group(_) | Target::Unknown | Target::Nowhere(_) => None,
     };
-    let way = |target| usable(target).filter(&fits);
     match resolve(tables, address) {
         Target::Group(group) => {
             let members = tables.groups.get(group as usize)?;

@@ -276,20 +276,21 @@ pub(super) fn route<A: Family>(
     // What comes from the host has been routed by its kernel; what goes to the host will be.
     let hop = !matches!(from.port.role, Role::Host);
     let (way, mtu) = match target {
+        Target::Vtep(_) | Target::Direct(_) | Target::OnLink(_) if matches!(from.port.role, Role::Uplink) => {
+            return Action::Drop(DropReason::TunnelToTunnel);
+        }
         Target::Unknown => return Action::Solicit,
         Target::Nowhere(reason) => return nowhere(reason),
         Target::Neighbour(to) => (Way::Neighbour(to), tables.ports.get(to.port).map(|port| port.mtu)),
         // It has sent the packet here to be routed: given back, it would send it again.
         Target::Hop(to) if to.port == from.id => return Action::Drop(DropReason::SamePort),
         Target::Hop(to) => (Way::Neighbour(to), tables.ports.get(to.port).map(|port| port.mtu)),
-        Target::Host => match tables.gateway.host {
+        Target::Host | Target::Direct(_) => match tables.gateway.host {
             Some(to) if to.port == from.id => return Action::Drop(DropReason::SamePort),
             Some(to) => return Action::Deliver { to, hop: false },
             None => return nowhere(DropReason::NoRoute),
         },
-        Target::Vtep(_) if matches!(from.port.role, Role::Uplink) => {
-            return Action::Drop(DropReason::TunnelToTunnel);
-        }
+        Target::OnLink(link) => (Way::OnLink(link.to), tables.ports.get(link.to.port).map(|port| port.mtu)),
         Target::Vtep(vtep) => match tables.vteps.get(vtep as usize) {
             Some(far) if far.encap.is_some() => (Way::Vtep(vtep), Some(A::tunnel_mtu(tables, far))),
             _ => return Action::Drop(DropReason::VtepUnresolved),
@@ -307,5 +308,6 @@ pub(super) fn route<A: Family>(
     match way {
         Way::Neighbour(to) => Action::Deliver { to, hop },
         Way::Vtep(vtep) => Action::Encap { vtep, hop },
+        Way::OnLink(to) => Action::OnLink { to, hop },
     }
 }

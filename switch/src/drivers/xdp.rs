@@ -136,16 +136,18 @@ fn take(frame: &XskFrame<'_>, pool: &mut NativePool) -> Result<Mbuf, Lost> {
     Ok(packet)
 }
 
-/// What a kernel on the same machine (over veth) has left to do: an inner checksum, or the outer one over a complete inner
+/// What a kernel on the same machine (over veth) has left to do: a pod's checksum, or the outer one over a complete inner
 /// packet.
 #[inline]
 fn state(packet: &Mbuf, port: u16, mtu: &UnderlayMtu) -> Offload {
-    let Some((udp, v6, pseudo)) = outer(packet.head()) else { return Offload::default() };
+    // A pod's, from a node that does without the tunnel.
+    let plain = || state_of(packet, 0, mtu.underlay(), None);
+    let Some((udp, v6, pseudo)) = outer(packet.head()) else { return plain() };
     let Ok(header) = UdpView::new_header_checked(packet.head().get(udp..).unwrap_or_default()) else {
-        return Offload::default();
+        return plain();
     };
     if header.dst_port() != port {
-        return Offload::default();
+        return plain();
     }
     let inner = state_of(packet, udp + UDP_LEN + VXLAN_LEN, mtu.overlay(v6), None);
     if inner != Offload::default() || header.checksum() == 0 {

@@ -18,9 +18,10 @@ const TCP_CHECKSUM: usize = 16;
 const CWR: u8 = 0x80;
 const UDP_CHECKSUM: usize = 6;
 
-/// What is still to be done about the inner packet of a tunnel packet, whose inner Ethernet header begins at `inner`.
+/// What is still to be done about the inner packet of a tunnel packet, whose inner Ethernet header begins at `inner`; at 0 it is a
+/// packet without a tunnel.
 ///
-/// A TCP packet of more than `mtu` bytes, what the overlay carries on this way, is taken for one that stands for several, of
+/// A TCP packet of more than `mtu` bytes, what is carried on this way, is taken for one that stands for several, of
 /// the size that fits. `told` is the size of datagrams that the kernel has told of; only it can say that of UDP, since a
 /// large datagram is nothing unusual.
 ///

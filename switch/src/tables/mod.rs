@@ -14,7 +14,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 pub(crate) use hash::NEAR;
 pub use hash::{KeyHasher, Map};
 pub use ports::{Place, PodGuard, Port, Ports, Role};
-pub use routes::{NextHop, Prefix, Routes};
+pub use routes::{NO_VTEP, NextHop, Prefix, Routes};
 pub use shared::Shared;
 pub(crate) use vteps::BLOCK_V4;
 pub use vteps::{Encap, LocalVtep, Outer, Peers, SourcePorts, Vtep, v4_key};
@@ -29,6 +29,15 @@ pub struct Neighbour {
     pub mac: MacAddr,
     /// The port that it is behind.
     pub port: PortId,
+}
+
+/// Another node that weft exchanges pods' packets with as they are: on the link of the uplink.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Link {
+    /// Its MAC address there, and the uplink's port.
+    pub to: Neighbour,
+    /// Its VTEP: what comes out of the tunnel all the same is answered there. [`NO_VTEP`]: it has none.
+    pub vtep: u32,
 }
 
 /// The gateway that weft is for its pods, and the host behind it.
@@ -106,6 +115,11 @@ pub struct Snapshot {
     pub routes6: Routes<Ipv6Addr>,
     /// Pods of this node that routes lead through; routes name them by index.
     pub hops: Vec<Neighbour>,
+    /// Nodes that are reached without the tunnel; routes name them by index. From their subnets, and from nowhere else, such
+    /// packets are taken.
+    pub links: Vec<Link>,
+    /// The MAC address that they know this node by.
+    pub uplink_mac: MacAddr,
     /// Next hops that cost the same; routes name them by index. None is a group, and none of them is empty.
     pub groups: Shared<Vec<Box<[NextHop]>>>,
     /// The ports of the segment: where broadcasts go. Pods and the host.

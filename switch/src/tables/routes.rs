@@ -18,6 +18,12 @@ pub enum NextHop {
     Host,
     /// Through the tunnel, to the VTEP of this index.
     Vtep(u32),
+    /// To another node without the tunnel: by this node's own stack, which has a route there. What comes out of the tunnel
+    /// all the same is answered to the VTEP of this index ([`NO_VTEP`]: it has none).
+    Direct(u32),
+    /// To another node on the uplink's link without the tunnel, by weft itself: the one of this index in
+    /// [`crate::tables::Snapshot::links`].
+    OnLink(u32),
     /// To the neighbour of this index in [`crate::tables::Snapshot::hops`]: a pod of this node that routes on.
     Hop(u32),
     /// To one of the next hops of the group of this index in [`crate::tables::Snapshot::groups`], chosen by flow: they
@@ -30,6 +36,9 @@ pub enum NextHop {
     /// Nowhere, and nobody is told.
     Blackhole,
 }
+
+/// No VTEP has this index.
+pub const NO_VTEP: u32 = u32::MAX;
 
 /// An address that has prefixes.
 pub trait Prefix: Copy + Eq + Hash {

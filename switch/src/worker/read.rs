@@ -4,7 +4,7 @@
 use std::net::Ipv4Addr;
 
 use crate::classify::usual::{Look, Usual};
-use crate::classify::{Action, Ingress, LastHits, classify, classify_tunnel};
+use crate::classify::{Action, Ingress, LastHits, classify, classify_plain, classify_tunnel};
 use crate::drop_reason::DropReason;
 use crate::packet::PacketBuf;
 use crate::parse::{Brief, HEADERS, Parsed, parse, parse_tunnel, too_big};
@@ -132,16 +132,19 @@ fn read_tunnel<B: PacketBuf>(tables: &Snapshot, last: &mut LastHits, from: &Ingr
             let action = classify_tunnel(tables, last, from, frame.head(), &parsed, &outer, gso);
             Read { brief: Brief::of(&parsed, Some(&outer)), action }
         }
-        Err(DropReason::NotTunnel) => Read::none(not_tunnel(tables, frame)),
+        Err(DropReason::NotTunnel) => not_tunnel(tables, last, from, frame),
         Err(reason) => Read::none(Action::Drop(reason)),
     }
 }
 
-/// No tunnel packet, but what a router says about one may be.
+/// No tunnel packet, but it may be what a router says about one, or from a node that does without.
 #[cold]
-fn not_tunnel<B: PacketBuf>(tables: &Snapshot, frame: &B) -> Action {
-    match too_big(frame, tables) {
-        Some(_) => Action::PathMtu,
-        None => Action::Drop(DropReason::NotTunnel),
+fn not_tunnel<B: PacketBuf>(tables: &Snapshot, last: &mut LastHits, from: &Ingress<'_>, frame: &B) -> Read {
+    if too_big(frame, tables).is_some() {
+        return Read::none(Action::PathMtu);
     }
+    let plain = if tables.links.is_empty() { None } else { parse(frame.head(), frame.len(), 0).ok() };
+    let Some(parsed) = plain else { return Read::none(Action::Drop(DropReason::NotTunnel)) };
+    let action = classify_plain(tables, last, from, frame.head(), &parsed, frame.offload().gso);
+    Read { brief: Brief::of(&parsed, None), action }
 }

@@ -76,9 +76,9 @@ fn verdict(action: Action) -> Verdict {
         Action::Bridge(to) => Verdict::Port(to),
         Action::Flood(_) => Verdict::Flooded,
         Action::Hairpin(_) => Verdict::Answered,
-        Action::Deliver { to, .. } | Action::Fragment { way: Way::Neighbour(to), .. } => {
-            Verdict::Port(to.port)
-        }
+        Action::Deliver { to, .. }
+        | Action::OnLink { to, .. }
+        | Action::Fragment { way: Way::Neighbour(to) | Way::OnLink(to), .. } => Verdict::Port(to.port),
         Action::Encap { vtep, .. } | Action::Fragment { way: Way::Vtep(vtep), .. } => Verdict::Tunnel(vtep),
     }
 }

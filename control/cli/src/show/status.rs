@@ -1,6 +1,6 @@
 //! `weft status`.
 
-use weft_api::{Peer, State, Status};
+use weft_api::{LargeFrames, Peer, State, Status, Uplink};
 
 use super::yes;
 use crate::table::{Table, bytes, duration, list, or_dash, pairs};
@@ -44,6 +44,7 @@ impl Show for Status {
             "uplink",
             format!("{} ({}), MTU {}, {addresses}", uplink.interface, uplink.kind, uplink.mtu),
         ));
+        lines.push(("large frames", large_frames(uplink)));
         let network = &self.network;
         let nets: Vec<String> = network
             .ipv4
@@ -88,13 +89,15 @@ fn source_line(status: &Status) -> String {
 fn peers(status: &Status, form: Form) -> String {
     let all = form.wide || status.peers.len() <= FEW;
     let shown: Vec<&Peer> = status.peers.iter().filter(|peer| all || !peer.resolved).collect();
-    let mut table = Table::new(form, &["PEER", "SUBNETS", "PUBLIC IPS", "VTEP MAC", "NEXT HOP", "RESOLVED"]);
+    let mut table =
+        Table::new(form, &["PEER", "SUBNETS", "PUBLIC IPS", "VTEP MAC", "WAY", "NEXT HOP", "RESOLVED"]);
     for peer in &shown {
         table.row(vec![
             peer.name.clone(),
             list(&peer.subnets),
             list(&peer.public_ips),
             or_dash(peer.vtep_mac),
+            way(peer).to_owned(),
             or_dash(peer.next_hop),
             yes(peer.resolved),
         ]);
@@ -105,4 +108,20 @@ fn peers(status: &Status, form: Form) -> String {
         out += &format!("\n{hidden} peers are resolved; -o wide lists them\n");
     }
     out
+}
+
+fn way(peer: &Peer) -> &'static str {
+    match peer.direct.len() {
+        0 => "tunnel",
+        some if some < peer.subnets.len() => "both",
+        _ => "direct",
+    }
+}
+
+fn large_frames(uplink: &Uplink) -> String {
+    match uplink.large_frames {
+        LargeFrames::Cut => "cut before they are sent".to_owned(),
+        LargeFrames::Kernel => "cut by the kernel (UDP_SEGMENT)".to_owned(),
+        LargeFrames::Whole => format!("whole where that works, {} so far", uplink.whole_frames),
+    }
 }

@@ -127,6 +127,7 @@ fn routes() -> Routes {
         routes: vec![
             route("10.244.1.0/24", RouteKind::Local, &[], None, None),
             route("10.244.2.0/24", RouteKind::Vtep, &["192.0.2.2"], Some("n2"), Some("eth0")),
+            route("10.244.3.0/24", RouteKind::Direct, &["192.0.2.3"], Some("n3"), Some("weft0")),
             route("192.0.2.0/24", RouteKind::Group, &["10.244.1.9", "10.244.1.10"], None, None),
             route("::/0", RouteKind::Host, &[], None, Some("weft0")),
         ],
@@ -277,11 +278,12 @@ n2    default  192.0.2.2  02:00:00:00:00:02  192.0.2.254  1450  no
         (
             &["route"],
             "\
-TO             KIND   VIA                      NODE  PORT
-10.244.1.0/24  local  -                        -     -
-10.244.2.0/24  vtep   192.0.2.2                n2    eth0
-192.0.2.0/24   group  10.244.1.9, 10.244.1.10  -     -
-::/0           host   -                        -     weft0
+TO             KIND    VIA                      NODE  PORT
+10.244.1.0/24  local   -                        -     -
+10.244.2.0/24  vtep    192.0.2.2                n2    eth0
+10.244.3.0/24  direct  192.0.2.3                n3    weft0
+192.0.2.0/24   group   10.244.1.9, 10.244.1.10  -     -
+::/0           host    -                        -     weft0
 ",
         ),
         (
@@ -421,4 +423,21 @@ fn a_status_with_many_peers_lists_those_that_are_not_well() {
     assert!(narrow.ends_with("29 peers are resolved; -o wide lists them\n"), "{narrow}");
     let wide = daemon.weft(&["status", "-o", "wide"]).out;
     assert!((0..30).all(|number| wide.contains(&format!("\nn{number} "))), "{wide}");
+}
+
+#[test]
+fn a_peer_is_listed_with_the_way_that_its_pods_are_reached_by() {
+    let mut mixed = status();
+    let subnets: Vec<ipnet::IpNet> = ["10.244.2.0/24", "fd00::/64"].map(|net| net.parse().unwrap()).to_vec();
+    let peer = weft_api::Peer { subnets: subnets.clone(), ..mixed.peers.remove(0) };
+    for (name, direct) in [("n2", &subnets[..0]), ("n3", &subnets[..1]), ("n4", &subnets[..])] {
+        mixed.peers.push(weft_api::Peer { name: name.into(), direct: direct.to_vec(), ..peer.clone() });
+    }
+    let daemon = Daemon::start(Answers::default().with("GET /v1/status", 200, &mixed));
+    let out = daemon.weft(&["status"]).out;
+    let ways: Vec<_> = out.lines().skip_while(|line| !line.starts_with("PEER")).skip(1).collect();
+    for (line, way) in ways.iter().zip(["tunnel", "both", "direct"]) {
+        assert!(line.contains(&format!("  {way}  ")), "{out}");
+    }
+    assert_eq!(ways.len(), 3);
 }

@@ -42,6 +42,8 @@ fn status() -> Status {
             kind: "af_packet".into(),
             mtu: 1500,
             addresses: vec!["192.0.2.1".parse().unwrap()],
+            large_frames: weft_api::LargeFrames::Whole,
+            whole_frames: 17,
         },
         network: Network {
             ipv4: Some("10.244.0.0/16".parse().unwrap()),
@@ -55,6 +57,7 @@ fn status() -> Status {
         peers: vec![Peer {
             name: "n2".into(),
             subnets: vec!["10.244.2.0/24".parse().unwrap()],
+            direct: Vec::new(),
             public_ips: vec!["192.0.2.2".parse().unwrap()],
             vtep_mac: Some("02:00:00:00:00:02".parse().unwrap()),
             resolved: true,
@@ -155,14 +158,15 @@ generation    12
 source        file /etc/weft/nodes.toml, loaded 30s ago
 memory        4000 of 4096 packet buffers free (huge pages), 130.0 MiB resident
 uplink        eth0 (af_packet), MTU 1500, 192.0.2.1
+large frames  whole where that works, 17 so far
 network       10.244.0.0/16, VNI 1, UDP port 8472, pod MTU 1450
 workers       2
 host port     weft0
 pods          2
 peers         1
 
-PEER  SUBNETS        PUBLIC IPS  VTEP MAC           NEXT HOP  RESOLVED
-n2    10.244.2.0/24  192.0.2.2   02:00:00:00:00:02  -         yes
+PEER  SUBNETS        PUBLIC IPS  VTEP MAC           WAY     NEXT HOP  RESOLVED
+n2    10.244.2.0/24  192.0.2.2   02:00:00:00:00:02  tunnel  -         yes
 ",
         ),
         (

@@ -68,10 +68,23 @@ pub(crate) const SECTIONS: [Section; 4] = [
             Setting {
                 name: "mtu",
                 form: "integer, bytes, 576 (with `ipv6` 1280) to 65535",
-                default: "the underlay's MTU less 50, or 70 with `ipv6` and a node with `public_ipv6`",
+                default: "the underlay's MTU less 50, or 70 with `ipv6` and a node with `public_ipv6`; all of it where `direct_routing` is `always`",
                 what: "The MTU inside pods.",
                 cost: "Less costs packets; more than the underlay carries costs fragments or drops.",
                 when: "Where the way between nodes carries less than their interfaces say.",
+            },
+            Setting {
+                name: "direct_routing",
+                form: "`\"never\"`, `\"on-link\"` or `\"always\"`",
+                default: "`\"never\"`",
+                what: "Which nodes' pods are reached without the tunnel. `on-link`: those that the kernel reaches without a router, as with flannel's \
+                       `DirectRouting`; the others have the tunnel. `always`: all, as with flannel's `host-gw`; those behind a router are not reached, \
+                       and `weft status` names them. Pods' packets go through the host port, and the kernel forwards them by routes that weft \
+                       makes: `net.ipv4.ip_forward` (`net.ipv6.conf.all.forwarding`) must be 1. With any of the three, both forms are taken from \
+                       every node.",
+                cost: "The kernel's forwarding for each packet, its packet filter included. The underlay sees pods' addresses, and must let them \
+                       pass. With `always`, pods may have the underlay's whole MTU, and no `[[route]]` leads through pods of other nodes.",
+                when: "With flannel's nodes that are set so, where the tunnel's 50 bytes matter, or where the underlay's devices should see the pods.",
             },
         ],
     ),
@@ -114,7 +127,7 @@ pub(crate) const SECTIONS: [Section; 4] = [
             Setting {
                 name: "vtep_mac",
                 form: "MAC address, unicast",
-                default: "for the own node one that is made and kept; needed of the others",
+                default: "for the own node one that is made and kept; needed of the others, unless `direct_routing` is `always`",
                 what: "The MAC address of the node's VTEP in the first network.",
                 cost: NONE,
                 when: "When a node comes: `weft vtep` says weft's, `ip link show flannel.1` flannel's.",
@@ -256,7 +269,7 @@ pub(crate) const SECTIONS: [Section; 4] = [
                 name: "via",
                 form: "list of 1 to 64 pods' addresses of the same family",
                 default: "none; either `via` or `kind`",
-                what: "The pods that route on, of whichever node. Several cost the same: each flow takes one of them. A pod that is not there is left \
+                what: "The pods that route on, of whichever node (of this one alone where `direct_routing` is `always`). Several cost the same: each flow takes one of them. A pod that is not there is left \
                        out.",
                 cost: NONE,
                 when: "For gateways and VPNs in pods. They must be `trusted` to send from other addresses than theirs.",

@@ -71,6 +71,20 @@ fn a_good_file_is_read_as_it_stands() {
 }
 
 #[test]
+fn which_nodes_are_reached_without_the_tunnel() {
+    let with = |setting: &str| parse_text(&GOOD.replace("vni = 7", setting));
+    for (word, expected) in [
+        ("never", DirectRouting::Never),
+        ("on-link", DirectRouting::OnLink),
+        ("always", DirectRouting::Always),
+    ] {
+        let model = with(&format!("direct_routing = \"{word}\"")).unwrap();
+        assert_eq!(model.networks[0].direct_routing, expected);
+    }
+    assert_eq!(parse_text(GOOD).unwrap().networks[0].direct_routing, DirectRouting::Never);
+}
+
+#[test]
 fn the_example_is_right_for_both_of_its_nodes() {
     let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/examples/cluster.toml"));
     for node in ["worker-1", "worker-2"] {
@@ -79,7 +93,7 @@ fn the_example_is_right_for_both_of_its_nodes() {
     }
     let text = load(path, "worker-3").unwrap_err().to_string();
     assert!(
-        text.contains("cluster.toml:18:1: node: this node, \"worker-3\", is not among the 2 listed"),
+        text.contains("cluster.toml:19:1: node: this node, \"worker-3\", is not among the 2 listed"),
         "{text}"
     );
 }
@@ -99,7 +113,7 @@ fn each_mistake_is_told_with_its_line() {
         ("vni = 7", "vni = 7.5", 4, "network.vni", "a float is given"),
         ("mtu = 1400", "mtu = 1979-05-27", 5, "network.mtu", "a datetime is given"),
         ("vni = 7", "vnid = 7", 4, "network.vnid", "unknown setting; did you mean vni?"),
-        ("vni = 7", "colour = 7", 4, "network.colour", "unknown setting; remove it. Known here: name, vni, ipv4, ipv6, mtu, port"),
+        ("vni = 7", "colour = 7", 4, "network.colour", "unknown setting; remove it. Known here: name, vni, ipv4, ipv6, mtu, direct_routing, port"),
         ("[[pod]]\nname = \"vm\"", "[[pods]]\nname = \"vm\"", 25, "pods", "did you mean pod?"),
         ("[network]", "network = 1\n[other]", 1, "network", "an integer is given; write one table, [network]"),
         ("subnets = [\"10.244.2.0/24\"]", "subnets = \"10.244.2.0/24\"", 14, "node[1].subnets", "a string is given; write a list such as"),
@@ -108,6 +122,8 @@ fn each_mistake_is_told_with_its_line() {
         // Ranges and forms.
         ("vni = 7", "vni = 16777216", 4, "network.vni", "16777216 is not within 0 to 16777215; choose"),
         ("vni = 7", "port = 0", 4, "network.port", "0 is not within 1 to 65535"),
+        ("vni = 7", "direct_routing = \"sometimes\"", 4, "network.direct_routing", "\"sometimes\" is not among the choices; write \"never\" or \"on-link\" or \"always\""),
+        ("vni = 7", "direct_routing = true", 4, "network.direct_routing", "a boolean is given"),
         ("mtu = 1400", "mtu = 575", 5, "network.mtu", "575 is not within 576 to 65535"),
         ("\"10.244.0.0/16\"", "\"10.244.0.0\"", 2, "network.ipv4", "\"10.244.0.0\": invalid IP address syntax; write an IPv4 network"),
         ("\"192.0.2.2\"", "\"192.0.2\"", 15, "node[1].public_ip", "\"192.0.2\": invalid IPv4 address syntax; write an IPv4 address"),

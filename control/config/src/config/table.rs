@@ -172,7 +172,7 @@ pub const SETTINGS: &[Setting] = &[
         form: Form::Choice(words::<OuterChecksum>),
         otherwise: None,
         example: None,
-        what: "The UDP checksum of tunnel packets over IPv4: `zero`, as RFC 7348 asks for, or `valid`. Over IPv6, and where the uplink is `socket`, it is always valid.",
+        what: "The UDP checksum of tunnel packets over IPv4: `zero`, as RFC 7348 asks for, or `valid`. Over IPv6, and where the uplink is `socket`, it is always valid: the kernel fills it in, in what it gets whole (`uplink.tunnel_gso`) too.",
         cost: "`valid` costs a pass over each packet that no device takes over.",
         when: "`valid` for underlays that drop or misread a zero checksum.",
         effect: Effect::Live,

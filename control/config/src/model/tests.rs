@@ -36,6 +36,7 @@ fn model() -> Model {
             ipv6: Some("fd00:10:244::/56".parse().unwrap()),
             vni: Network::DEFAULT_VNI,
             mtu: None,
+            direct_routing: DirectRouting::Never,
         }],
         port: Model::DEFAULT_PORT,
         nodes: vec![node("a", 1), node("b", 2)],
@@ -53,6 +54,7 @@ fn two_networks() -> Model {
         ipv6: None,
         vni: Vni::new(2).unwrap(),
         mtu: Mtu::new(1400).ok(),
+        direct_routing: DirectRouting::Never,
     });
     for (number, node) in model.nodes.iter_mut().enumerate() {
         node.subnets.push(format!("10.99.{number}.0/24").parse().unwrap());
@@ -442,4 +444,36 @@ fn a_large_cluster_is_checked_too() {
         })
         .collect();
     assert_eq!(validate(&model, "n7"), Ok(()));
+}
+
+#[test]
+fn without_a_tunnel_a_peer_needs_no_vtep_and_leads_no_route_of_others() {
+    let mut direct = model();
+    direct.networks[0].direct_routing = DirectRouting::Always;
+    direct.nodes[1].vtep_mac = None;
+    assert_eq!(validate(&direct, "a"), Ok(()));
+    let mut either = direct.clone();
+    either.networks[0].direct_routing = DirectRouting::OnLink;
+    let found = validate(&either, "a").expect_err("whoever is behind a router has the tunnel");
+    assert_eq!(found[0].setting(), "vtep_mac");
+
+    let through_b = || route("192.0.2.0/24", &["10.244.2.9"]);
+    let with = |model: &Model, route: Route| {
+        let mut model = model.clone();
+        model.routes.push(route);
+        validate(&model, "a")
+    };
+    let found = with(&direct, through_b()).expect_err("a could not hand it to b");
+    assert_eq!((found.len(), found[0].setting().as_str()), (1, "via[0]"));
+    assert!(
+        found[0].reason.contains("node \"b\"") && found[0].remedy.contains("node = \"b\""),
+        "{}",
+        found[0]
+    );
+    let on_b = Route { node: Some("b".to_owned()), ..through_b() };
+    assert_eq!(with(&direct, on_b.clone()), Ok(()));
+    assert!(with(&direct, Route { node: Some("a".to_owned()), ..on_b }).is_err());
+    direct.networks[0].direct_routing = DirectRouting::OnLink;
+    direct.nodes[1].vtep_mac = model().nodes[1].vtep_mac;
+    assert_eq!(with(&direct, through_b()), Ok(()));
 }

@@ -130,7 +130,7 @@ fn validate_as(model: &Model, local_node: Option<&str>) -> Result<(), Vec<Invali
     nodes::check(model, &index, local_node, &mut findings);
     let subnets = subnets::check(model, &index, &mut findings);
     pods::check(model, &index, &mut findings);
-    routes::check(model, &subnets, &mut findings);
+    routes::check(model, &index, &subnets, &mut findings);
     let mut found = findings.0;
     if found.is_empty() {
         return Ok(());

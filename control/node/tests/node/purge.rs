@@ -32,6 +32,8 @@ async fn devices_neighbours_and_files_go_and_nothing_else() {
     })
     .await;
     assert!(host.ip("neigh show dev up0").contains("proto 87"));
+    host.ip("route add 10.244.1.0/24 via 192.0.2.2 dev up0 proto 87");
+    host.ip("route add 10.244.2.0/24 via 192.0.2.2 dev up0");
 
     // Not while weftd runs.
     let lock = Lock::take(&dir).expect("it is free");
@@ -48,6 +50,8 @@ async fn devices_neighbours_and_files_go_and_nothing_else() {
     let left = host.ip("link show");
     assert!(!left.contains("weft0") && left.contains("keep0") && left.contains("up0"), "{left}");
     assert!(!host.ip("neigh show dev up0").contains("proto 87"));
+    let routes = host.ip("route show");
+    assert!(!routes.contains("10.244.1.0/24") && routes.contains("10.244.2.0/24"), "{routes}");
     assert!(dir.join("notes.txt").exists());
 
     let at = dir.clone();

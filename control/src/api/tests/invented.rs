@@ -48,6 +48,8 @@ impl Backend for Invented {
                 kind: "socket".to_owned(),
                 mtu: 1500,
                 addresses: Vec::new(),
+                large_frames: weft_api::LargeFrames::Kernel,
+                whole_frames: 0,
             },
             network: Network { ipv4: None, ipv6: None, vni: 1, port: 8472, pod_mtu: 1450 },
             workers: 1,

@@ -6,12 +6,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use weft_api::{LocalVtep, Mac, Route, RouteKind, Routes, Vtep, Vteps};
 use weft_switch::drop_reason::DropReason;
-use weft_switch::tables::{self, NextHop, Snapshot};
+use weft_switch::tables::{self, NO_VTEP, NextHop, Snapshot};
 use weft_switch::types::{MacAddr, PortId, Vni};
 
 use crate::compile::tunnel_address;
 use crate::daemon::Daemon;
-use crate::model::{Network, NetworkIndex, Node};
+use crate::model::{DirectRouting, Model, Network, NetworkIndex, Node};
 
 /// The far end of a tunnel, and whose it is.
 struct FarEnd<'a> {
@@ -26,6 +26,10 @@ struct FarEnd<'a> {
 
 /// What makes a next hop readable.
 struct Legend<'a> {
+    model: &'a Model,
+    networks: NetworkIndex,
+    /// The nodes, by their subnets.
+    owners: HashMap<IpNet, &'a Node>,
     tables: &'a Snapshot,
     far: HashMap<u32, FarEnd<'a>>,
     names: HashMap<PortId, String>,
@@ -48,13 +52,17 @@ impl Daemon {
                 let Some(address) = tunnel_address(node, subnet) else { continue };
                 let Some((_, index)) = networks.of(subnet) else { continue };
                 let network = &self.model.networks[index];
+                if network.direct_routing == DirectRouting::Always {
+                    continue;
+                }
                 let mac = node.vtep_mac_in(&self.model, index, address.is_ipv6());
                 // A node has a handful of ends: no need for a map.
                 if ends[first..].iter().any(|end| end.address == address && end.network.vni == network.vni) {
                     continue;
                 }
                 let index = match route_exactly(tables, subnet) {
-                    Some(NextHop::Vtep(index)) => Some(index),
+                    Some(NextHop::Vtep(index) | NextHop::Direct(index)) => Some(index),
+                    Some(NextHop::OnLink(link)) => tables.links.get(link as usize).map(|link| link.vtep),
                     _ => None,
                 };
                 ends.push(FarEnd { index, node, network, mac, address });
@@ -110,6 +118,14 @@ impl Daemon {
     pub(in crate::daemon) fn list_routes(&self, address: Option<IpAddr>) -> Routes {
         let tables = self.dataplane.snapshot();
         let legend = Legend {
+            model: &self.model,
+            networks: NetworkIndex::new(&self.model),
+            owners: self
+                .model
+                .nodes
+                .iter()
+                .flat_map(|node| node.subnets.iter().map(move |subnet| (*subnet, node)))
+                .collect(),
             tables,
             far: self.far_ends().into_iter().filter_map(|end| Some((end.index?, end))).collect(),
             names: self.port_names(),
@@ -174,6 +190,24 @@ impl Legend<'_> {
                     port: Some(self.uplink.clone()),
                     mtu,
                     ..blank
+                }
+            }
+            NextHop::OnLink(index) => {
+                let port = self.tables.links.get(index as usize).map(|link| link.to.port);
+                Route {
+                    port: Some(self.uplink.clone()),
+                    mtu: port.and_then(|port| self.mtu_of(port)),
+                    ..self.route(to, NextHop::Direct(NO_VTEP))
+                }
+            }
+            NextHop::Direct(_) => {
+                let (node, network) = (self.owners.get(&to), self.networks.of(&to));
+                Route {
+                    kind: RouteKind::Direct,
+                    via: node.and_then(|node| tunnel_address(node, &to)).into_iter().collect(),
+                    node: node.map(|node| node.name.clone()),
+                    network: network.map(|(_, index)| self.model.networks[index].name.clone()),
+                    ..self.route(to, NextHop::Host)
                 }
             }
             NextHop::Hop(index) => {

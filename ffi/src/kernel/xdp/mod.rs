@@ -24,7 +24,7 @@ use super::interface::{self, IfName};
 use socket::{Failed, Mode, Sizes, Xsk};
 
 pub use super::bpf::Attach;
-pub use program::{Steering, Target};
+pub use program::{Side, Steering, Target};
 pub use rx::{MAX_PIECES, XskFrame, XskRx};
 pub use tx::XskTx;
 
@@ -79,8 +79,8 @@ pub struct XdpOptions {
     pub tx_buffers: u32,
     /// The queues that are sent through: so many, from the first on. The others have next to no send buffers. Default: all.
     pub senders: u32,
-    /// Prefixes whose packets are taken besides, at most; see [`Steering::add_prefix`]. Default: 0, which costs
-    /// nothing. For direct routing, which has no tunnel; weft itself asks for none yet.
+    /// Prefixes between which packets are taken besides, at most; see [`Steering::set_prefixes`]. Default: 0, which costs
+    /// nothing. For direct routing, which has no tunnel: then two look-ups for each packet that is the kernel's.
     pub prefixes: u32,
 }
 

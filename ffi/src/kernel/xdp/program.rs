@@ -7,15 +7,15 @@
 //! - the first fragment of such a packet, so that it can be counted (the others have no port);
 //! - what routers say of such packets from here that were too big for them.
 //!
-//! And, whatever they are, packets to a prefix of [`Steering::add_prefix`], where the program was made with room for prefixes: for
-//! direct routing, where pods' packets come without a tunnel. Nothing adds one yet, since weft has only tunnels so far.
+//! And, whatever they are, packets from a prefix that is [`Side::There`] to one that is [`Side::Here`] ([`Steering::set_prefixes`]),
+//! where the program was made with room for prefixes: for direct routing, where pods' packets come without a tunnel.
 //!
 //! Everything else goes on to the kernel, unchanged. A tagged frame belongs to a VLAN interface of the kernel, which is
 //! another uplink; a priority tag (VLAN 0) makes no difference.
 //!
 //! A frame for a queue that has no socket goes to the kernel too.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -43,9 +43,11 @@ const IP: i16 = 14;
 const IPV4_LEN: i16 = 20;
 const IPV4_FRAGMENT: i16 = IP + 6;
 const IPV4_PROTOCOL: i16 = IP + 9;
+const IPV4_SOURCE: i16 = IP + 12;
 const IPV4_DESTINATION: i16 = IP + 16;
 const IPV6_LEN: i16 = 40;
 const IPV6_NEXT_HEADER: i16 = IP + 6;
+const IPV6_SOURCE: i16 = IP + 8;
 const IPV6_DESTINATION: i16 = IP + 24;
 const IPV6_PAYLOAD: i16 = IP + IPV6_LEN;
 const FRAGMENT_LEN: i16 = 8;
@@ -70,7 +72,6 @@ const IPV6: Label = Label("IPv6");
 const IPV6_OTHER: Label = Label("IPv6, not UDP");
 const IPV6_ICMP: Label = Label("ICMPv6");
 const IPV6_TO: Label = Label("IPv6 destination");
-const LOOK: Label = Label("look the destination up");
 const UNTAGGED: Label = Label("untagged");
 const STEER: Label = Label("to weft");
 const PASS: Label = Label("to the kernel");
@@ -91,7 +92,7 @@ pub struct Target {
     pub port: u16,
     /// The interface's MAC address.
     pub mac: [u8; 6],
-    /// How many prefixes can be added; 0: the program looks no destination up.
+    /// How many prefixes there can be; 0: the program looks none up.
     pub prefixes: u32,
 }
 
@@ -105,6 +106,19 @@ pub struct Steering {
     /// What is in that map.
     own_now: Mutex<BTreeSet<[u8; ADDRESS_KEY]>>,
     prefixes: Option<Map>,
+    /// What is in that map.
+    prefixes_now: Mutex<BTreeMap<[u8; PREFIX_KEY], Side>>,
+}
+
+/// Who is behind a prefix. The longest that has an address counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// Pods of this node.
+    Here = 1,
+    /// Pods of a node that sends their packets without a tunnel.
+    There = 2,
+    /// The host, within one of the others: its packets are the kernel's.
+    Host = 3,
 }
 
 impl Steering {
@@ -118,14 +132,14 @@ impl Steering {
         };
         let code = code(target, sockets.as_fd(), own.as_fd(), prefixes.as_ref().map(|map| map.as_fd()))
             .ok_or_else(|| io::Error::other("the program has a jump to nowhere"))?;
-        let own_now = Mutex::default();
         Ok(Self {
             link: None,
             program: bpf::load(ProgramKind::Xdp, NAME, &code)?,
             sockets,
             own,
-            own_now,
+            own_now: Mutex::default(),
             prefixes,
+            prefixes_now: Mutex::default(),
         })
     }
 
@@ -158,18 +172,29 @@ impl Steering {
         Ok(())
     }
 
-    /// From now on packets to this prefix are weft's. `ENOSPC` when there is no room for another.
-    pub fn add_prefix(&self, address: IpAddr, len: u8) -> io::Result<()> {
-        self.prefixes_map()?.set(&prefix_key(address, len)?, &[1])
-    }
-
-    /// From now on packets to this prefix are the kernel's again. `ENOENT` when they were.
-    pub fn remove_prefix(&self, address: IpAddr, len: u8) -> io::Result<()> {
-        self.prefixes_map()?.remove(&prefix_key(address, len)?)
-    }
-
-    fn prefixes_map(&self) -> io::Result<&Map> {
-        self.prefixes.as_ref().ok_or_else(|| io::Error::from_raw_os_error(libc::ENOSPC))
+    /// From now on there are these prefixes and no other. Fails when they are too many, or one is none; one that stays is never
+    /// missing meanwhile.
+    pub fn set_prefixes(&self, prefixes: impl IntoIterator<Item = (IpAddr, u8, Side)>) -> io::Result<()> {
+        let keyed = |(address, len, side)| prefix_key(address, len).map(|key| (key, side));
+        let wanted: BTreeMap<_, _> = prefixes.into_iter().map(keyed).collect::<io::Result<_>>()?;
+        let mut now = self.prefixes_now.lock().unwrap_or_else(PoisonError::into_inner);
+        if *now == wanted {
+            return Ok(());
+        }
+        let full = || io::Error::from_raw_os_error(libc::ENOSPC);
+        let map = self.prefixes.as_ref().ok_or_else(full)?;
+        let gone: Vec<_> = now.keys().filter(|key| !wanted.contains_key(*key)).copied().collect();
+        for key in gone {
+            map.remove(&key)?;
+            now.remove(&key);
+        }
+        for (key, side) in wanted {
+            if now.get(&key) != Some(&side) {
+                map.set(&key, &[side as u8])?;
+                now.insert(key, side);
+            }
+        }
+        Ok(())
     }
 }
 
@@ -335,35 +360,49 @@ fn ipv6(p: &mut Assembler, port: u16) {
 
 /// Puts the destination where keys are.
 fn load_ipv4(p: &mut Assembler) {
+    load_ipv4_from(p, IPV4_DESTINATION);
+}
+
+/// The same.
+fn load_ipv6(p: &mut Assembler) {
+    load_ipv6_from(p, IPV6_DESTINATION);
+}
+
+/// Puts the address at that place of the frame where keys are.
+fn load_ipv4_from(p: &mut Assembler, at: i16) {
     p.add(&[
         Insn::store_value(Word, R10, ADDRESS_ON_STACK, 0),
         Insn::store_value(Word, R10, ADDRESS_ON_STACK + 4, 0),
         Insn::store_value(Word, R10, ADDRESS_ON_STACK + 8, i32::from_ne_bytes([0, 0, 0xff, 0xff])),
-        Insn::load(Word, R3, R7, IPV4_DESTINATION),
+        Insn::load(Word, R3, R7, at),
         Insn::store(Word, R10, ADDRESS_ON_STACK + 12, R3),
     ]);
 }
 
 /// The same.
-fn load_ipv6(p: &mut Assembler) {
-    for at in [0, 4, 8, 12] {
-        p.add(&[
-            Insn::load(Word, R3, R7, IPV6_DESTINATION + at),
-            Insn::store(Word, R10, ADDRESS_ON_STACK + at, R3),
-        ]);
+fn load_ipv6_from(p: &mut Assembler, at: i16) {
+    for word in [0, 4, 8, 12] {
+        p.add(&[Insn::load(Word, R3, R7, at + word), Insn::store(Word, R10, ADDRESS_ON_STACK + word, R3)]);
     }
 }
 
-/// To weft if the destination is in a prefix.
+/// To weft if the destination is here and the source there.
 fn look_up(p: &mut Assembler, prefixes: BorrowedFd<'_>) {
-    p.label(IPV4_TO);
-    load_ipv4(p);
-    p.go(LOOK).label(IPV6_TO);
-    load_ipv6(p);
-    p.label(LOOK);
-    p.add(&[Insn::store_value(Word, R10, PREFIX_KEY_ON_STACK, 128)]).set_map(R1, prefixes);
-    p.add(&[Insn::copy(R2, R10), Insn::add(R2, PREFIX_KEY_ON_STACK.into()), Insn::call(LOOK_UP)]);
-    p.go_if_all(R0, Jump::NotEqual, 0, STEER);
+    type Load = fn(&mut Assembler, i16);
+    for (label, load, destination, source) in [
+        (IPV4_TO, load_ipv4_from as Load, IPV4_DESTINATION, IPV4_SOURCE),
+        (IPV6_TO, load_ipv6_from as Load, IPV6_DESTINATION, IPV6_SOURCE),
+    ] {
+        p.label(label);
+        for (at, side) in [(destination, Side::Here), (source, Side::There)] {
+            load(p, at);
+            p.add(&[Insn::store_value(Word, R10, PREFIX_KEY_ON_STACK, 128)]).set_map(R1, prefixes);
+            p.add(&[Insn::copy(R2, R10), Insn::add(R2, PREFIX_KEY_ON_STACK.into()), Insn::call(LOOK_UP)]);
+            p.go_if_all(R0, Jump::Equal, 0, PASS).add(&[Insn::load(Byte, R3, R0, 0)]);
+            p.go_if(R3, Jump::NotEqual, side as i32, PASS);
+        }
+        p.go(STEER);
+    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use crate::offload::{Checksum, Gso, GsoKind, Offload};
 use crate::packet::HeapBuf;
 use crate::parse::{parse, parse_tunnel};
 use crate::stations::Stations;
-use crate::tables::{Encap, Gateway, Neighbour, NextHop, Outer, Place, Port, Vtep};
+use crate::tables::{Encap, Gateway, Link, Neighbour, NextHop, Outer, Place, Port, Vtep};
 use crate::types::{Mtu, Vni};
 use crate::wire::checksum::{Sum, udp_never_zero};
 use proptest::prelude::*;
@@ -74,6 +74,9 @@ fn tables(vteps: usize) -> Snapshot {
     tables.routes4.insert([10, 244, 3, 0].into(), 24, NextHop::Hop(0));
     tables.routes4.insert([10, 244, 4, 0].into(), 24, NextHop::Group(0));
     tables.routes4.insert([10, 244, 5, 0].into(), 24, NextHop::Blackhole);
+    tables.routes4.insert([10, 244, 6, 0].into(), 24, NextHop::Direct(0));
+    tables.routes4.insert([10, 244, 7, 0].into(), 24, NextHop::OnLink(0));
+    tables.links.push(Link { to: Neighbour { mac: pod_mac(8), port: id(UPLINK) }, vtep: 0 });
     tables.routes6.insert("fd00::".parse().unwrap(), 112, NextHop::Local);
     tables.routes6.insert("fd00::1:0".parse().unwrap(), 112, NextHop::Vtep(0));
     let (vni, own) = (Vni::new(1).unwrap(), [172, 16, 0, 1].into());
@@ -139,7 +142,7 @@ fn any_plain() -> impl Strategy<Value = Vec<u8>> {
     let payload = prop_oneof![Just(18usize), 0..30usize, Just(590)];
     let dst = prop_oneof![Just(GATEWAY), (1u8..6).prop_map(|pod| [2, 0, 0, 0, 0, pod]), any::<[u8; 6]>()];
     let protocol = prop_oneof![Just(6u8), Just(17), Just(1), any::<u8>()];
-    (dst, 0u8..6, 0u8..5, protocol, payload, any::<bool>()).prop_map(
+    (dst, 0u8..8, 0u8..5, protocol, payload, any::<bool>()).prop_map(
         |(mac, net, host, protocol, len, is_v4)| {
             let payload = vec![0x11; len];
             let src = pod_mac(POD).0;
@@ -175,7 +178,7 @@ fn tunnelled(inner: &[u8], inner_is_v6: bool, outer_is_v6: bool) -> Vec<u8> {
 /// What a peer sends.
 fn any_tunnelled() -> impl Strategy<Value = Vec<u8>> {
     let protocol = prop_oneof![4 => Just(17u8), 2 => Just(6), 1 => Just(58), 1 => any::<u8>()];
-    (0u8..6, 0u8..5, 0usize..30, protocol, any::<bool>(), any::<bool>()).prop_map(
+    (0u8..8, 0u8..5, 0usize..30, protocol, any::<bool>(), any::<bool>()).prop_map(
         |(net, host, len, protocol, inner_is_v6, outer_is_v6)| {
             let payload = vec![0x11; len];
             let inner = if inner_is_v6 {

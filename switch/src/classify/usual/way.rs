@@ -4,7 +4,7 @@ use super::super::next_hop::{Target, resolve};
 use super::super::route::{Family, nowhere};
 use super::super::{Action, Ingress};
 use crate::parse::Ip;
-use crate::tables::{Neighbour, Role, Snapshot};
+use crate::tables::{NO_VTEP, Neighbour, Role, Snapshot};
 use crate::types::{MacAddr, PortId};
 
 /// A way out, and the longest IP packet that it carries.
@@ -19,9 +19,6 @@ pub(super) struct Out {
     /// TTL or hop limit less one.
     hop: bool,
 }
-
-/// More than there can be.
-const NO_VTEP: u32 = u32::MAX;
 
 impl Out {
     #[inline(always)]
@@ -67,7 +64,8 @@ impl By<'_> {
             Target::Neighbour(to) => to,
             Target::Hop(to) if to.port != from.id => to,
             // Its kernel routes on, and has an MTU of its own to tell of.
-            Target::Host => {
+            Target::Direct(_) if matches!(from.port.role, Role::Uplink) => return None,
+            Target::Host | Target::Direct(_) => {
                 let to = tables.gateway.host.filter(|to| to.port != from.id)?;
                 let mac = to.mac.to_bits();
                 return Some(Out { mac, port: to.port, vtep: NO_VTEP, mtu: u32::MAX, hop: false });

@@ -59,6 +59,11 @@ impl UnderlayMtu {
         self.0.store(mtu, Ordering::Relaxed);
     }
 
+    /// In bytes, of a packet without a tunnel.
+    pub(super) fn underlay(&self) -> usize {
+        self.0.load(Ordering::Relaxed) as usize
+    }
+
     /// What is left for an inner IP packet.
     pub(super) fn overlay(&self, v6: bool) -> usize {
         let outer = if v6 { IPV6_LEN } else { IPV4_LEN } + UDP_LEN + VXLAN_LEN + ETHERNET_LEN;

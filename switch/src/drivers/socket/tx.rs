@@ -1,10 +1,12 @@
 //! Sending: a burst's messages are planned, and the kernel gathers each from where its bytes lie.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use weft_ffi::dpdk::Mbuf;
 use weft_ffi::kernel::udp::{Family, Refusal, UdpError, UdpTx};
 use weft_ffi::kernel::whole::WholeTx;
+use weft_sync::counter::Counter;
 
 use super::plan::{Lane, Plan, SENDERS};
 use super::whole::{Ports, Whole};
@@ -20,6 +22,8 @@ pub struct SocketTx {
     port: u16,
     /// Takes frames that stand for several as they are, where the kernel has such a way.
     whole: Option<Whole>,
+    /// How many frames went that way.
+    went_whole: Arc<Counter>,
     plan: Plan,
     loss: TxLoss,
 }
@@ -65,7 +69,13 @@ impl SocketTx {
         };
         let ports = Ports { v4: ports(&v4), v6: v6.as_ref().map(ports).unwrap_or_default() };
         let whole = whole.map(|tx| Whole::new(tx, ports));
-        Ok(Self { v4, v6, port, whole, plan: Plan::default(), loss: TxLoss::default() })
+        let went_whole = Arc::default();
+        Ok(Self { v4, v6, port, whole, went_whole, plan: Plan::default(), loss: TxLoss::default() })
+    }
+
+    /// How many frames that stand for several have gone as they are.
+    pub fn went_whole(&self) -> Arc<Counter> {
+        Arc::clone(&self.went_whole)
     }
 
     /// Notes which destinations the kernel has cut frames for, so that the next ones may go whole.
@@ -104,7 +114,9 @@ impl TxQueue<NativePool> for SocketTx {
         let mut left = Left { all: self.plan.make(burst, self.port, whole), ..Left::default() };
         for share in self.plan.shares() {
             if let Some((packet, lane)) = share.whole() {
-                if !self.whole.as_mut().is_some_and(|whole| whole.send(&burst[packet], lane)) {
+                if self.whole.as_mut().is_some_and(|whole| whole.send(&burst[packet], lane)) {
+                    self.went_whole.add(1);
+                } else {
                     left.add(share.packets(), Refusal::Other);
                 }
                 continue;

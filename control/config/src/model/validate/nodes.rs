@@ -1,6 +1,6 @@
 //! What can be wrong with nodes, but for their subnets.
 
-use super::super::{Model, NetworkIndex, Node};
+use super::super::{DirectRouting, Model, NetworkIndex, Node};
 use super::names::name_part;
 use super::{Entity, Findings, Part, Seen, unusable};
 use ipnet::IpNet;
@@ -53,7 +53,11 @@ pub(super) fn check(model: &Model, networks: &NetworkIndex, local_node: Option<&
             }
         }
         let needed = needed_networks(networks, node);
-        for network in needed.into_iter().filter(|_| Some(node.name.as_str()) != local_node) {
+        let tunnelled = |network: &usize| {
+            model.networks.get(*network).is_none_or(|network| network.direct_routing != DirectRouting::Always)
+        };
+        let peer = Some(node.name.as_str()) != local_node;
+        for network in needed.into_iter().filter(|network| peer && tunnelled(network)) {
             if node.vtep_mac_in(model, network, false).is_none() {
                 let (field, part, what) = match network {
                     0 => ("vtep_mac", None, String::new()),

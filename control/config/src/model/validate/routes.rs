@@ -1,6 +1,6 @@
 //! What can be wrong with routes.
 
-use super::super::{Model, Route, Target};
+use super::super::{DirectRouting, Model, NetworkIndex, Route, Target};
 use super::subnets::Subnets;
 use super::{Entity, Findings, Part, Seen, not_a_pods, unusable};
 use ipnet::IpNet;
@@ -10,7 +10,7 @@ use std::net::IpAddr;
 /// How many pods a route can lead through: more than that no hash shares evenly.
 const VIA_MAX: usize = 64;
 
-pub(super) fn check(model: &Model, subnets: &Subnets, to: &mut Findings) {
+pub(super) fn check(model: &Model, networks: &NetworkIndex, subnets: &Subnets, to: &mut Findings) {
     let nodes: HashSet<&str> = model.nodes.iter().map(|node| node.name.as_str()).collect();
     let mut seen: Seen<(IpNet, Option<&str>)> = Seen::new();
     for (index, route) in model.routes.iter().enumerate() {
@@ -30,6 +30,7 @@ pub(super) fn check(model: &Model, subnets: &Subnets, to: &mut Findings) {
             add("node", None, format!("there is no node {node:?}"), remedy);
         }
         check_via(subnets, route, &mut add);
+        check_direct(model, networks, subnets, route, &mut add);
     }
 }
 
@@ -86,6 +87,33 @@ fn check_via(
             }
         } else {
             add("via", item, format!("{address} is in no node's subnet, so no pod has it"), example());
+        }
+    }
+}
+
+/// Without a tunnel a packet reaches another node only by its own destination, so a route leads through pods of the nodes that
+/// have it.
+fn check_direct(
+    model: &Model,
+    networks: &NetworkIndex,
+    subnets: &Subnets,
+    route: &Route,
+    add: &mut dyn FnMut(&'static str, Option<usize>, String, String),
+) {
+    let Target::Via(via) = &route.target else { return };
+    for (item, address) in via.iter().copied().enumerate() {
+        let Some((subnet, owner)) = subnets.holding(&address.into()) else { continue };
+        let Some((_, network)) = networks.of(&subnet) else { continue };
+        let (network, owner) = (&model.networks[network], &model.nodes[owner].name);
+        let alone = model.nodes.len() == 1 || route.node.as_ref() == Some(owner);
+        if network.direct_routing == DirectRouting::Always && !alone {
+            let reason = format!(
+                "{address} is a pod of node {owner:?}, and network {:?} has no tunnel that leads other nodes through it \
+                 (direct_routing = \"always\")",
+                network.name
+            );
+            let remedy = format!("write node = {owner:?} to the route, or set direct_routing to \"on-link\"");
+            add("via", Some(item), reason, remedy);
         }
     }
 }

@@ -234,46 +234,68 @@ fn packets_to_another_address_are_the_kernels() {
 }
 
 #[test]
-fn packets_to_a_prefix_are_taken_while_it_is_there() {
-    let program = Loaded::new(4);
-    let to4 = |destination: [u8; 4], fragment| {
+fn packets_between_prefixes_are_taken_while_they_are_there() {
+    let program = Loaded::new(6);
+    let between4 = |source: [u8; 4], destination: [u8; 4], fragment| {
         let mut packet = ipv4(0, fragment, 6, 80);
+        packet[26..30].copy_from_slice(&source);
         packet[30..34].copy_from_slice(&destination);
         packet
     };
-    let to6 = |last: u8, next_header| {
+    let to4 = |destination, fragment| between4([10, 244, 9, 1], destination, fragment);
+    let to6 = |[source, destination]: [u8; 2], next_header| {
         let mut packet = ipv6(next_header, 80);
-        packet[38..54].copy_from_slice(&[0xfd, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last]);
+        let address = |last| [0xfd, last, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last];
+        packet[22..38].copy_from_slice(&address(source));
+        packet[38..54].copy_from_slice(&address(destination));
         packet
     };
+    let prefix = |text: &str, side| {
+        let (address, len) = text.split_once('/').unwrap();
+        (address.parse().unwrap(), len.parse().unwrap(), side)
+    };
+    let here = prefix("10.244.1.0/24", Side::Here);
+    let there = prefix("10.244.9.0/24", Side::There);
+    let (here6, there6) = (prefix("fd01::/64", Side::Here), prefix("fd09::/64", Side::There));
+    let host = prefix("10.244.1.1/32", Side::Host);
     let steering = &program.steering;
     assert!(!program.steers(&to4([10, 244, 1, 7], 0)));
-    steering.add_prefix("10.244.1.0".parse().unwrap(), 24).unwrap();
-    steering.add_prefix("fd01::".parse().unwrap(), 112).unwrap();
+    steering.set_prefixes([here, there, here6, there6, host]).unwrap();
     assert!(program.steers(&to4([10, 244, 1, 7], 0)));
     assert!(program.steers(&to4([10, 244, 1, 255], 5)), "a fragment");
     assert!(program.steers(&tagged(to4([10, 244, 1, 7], 0), 0x8100, 0)), "priority tag");
     assert!(!program.steers(&tagged(to4([10, 244, 1, 7], 0), 0x8100, 3)), "VLAN 3");
     assert!(!program.steers(&to4([10, 244, 2, 7], 0)), "beside the prefix");
-    assert!(program.steers(&to6(9, 6)));
-    assert!(program.steers(&to6(9, 58)), "ICMPv6");
-    assert!(program.steers(&to6(9, 44)), "a fragment, IPv6");
+    assert!(!program.steers(&to4([10, 244, 1, 1], 0)), "the host's");
+    for [source, destination] in [
+        [[10, 244, 8, 1], [10, 244, 1, 7]],
+        [[10, 244, 1, 8], [10, 244, 1, 7]],
+        [[10, 244, 1, 7], [10, 244, 9, 1]],
+    ] {
+        assert!(!program.steers(&between4(source, destination, 0)), "{source:?} to {destination:?}");
+    }
+    assert!(program.steers(&to6([9, 1], 6)));
+    assert!(program.steers(&to6([9, 1], 58)), "ICMPv6");
+    assert!(program.steers(&to6([9, 1], 44)), "a fragment, IPv6");
+    assert!(
+        !program.steers(&to6([8, 1], 6))
+            && !program.steers(&to6([9, 2], 6))
+            && !program.steers(&to6([1, 9], 6))
+    );
     assert!(!program.steers(&ipv6(6, 80)), "beside the prefix, IPv6");
     assert!(program.steers(&ipv4(0, 0, 17, PORT)), "the tunnel's all the same");
 
-    steering.remove_prefix("10.244.1.0".parse().unwrap(), 24).unwrap();
+    steering.set_prefixes([here, there6, here6]).unwrap();
+    assert!(!program.steers(&to4([10, 244, 1, 7], 0)) && program.steers(&to6([9, 1], 6)));
+    steering.set_prefixes([(here.0, here.1, Side::There), (there.0, there.1, Side::Here)]).unwrap();
     assert!(!program.steers(&to4([10, 244, 1, 7], 0)));
-    let again = steering.remove_prefix("10.244.1.0".parse().unwrap(), 24).unwrap_err();
-    assert_eq!(again.raw_os_error(), Some(libc::ENOENT));
-    let wrong = steering.add_prefix("10.244.1.0".parse().unwrap(), 33).unwrap_err();
+    assert!(program.steers(&between4([10, 244, 1, 7], [10, 244, 9, 1], 0)), "they have changed sides");
+    let wrong = steering.set_prefixes([(here.0, 33, Side::Here)]).unwrap_err();
     assert_eq!(wrong.kind(), io::ErrorKind::InvalidInput);
-    for third in 0..3 {
-        steering.add_prefix(IpAddr::from([10, 9, third, 0]), 24).unwrap();
-    }
-    let full = steering.add_prefix(IpAddr::from([10, 9, 3, 0]), 24).unwrap_err();
-    assert_eq!(full.raw_os_error(), Some(libc::ENOSPC));
+    let many = (0..7).map(|third| (IpAddr::from([10, 9, third, 0]), 24, Side::There));
+    assert_eq!(steering.set_prefixes(many).unwrap_err().raw_os_error(), Some(libc::ENOSPC));
 
     let none = Loaded::new(0);
-    let no_room = none.steering.add_prefix("10.244.1.0".parse().unwrap(), 24).unwrap_err();
-    assert_eq!(no_room.raw_os_error(), Some(libc::ENOSPC));
+    none.steering.set_prefixes([]).unwrap();
+    assert_eq!(none.steering.set_prefixes([here]).unwrap_err().raw_os_error(), Some(libc::ENOSPC));
 }
