@@ -292,6 +292,16 @@ impl Dataplane {
         }
     }
 
+    /// Waits until every worker forwards by the snapshot published last, with the queues that it was told of.
+    pub async fn settled(&self) {
+        let publication = self.publisher.publication();
+        let deadline = Instant::now() + PATIENCE;
+        while !self.publisher.passed(publication) && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_micros(200)).await;
+        }
+        self.obeyed().await;
+    }
+
     /// Publishes the next snapshot, which `make` makes for its generation.
     pub fn publish(&mut self, make: impl FnOnce(Generation) -> Snapshot) -> Generation {
         let generation = Generation(self.publisher.current().generation.0 + 1);

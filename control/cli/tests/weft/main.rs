@@ -77,6 +77,7 @@ fn pod(name: &str) -> Pod {
         origin: Origin::Api,
         state: PodState::Up,
         error: None,
+        cni: None,
     }
 }
 
