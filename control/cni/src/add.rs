@@ -17,13 +17,18 @@ use crate::{netns, say};
 pub(crate) fn add(conf: &Conf, call: &Call) -> Result<CniResult, Error> {
     let netns = call.netns.clone().unwrap_or_default();
     netns::check(&netns)?;
+    let occupied = netns::has_interface(&netns, &call.ifname)?;
+    let before = match &conf.prev_result {
+        Some(before) if !before.is_null() => CniResult::parse(before.clone(), "prevResult")?,
+        _ => CniResult::default(),
+    };
     let (weftd, name) = (Weftd::new(conf), pod_name(&call.container, &call.ifname));
     let mac = conf.mac(call)?;
     let plug = Plug::new(conf, call)?;
     let port = plug.port(call)?;
     let plan = Plan::new(conf)?;
     // Before anything is made, so that nothing of an attachment that is there is taken back below.
-    if weftd.pod(&name)?.is_some() || netns::has_interface(&netns, &call.ifname)? {
+    if weftd.pod(&name)?.is_some() || occupied {
         let (container, ifname) = (&call.container, &call.ifname);
         let msg = format!("container {container} has an interface {ifname} already");
         return Err(Error::new(code::CONFIG, msg).with("delete the attachment first"));
@@ -59,7 +64,7 @@ pub(crate) fn add(conf: &Conf, call: &Call) -> Result<CniResult, Error> {
             error
         })?;
         begun.pod = true;
-        let result = join(conf, given, interface(call, &netns, &plug, &pod))?;
+        let result = join(conf, before, given, interface(call, &netns, &plug, &pod));
         if let Some(socket) = plug.socket() {
             socket.tell(conf, call, &result)?;
         }
@@ -85,11 +90,8 @@ fn interface(call: &Call, netns: &Path, plug: &Plug, pod: &Pod) -> Interface {
 }
 
 /// The result: what plugins before this one made, and what was made now.
-fn join(conf: &Conf, given: CniResult, interface: Interface) -> Result<CniResult, Error> {
-    let mut result = match &conf.prev_result {
-        Some(before) if !before.is_null() => CniResult::parse(before.clone(), "prevResult")?,
-        _ => CniResult::default(),
-    };
+fn join(conf: &Conf, before: CniResult, given: CniResult, interface: Interface) -> CniResult {
+    let mut result = before;
     let index = result.interfaces.len();
     result.interfaces.push(interface);
     result.ips.extend(given.ips.into_iter().map(|mut ip| {
@@ -102,7 +104,7 @@ fn join(conf: &Conf, given: CniResult, interface: Interface) -> Result<CniResult
         None if !given.dns.is_empty() => result.dns = given.dns,
         None => {}
     }
-    Ok(result.in_version(conf.version))
+    result.in_version(conf.version)
 }
 
 /// An ADD that may fail yet.

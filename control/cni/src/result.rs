@@ -76,6 +76,9 @@ fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(from: D)
 impl CniResult {
     /// Reads one that another plugin made; `whose` is for the message.
     pub(crate) fn parse(value: Value, whose: &str) -> Result<Self, Error> {
+        if !value.is_object() {
+            return Err(Error::new(code::DECODE, format!("{whose} is no JSON object")));
+        }
         serde_json::from_value(value)
             .map_err(|error| Error::new(code::DECODE, format!("{whose} cannot be read: {error}")))
     }
