@@ -14,7 +14,7 @@ use crate::weftd::Weftd;
 
 pub(crate) fn check(conf: &Conf, call: &Call) -> Result<(), Error> {
     // flannel's plugin never looked at its pods.
-    if Kept::of(conf, &call.container)?.is_some_and(|kept| !kept.is_ours()) {
+    if Kept::of_attachment(conf, call)?.is_some_and(|kept| !kept.is_ours()) {
         return Ok(());
     }
     let Some(before) = conf.prev_result.clone().filter(|before| !before.is_null()) else {

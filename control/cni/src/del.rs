@@ -18,7 +18,7 @@ use crate::{netns, say};
 const BRIDGE: &str = "bridge";
 
 pub(crate) fn del(conf: &Conf, call: &Call) -> Result<(), Error> {
-    let kept = Kept::of(conf, &call.container)?;
+    let kept = Kept::of_attachment(conf, call)?;
     if let Some(kept) = kept.as_ref().filter(|kept| !kept.is_ours()) {
         return del_bridged(conf, call, kept, None);
     }

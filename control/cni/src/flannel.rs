@@ -12,7 +12,9 @@ use ipnet::IpNet;
 use serde_json::{Map, Value, json};
 
 use crate::conf::Conf;
+use crate::environment::Call;
 use crate::error::{Error, code, io};
+use crate::host_local::{Holder, Store};
 
 /// The plugin that gives addresses where none is named.
 pub(crate) const HOST_LOCAL: &str = "host-local";
@@ -118,6 +120,22 @@ impl Kept {
             Err(error) => return Err(io("read", &path)(error)),
         };
         Ok(serde_json::from_slice(&text).ok().map(|delegate| Self { path, delegate }))
+    }
+
+    /// The same, of the attachment that a call is about: what is kept says the container only, which may have interfaces of
+    /// other networks too.
+    pub(crate) fn of_attachment(conf: &Conf, call: &Call) -> Result<Option<Self>, Error> {
+        let Some(kept) = Self::of(conf, &call.container)? else { return Ok(None) };
+        if conf.is_flannel || kept.network() == conf.name {
+            return Ok(Some(kept));
+        }
+        // The network's name may be another one since.
+        let empty = Map::new();
+        let holders = Store::of(kept.network(), kept.ipam().unwrap_or(&empty)).holders()?;
+        let same = |holder: &Holder| {
+            holder.container == call.container && holder.ifname.as_deref() == Some(call.ifname.as_str())
+        };
+        Ok(holders.iter().any(same).then_some(kept))
     }
 
     /// All that are kept of this network, with their containers.

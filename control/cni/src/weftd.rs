@@ -12,7 +12,7 @@ use crate::error::{Error, code};
 /// How long an ADD may take: longer than weftd gives itself.
 const ADD: Duration = Duration::from_secs(40);
 /// How long everything else may. A DELETE that takes longer is noted down.
-const ASK: Duration = Duration::from_secs(10);
+const ASK: Duration = Duration::from_secs(5);
 
 /// The daemon.
 pub(crate) struct Weftd {

@@ -43,7 +43,7 @@ fn netns_of(attachment: &Attachment) -> Option<NetnsId> {
 
 /// Whether there is no network namespace at this path, now or ever again: nothing at all, or the plain file that it was
 /// bound to.
-fn is_no_netns(path: &Path) -> bool {
+pub(super) fn is_no_netns(path: &Path) -> bool {
     match statfs(path) {
         Ok(there) => there.filesystem_type() != NSFS_MAGIC,
         Err(error) => error == Errno::ENOENT,

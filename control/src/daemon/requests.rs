@@ -223,6 +223,11 @@ impl Daemon {
         let mut wanted = Vec::new();
         for (spec, answer) in specs {
             let pod = attachments::wanted(&spec, &self.node, self.model.node(&self.node));
+            if let Some(cni) = spec.cni.as_ref().filter(|cni| pods::is_no_netns(&cni.netns)) {
+                let text = format!("pod {}: {} is no network namespace", pod.name, cni.netns.display());
+                drop(answer.send(Err(ApiError::new(ErrorCode::Refused, text))));
+                continue;
+            }
             match model.pods_of(&self.node).find(|there| there.name == pod.name) {
                 None => wanted.push((pod, spec.cni, answer)),
                 // The same again is no error: a caller that did not hear the answer may ask once more.

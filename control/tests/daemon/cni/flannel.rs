@@ -130,6 +130,32 @@ fn pods_that_flannels_bridge_made_are_deleted_with_its_plugin_and_without() {
         let _ = fs::remove_dir_all(lab.path("ipam"));
     }
 
+    // A second interface of such a pod is another's, whatever is kept of the first.
+    let web = Namespace::new("web");
+    let one = Container { id: "c-1", netns: &web };
+    as_flannel(&mut runtime, &[]);
+    bridged(&runtime, one);
+    let mut other = runtime.conf("1.0.0");
+    other["name"] = json!("other");
+    let second = |command: &str| {
+        let netns = web.path();
+        let variables = [
+            ("CNI_COMMAND", command),
+            ("CNI_CONTAINERID", "c-1"),
+            ("CNI_NETNS", netns.to_str().unwrap()),
+            ("CNI_IFNAME", "net1"),
+            ("CNI_PATH", &runtime.path),
+        ];
+        runtime.raw(&variables, other.to_string().as_bytes()).result()
+    };
+    second("ADD");
+    second("DEL");
+    assert_eq!(web.interfaces(), ["eth0"]);
+    // The network's name is another one since.
+    runtime.del(&other, one);
+    runtime.assert_clean(&[&web]);
+    lab.node.ip("link del cni0");
+
     // What can't be read is nothing, as it is to flannel's plugin.
     as_flannel(&mut runtime, &[]);
     let web = Namespace::new("web");
