@@ -106,12 +106,21 @@ impl<'a> Delegate<'a> {
         }
     }
 
-    /// The same, for commands that older versions do not have: a plugin that is older is not asked.
+    /// The same, for commands that came with version 1.1.0: a plugin that is older is not asked. How it would refuse depends on
+    /// its age.
     pub(crate) fn run_if_known(&self, command: Command, conf: &Map<String, Value>) -> Result<(), Error> {
-        match self.run_once(command, conf, None) {
-            Err(error) if error.code == code::VERSION => Ok(()),
-            Err(error) if error.code == code::ENVIRONMENT && error.msg.contains("CNI_COMMAND") => Ok(()),
-            outcome => outcome.map(|_| ()),
+        let answer = self.run_once(Command::Version, conf, None)?;
+        let versions: Spoken = serde_json::from_slice(&answer).unwrap_or_default();
+        if !versions.supported.iter().any(|version| version == Version::V1_1.text()) {
+            return Ok(());
         }
+        self.run_once(command, conf, None).map(|_| ())
     }
+}
+
+/// The answer to VERSION.
+#[derive(Default, Deserialize)]
+struct Spoken {
+    #[serde(rename = "supportedVersions", default)]
+    supported: Vec<String>,
 }
