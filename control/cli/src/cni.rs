@@ -74,7 +74,11 @@ pub(crate) struct InstallArgs {
 fn network_name(text: &str) -> Result<String, String> {
     let right = text.starts_with(|c: char| c.is_ascii_alphanumeric())
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
-    if right { Ok(text.to_owned()) } else { Err("letters, digits, '_', '.' and '-' only, the first a letter or a digit".to_owned()) }
+    if right {
+        Ok(text.to_owned())
+    } else {
+        Err("letters, digits, '_', '.' and '-' only, the first a letter or a digit".to_owned())
+    }
 }
 
 /// What was done.
@@ -90,7 +94,8 @@ pub(crate) struct Report {
 
 impl Show for Report {
     fn show(&self, _: Form) -> String {
-        let line = |word: &str, path: &PathBuf| format!("{word} {}\n", printable(&path.display().to_string()));
+        let line =
+            |word: &str, path: &PathBuf| format!("{word} {}\n", printable(&path.display().to_string()));
         let written = self.written.iter().map(|path| line("wrote", path));
         let removed = self.removed.iter().map(|path| line("removed", path));
         let notes = self.notes.iter().map(|note| format!("note: {}\n", printable(note)));
@@ -113,7 +118,10 @@ fn install(args: &InstallArgs) -> Result<Report, Failure> {
         None => std::env::current_exe().map_err(Failure::failed)?.with_file_name(PLUGIN),
     };
     let program = fs::read(&source).map_err(|error| {
-        Failure::failed(format!("the plugin {} cannot be read: {error}; name it with --plugin", source.display()))
+        Failure::failed(format!(
+            "the plugin {} cannot be read: {error}; name it with --plugin",
+            source.display()
+        ))
     })?;
     let keys = keys_of_weftd(args)?;
     let (flannel, before) = (bin_dir.join(FLANNEL), bin_dir.join(BEFORE));
@@ -133,7 +141,8 @@ fn install(args: &InstallArgs) -> Result<Report, Failure> {
         }
         put(flannel, &program, 0o755)?;
     } else {
-        let mut plugin = json!({ "type": PLUGIN, "capabilities": { "bandwidth": true, "ips": true, "mac": true } });
+        let mut plugin =
+            json!({ "type": PLUGIN, "capabilities": { "bandwidth": true, "ips": true, "mac": true } });
         if let Some(plugin) = plugin.as_object_mut() {
             plugin.extend(keys.clone());
         }
@@ -163,9 +172,10 @@ fn keys_of_weftd(args: &InstallArgs) -> Result<Map<String, Value>, Failure> {
         None => Config::load_or_default(Path::new(DEFAULT_PATH)).map_err(Failure::failed)?,
     };
     let mut keys = Map::new();
-    for (key, path, default) in
-        [("weftdSocket", config.control.socket, DEFAULT_SOCKET), ("stateDir", config.state.dir, DEFAULT_STATE_DIR)]
-    {
+    for (key, path, default) in [
+        ("weftdSocket", config.control.socket, DEFAULT_SOCKET),
+        ("stateDir", config.state.dir, DEFAULT_STATE_DIR),
+    ] {
         if path != Path::new(default) {
             keys.insert(key.to_owned(), json!(path));
         }
@@ -194,7 +204,9 @@ fn notes(args: &InstallArgs) -> Vec<String> {
             ));
         }
         if !args.flannel && path.file_name().is_some_and(|name| name < LIST) {
-            notes.push(format!("{shown} comes before {LIST}: most runtimes use only the first; remove it, or move it aside"));
+            notes.push(format!(
+                "{shown} comes before {LIST}: most runtimes use only the first; remove it, or move it aside"
+            ));
         }
     }
     notes
@@ -205,7 +217,9 @@ fn lists(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let mut paths: Vec<_> = entries
         .map(|entry| entry.path())
-        .filter(|path| path.extension().is_some_and(|ext| ext == "conflist" || ext == "conf" || ext == "json"))
+        .filter(|path| {
+            path.extension().is_some_and(|ext| ext == "conflist" || ext == "conf" || ext == "json")
+        })
         .collect();
     paths.sort();
     paths

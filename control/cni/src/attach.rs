@@ -63,7 +63,9 @@ impl Plug {
             (None, None) => Attach::Tap,
         };
         let host = own.host.clone().unwrap_or_default();
-        if let Some(kind) = host.net_type.as_deref().filter(|kind| !matches!(*kind, "" | "bridge" | "interface")) {
+        if let Some(kind) =
+            host.net_type.as_deref().filter(|kind| !matches!(*kind, "" | "bridge" | "interface"))
+        {
             return Err(unsupported("host.netType", kind, "\"bridge\", or none"));
         }
         let (kind, mode, group, file) = match attach {
@@ -80,7 +82,9 @@ impl Plug {
                 let mode = match memif.role.as_deref() {
                     None | Some("" | "master") => SocketMode::Server,
                     Some("slave") => SocketMode::Client,
-                    Some(other) => return Err(unsupported("host.memif.role", other, "\"master\" or \"slave\"")),
+                    Some(other) => {
+                        return Err(unsupported("host.memif.role", other, "\"master\" or \"slave\""));
+                    }
                 };
                 (Kind::Memif, mode, None, memif.socketfile)
             }
@@ -140,12 +144,16 @@ impl Socket {
             Kind::Memif => {
                 let path = self.path.to_str().filter(|path| !path.contains([',', ' ', '=']));
                 let Some(path) = path else {
-                    let msg = format!("{:?} can't stand among a device's arguments; choose another socket", self.path);
+                    let msg = format!(
+                        "{:?} can't stand among a device's arguments; choose another socket",
+                        self.path
+                    );
                     return Err(Error::new(code::CONFIG, msg));
                 };
                 let device = fnv(&call.container, &call.ifname);
                 let role = if server { "server" } else { "client" };
-                let devargs = format!("net_memif{device:016x},role={role},socket={path},socket-abstract=no,id=0");
+                let devargs =
+                    format!("net_memif{device:016x},role={role},socket={path},socket-abstract=no,id=0");
                 Ok(PodPort::Dpdk { devargs })
             }
         }
@@ -164,7 +172,8 @@ impl Socket {
         fs::set_permissions(folder, fs::Permissions::from_mode(mode)).map_err(io("change", folder))?;
         let Some(name) = &self.group else { return Ok(()) };
         let group = Group::from_name(name).ok().flatten();
-        let group = group.ok_or_else(|| Error::new(code::CONFIG, format!("there is no group {name:?} on this node")))?;
+        let group = group
+            .ok_or_else(|| Error::new(code::CONFIG, format!("there is no group {name:?} on this node")))?;
         chown(folder, None, Some(group.gid.as_raw())).map_err(io("change", folder))
     }
 
@@ -207,12 +216,17 @@ impl Socket {
     /// What the userspace CNI plugin would leave for the application.
     fn userspace_data(&self, conf: &Conf, call: &Call, result: &CniResult) -> Value {
         let file = self.path.file_name().unwrap_or_default().to_string_lossy();
-        let mut container = conf.raw.get("container").cloned().filter(Value::is_object).unwrap_or_else(|| json!({}));
+        let mut container =
+            conf.raw.get("container").cloned().filter(Value::is_object).unwrap_or_else(|| json!({}));
         let (iftype, word, config) = match self.kind {
-            Kind::VhostUser => ("vhostuser", "vhost", json!({ "mode": self.other_mode(), "socketfile": file })),
-            Kind::Memif => {
-                ("memif", "memif", json!({ "role": self.other_mode(), "mode": "ethernet", "socketfile": file }))
+            Kind::VhostUser => {
+                ("vhostuser", "vhost", json!({ "mode": self.other_mode(), "socketfile": file }))
             }
+            Kind::Memif => (
+                "memif",
+                "memif",
+                json!({ "role": self.other_mode(), "mode": "ethernet", "socketfile": file }),
+            ),
         };
         if let Some(keys) = container.as_object_mut() {
             keys.insert("iftype".to_owned(), iftype.into());
@@ -310,7 +324,10 @@ mod tests {
         let host = json!({"iftype": "vhostuser", "netType": "bridge", "vhost": {"mode": "server", "socketfile": "/x/y"}});
         let (vhost, port) = plug(json!({"host": host})).unwrap();
         assert_eq!(port, PodPort::VhostUser { socket: "/x/y".into(), mode: VhostMode::Server });
-        assert_eq!(vhost.socket().unwrap().device_info()["vhost-user"], json!({"mode": "client", "path": "/x/y"}));
+        assert_eq!(
+            vhost.socket().unwrap().device_info()["vhost-user"],
+            json!({"mode": "client", "path": "/x/y"})
+        );
 
         let host = json!({"iftype": "memif", "memif": {"role": "slave", "mode": "ethernet", "socketfile": "m.sock"}});
         let (memif, port) = plug(json!({"host": host, "sharedDir": "/d"})).unwrap();

@@ -34,7 +34,8 @@ pub(crate) fn check(conf: &Conf, call: &Call) -> Result<(), Error> {
         return wrong(pod.error.unwrap_or_else(|| "its port is not open".to_owned()));
     }
     let sandbox = netns.display().to_string();
-    let ours = before.interfaces.iter().position(|there| there.name == call.ifname && there.sandbox == sandbox);
+    let ours =
+        before.interfaces.iter().position(|there| there.name == call.ifname && there.sandbox == sandbox);
     let Some((index, interface)) = ours.and_then(|index| Some((index, before.interfaces.get(index)?))) else {
         return wrong("prevResult does not have it".to_owned());
     };
@@ -56,7 +57,9 @@ pub(crate) fn check(conf: &Conf, call: &Call) -> Result<(), Error> {
     if !seen.up {
         return wrong("the interface is down".to_owned());
     }
-    if let Some(net) = addresses.iter().find(|net| !seen.addresses.iter().any(|there| there.addr() == net.addr())) {
+    if let Some(net) =
+        addresses.iter().find(|net| !seen.addresses.iter().any(|there| there.addr() == net.addr()))
+    {
         return wrong(format!("the address {} is missing", net.addr()));
     }
     match before.routes.iter().find(|route| !seen.routes.contains(&route.dst.trunc())) {

@@ -214,11 +214,15 @@ impl Conf {
 
     /// Refuses what would not be heeded.
     fn check(&self) -> Result<(), Error> {
-        let unsupported = |what: &str, remedy: &str| Err(Error::new(code::UNSUPPORTED, format!("{what}: {remedy}")));
+        let unsupported =
+            |what: &str, remedy: &str| Err(Error::new(code::UNSUPPORTED, format!("{what}: {remedy}")));
         if self.is_flannel {
             for key in ["name", "ipam"] {
                 if self.delegate.contains_key(key) {
-                    return Err(Error::new(code::CONFIG, format!("'delegate' must not have '{key}': flannel sets it")));
+                    return Err(Error::new(
+                        code::CONFIG,
+                        format!("'delegate' must not have '{key}': flannel sets it"),
+                    ));
                 }
             }
             match self.delegate.get("type") {
@@ -233,10 +237,16 @@ impl Conf {
             }
         }
         if self.own.ip_masq == Some(true) {
-            return unsupported("ipMasq true", "weft-cni translates no addresses; have weftd do it (--ip-masq)");
+            return unsupported(
+                "ipMasq true",
+                "weft-cni translates no addresses; have weftd do it (--ip-masq)",
+            );
         }
         if let Some(vlan) = self.own.vlan.filter(|vlan| *vlan != 0) {
-            return unsupported(&format!("vlan {vlan}"), "all pods of a network are on one segment; leave it out");
+            return unsupported(
+                &format!("vlan {vlan}"),
+                "all pods of a network are on one segment; leave it out",
+            );
         }
         if self.own.kubeconfig.is_some() {
             return unsupported("kubeconfig", "weft-cni writes no annotations; name a sharedDir instead");
@@ -289,13 +299,21 @@ impl Conf {
     pub(crate) fn mac(&self, call: &Call) -> Result<Option<Mac>, Error> {
         let args = self.keys.args.as_ref().and_then(|args| args.cni.as_ref());
         let places = [
-            (code::CONFIG, "runtimeConfig.mac", self.keys.runtime_config.as_ref().and_then(|rt| rt.mac.as_deref())),
+            (
+                code::CONFIG,
+                "runtimeConfig.mac",
+                self.keys.runtime_config.as_ref().and_then(|rt| rt.mac.as_deref()),
+            ),
             (code::CONFIG, "args.cni.mac", args.and_then(|args| args.mac.as_deref())),
             (code::ENVIRONMENT, "CNI_ARGS: MAC", call.arg("MAC")),
         ];
-        let said = places.into_iter().find_map(|(code, place, mac)| Some((code, place, mac.filter(|mac| !mac.is_empty())?)));
-        said.map(|(code, place, mac)| mac.parse().map_err(|_| Error::new(code, format!("{place}: {mac:?} is no MAC address"))))
-            .transpose()
+        let said = places
+            .into_iter()
+            .find_map(|(code, place, mac)| Some((code, place, mac.filter(|mac| !mac.is_empty())?)));
+        said.map(|(code, place, mac)| {
+            mac.parse().map_err(|_| Error::new(code, format!("{place}: {mac:?} is no MAC address")))
+        })
+        .transpose()
     }
 
     /// The addresses that are asked for, where no plugin gives them; with a prefix length, or as one address.
@@ -361,8 +379,12 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_said_in_the_order_of_the_library() {
-        let of = |text: &str| Conf::read(text.as_bytes(), &call("ADD", "")).map(|_| ()).map_err(|error| error.code);
-        for text in ["", "{", "[]", "7", "null", r#"{"name":7}"#, r#"{"name":"n","cniVersion":"9","ipam":[]}"#] {
+        let of = |text: &str| {
+            Conf::read(text.as_bytes(), &call("ADD", "")).map(|_| ()).map_err(|error| error.code)
+        };
+        for text in
+            ["", "{", "[]", "7", "null", r#"{"name":7}"#, r#"{"name":"n","cniVersion":"9","ipam":[]}"#]
+        {
             assert_eq!(of(text), Err(6), "{text}");
         }
         for text in [r#"{"cniVersion":"9"}"#, r#"{"name":"","cniVersion":"1.0.0"}"#, r#"{"name":"../x"}"#] {
@@ -381,7 +403,10 @@ mod tests {
             (json!({"ipMasq": true}), "ipMasq"),
             (json!({"vlan": 7}), "vlan 7"),
             (json!({"kubeconfig": "/k"}), "kubeconfig"),
-            (json!({"runtimeConfig": {"bandwidth": {"ingressRate": 0, "egressRate": 1000}}}), "bandwidth.egressRate 1000"),
+            (
+                json!({"runtimeConfig": {"bandwidth": {"ingressRate": 0, "egressRate": 1000}}}),
+                "bandwidth.egressRate 1000",
+            ),
             (json!({"runtimeConfig": {"portMappings": [{"hostPort": 80}]}}), "portmap"),
             (json!({"type": "flannel", "delegate": {"type": "macvlan"}}), "macvlan"),
             (json!({"type": "flannel", "delegate": {"ipMasq": true}}), "ipMasq"),
@@ -393,9 +418,11 @@ mod tests {
             // It may be deleted all the same.
             assert!(Conf::read(conf.to_string().as_bytes(), &call("DEL", "")).is_ok());
         }
-        let error = read(json!({"name": "n", "cniVersion": "1.0.0", "type": "flannel", "delegate": {"ipam": {}}}));
+        let error =
+            read(json!({"name": "n", "cniVersion": "1.0.0", "type": "flannel", "delegate": {"ipam": {}}}));
         assert_eq!(error.unwrap_err().code, 7);
-        let none = json!({"name": "n", "cniVersion": "1.0.0", "runtimeConfig": {"bandwidth": {"ingressRate": 0}}});
+        let none =
+            json!({"name": "n", "cniVersion": "1.0.0", "runtimeConfig": {"bandwidth": {"ingressRate": 0}}});
         assert!(read(none).is_ok());
     }
 
@@ -421,7 +448,8 @@ mod tests {
     #[test]
     fn gc_takes_both_names_of_its_key() {
         for key in ["cni.dev/valid-attachments", "cni.dev/attachments"] {
-            let conf = json!({"name": "n", "cniVersion": "1.1.0", key: [{"containerID": "a", "ifname": "eth0"}]});
+            let conf =
+                json!({"name": "n", "cniVersion": "1.1.0", key: [{"containerID": "a", "ifname": "eth0"}]});
             let conf = read(conf).unwrap();
             let kept = Attachment { container: "a".to_owned(), ifname: "eth0".to_owned() };
             assert_eq!(conf.valid_attachments(), Some(&[kept][..]));

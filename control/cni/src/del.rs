@@ -38,7 +38,12 @@ pub(crate) fn del(conf: &Conf, call: &Call) -> Result<(), Error> {
 
 /// Deletes what flannel's plugin had the bridge plugin make: by that plugin or, if it is not there any more, as it would.
 /// `other` is the attachment, if it is not that of the call.
-pub(crate) fn del_bridged(conf: &Conf, call: &Call, kept: &Kept, other: Option<For<'_>>) -> Result<(), Error> {
+pub(crate) fn del_bridged(
+    conf: &Conf,
+    call: &Call,
+    kept: &Kept,
+    other: Option<For<'_>>,
+) -> Result<(), Error> {
     let kind = kept.delegate.get("type").and_then(Value::as_str).unwrap_or(BRIDGE);
     match Delegate::find(kind, call)? {
         Some(plugin) => {
@@ -52,7 +57,9 @@ pub(crate) fn del_bridged(conf: &Conf, call: &Call, kept: &Kept, other: Option<F
             let empty = serde_json::Map::new();
             release_by(conf, kept.network(), kept.ipam().unwrap_or(&empty), call, other)?;
             if kept.delegate.get("ipMasq") == Some(&Value::Bool(true)) {
-                say(Some("the bridge plugin is gone, so its masquerade rule for this pod stays (iptables -t nat -S)"));
+                say(Some(
+                    "the bridge plugin is gone, so its masquerade rule for this pod stays (iptables -t nat -S)",
+                ));
             }
         }
         None => {

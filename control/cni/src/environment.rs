@@ -112,7 +112,9 @@ impl Call {
         let wrong = |c: char| matches!(c, '/' | ':') || c.is_whitespace() || c.is_control();
         let ifname = self.ifname.as_str();
         if ifname.len() > 15 || ifname == "." || ifname == ".." || ifname.contains(wrong) {
-            let msg = format!("CNI_IFNAME: {ifname:?} is no name for an interface: 1 to 15 bytes, without '/', ':' and blanks");
+            let msg = format!(
+                "CNI_IFNAME: {ifname:?} is no name for an interface: 1 to 15 bytes, without '/', ':' and blanks"
+            );
             return Err(Error::new(code::ENVIRONMENT, msg));
         }
         Ok(())

@@ -39,7 +39,8 @@ impl SubnetEnv {
         let text = fs::read_to_string(path).map_err(|error| {
             let code = if error.kind() == ErrorKind::NotFound { code::TRY_AGAIN } else { code::IO };
             let msg = format!("failed to load flannel 'subnet.env' file: {}: {error}", path.display());
-            Error::new(code, msg).with("weftd, or flanneld, writes it once the node has its subnet: see its log")
+            Error::new(code, msg)
+                .with("weftd, or flanneld, writes it once the node has its subnet: see its log")
         })?;
         Self::parse(&text).map_err(|why| {
             let msg = format!("failed to load flannel 'subnet.env' file: {}: {why}", path.display());
@@ -56,7 +57,9 @@ impl SubnetEnv {
             let given = keys.into_iter().filter_map(|key| Some((key, value(key)?)));
             let texts = given.flat_map(|(key, list)| list.split(',').map(move |text| (key, text.trim())));
             let nets = texts.filter(|(_, text)| !text.is_empty()).map(|(key, text)| {
-                text.parse::<IpNet>().map(|net| net.trunc()).map_err(|_| format!("{key}: {text:?} is no network"))
+                text.parse::<IpNet>()
+                    .map(|net| net.trunc())
+                    .map_err(|_| format!("{key}: {text:?} is no network"))
             });
             nets.collect::<Result<Vec<_>, _>>()
         };
@@ -183,7 +186,12 @@ impl Kept {
 
 /// Keeps how a container is attached, before it is: as flannel's plugin would attach it, who takes it over when a node goes
 /// back.
-pub(crate) fn keep(conf: &Conf, env: &SubnetEnv, ipam: &Map<String, Value>, container: &str) -> Result<(), Error> {
+pub(crate) fn keep(
+    conf: &Conf,
+    env: &SubnetEnv,
+    ipam: &Map<String, Value>,
+    container: &str,
+) -> Result<(), Error> {
     let mut delegate = conf.delegate.clone();
     delegate.insert("type".to_owned(), "bridge".into());
     delegate.insert("name".to_owned(), conf.name.as_str().into());
@@ -192,7 +200,8 @@ pub(crate) fn keep(conf: &Conf, env: &SubnetEnv, ipam: &Map<String, Value>, cont
     delegate.entry("mtu").or_insert(env.mtu.into());
     delegate.entry("isGateway").or_insert(true.into());
     delegate.insert("ipam".to_owned(), Value::Object(ipam.clone()));
-    delegate.extend(conf.raw.get("runtimeConfig").map(|runtime| ("runtimeConfig".to_owned(), runtime.clone())));
+    delegate
+        .extend(conf.raw.get("runtimeConfig").map(|runtime| ("runtimeConfig".to_owned(), runtime.clone())));
     delegate.insert(OURS.to_owned(), true.into());
 
     let folder = conf.flannel_dir();
@@ -249,7 +258,9 @@ mod tests {
             "missing FLANNEL_SUBNET, FLANNEL_MTU, FLANNEL_IPMASQ"
         );
         assert!(SubnetEnv::parse(&BOTH.replace("1450", "x")).unwrap_err().contains("FLANNEL_MTU"));
-        assert!(SubnetEnv::parse(&BOTH.replace("10.42.3.1", "10.42.3")).unwrap_err().contains("FLANNEL_SUBNET"));
+        assert!(
+            SubnetEnv::parse(&BOTH.replace("10.42.3.1", "10.42.3")).unwrap_err().contains("FLANNEL_SUBNET")
+        );
         assert!(SubnetEnv::read(Path::new("/nowhere/subnet.env")).is_err_and(|error| error.code == 11));
     }
 }

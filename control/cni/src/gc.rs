@@ -27,9 +27,10 @@ pub(crate) fn gc(conf: &Conf, call: &Call) -> Result<(), Error> {
     match weftd.pods() {
         Ok(pods) => {
             for pod in pods {
-                let leaked = pod.cni.as_ref().is_some_and(|cni| {
-                    cni.network == conf.name && !keep(&cni.container, Some(&cni.ifname))
-                });
+                let leaked = pod
+                    .cni
+                    .as_ref()
+                    .is_some_and(|cni| cni.network == conf.name && !keep(&cni.container, Some(&cni.ifname)));
                 if leaked {
                     errors.extend(weftd.delete(&pod.name).err());
                 }

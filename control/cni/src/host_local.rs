@@ -84,7 +84,9 @@ impl Store {
             let same = holder.ifname.as_deref().is_none_or(|there| there == ifname);
             if holder.container == container && same {
                 match fs::remove_file(&path) {
-                    Err(error) if error.kind() != ErrorKind::NotFound => return Err(io("remove", &path)(error)),
+                    Err(error) if error.kind() != ErrorKind::NotFound => {
+                        return Err(io("remove", &path)(error));
+                    }
                     _ => {}
                 }
             }
@@ -117,8 +119,10 @@ mod tests {
         assert_eq!(store.holders().unwrap().len(), 4);
         store.release("c1", "eth0").unwrap();
         store.release("c1", "eth0").unwrap();
-        let mut left: Vec<_> =
-            fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        let mut left: Vec<_> = fs::read_dir(&folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
         left.sort();
         assert_eq!(left, ["10.244.1.3", "10.244.1.4", "last_reserved_ip.0", "lock"]);
         let nowhere = Store::of("other", &ipam);

@@ -78,7 +78,8 @@ impl<'a> Delegate<'a> {
         conf: &Map<String, Value>,
         other: Option<For<'_>>,
     ) -> Result<Vec<u8>, Error> {
-        let failed = |what: &str| Error::new(code::DELEGATE, format!("plugin {}: {what}", self.program.display()));
+        let failed =
+            |what: &str| Error::new(code::DELEGATE, format!("plugin {}: {what}", self.program.display()));
         let mut process = Process::new(&self.program);
         process.env("CNI_COMMAND", command.name());
         if let Some(For { container, ifname }) = other {

@@ -101,7 +101,10 @@ fn answer(version: &mut Version) -> Result<Option<Value>, Error> {
     read.map_err(|error| Error::new(code::IO, format!("standard input cannot be read: {error}")))?;
     if text.len() as u64 > conf::LIMIT {
         let limit = conf::LIMIT >> 20;
-        return Err(Error::new(code::DECODE, format!("the configuration on standard input is longer than {limit} MiB")));
+        return Err(Error::new(
+            code::DECODE,
+            format!("the configuration on standard input is longer than {limit} MiB"),
+        ));
     }
     *version = version_of(&text);
     let conf = Conf::read(&text, &call)?;

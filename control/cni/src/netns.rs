@@ -17,14 +17,18 @@ pub(crate) fn check(path: &Path) -> Result<(), Error> {
     let own = fs::metadata("/proc/self/ns/net").ok().map(|own| (own.dev(), own.ino()));
     let meant = std::env::var_os("CNI_NETNS_OVERRIDE").is_some_and(|value| value == "1" || value == "true");
     if own == Some((there.dev(), there.ino())) && !meant {
-        return Err(Error::new(code::NETNS, "plugin's netns and netns from CNI_NETNS should not be the same"));
+        return Err(Error::new(
+            code::NETNS,
+            "plugin's netns and netns from CNI_NETNS should not be the same",
+        ));
     }
     Ok(())
 }
 
 /// Whether the namespace has an interface of this name.
 pub(crate) fn has_interface(path: &Path, ifname: &str) -> Result<bool, Error> {
-    let failed = |error: String| Error::new(code::ENVIRONMENT, format!("CNI_NETNS {}: {error}", path.display()));
+    let failed =
+        |error: String| Error::new(code::ENVIRONMENT, format!("CNI_NETNS {}: {error}", path.display()));
     let file = File::open(path).map_err(|error| failed(error.to_string()))?;
     let ifname = ifname.to_owned();
     // A thread of its own, since a namespace is a thread's.

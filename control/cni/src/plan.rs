@@ -63,14 +63,17 @@ impl Plan {
     pub(crate) fn give(&self, conf: &Conf, call: &Call) -> Result<CniResult, Error> {
         let mut result = match &self.addressing {
             Addressing::Plugin(ipam) => {
-                let printed = Delegate::get(plugin(ipam)?, call)?.run(Command::Add, &told(conf, ipam), None)?;
-                let value = serde_json::from_slice(&printed)
-                    .map_err(|error| Error::new(code::DELEGATE, format!("the IPAM plugin's answer is no JSON: {error}")))?;
+                let printed =
+                    Delegate::get(plugin(ipam)?, call)?.run(Command::Add, &told(conf, ipam), None)?;
+                let value = serde_json::from_slice(&printed).map_err(|error| {
+                    Error::new(code::DELEGATE, format!("the IPAM plugin's answer is no JSON: {error}"))
+                })?;
                 CniResult::parse(value, "the IPAM plugin's answer")?
             }
             Addressing::Static => {
                 let ips = conf.static_ips(call)?.into_iter().map(|address| {
-                    let gateway = (address.prefix_len() < address.max_prefix_len()).then(|| gateway_of(&address));
+                    let gateway =
+                        (address.prefix_len() < address.max_prefix_len()).then(|| gateway_of(&address));
                     Ip { version: None, interface: None, address, gateway }
                 });
                 CniResult { ips: ips.collect(), ..CniResult::default() }
@@ -87,11 +90,15 @@ impl Plan {
     /// Gives each route its next hop, and adds the default routes, as the bridge plugin does.
     fn complete_routes(&self, result: &mut CniResult) -> Result<(), Error> {
         let gateways: Vec<IpAddr> = result.ips.iter().filter_map(|ip| ip.gateway).collect();
-        let of_family = |net: &IpNet| gateways.iter().copied().find(|ip| ip.is_ipv4() == net.addr().is_ipv4());
+        let of_family =
+            |net: &IpNet| gateways.iter().copied().find(|ip| ip.is_ipv4() == net.addr().is_ipv4());
         for route in &mut result.routes {
             for key in ["table", "scope", "mtu", "advmss", "priority"] {
                 if let Some(value) = route.more.get(key).filter(|value| !value.is_null()) {
-                    let msg = format!("routes: {key} {value} of the route to {}: weft makes plain routes only", route.dst);
+                    let msg = format!(
+                        "routes: {key} {value} of the route to {}: weft makes plain routes only",
+                        route.dst
+                    );
                     return Err(Error::new(code::UNSUPPORTED, msg));
                 }
             }
@@ -99,7 +106,9 @@ impl Plan {
         }
         if self.default_route {
             for all in [IpNet::V4(Ipv4Net::default()), IpNet::V6(Ipv6Net::default())] {
-                if let Some(gw) = of_family(&all).filter(|_| !result.routes.iter().any(|route| route.dst == all)) {
+                if let Some(gw) =
+                    of_family(&all).filter(|_| !result.routes.iter().any(|route| route.dst == all))
+                {
                     result.routes.push(Route { dst: all, gw: Some(gw), more: Map::new() });
                 }
             }
@@ -153,11 +162,13 @@ pub(crate) fn release_by(
     let mut told = told(conf, ipam);
     told.insert("name".to_owned(), network.into());
     if name == HOST_LOCAL {
-        let ranged = ["ranges", "subnet"].iter().any(|key| ipam.contains_key(*key)) || conf.has_ranges_at_runtime();
+        let ranged =
+            ["ranges", "subnet"].iter().any(|key| ipam.contains_key(*key)) || conf.has_ranges_at_runtime();
         return match Delegate::find(name, call)? {
             Some(plugin) if ranged => plugin.run(Command::Del, &told, other).map(|_| ()),
             _ => {
-                let For { container, ifname } = other.unwrap_or(For { container: &call.container, ifname: &call.ifname });
+                let For { container, ifname } =
+                    other.unwrap_or(For { container: &call.container, ifname: &call.ifname });
                 Store::of(network, ipam).release(container, ifname)
             }
         };

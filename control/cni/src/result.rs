@@ -141,7 +141,9 @@ mod tests {
 
     #[test]
     fn what_is_no_result_is_refused() {
-        for wrong in [json!(null), json!([]), json!({"ips": [{}]}), json!({"ips": [{"address": "10.0.0.300/8"}]})] {
+        for wrong in
+            [json!(null), json!([]), json!({"ips": [{}]}), json!({"ips": [{"address": "10.0.0.300/8"}]})]
+        {
             assert_eq!(CniResult::parse(wrong, "it").unwrap_err().code, 6);
         }
     }

@@ -90,26 +90,26 @@ impl Weftd {
     pub(crate) fn delete(&self, name: &str) -> Result<Deletion, Error> {
         // Who can't be told of others can't be told of this one either.
         let heeded = self.heed();
-        if heeded.is_ok() && self.try_delete(name)? {
+        if heeded.is_ok() && self.try_delete(name)?.is_ok() {
             return Ok(Deletion::Done);
         }
         let notes = self.deleted.lock().map_err(|error| Error::new(code::IO, error))?;
         notes.add(name).map_err(|error| Error::new(code::IO, error))?;
         // It may have come meanwhile, and have read the notes before this one.
         match self.try_delete(name)? {
-            true => self.heeded(&notes, name).map(|()| Deletion::Done),
-            false => Ok(Deletion::Noted),
+            Ok(()) => self.heeded(&notes, name).map(|()| Deletion::Done),
+            Err(_) => Ok(Deletion::Noted),
         }
     }
 
-    /// True if the pod is gone, false if weftd can't say so.
-    fn try_delete(&self, name: &str) -> Result<bool, Error> {
+    /// Whether the pod is gone, or why weftd can't say so now.
+    fn try_delete(&self, name: &str) -> Result<Result<(), Error>, Error> {
         match self.asking.delete_pod(name) {
-            Ok(_) => Ok(true),
-            Err(Failure::Api(ApiError { code: ErrorCode::NotFound, .. })) => Ok(true),
-            Err(Failure::Api(ApiError { code: ErrorCode::NotReady, .. })) => Ok(false),
-            Err(Failure::Unreachable { .. } | Failure::NoAnswer { .. }) => Ok(false),
-            Err(failure) => Err(error(&failure, code::TRY_AGAIN)),
+            Ok(_) | Err(Failure::Api(ApiError { code: ErrorCode::NotFound, .. })) => Ok(Ok(())),
+            Err(failure) => match error(&failure, code::TRY_AGAIN) {
+                away if away.code == code::TRY_AGAIN => Ok(Err(away)),
+                error => Err(error),
+            },
         }
     }
 
@@ -122,10 +122,7 @@ impl Weftd {
         }
         let notes = self.deleted.lock().map_err(io)?;
         for name in notes.names().map_err(io)? {
-            if !self.try_delete(&name)? {
-                let away = "weftd does not answer, and has not yet heard of pods that were deleted";
-                return Err(Error::new(code::TRY_AGAIN, away));
-            }
+            self.try_delete(&name)??;
             self.heeded(&notes, &name)?;
         }
         Ok(())

@@ -169,13 +169,15 @@ impl Daemon {
             let mtu = mtus.of_pod(&pod);
             let device = device(&pod);
             // Of what is to be made now nothing may be there yet, where the caller relies on that.
-            let must_be_new = this.cni.contains_key(&pod.name) && device.as_ref().is_some_and(|d| new.contains(d));
+            let must_be_new =
+                this.cni.contains_key(&pod.name) && device.as_ref().is_some_and(|d| new.contains(d));
             async move {
                 let opened = this.open_one(model, &pod, mtu, underlay, must_be_new).await;
                 (pod, mtu, device, opened)
             }
         });
-        let opened: Vec<_> = futures_util::stream::iter(opening).buffer_unordered(OPEN_AT_ONCE).collect().await;
+        let opened: Vec<_> =
+            futures_util::stream::iter(opening).buffer_unordered(OPEN_AT_ONCE).collect().await;
         for (pod, mtu, device, opened) in opened {
             let name = pod.name.clone();
             let done = opened.and_then(|(netns, opened)| self.take_port(pod, mtu, netns, opened));
@@ -272,9 +274,10 @@ async fn configure(model: &Model, node: &str, pod: &Pod, before: &[IpNet], mtu: 
     gateways.dedup_by_key(|address| address.is_ipv4());
     let of_family = |net: &IpNet| gateways.iter().copied().find(|ip| ip.is_ipv4() == net.addr().is_ipv4());
     let routes: Vec<(IpNet, IpAddr)> = match &pod.routes {
-        Some(routes) => {
-            routes.iter().filter_map(|route| Some((route.to, route.via.or_else(|| of_family(&route.to))?))).collect()
-        }
+        Some(routes) => routes
+            .iter()
+            .filter_map(|route| Some((route.to, route.via.or_else(|| of_family(&route.to))?)))
+            .collect(),
         None => gateways.iter().map(|gateway| (default_of(*gateway), *gateway)).collect(),
     };
     let interface = PodInterface {

@@ -30,7 +30,12 @@ impl Node {
         all.extend(words.iter().map(|word| (*word).to_owned()));
         all.extend(["--bin-dir".to_owned(), self.at("bin"), "--conf-dir".to_owned(), self.at("conf")]);
         if words[0] == "install" {
-            all.extend(["--plugin".to_owned(), self.at("plugin"), "--config".to_owned(), self.at("weftd.toml")]);
+            all.extend([
+                "--plugin".to_owned(),
+                self.at("plugin"),
+                "--config".to_owned(),
+                self.at("weftd.toml"),
+            ]);
         }
         weft(&all.iter().map(String::as_str).collect::<Vec<_>>())
     }
@@ -84,7 +89,10 @@ fn the_plugin_and_its_list_come_and_go() {
     assert_eq!((&list["cniVersion"], &list["name"]), (&json!("1.1.0"), &json!("pods")));
     assert_eq!(list["plugins"].as_array().unwrap().len(), 1);
     let plugin = &list["plugins"][0];
-    assert_eq!((&plugin["weftdSocket"], &plugin["stateDir"]), (&json!("/srv/weftd.sock"), &json!("/srv/weft")));
+    assert_eq!(
+        (&plugin["weftdSocket"], &plugin["stateDir"]),
+        (&json!("/srv/weftd.sock"), &json!("/srv/weft"))
+    );
     assert_eq!(node.files("bin"), ["weft-cni"]);
 
     node.ok(&["uninstall"]);
@@ -101,12 +109,18 @@ fn flannels_place_is_taken_and_given_back() {
         node.write("plugin", program);
         let said = node.ok(&["install", "--flannel"]);
         assert!(said.contains("chains the plugin bandwidth"), "{said}");
-        assert_eq!((node.read("bin/flannel"), node.read("bin/weft-cni")), (program.to_owned(), program.to_owned()));
+        assert_eq!(
+            (node.read("bin/flannel"), node.read("bin/weft-cni")),
+            (program.to_owned(), program.to_owned())
+        );
         assert_eq!(node.read("bin/flannel.before-weft"), "flannel's");
     }
     assert_eq!(node.files("conf"), ["10-flannel.conflist"]);
     node.ok(&["uninstall"]);
-    assert_eq!((node.files("bin"), node.read("bin/flannel")), (vec!["flannel".to_owned()], "flannel's".to_owned()));
+    assert_eq!(
+        (node.files("bin"), node.read("bin/flannel")),
+        (vec!["flannel".to_owned()], "flannel's".to_owned())
+    );
 
     // Where there was none before, none is left.
     fs::remove_file(node.at("bin/flannel")).unwrap();

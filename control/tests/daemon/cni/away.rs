@@ -20,7 +20,9 @@ fn pods_can_be_deleted_while_weftd_is_away() {
     }
     weftd.stop();
 
-    runtime.call("ADD", &conf, Container { id: "c-4", netns: &lab.peer }).fails_with(11, "weftd does not listen");
+    runtime
+        .call("ADD", &conf, Container { id: "c-4", netns: &lab.peer })
+        .fails_with(11, "weftd does not listen");
     assert_eq!(runtime.reserved().len(), 6, "the failed one has left addresses");
     runtime.whole("STATUS", &conf).fails_with(51, "weftd does not listen");
     runtime.del(&conf, one);

@@ -99,7 +99,8 @@ fn what_another_plugin_made_before_stays_in_the_result() {
     let result = runtime.add(&conf, one);
     assert_eq!(result["interfaces"][0], json!({"name": "lo", "sandbox": "/n", "pciID": "x"}));
     assert_eq!((&result["interfaces"][1]["name"], &result["dns"]), (&json!("eth0"), &json!({"domain": "a"})));
-    let of: Vec<_> = result["ips"].as_array().unwrap().iter().map(|ip| ip["interface"].as_u64().unwrap()).collect();
+    let of: Vec<_> =
+        result["ips"].as_array().unwrap().iter().map(|ip| ip["interface"].as_u64().unwrap()).collect();
     assert_eq!(of, [0, 1, 1]);
     runtime.del(&conf, one);
     runtime.assert_clean(&[&web]);

@@ -16,11 +16,13 @@ fn a_hundred_at_once_and_none_is_lost() {
     let conf = runtime.conf("1.1.0");
     let all = |command: &str| -> Vec<Value> {
         let containers = namespaces.iter().zip(&ids).map(|(netns, id)| Container { id, netns });
-        let begun: Vec<_> = containers.map(|container| runtime.start(command, &conf, container, "")).collect();
+        let begun: Vec<_> =
+            containers.map(|container| runtime.start(command, &conf, container, "")).collect();
         begun.into_iter().map(|child| Answer::of(child).result()).collect()
     };
     let results = all("ADD");
-    let mut addresses: Vec<_> = results.iter().map(|result| result["ips"][0]["address"].to_string()).collect();
+    let mut addresses: Vec<_> =
+        results.iter().map(|result| result["ips"][0]["address"].to_string()).collect();
     addresses.sort();
     addresses.dedup();
     assert_eq!((addresses.len(), lab.pods().pods.len()), (100, 100));

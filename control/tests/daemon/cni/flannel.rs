@@ -128,7 +128,8 @@ fn pods_that_flannels_bridge_made_are_deleted_with_its_plugin_and_without() {
         runtime.del(&conf, one);
         runtime.assert_clean(&[&web, &new]);
         assert!(!lab.path("flannel/c-1").exists());
-        let left: Vec<_> = lab.node.interfaces().into_iter().filter(|name| name.starts_with("veth")).collect();
+        let left: Vec<_> =
+            lab.node.interfaces().into_iter().filter(|name| name.starts_with("veth")).collect();
         assert_eq!(left, Vec::<String>::new());
         lab.node.ip("link del cni0");
         let _ = fs::remove_dir_all(lab.path("ipam"));

@@ -82,7 +82,10 @@ fn a_wrong_call_is_an_error_with_its_code() {
 
     let Answer { success, out } = runtime.raw(&[("CNI_COMMAND", "VERSION")], b"");
     assert!(success);
-    assert_eq!(out, json!({"cniVersion": "1.1.0", "supportedVersions": ["0.3.1", "0.4.0", "1.0.0", "1.1.0"]}));
+    assert_eq!(
+        out,
+        json!({"cniVersion": "1.1.0", "supportedVersions": ["0.3.1", "0.4.0", "1.0.0", "1.1.0"]})
+    );
     for command in ["STATUS", "GC"] {
         runtime.whole(command, &runtime.conf("1.0.0")).fails_with(1, command);
     }

@@ -14,7 +14,9 @@ fn invent(runtime: &mut Runtime<'_>, at_add: &str) {
     let folder = runtime.lab.path("invented");
     fs::create_dir_all(&folder).unwrap();
     let calls = runtime.lab.path("calls").display().to_string();
-    let text = format!("#!/bin/sh\ncat > /dev/null\necho $CNI_COMMAND >> {calls}\n[ $CNI_COMMAND = ADD ] || exit 0\n{at_add}\n");
+    let text = format!(
+        "#!/bin/sh\ncat > /dev/null\necho $CNI_COMMAND >> {calls}\n[ $CNI_COMMAND = ADD ] || exit 0\n{at_add}\n"
+    );
     // Written aside: a script that is being written can't be run.
     fs::write(folder.join("new"), text).unwrap();
     fs::set_permissions(folder.join("new"), fs::Permissions::from_mode(0o755)).unwrap();
@@ -41,7 +43,11 @@ fn after_a_failed_add_the_addresses_are_given_back() {
     let mut runtime = Runtime::new(&lab);
     let one = Container { id: "c-1", netns: &web };
     for (at_add, code, says) in [
-        (r#"echo '{"cniVersion":"1.0.0","code":111,"msg":"none left"}'; exit 1"#, 111, "plugin invented: none left"),
+        (
+            r#"echo '{"cniVersion":"1.0.0","code":111,"msg":"none left"}'; exit 1"#,
+            111,
+            "plugin invented: none left",
+        ),
         ("exit 3", 101, "without saying why"),
         ("kill -9 $$", 101, "without saying why"),
         ("echo rubbish", 101, "no JSON"),
@@ -49,14 +55,21 @@ fn after_a_failed_add_the_addresses_are_given_back() {
         (r#"echo '{"ips":[]}'"#, 7, "gets no address"),
         (r#"echo '{"ips":[{"address":"10.244.9.9/24"}]}'"#, 7, "outside the subnets"),
         (r#"echo '{"ips":[{"address":"10.244.0.1/24"}]}'"#, 7, "gateway"),
-        (r#"echo '{"ips":[{"address":"10.244.0.9/24"}],"routes":[{"dst":"10.0.0.0/8","table":7}]}'"#, 2, "table 7"),
+        (
+            r#"echo '{"ips":[{"address":"10.244.0.9/24"}],"routes":[{"dst":"10.0.0.0/8","table":7}]}'"#,
+            2,
+            "table 7",
+        ),
     ] {
         invent(&mut runtime, at_add);
         runtime.call("ADD", &conf(&runtime), one).fails_with(code, says);
         assert_eq!(calls(&runtime), "ADD DEL ", "{at_add}");
         runtime.assert_clean(&[&web]);
     }
-    invent(&mut runtime, r#"echo '{"ips":[{"address":"10.244.0.9/24","gateway":"10.244.0.1"}],"dns":{"domain":"x"}}'"#);
+    invent(
+        &mut runtime,
+        r#"echo '{"ips":[{"address":"10.244.0.9/24","gateway":"10.244.0.1"}],"dns":{"domain":"x"}}'"#,
+    );
     let result = runtime.add(&conf(&runtime), one);
     assert_eq!(result["dns"], json!({"domain": "x"}));
     // What is there is not taken back by a second ADD.

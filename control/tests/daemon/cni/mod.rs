@@ -176,8 +176,7 @@ impl<'a> Runtime<'a> {
     pub(crate) fn reserved(&self) -> Vec<String> {
         let Ok(entries) = std::fs::read_dir(self.lab.path("ipam/cbr0")) else { return Vec::new() };
         let names = entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("text"));
-        let mut names: Vec<_> =
-            names.filter(|name| name.parse::<std::net::IpAddr>().is_ok()).collect();
+        let mut names: Vec<_> = names.filter(|name| name.parse::<std::net::IpAddr>().is_ok()).collect();
         names.sort();
         names
     }

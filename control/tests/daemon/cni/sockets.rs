@@ -14,7 +14,8 @@ use crate::lab::{Lab, Namespace, PATIENCE};
 fn talks(device: &str, mac: &str, address: [u8; 4]) {
     let (eal, pool) = buffers();
     let config = EthConfig { rx_descriptors: 256, tx_descriptors: 256, mtu: 1450, ..EthConfig::default() };
-    let mut port = EthPort::attach(eal, device, pool, &config).unwrap_or_else(|error| panic!("{device}: {error}"));
+    let mut port =
+        EthPort::attach(eal, device, pool, &config).unwrap_or_else(|error| panic!("{device}: {error}"));
     let (mut rx, mut tx) = port.split();
     let mac: Vec<u8> = mac.split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
     let mut frame = vec![0xff; 6];
@@ -90,7 +91,10 @@ fn applications_find_their_sockets_and_talk_by_them() {
         talks(&device, mac, address.parse::<std::net::Ipv4Addr>().unwrap().octets());
         if number == 2 {
             let data = read(&shared.join("configData-c-1-eth0.json"));
-            assert_eq!(data["config"]["memif"], json!({"role": "slave", "mode": "ethernet", "socketfile": "eth0.sock"}));
+            assert_eq!(
+                data["config"]["memif"],
+                json!({"role": "slave", "mode": "ethernet", "socketfile": "eth0.sock"})
+            );
             assert_eq!((&data["containerId"], &data["ipResult"]["ips"]), (&json!("c-1"), &result["ips"]));
         }
         conf["prevResult"] = result;

@@ -39,7 +39,10 @@ fn a_pod_has_what_flannels_bridge_gave_it_in_every_version() {
         for route in result["routes"].as_array().unwrap() {
             let text = format!("{} via {}", route["dst"].as_str().unwrap(), route["gw"].as_str().unwrap());
             let text = text.replace("0.0.0.0/0", "default").replace("::/0", "default");
-            assert!(routes.contains(text.trim_start_matches("fd00:10:244default")), "{text} is not in {routes}");
+            assert!(
+                routes.contains(text.trim_start_matches("fd00:10:244default")),
+                "{text} is not in {routes}"
+            );
         }
         for address in ["10.244.0.1", "10.244.0.2", "fd00:10:244::1", "fd00:10:244::2", "172.16.0.1"] {
             assert!(web.reaches(address), "{version}: {address}");
@@ -54,7 +57,10 @@ fn a_pod_has_what_flannels_bridge_gave_it_in_every_version() {
         runtime.del(&conf, one);
         runtime.del(&conf, one);
         assert_eq!(web.interfaces(), Vec::<String>::new());
-        assert_eq!((lab.pods().pods.len(), runtime.reserved()), (1, vec!["10.244.0.2".to_owned(), "fd00:10:244::2".to_owned()]));
+        assert_eq!(
+            (lab.pods().pods.len(), runtime.reserved()),
+            (1, vec!["10.244.0.2".to_owned(), "fd00:10:244::2".to_owned()])
+        );
     }
     // When its namespace is gone already, and without one.
     db.delete();
@@ -125,7 +131,9 @@ fn what_the_runtime_asks_for_is_given() {
     conf["args"] = Value::Null;
     runtime.call("ADD", &conf, Container { id: "c-2", netns: &lab.peer }).fails_with(7, "gets no address");
     conf["runtimeConfig"] = json!({"ips": ["10.244.1.9/24"]});
-    runtime.call("ADD", &conf, Container { id: "c-2", netns: &lab.peer }).fails_with(7, "outside the subnets");
+    runtime
+        .call("ADD", &conf, Container { id: "c-2", netns: &lab.peer })
+        .fails_with(7, "outside the subnets");
     conf["runtimeConfig"] = json!({"bandwidth": {"ingressRate": 1_000_000, "ingressBurst": 1_000_000}});
     runtime.call("ADD", &conf, Container { id: "c-2", netns: &lab.peer }).fails_with(2, "bandwidth");
     assert_eq!(lab.pods().pods, Vec::new());
@@ -148,7 +156,11 @@ fn check_says_what_is_not_as_it_was_made() {
     web.ip("addr add 192.0.2.1/32 dev eth0");
     check().result();
     for (break_it, says, mend_it) in [
-        ("route del 10.244.0.0/16", "the route to 10.244.0.0/16 is missing", "route add 10.244.0.0/16 via 10.244.0.1"),
+        (
+            "route del 10.244.0.0/16",
+            "the route to 10.244.0.0/16 is missing",
+            "route add 10.244.0.0/16 via 10.244.0.1",
+        ),
         ("link set eth0 down", "the interface is down", "link set eth0 up"),
     ] {
         web.ip(break_it);
