@@ -93,12 +93,13 @@ fn answer(version: &mut Version) -> Result<Option<Value>, Error> {
             return Err(error);
         }
     };
-    if call.command == Command::Version {
-        return Ok(Some(version::answer()));
-    }
     let mut text = Vec::new();
     let read = std::io::stdin().lock().take(conf::LIMIT + 1).read_to_end(&mut text);
     read.map_err(|error| Error::new(code::IO, format!("standard input cannot be read: {error}")))?;
+    // Read to its end before, so that whoever writes it is not cut off.
+    if call.command == Command::Version {
+        return Ok(Some(version::answer()));
+    }
     if text.len() as u64 > conf::LIMIT {
         let limit = conf::LIMIT >> 20;
         return Err(Error::new(
