@@ -50,8 +50,10 @@ impl SubnetEnv {
 
     fn parse(text: &str) -> Result<Self, String> {
         let value = |key: &str| {
-            let pairs = text.lines().filter_map(|line| line.trim().split_once('='));
-            pairs.filter(|(there, _)| *there == key).last().map(|(_, value)| value.trim())
+            text.lines().rev().find_map(|line| {
+                let (there, value) = line.trim().split_once('=')?;
+                (there == key).then(|| value.trim())
+            })
         };
         let nets = |keys: [&str; 2]| {
             let given = keys.into_iter().filter_map(|key| Some((key, value(key)?)));

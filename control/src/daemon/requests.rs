@@ -19,7 +19,7 @@ pub(super) enum Request {
     /// To look at its state.
     Look(Box<dyn FnOnce(&Daemon) + Send>),
     /// To add a pod.
-    Add(PodSpec, Answer),
+    Add(Box<PodSpec>, Answer),
     /// To delete a pod.
     Delete(String, Answer),
     /// To list the flows of so long a time, so many at most.
@@ -31,7 +31,7 @@ type Answer = oneshot::Sender<Result<weft_api::Pod, ApiError>>;
 
 /// What becomes of a pod.
 enum Change {
-    Add(PodSpec),
+    Add(Box<PodSpec>),
     Delete(String),
 }
 
@@ -103,7 +103,7 @@ impl Backend for Client {
         self.look(move |daemon| daemon.list_pods(name.as_deref())).await
     }
     async fn add_pod(&self, spec: PodSpec) -> Result<weft_api::Pod, ApiError> {
-        self.ask(|answer| Request::Add(spec, answer)).await?
+        self.ask(|answer| Request::Add(Box::new(spec), answer)).await?
     }
     async fn delete_pod(&self, name: String) -> Result<weft_api::Pod, ApiError> {
         self.ask(|answer| Request::Delete(name, answer)).await?
@@ -218,7 +218,7 @@ impl Daemon {
     }
 
     /// Takes pods into the desired state. Those that can't be, or are there, have their answer; the names of the others.
-    fn take_in(&mut self, specs: Vec<(PodSpec, Answer)>) -> Vec<(String, Answer)> {
+    fn take_in(&mut self, specs: Vec<(Box<PodSpec>, Answer)>) -> Vec<(String, Answer)> {
         let mut model = self.desired();
         let mut wanted = Vec::new();
         for (spec, answer) in specs {
