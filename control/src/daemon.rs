@@ -31,6 +31,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
+use weft_api::Cni;
 use weft_ffi::kernel::udp_claim::UdpClaim;
 use weft_node::{Device as StoredDevice, Lock, Mirror, State, StoredPod};
 use weft_switch::drivers::Rx;
@@ -54,6 +55,8 @@ const RETRY: Duration = Duration::from_secs(2);
 const SAMPLE: Duration = Duration::from_secs(1);
 /// How often the workers are asked for what they have to tell: how soon a station that has spoken is known.
 const EVENTS: Duration = Duration::from_millis(100);
+/// How many requests are taken at a time: pods that come together share one compilation.
+const AT_ONCE: usize = 64;
 /// How often the kernel's side of the host port is looked after, unasked.
 const HOST_CHECK: Duration = Duration::from_secs(5);
 
@@ -71,6 +74,7 @@ struct PodPort {
 struct Saved {
     vtep_macs: vteps::Macs,
     added: BTreeMap<String, Pod>,
+    cni: BTreeMap<String, Cni>,
     unfit: usize,
     devices: BTreeSet<pods::Device>,
 }
@@ -112,6 +116,8 @@ pub struct Daemon {
     source: SourceState,
     /// Pods that were added through the API; they outlive a restart.
     added: BTreeMap<String, Pod>,
+    /// Those of them that are a container runtime's, by their names.
+    cni: BTreeMap<String, Cni>,
     /// Pods from before a restart that do not go with the model, as they are stored, and why not.
     unfit: Vec<(StoredPod, String)>,
     /// The TAPs in pods that weft has made and not deleted.
@@ -156,13 +162,14 @@ impl Daemon {
         sample.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         events.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         tokio::pin!(stop);
+        let mut requests = Vec::new();
         loop {
             tokio::select! {
                 () = &mut stop => break,
                 Some(update) = inputs.updates.recv() => self.take_model(update).await,
                 Some(update) = inputs.settings.recv() => self.take_config(update).await,
                 Ok(()) = inputs.underlay.changed() => self.reconcile().await,
-                Some(request) = inputs.requests.recv() => self.answer(request).await,
+                1.. = inputs.requests.recv_many(&mut requests, AT_ONCE) => self.answer(&mut requests).await,
                 next = self.spread.next() => self.take_queue(next).await,
                 _ = retry.tick(), if self.has_problems() || self.spread.has_failed() => {
                     self.spread.try_again();
@@ -223,7 +230,7 @@ impl Daemon {
         self.note_received(self.total().rx);
         let broken = self.dataplane.take_broken();
         // The kernel does not tell of these: weft's own descriptor keeps what is left of the namespace alive.
-        let lost = self.pods.values().any(PodPort::has_lost_netns);
+        let lost = self.pods.values().any(PodPort::has_lost_netns) || self.any_departed();
         if broken.is_empty() {
             if lost {
                 self.reconcile().await;
@@ -250,6 +257,7 @@ impl Daemon {
 
     /// Brings the dataplane and the kernel into line with the desired state.
     async fn reconcile(&mut self) {
+        self.drop_departed();
         let model = Arc::clone(&self.model);
         self.problems.clear();
         self.vtep_macs.complete(model.networks.iter().skip(1).map(|network| network.name.as_str()));
@@ -350,16 +358,18 @@ impl Daemon {
                 && saved.vtep_macs == self.vtep_macs
                 && saved.devices == self.devices
                 && saved.added == self.added
+                && saved.cni == self.cni
         });
         if is_saved {
             return;
         }
         let unfit = self.unfit.iter().map(|(stored, _)| stored.clone());
+        let added = self.added.values().map(|pod| attachments::store(pod, self.cni.get(&pod.name)));
         let devices = self.devices.iter().cloned();
         let state = State {
             vtep_mac: Some(self.vtep_macs.first()),
             vtep_macs: self.vtep_macs.further(),
-            pods: self.added.values().map(attachments::store).chain(unfit).collect(),
+            pods: added.chain(unfit).collect(),
             devices: devices.map(|(netns, name)| StoredDevice { netns, name }).collect(),
         };
         match state.save(&self.config.state.dir) {
@@ -367,6 +377,7 @@ impl Daemon {
                 self.saved = Some(Saved {
                     vtep_macs: self.vtep_macs.clone(),
                     added: self.added.clone(),
+                    cni: self.cni.clone(),
                     unfit: self.unfit.len(),
                     devices: self.devices.clone(),
                 });

@@ -292,6 +292,16 @@ impl Dataplane {
         }
     }
 
+    /// Waits until every worker forwards by the snapshot published last, with the queues that it was told of.
+    pub async fn settled(&self) {
+        let publication = self.publisher.publication();
+        let deadline = Instant::now() + PATIENCE;
+        while !self.publisher.passed(publication) && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_micros(200)).await;
+        }
+        self.obeyed().await;
+    }
+
     /// Publishes the next snapshot, which `make` makes for its generation. Its parts that are as they were stay those of the one before.
     pub fn publish(&mut self, make: impl FnOnce(Generation) -> Snapshot) -> Generation {
         let before = self.publisher.current();

@@ -138,6 +138,7 @@ impl Backend for Invented {
             origin: Origin::Api,
             state: PodState::Up,
             error: None,
+            cni: spec.cni,
         };
         self.pods().push(pod.clone());
         Ok(pod)

@@ -1,4 +1,4 @@
-//! The control API of weftd, version 1: its types, and a client over the UNIX socket.
+//! The control API of weftd, version 1: its types, and clients over the UNIX socket.
 //!
 //! | request | answer |
 //! |---|---|
@@ -24,6 +24,8 @@
 //! Within version 1 a field keeps its name, meaning and unit. Fields may be added, so readers ignore those that
 //! they don't know; a request with a field that the daemon does not know is refused, because it would not be heeded.
 
+pub mod blocking;
+#[cfg(feature = "client")]
 mod client;
 mod config;
 mod error;
@@ -39,6 +41,7 @@ mod status;
 mod vtep;
 mod worker;
 
+#[cfg(feature = "client")]
 pub use client::{Client, ClientError};
 pub use config::{ConfigReport, Pending, Sections};
 pub use error::{ApiError, ErrorCode};
@@ -46,7 +49,9 @@ pub use fdb::{Fdb, FdbEntry, FdbKind};
 pub use flow::{FLOW_LIMIT, FLOW_LIMIT_MAX, FLOW_SECONDS, FLOW_SECONDS_MAX, Flow, FlowVerdict, Flows};
 pub use mac::{Mac, MacError};
 pub use neighbour::{Conflict, Neighbour, NeighbourKind, NeighbourState, Neighbours};
-pub use pod::{Origin, Pod, PodPort, PodSpec, PodState, Pods, SpecError, VhostMode};
+pub use pod::{
+    Cni, Origin, Pod, PodPort, PodRoute, PodSpec, PodState, Pods, SpecError, VhostMode, is_pod_name,
+};
 pub use port::{Port, PortRole, Ports};
 pub use route::{Route, RouteKind, Routes};
 pub use stats::{Drop, Drops, PortStats, Stats, Total, WorkerState, WorkerStats};

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -95,6 +96,45 @@ pub struct Pod {
     pub state: PodState,
     /// Why it failed; null when it did not.
     pub error: Option<String>,
+    /// The attachment of a container runtime that it is; null where somebody else asked for it.
+    #[serde(default)]
+    pub cni: Option<Cni>,
+}
+
+/// An attachment as CNI has it: what a container runtime asks for, and takes back, by its container and interface.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Cni {
+    /// The name of the network configuration.
+    pub network: String,
+    /// The runtime's name for the container.
+    pub container: String,
+    /// The interface in the container.
+    pub ifname: String,
+    /// The container's network namespace. The pod goes when this does, for nobody else may be left to say so.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    pub netns: PathBuf,
+    /// The Kubernetes namespace; null without Kubernetes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// The Kubernetes pod; null without Kubernetes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
+}
+
+/// A route inside a pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct PodRoute {
+    /// The destinations.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    pub to: IpNet,
+    /// The next hop; left out, the gateway of the pod's subnet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
+    pub via: Option<IpAddr>,
 }
 
 /// Who asked for a pod.
@@ -143,6 +183,16 @@ pub struct PodSpec {
     /// Whether it may send from any address. What it sends from is learned.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub trusted: bool,
+    /// MTU of its interface, in bytes of IP packet, 576 to 65535; what is more than the network's counts as that. Left out, the
+    /// network's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u32>,
+    /// The routes inside an ordinary pod. Left out, the default routes by the gateways of its subnets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub routes: Option<Vec<PodRoute>>,
+    /// The attachment of a container runtime that it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cni: Option<Cni>,
 }
 
 /// Why a [`PodSpec`] has the wrong shape.
@@ -192,6 +242,14 @@ pub enum SpecError {
         /// As given.
         mac: Mac,
     },
+    /// An MTU that no interface can have.
+    #[error("pod {pod}: an MTU of {mtu} is not within 576 to 65535")]
+    Mtu {
+        /// The pod.
+        pod: String,
+        /// As given.
+        mtu: u32,
+    },
 }
 
 /// The fields of every kind: serde refuses unknown fields only in a plain structure.
@@ -210,9 +268,13 @@ struct AnySpec {
     mac: Option<Mac>,
     #[serde(default)]
     trusted: bool,
+    mtu: Option<u32>,
+    routes: Option<Vec<PodRoute>>,
+    cni: Option<Cni>,
 }
 
-fn is_name(name: &str) -> bool {
+/// Whether a pod can have this name: 1 to 128 letters, digits, `-`, `_` and `.`, the first a letter or a digit.
+pub fn is_pod_name(name: &str) -> bool {
     name.len() <= 128
         && name.starts_with(|c: char| c.is_ascii_alphanumeric())
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
@@ -221,11 +283,14 @@ fn is_name(name: &str) -> bool {
 impl PodSpec {
     /// Checks what does not depend on the node.
     pub fn check(&self) -> Result<(), SpecError> {
-        if !is_name(&self.name) {
+        if !is_pod_name(&self.name) {
             return Err(SpecError::Name(self.name.clone()));
         }
         if self.addresses.is_empty() {
             return Err(SpecError::NoAddress(self.name.clone()));
+        }
+        if let Some(mtu) = self.mtu.filter(|mtu| !(576..=65535).contains(mtu)) {
+            return Err(SpecError::Mtu { pod: self.name.clone(), mtu });
         }
         match self.mac {
             Some(mac) if mac.0[0] & 1 != 0 || mac.0 == [0; 6] => {
@@ -240,8 +305,9 @@ impl TryFrom<AnySpec> for PodSpec {
     type Error = SpecError;
 
     fn try_from(any: AnySpec) -> Result<Self, SpecError> {
-        let AnySpec { name, kind, netns, ifname, socket, mode, devargs, addresses, mac, trusted } = any;
-        if !is_name(&name) {
+        let AnySpec { name, kind, netns, ifname, socket, mode, devargs, .. } = any;
+        let (addresses, mac, trusted) = (any.addresses, any.mac, any.trusted);
+        if !is_pod_name(&name) {
             return Err(SpecError::Name(name));
         }
         let missing = |field| SpecError::Missing { pod: name.clone(), kind: kind.clone(), field };
@@ -251,6 +317,7 @@ impl TryFrom<AnySpec> for PodSpec {
             ("socket", socket.is_some(), "vhost-user"),
             ("mode", mode.is_some(), "vhost-user"),
             ("devargs", devargs.is_some(), "dpdk"),
+            ("routes", any.routes.is_some(), "tap"),
         ];
         let foreign = given.iter().find(|(_, given, owner)| *given && *owner != kind);
         let port = match kind.as_str() {
@@ -268,7 +335,8 @@ impl TryFrom<AnySpec> for PodSpec {
         if let Some((field, ..)) = foreign {
             return Err(SpecError::Foreign { pod: name, kind, field });
         }
-        let spec = Self { name, port, addresses, mac, trusted };
+        let (mtu, routes, cni) = (any.mtu, any.routes, any.cni);
+        let spec = Self { name, port, addresses, mac, trusted, mtu, routes, cni };
         spec.check()?;
         Ok(spec)
     }
@@ -288,6 +356,7 @@ mod tests {
             r#"{"name":"a","kind":"tap","netns":"/run/netns/a","ifname":"net1","addresses":["10.1.0.2","fd00::2"]}"#,
             r#"{"name":"b","kind":"vhost-user","socket":"/run/b","mode":"client","addresses":["10.1.0.3"],"mac":"02:00:00:00:00:01"}"#,
             r#"{"name":"c","kind":"dpdk","devargs":"net_null0","addresses":["10.1.0.4"],"trusted":true}"#,
+            r#"{"name":"d","kind":"tap","netns":"/n","ifname":"eth0","addresses":["10.1.0.2"],"mtu":1400,"routes":[{"to":"0.0.0.0/0"},{"to":"10.0.0.0/8","via":"10.1.0.1"}],"cni":{"network":"cbr0","container":"c1","ifname":"eth0","netns":"/n","pod":"web"}}"#,
         ] {
             let spec = parse(text).unwrap();
             assert_eq!(serde_json::to_string(&spec).unwrap(), text);
@@ -314,6 +383,8 @@ mod tests {
             (r#"{"name":"a","kind":"tap","netns":"/n","addresses":["10.1.0.256"]}"#, "invalid IP address"),
             (r#"{"name":"a","kind":"tap","netns":"/n","mode":"client","addresses":["10.1.0.2"]}"#, "no mode"),
             (r#"{"name":"a","kind":"tap","netns":"/n","adress":["10.1.0.2"]}"#, "unknown field `adress`"),
+            (r#"{"name":"a","kind":"tap","netns":"/n","addresses":["10.1.0.2"],"mtu":575}"#, "MTU of 575"),
+            (r#"{"name":"a","kind":"dpdk","devargs":"x","addresses":["10.1.0.2"],"routes":[]}"#, "no routes"),
             (
                 r#"{"name":"a","kind":"dpdk","devargs":"x","addresses":["10.1.0.2"],"mac":"01:00:00:00:00:00"}"#,
                 "group",

@@ -12,6 +12,7 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use weft_api::{DEFAULT_SOCKET, FLOW_LIMIT, FLOW_LIMIT_MAX, FLOW_SECONDS, FLOW_SECONDS_MAX, Mac};
 
+pub(crate) use crate::cni::CniCommand;
 pub(crate) use crate::config::ConfigCommand;
 pub(crate) use pod::AddArgs;
 
@@ -139,6 +140,9 @@ pub(crate) enum Command {
     /// The two files: check them, and see which settings are in force
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// The plugin by which container runtimes attach pods
+    #[command(subcommand)]
+    Cni(CniCommand),
     /// What weft leaves on a node
     #[command(subcommand)]
     Node(NodeCommand),

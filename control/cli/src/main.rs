@@ -2,6 +2,7 @@
 //! answers are printed and watched, `show` how they look.
 
 mod args;
+mod cni;
 mod config;
 mod purge;
 mod show;
@@ -180,7 +181,7 @@ impl Command {
         match self {
             Self::Pod { command } => !matches!(command, Some(PodCommand::Add(_) | PodCommand::Del { .. })),
             Self::Config(command) => command.reads(),
-            Self::Node(_) | Self::Completions { .. } | Self::Version => false,
+            Self::Cni(_) | Self::Node(_) | Self::Completions { .. } | Self::Version => false,
             _ => true,
         }
     }
@@ -249,6 +250,7 @@ async fn carry_out(client: Client, view: &View, command: Command) -> Result<(), 
         Command::Drops { all } => view.read(&client, async |c: &Client| Ok(c.drops(all).await?)).await,
         Command::Worker { .. } => view.read(&client, async |c: &Client| Ok(c.workers().await?)).await,
         Command::Config(command) => config::run(&client, view, command).await,
+        Command::Cni(command) => view.print(&cni::run(command)?),
         Command::Node(NodeCommand::Purge(args)) => view.print(&purge::run(client, args).await?),
         Command::Version => {
             let weftd = client.timeout(VERSION_TIMEOUT).index().await.ok().map(|index| index.version);

@@ -207,7 +207,7 @@ fn read_pod(section: Section<'_>) -> (WrittenPod, Places) {
             Attachment::Dpdk { devargs: String::new() }
         }
     };
-    let pod = Pod { name, node, attachment, addresses: Vec::new(), mac, trusted };
+    let pod = Pod { name, node, attachment, addresses: Vec::new(), mac, trusted, mtu: None, routes: None };
     ((pod, addresses), section.done())
 }
 

@@ -198,6 +198,22 @@ pub struct Pod {
     /// from is learned.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub trusted: bool,
+    /// The MTU of its interface where that is to be less than its network's.
+    #[serde(with = "text::mtu", default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<Mtu>,
+    /// The routes inside an ordinary pod. None: the default routes by the gateways of its subnets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub routes: Option<Vec<PodRoute>>,
+}
+
+/// A route inside a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodRoute {
+    /// The destinations, without host bits.
+    pub to: IpNet,
+    /// The next hop. None: the gateway of the pod's subnet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub via: Option<IpAddr>,
 }
 
 impl Pod {

@@ -8,7 +8,7 @@ use crate::route::Wanted;
 use crate::sysctl;
 use ipnet::IpNet;
 use rtnetlink::Handle;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::path::Path;
 
 /// What a pod's interface is to look like.
@@ -24,18 +24,56 @@ pub struct PodInterface {
     pub addresses: Vec<IpNet>,
     /// Addresses that it had before and is not to have any more.
     pub outdated: Vec<IpNet>,
-    /// The gateways of the default routes, at most one per family.
-    pub gateways: Vec<IpAddr>,
+    /// The routes through it, with their next hops.
+    pub routes: Vec<(IpNet, IpAddr)>,
 }
 
 /// Brings an interface in the network namespace `netns` (none: the current one) into the wanted state. What is so
-/// already is not touched, and addresses of others stay. A default route through another interface, or one that
-/// weft did not make, stays too: then this one adds none for that family.
+/// already is not touched, and addresses and routes of others stay. A route through another interface, or one that
+/// weft did not make, stays too: then this one adds none to the same destinations.
 pub async fn configure_pod(netns: Option<&Path>, interface: PodInterface) -> Result<(), Error> {
     match netns {
         Some(path) => inside(path, move |handle| configure(handle, interface)).await,
         None => configure(Kernel::open()?.into_handle(), interface).await,
     }
+}
+
+/// An interface of a pod as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodView {
+    /// Its MAC address, if it has one of six bytes.
+    pub mac: Option<MacBytes>,
+    /// Its MTU in bytes.
+    pub mtu: u32,
+    /// Whether it is set up.
+    pub up: bool,
+    /// Its addresses, each with its prefix length.
+    pub addresses: Vec<IpNet>,
+    /// The destinations of all unicast routes of the main table, through this interface and others.
+    pub routes: Vec<IpNet>,
+}
+
+/// Looks at the interface `ifname` in the network namespace `netns`; none if it is not there.
+pub async fn look_at_pod(netns: &Path, ifname: &str) -> Result<Option<PodView>, Error> {
+    let name = ifname.to_owned();
+    let look = move |handle: Handle| async move {
+        let kernel = Kernel(handle);
+        let link = match kernel.link(&name).await {
+            Ok(link) => link,
+            Err(Error::NoInterface { .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let addresses = kernel.addresses(link.index).await?.into_iter().map(|address| address.net);
+        let routes = kernel.routes(None).await?.into_iter().map(|route| route.destination);
+        Ok(Some(PodView {
+            mac: link.mac,
+            mtu: link.mtu,
+            up: link.admin_up,
+            addresses: addresses.collect(),
+            routes: routes.collect(),
+        }))
+    };
+    inside(netns, look).await
 }
 
 /// True if the network namespace `netns` (none: the current one) has an interface `ifname`.
@@ -59,6 +97,9 @@ async fn configure(handle: Handle, wanted: PodInterface) -> Result<(), Error> {
         sysctl::set(&format!("net/ipv6/conf/{}/disable_ipv6", link.name), "0")?;
     }
     sysctl::quiet_ipv6(&link.name)?;
+    // As flannel's bridge does: others that remember the address's former owner hear of the new one.
+    sysctl::set(&format!("net/ipv4/conf/{}/arp_notify", link.name), "1")?;
+    sysctl::set(&format!("net/ipv6/conf/{}/ndisc_notify", link.name), "1")?;
     kernel.set_mtu(&link, wanted.mtu).await?;
     if link.mac != Some(wanted.mac) {
         kernel.set_mac(&link, wanted.mac).await?;
@@ -78,37 +119,33 @@ async fn configure(handle: Handle, wanted: PodInterface) -> Result<(), Error> {
             kernel.set_link_up(&link, true).await?;
         }
     }
-    for gateway in &wanted.gateways {
-        put_default_route(&kernel, link.index, *gateway, &wanted.addresses).await?;
-    }
-    Ok(())
+    put_routes(&kernel, link.index, &wanted).await
 }
 
-async fn put_default_route(
-    kernel: &Kernel,
-    oif: u32,
-    gateway: IpAddr,
-    addresses: &[IpNet],
-) -> Result<(), Error> {
-    let all = match gateway {
-        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-    };
-    let Ok(destination) = IpNet::new(all, 0) else { return Ok(()) };
-    let onlink = !addresses.iter().any(|net| net.contains(&gateway));
-    let wanted = Wanted { destination, gateway: Some(gateway), source: None, onlink };
-    let mut there = false;
-    let mut outdated = Vec::new();
-    for route in kernel.routes(None).await?.into_iter().filter(|route| route.destination == destination) {
-        if route.is_weft() && route.oif == oif && !wanted.is(&route, oif) {
-            outdated.push(route);
-        } else {
-            // Ours, or someone else's, who then wants it so.
-            there = true;
-        }
-    }
-    for route in &outdated {
+async fn put_routes(kernel: &Kernel, oif: u32, interface: &PodInterface) -> Result<(), Error> {
+    let wanted: Vec<_> = interface
+        .routes
+        .iter()
+        .map(|(destination, gateway)| Wanted {
+            destination: *destination,
+            gateway: Some(*gateway),
+            source: None,
+            onlink: !interface.addresses.iter().any(|net| net.contains(gateway)),
+        })
+        .collect();
+    let (own, others): (Vec<_>, Vec<_>) =
+        kernel.routes(None).await?.into_iter().partition(|route| route.is_weft() && route.oif == oif);
+    // First, since the kernel takes only one to a destination.
+    for route in own.iter().filter(|route| !wanted.iter().any(|wanted| wanted.is(route, oif))) {
         kernel.delete_route(route).await?;
     }
-    if there { Ok(()) } else { kernel.put_route(oif, &wanted).await }
+    for wanted in &wanted {
+        let there = own.iter().any(|route| wanted.is(route, oif))
+            // Someone else's, who then wants it so.
+            || others.iter().any(|route| route.destination == wanted.destination);
+        if !there {
+            kernel.put_route(oif, wanted).await?;
+        }
+    }
+    Ok(())
 }

@@ -1,5 +1,6 @@
 //! Takes away what weft has left on a node: for an operator who goes back to flannel, or starts over.
 
+use crate::deleted::FOLDER;
 use crate::direct::drop_direct_routes;
 use crate::error::Error;
 use crate::lock::Lock;
@@ -59,6 +60,20 @@ pub async fn purge(state_dir: &Path, host_port: &str) -> Result<Purged, Error> {
 pub async fn delete_tap(netns: Option<&Path>, name: &str) -> Result<bool, Error> {
     let name = name.to_owned();
     there(netns, move |handle| delete(handle, name)).await
+}
+
+/// Deletes an interface of any kind in the network namespace `netns`; false if the namespace or the interface is gone already.
+pub async fn delete_link(netns: &Path, name: &str) -> Result<bool, Error> {
+    let name = name.to_owned();
+    let work = move |handle| async move {
+        let kernel = Kernel(handle);
+        match kernel.link(&name).await {
+            Ok(link) => kernel.delete_link(&link).await.map(|()| true),
+            Err(Error::NoInterface { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    };
+    there(Some(netns), work).await
 }
 
 /// Whether a program holds a TAP open.
@@ -123,10 +138,17 @@ fn delete_files(state_dir: &Path) -> Result<Vec<PathBuf>, Error> {
         let ours = name == STATE_FILE
             || name == NEW_FILE
             || name.to_str().is_some_and(|name| name.starts_with(CORRUPT_PREFIX));
+        let path = entry.path();
+        if name == FOLDER {
+            match std::fs::remove_dir_all(&path) {
+                Ok(()) => deleted.push(path),
+                Err(e) => return Err(Error::file("delete", &path, e)),
+            }
+            continue;
+        }
         if !ours {
             continue;
         }
-        let path = entry.path();
         match std::fs::remove_file(&path) {
             Ok(()) => deleted.push(path),
             Err(e) if e.kind() == ErrorKind::NotFound => {}

@@ -85,6 +85,9 @@ fn spec(name: &str) -> PodSpec {
         addresses: vec!["10.244.1.5".parse().unwrap()],
         mac: None,
         trusted: false,
+        mtu: None,
+        routes: None,
+        cni: None,
     }
 }
 

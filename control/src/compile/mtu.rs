@@ -38,9 +38,10 @@ impl Mtus {
         self.each.get(index).copied().unwrap_or_default()
     }
 
-    /// Of a pod: the smallest where it has addresses in several networks.
+    /// Of a pod: the smallest where it has addresses in several networks, or an MTU of its own.
     pub fn of_pod(&self, pod: &Pod) -> u32 {
-        self.smallest(pod.addresses.iter().map(|net| net.addr().into()))
+        let networks = self.smallest(pod.addresses.iter().map(|net| net.addr().into()));
+        pod.mtu.map_or(networks, |mtu| networks.min(mtu.get() as u32))
     }
 
     /// Of the host port: the smallest of the networks that the node has subnets in.

@@ -357,6 +357,8 @@ fn five_thousand_nodes_in_two_networks() {
         ],
         mac: None,
         trusted: false,
+        mtu: None,
+        routes: None,
     };
     let route = |n: u32| Route {
         to: format!("12.{}.{}.0/24", n / 256, n % 256).parse().unwrap(),

@@ -3,14 +3,17 @@
 
 use ipnet::IpNet;
 use serde_json::{Map, Value};
-use weft_api::{PodPort as ApiPort, PodSpec};
+use weft_api::{Cni, PodPort as ApiPort, PodSpec};
 use weft_node::{StoredAttachment, StoredPod};
-use weft_switch::types::MacAddr;
+use weft_switch::types::{MacAddr, Mtu};
 
-use crate::model::{Attachment, Node, Pod, VhostMode};
+use crate::model::{Attachment, Node, Pod, PodRoute, VhostMode};
 
-/// The state file's word for a trusted pod.
+/// The state file's words for what not every pod has.
 const TRUSTED: &str = "trusted";
+const MTU: &str = "mtu";
+const ROUTES: &str = "routes";
+const CNI: &str = "cni";
 
 /// What the attachment is called in the API and in the state.
 pub(super) fn kind(attachment: &Attachment) -> &'static str {
@@ -64,13 +67,17 @@ pub(super) fn wanted(spec: &PodSpec, node: &str, own: Option<&Node>) -> Pod {
         addresses: spec.addresses.iter().copied().map(net).collect(),
         mac: spec.mac.map(|mac| MacAddr(mac.0)),
         trusted: spec.trusted,
+        mtu: spec.mtu.and_then(|mtu| Mtu::new(mtu).ok()),
+        routes: spec.routes.as_ref().map(|routes| {
+            routes.iter().map(|route| PodRoute { to: route.to.trunc(), via: route.via }).collect()
+        }),
     };
     pod.mac = Some(pod.mac_or_derived());
     pod
 }
 
 /// A pod as the state directory holds it.
-pub(super) fn store(pod: &Pod) -> StoredPod {
+pub(super) fn store(pod: &Pod, cni: Option<&Cni>) -> StoredPod {
     let mut fields = match serde_json::to_value(&pod.attachment) {
         Ok(Value::Object(fields)) => fields,
         _ => Map::new(),
@@ -80,6 +87,13 @@ pub(super) fn store(pod: &Pod) -> StoredPod {
     if pod.trusted {
         more.insert(TRUSTED.to_owned(), Value::Bool(true));
     }
+    if let Some(mtu) = pod.mtu {
+        more.insert(MTU.to_owned(), mtu.get().into());
+    }
+    let routes = pod.routes.as_ref().and_then(|routes| serde_json::to_value(routes).ok());
+    more.extend(routes.map(|routes| (ROUTES.to_owned(), routes)));
+    let cni = cni.and_then(|cni| serde_json::to_value(cni).ok());
+    more.extend(cni.map(|cni| (CNI.to_owned(), cni)));
     StoredPod {
         name: pod.name.clone(),
         attachment: StoredAttachment { kind: kind(&pod.attachment).to_owned(), fields },
@@ -89,21 +103,28 @@ pub(super) fn store(pod: &Pod) -> StoredPod {
     }
 }
 
-/// A pod from the state directory, of this node.
-pub(super) fn restore(stored: &StoredPod, node: &str) -> Result<Pod, String> {
+/// A pod from the state directory, of this node, and the attachment that it is.
+pub(super) fn restore(stored: &StoredPod, node: &str) -> Result<(Pod, Option<Cni>), String> {
     let wrong = |what: &str| format!("pod {}: its stored {what} cannot be read", stored.name);
+    let more = |word: &str| stored.more.get(word).cloned();
+    let mtu = more(MTU).map(|mtu| mtu.as_u64().and_then(|mtu| Mtu::new(mtu.try_into().ok()?).ok()));
+    let routes = more(ROUTES).map(serde_json::from_value).transpose().map_err(|_| wrong("routes"))?;
+    let cni = more(CNI).map(serde_json::from_value).transpose().map_err(|_| wrong("CNI attachment"))?;
     let mut fields = stored.attachment.fields.clone();
     fields.insert("kind".to_owned(), Value::String(stored.attachment.kind.clone()));
     let attachment = serde_json::from_value(Value::Object(fields)).map_err(|_| wrong("attachment"))?;
     let addresses: Result<Vec<IpNet>, _> = stored.addresses.iter().map(|text| text.parse()).collect();
-    Ok(Pod {
+    let pod = Pod {
         name: stored.name.clone(),
         node: node.to_owned(),
         attachment,
         addresses: addresses.map_err(|_| wrong("addresses"))?,
         mac: Some(stored.mac.parse().map_err(|_| wrong("MAC address"))?),
-        trusted: stored.more.get(TRUSTED).and_then(Value::as_bool).unwrap_or(false),
-    })
+        trusted: more(TRUSTED).is_some_and(|trusted| trusted == Value::Bool(true)),
+        mtu: mtu.map(|mtu| mtu.ok_or_else(|| wrong("MTU"))).transpose()?,
+        routes,
+    };
+    Ok((pod, cni))
 }
 
 #[cfg(test)]
@@ -112,16 +133,38 @@ mod tests {
 
     #[test]
     fn a_pod_is_the_same_after_a_restart() {
-        for (port, trusted) in [
-            (ApiPort::Tap { netns: "/run/netns/a".into(), ifname: "net1".into() }, false),
-            (ApiPort::VhostUser { socket: "/run/s".into(), mode: weft_api::VhostMode::Server }, true),
-            (ApiPort::Dpdk { devargs: "net_null0".into() }, true),
+        let cni = Cni {
+            network: "cbr0".to_owned(),
+            container: "c1".to_owned(),
+            ifname: "net1".to_owned(),
+            netns: "/run/netns/a".into(),
+            namespace: Some("web".to_owned()),
+            pod: None,
+        };
+        let route = weft_api::PodRoute { to: "10.244.3.0/16".parse().unwrap(), via: None };
+        for (port, trusted, mtu, routes, cni) in [
+            (
+                ApiPort::Tap { netns: "/run/netns/a".into(), ifname: "net1".into() },
+                false,
+                Some(1400),
+                Some(vec![route]),
+                Some(cni),
+            ),
+            (
+                ApiPort::VhostUser { socket: "/run/s".into(), mode: weft_api::VhostMode::Server },
+                true,
+                None,
+                None,
+                None,
+            ),
+            (ApiPort::Dpdk { devargs: "net_null0".into() }, true, None, Some(Vec::new()), None),
         ] {
             let addresses = vec!["10.244.0.5".parse().unwrap(), "fd00::5".parse().unwrap()];
-            let spec = PodSpec { name: "a".into(), port: port.clone(), addresses, mac: None, trusted };
+            let name = "a".to_owned();
+            let spec = PodSpec { name, port: port.clone(), addresses, mac: None, trusted, mtu, routes, cni };
             let pod = wanted(&spec, "n1", None);
             assert_eq!(shown(&pod.attachment), port);
-            assert_eq!(restore(&store(&pod), "n1"), Ok(pod));
+            assert_eq!(restore(&store(&pod, spec.cni.as_ref()), "n1"), Ok((pod, spec.cni)));
         }
     }
 }

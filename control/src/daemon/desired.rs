@@ -4,6 +4,8 @@
 
 use std::sync::Arc;
 
+use weft_api::Cni;
+
 use super::{Daemon, pods};
 use crate::model::{Model, Pod};
 
@@ -35,20 +37,43 @@ impl Daemon {
     }
 
     /// Adds a pod, if it goes together with all else.
-    pub(super) fn take_pod(&mut self, pod: Pod) -> Result<(), String> {
+    pub(super) fn take_pod(&mut self, pod: Pod, cni: Option<Cni>) -> Result<(), String> {
+        let (_, refused) = self.take_pods(vec![(pod, cni, ())]);
+        refused.into_iter().next().map_or(Ok(()), |((), reason)| Err(reason))
+    }
+
+    /// Adds those of the pods that go together with all else and with those before them. What came with each comes back: with its name,
+    /// or with the reason why it is not added.
+    pub(super) fn take_pods<T>(
+        &mut self,
+        wanted: Vec<(Pod, Option<Cni>, T)>,
+    ) -> (Vec<(T, String)>, Vec<(T, String)>) {
         let model = Arc::make_mut(&mut self.model);
-        model.pods.push(pod.clone());
-        if let Err(error) = pods::check(model) {
-            model.pods.pop();
-            return Err(error);
+        // Checking takes time in proportion to the pods: once for all, and one by one only if something is wrong.
+        let before = model.pods.len();
+        model.pods.extend(wanted.iter().map(|(pod, ..)| pod.clone()));
+        let all_fit = pods::check(model).is_ok();
+        model.pods.truncate(before);
+        let (mut taken, mut refused) = (Vec::new(), Vec::new());
+        for (pod, cni, with) in wanted {
+            let name = pod.name.clone();
+            model.pods.push(pod.clone());
+            if let Err(reason) = if all_fit { Ok(()) } else { pods::check(model) } {
+                model.pods.pop();
+                refused.push((with, reason));
+                continue;
+            }
+            self.added.insert(name.clone(), pod);
+            self.cni.extend(cni.map(|cni| (name.clone(), cni)));
+            taken.push((with, name));
         }
-        self.added.insert(pod.name.clone(), pod);
-        Ok(())
+        (taken, refused)
     }
 
     /// Takes a pod back that was added; false if there is none of this name.
     pub(super) fn drop_pod(&mut self, name: &str) -> bool {
         let added = self.added.remove(name).is_some();
+        self.cni.remove(name);
         if added {
             // Names are unique, in the source too.
             Arc::make_mut(&mut self.model).pods.retain(|pod| pod.name != name);

@@ -2,10 +2,14 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs;
+use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use ipnet::IpNet;
+use futures_util::StreamExt;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use nix::errno::Errno;
+use nix::sys::statfs::{NSFS_MAGIC, statfs};
 use tracing::{info, warn};
 use weft_node::{PodInterface, configure_pod, delete_tap};
 use weft_switch::tables::Place;
@@ -14,7 +18,10 @@ use super::attachments::{kind, restore};
 use super::{Daemon, PodPort, device_mtu};
 use crate::compile::{Mtus, OpenPort};
 use crate::model::{Attachment, Model, Pod, gateway, validate_pods};
-use crate::ports::open_pod;
+use crate::ports::{Opened, open_pod};
+
+/// How many ports are made at a time: the kernel makes interfaces one after the other, but waits for itself in between.
+const OPEN_AT_ONCE: usize = 16;
 
 /// Everything that is wrong with the pods of a model that is right otherwise, in one text.
 pub(super) fn check(model: &Model) -> Result<(), String> {
@@ -32,6 +39,15 @@ pub(super) struct NetnsId(u64, u64);
 fn netns_of(attachment: &Attachment) -> Option<NetnsId> {
     let Attachment::Tap { netns, .. } = attachment else { return None };
     fs::metadata(netns).ok().map(|there| NetnsId(there.dev(), there.ino()))
+}
+
+/// Whether there is no network namespace at this path, now or ever again: nothing at all, or the plain file that it was
+/// bound to.
+pub(super) fn is_no_netns(path: &Path) -> bool {
+    match statfs(path) {
+        Ok(there) => there.filesystem_type() != NSFS_MAGIC,
+        Err(error) => error == Errno::ENOENT,
+    }
 }
 
 impl PodPort {
@@ -85,7 +101,7 @@ impl Daemon {
     pub(super) async fn delete_orphans(&mut self, model: &Model) {
         let mut wanted: BTreeSet<_> = model.pods_of(&self.node).filter_map(device).collect();
         let unfit = self.unfit.iter().filter_map(|(stored, _)| restore(stored, &self.node).ok());
-        wanted.extend(unfit.filter_map(|pod| device(&pod)));
+        wanted.extend(unfit.filter_map(|(pod, _)| device(&pod)));
         let orphans: Vec<_> = self.devices.difference(&wanted).cloned().collect();
         for (netns, name) in orphans {
             match delete_tap(netns.as_deref(), &name).await {
@@ -109,59 +125,118 @@ impl Daemon {
             .collect()
     }
 
-    /// Opens the ports of pods that have none, and brings the interfaces inside the others into line.
+    /// Whether a container runtime's pod has lost its network namespace for good.
+    pub(super) fn any_departed(&self) -> bool {
+        self.cni.values().any(|cni| is_no_netns(&cni.netns))
+    }
+
+    /// Forgets the pods of container runtimes whose network namespaces are gone: nobody may be left to say that they are, such
+    /// as after the node has started again.
+    pub(super) fn drop_departed(&mut self) {
+        let gone: Vec<_> = self.cni.iter().filter(|(_, cni)| is_no_netns(&cni.netns)).collect();
+        let names: Vec<_> = gone.into_iter().map(|(name, _)| name.clone()).collect();
+        for name in names {
+            info!("pod {name}: its network namespace is gone, and so is it");
+            self.drop_pod(&name);
+        }
+    }
+
+    /// Opens the ports of pods that have none, several at a time, and brings the interfaces inside the others into line.
     pub(super) async fn open_missing(&mut self, model: &Model) {
         let new = self.record_devices(model);
         let underlay = self.mirror.uplink().mtu;
         let mtus = Mtus::new(model, underlay);
         let node = self.node.clone();
+        let mut missing = Vec::new();
         for pod in model.pods_of(&node) {
             let mtu = mtus.of_pod(pod);
-            let done = match self.pods.get_mut(&pod.name) {
-                Some(open) if open.pod == *pod && open.mtu == mtu => Ok(()),
-                Some(open) => {
-                    let outcome = configure(model, &node, pod, &open.pod.addresses, mtu).await;
-                    if outcome.is_ok() {
-                        (open.pod, open.mtu) = (pod.clone(), mtu);
-                    }
-                    outcome
-                }
-                None => self.open_one(model, pod.clone(), mtu, underlay).await,
+            let Some(open) = self.pods.get_mut(&pod.name) else {
+                missing.push(pod);
+                continue;
             };
-            match done {
-                Ok(()) => drop(self.failed.remove(&pod.name)),
-                Err(error) => {
-                    // What was not made now is not weft's, and never to be deleted.
-                    if let Some(device) = device(pod).filter(|device| new.contains(device)) {
-                        self.devices.remove(&device);
-                    }
-                    if self.failed.get(&pod.name) != Some(&error) {
-                        warn!("pod {}: {error}", pod.name);
-                    }
-                    self.failed.insert(pod.name.clone(), error);
+            let mut outcome = Ok(());
+            if open.pod != *pod || open.mtu != mtu {
+                outcome = configure(model, &node, pod, &open.pod.addresses, mtu).await;
+                if outcome.is_ok() {
+                    (open.pod, open.mtu) = (pod.clone(), mtu);
                 }
+            }
+            self.note_outcome(&pod.name, outcome);
+        }
+        let this = &*self;
+        let opening = missing.into_iter().map(|pod| {
+            let mtu = mtus.of_pod(pod);
+            let device = device(pod);
+            // Of what is to be made now nothing may be there yet, where the caller relies on that.
+            let must_be_new =
+                this.cni.contains_key(&pod.name) && device.as_ref().is_some_and(|d| new.contains(d));
+            async move {
+                let opened = this.open_one(model, pod, mtu, underlay, must_be_new).await;
+                (pod, mtu, device, opened)
+            }
+        });
+        let opened: Vec<_> =
+            futures_util::stream::iter(opening).buffer_unordered(OPEN_AT_ONCE).collect().await;
+        for (pod, mtu, device, opened) in opened {
+            let done = opened.and_then(|(netns, opened)| self.take_port(pod.clone(), mtu, netns, opened));
+            // What was not made now is not weft's, and never to be deleted.
+            if let (Err(_), Some(device)) = (&done, device.filter(|device| new.contains(device))) {
+                self.devices.remove(&device);
+            }
+            self.note_outcome(&pod.name, done);
+        }
+    }
+
+    fn note_outcome(&mut self, name: &str, done: Result<(), String>) {
+        match done {
+            Ok(()) => drop(self.failed.remove(name)),
+            Err(error) => {
+                if self.failed.get(name) != Some(&error) {
+                    warn!("pod {name}: {error}");
+                }
+                self.failed.insert(name.to_owned(), error);
             }
         }
     }
 
-    async fn open_one(&mut self, model: &Model, pod: Pod, mtu: u32, underlay: u32) -> Result<(), String> {
+    /// Makes what a pod's port is of. With `must_be_new`, an interface that is there already is another's.
+    async fn open_one(
+        &self,
+        model: &Model,
+        pod: &Pod,
+        mtu: u32,
+        underlay: u32,
+        must_be_new: bool,
+    ) -> Result<(Option<NetnsId>, Opened), String> {
         // Looked at before: if another takes its place meanwhile, the next look finds out.
         let netns = netns_of(&pod.attachment);
         let opened =
             open_pod(&self.dataplane, &pod.attachment, pod.mac_or_derived(), device_mtu(underlay)).await;
         let opened = opened.map_err(|error| error.to_string())?;
-        let id = match configure(model, &self.node, &pod, &[], mtu).await {
-            Ok(()) => {
-                self.dataplane.new_port().ok_or("the switch has no free port number; remove a pod".to_owned())
-            }
-            Err(error) => Err(error),
+        let outcome = match must_be_new && !opened.created {
+            true => Err("its namespace has an interface of this name already".to_owned()),
+            false => configure(model, &self.node, pod, &[], mtu).await,
         };
-        let id = match id {
-            Ok(id) => id,
+        match outcome {
+            Ok(()) => Ok((netns, opened)),
             Err(error) => {
                 opened.discard();
-                return Err(error);
+                Err(error)
             }
+        }
+    }
+
+    /// Gives what was opened to a worker.
+    fn take_port(
+        &mut self,
+        pod: Pod,
+        mtu: u32,
+        netns: Option<NetnsId>,
+        opened: Opened,
+    ) -> Result<(), String> {
+        let Some(id) = self.dataplane.new_port() else {
+            opened.discard();
+            return Err("the switch has no free port number; remove a pod".to_owned());
         };
         let worker = id.index() % self.dataplane.workers().len().max(1);
         self.dataplane.hold(id, opened.device);
@@ -195,14 +270,30 @@ async fn configure(model: &Model, node: &str, pod: &Pod, before: &[IpNet], mtu: 
     gateways.sort_unstable();
     // One for each family: the first.
     gateways.dedup_by_key(|address| address.is_ipv4());
+    let of_family = |net: &IpNet| gateways.iter().copied().find(|ip| ip.is_ipv4() == net.addr().is_ipv4());
+    let routes: Vec<(IpNet, IpAddr)> = match &pod.routes {
+        Some(routes) => routes
+            .iter()
+            .filter_map(|route| Some((route.to, route.via.or_else(|| of_family(&route.to))?)))
+            .collect(),
+        None => gateways.iter().map(|gateway| (default_of(*gateway), *gateway)).collect(),
+    };
     let interface = PodInterface {
         ifname: ifname.clone(),
         mac: pod.mac_or_derived().0,
         mtu,
         addresses: pod.addresses.clone(),
         outdated: before.iter().filter(|net| !pod.addresses.contains(net)).copied().collect(),
-        gateways,
+        routes,
     };
     let netns: &Path = netns;
     configure_pod(Some(netns), interface).await.map_err(|error| error.to_string())
+}
+
+/// All addresses of a gateway's family.
+fn default_of(gateway: IpAddr) -> IpNet {
+    match gateway {
+        IpAddr::V4(_) => Ipv4Net::default().into(),
+        IpAddr::V6(_) => Ipv6Net::default().into(),
+    }
 }

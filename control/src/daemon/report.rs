@@ -172,6 +172,11 @@ impl Daemon {
         Pods { pods: shown }
     }
 
+    /// One pod, of the desired state or not.
+    pub(super) fn show_one(&self, pod: &Pod) -> weft_api::Pod {
+        self.show_pod(pod, &Mtus::new(&self.model, self.mirror.uplink().mtu))
+    }
+
     fn show_pod(&self, pod: &Pod, mtus: &Mtus) -> weft_api::Pod {
         let open = self.pods.get(&pod.name);
         let error = self.failed.get(&pod.name).cloned();
@@ -192,6 +197,7 @@ impl Daemon {
                 _ => PodState::Failed,
             },
             error,
+            cni: self.cni.get(&pod.name).cloned(),
         }
     }
 

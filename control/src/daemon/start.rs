@@ -10,7 +10,7 @@ use tokio::net::UnixListener;
 use tokio::sync::{mpsc, watch};
 use tracing::warn;
 use weft_ffi::kernel::udp_claim::{ClaimError, UdpClaim};
-use weft_node::{Lock, Mirror, Neighbours, State};
+use weft_node::{Deleted, Lock, Mirror, Neighbours, State};
 
 use super::direct::Direct;
 use super::flows::Watches;
@@ -25,7 +25,6 @@ use crate::cluster;
 use crate::config::{Config, SourceConfig, UplinkKind};
 use crate::dataplane::{self, Dataplane, file_prefix};
 use crate::metrics;
-use crate::model::Pod;
 use crate::reload::{ConfigFile, Reload};
 use crate::source::{Source, SourceError};
 
@@ -125,6 +124,7 @@ pub async fn start(setup: Setup) -> Result<Started, StartError> {
     tokio::spawn(metrics::serve(listen, client.clone(), problem));
     let mut daemon = Daemon {
         added: BTreeMap::new(),
+        cni: BTreeMap::new(),
         config,
         node,
         started,
@@ -182,15 +182,37 @@ async fn load(path: PathBuf, node: String) -> Result<crate::model::Model, StartE
 
 impl Daemon {
     /// Takes the pods that were added before the restart back in, those that still go with the source's model. The others
-    /// are kept as they are.
+    /// are kept as they are, and those that were deleted meanwhile are not.
     fn restore(&mut self, state: &State) {
-        for stored in &state.pods {
-            let pod: Result<Pod, String> = attachments::restore(stored, &self.node);
-            if let Err(error) = pod.and_then(|pod| self.take_pod(pod)) {
+        let deleted = self.deleted_meanwhile();
+        for stored in state.pods.iter().filter(|stored| !deleted.contains(&stored.name)) {
+            let restored = attachments::restore(stored, &self.node);
+            if let Err(error) = restored.and_then(|(pod, cni)| self.take_pod(pod, cni)) {
                 let why = format!("pod {} was added before and does not fit any more: {error}", stored.name);
                 warn!("{why}");
                 self.unfit.push((stored.clone(), why));
             }
+        }
+        if !deleted.is_empty() {
+            self.save();
+            self.heeded(&deleted);
+        }
+    }
+
+    /// The pods that were deleted while no weftd was there to be told.
+    fn deleted_meanwhile(&self) -> Vec<String> {
+        Deleted::of(&self.config.state.dir).names().unwrap_or_else(|error| {
+            warn!("pods that were deleted while weftd was away stay until they are deleted again: {error}");
+            Vec::new()
+        })
+    }
+
+    /// What they ask for is in the state: the notes may go.
+    fn heeded(&self, names: &[String]) {
+        let deleted = Deleted::of(&self.config.state.dir);
+        let removed = deleted.lock().and_then(|notes| names.iter().try_for_each(|name| notes.remove(name)));
+        if let Err(error) = removed {
+            warn!("{error}");
         }
     }
 

@@ -1,8 +1,9 @@
 //! weftd from outside: the real program in network namespaces of its own, with the kernel's tools and stack as judges.
 //!
-//! Needs root, `/dev/net/tun`, iproute2, ping and util-linux; without them the tests fail.
+//! Needs root, `/dev/net/tun`, iproute2, ping and util-linux, and for `cni` the reference plugins; without them the tests fail.
 
 mod bridge;
+mod cni;
 mod direct;
 mod faults;
 mod guests;

@@ -122,7 +122,7 @@ impl AddArgs {
                 return Err(usage(ErrorKind::MissingRequiredArgument, message));
             }
         };
-        let spec = PodSpec { name, port, addresses, mac, trusted };
+        let spec = PodSpec { name, port, addresses, mac, trusted, mtu: None, routes: None, cni: None };
         spec.check().map_err(|error| usage(ErrorKind::ValueValidation, error.to_string()))?;
         Ok(spec)
     }

@@ -1,6 +1,6 @@
 //! `weft pod` and `weft port`.
 
-use weft_api::{Origin, Pod, PodPort, PodState, Pods, Port, Ports, VhostMode};
+use weft_api::{Cni, Origin, Pod, PodPort, PodState, Pods, Port, Ports, VhostMode};
 
 use super::yes;
 use crate::table::{Table, bytes, list, or_dash, pairs};
@@ -37,6 +37,11 @@ fn attached_to(pod: &Pod) -> String {
     }
 }
 
+/// The pod's name in Kubernetes.
+fn of_kubernetes(cni: &Cni) -> Option<String> {
+    Some(format!("{}/{}", cni.namespace.as_deref()?, cni.pod.as_deref()?))
+}
+
 impl Show for Pods {
     fn show(&self, form: Form) -> String {
         if self.pods.is_empty() {
@@ -54,6 +59,7 @@ impl Show for Pods {
                 ">MTU",
                 "+TRUSTED",
                 "ORIGIN",
+                "+POD",
                 "ATTACHED TO",
                 "ERROR",
             ],
@@ -69,6 +75,7 @@ impl Show for Pods {
                 pod.mtu.to_string(),
                 yes(pod.trusted),
                 origin(pod),
+                or_dash(pod.cni.as_ref().and_then(of_kubernetes)),
                 attached_to(pod),
                 pod.error.clone().unwrap_or_default(),
             ]);
@@ -92,6 +99,14 @@ impl Show for Pod {
             ("origin", origin(self)),
             ("node", self.node.clone()),
         ]);
+        if let Some(cni) = &self.cni {
+            lines.extend(of_kubernetes(cni).map(|pod| ("pod", pod)));
+            lines.extend([
+                ("container", cni.container.clone()),
+                ("interface", cni.ifname.clone()),
+                ("network", cni.network.clone()),
+            ]);
+        }
         pairs(&lines)
     }
 }

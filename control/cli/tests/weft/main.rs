@@ -1,5 +1,6 @@
 //! `weft` from outside, against an invented daemon.
 
+mod cni;
 mod config;
 mod daemon;
 mod lists;
@@ -80,6 +81,7 @@ fn pod(name: &str) -> Pod {
         origin: Origin::Api,
         state: PodState::Up,
         error: None,
+        cni: None,
     }
 }
 

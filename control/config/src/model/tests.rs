@@ -24,6 +24,8 @@ fn pod(name: &str, node: &str, address: &str) -> Pod {
         addresses: vec![address.parse().unwrap()],
         mac: None,
         trusted: false,
+        mtu: None,
+        routes: None,
     }
 }
 

@@ -1,8 +1,10 @@
 //! A pod's interface.
 
 use crate::lab::Namespace;
+use ipnet::IpNet;
+use std::net::IpAddr;
 use std::path::Path;
-use weft_node::{Error, PodInterface, configure_pod, pod_interface_exists};
+use weft_node::{Error, PodInterface, configure_pod, look_at_pod, pod_interface_exists};
 
 fn wanted() -> PodInterface {
     PodInterface {
@@ -11,8 +13,12 @@ fn wanted() -> PodInterface {
         mac: [0x02, 0, 0, 0, 0, 0x07],
         mtu: 1450,
         addresses: ["10.244.1.7/24", "fd00:1::7/64"].map(|net| net.parse().expect("a prefix")).to_vec(),
-        gateways: ["10.244.1.1", "fd00:1::1"].map(|ip| ip.parse().expect("an address")).to_vec(),
+        routes: [("0.0.0.0/0", "10.244.1.1"), ("::/0", "fd00:1::1")].map(route).to_vec(),
     }
+}
+
+fn route((to, via): (&str, &str)) -> (IpNet, IpAddr) {
+    (to.parse().expect("a prefix"), via.parse().expect("an address"))
 }
 
 fn pod() -> Namespace {
@@ -70,7 +76,7 @@ async fn a_gateway_outside_of_the_pods_prefix_is_on_the_link() {
     let pod = pod();
     let mut interface = wanted();
     interface.addresses = vec!["10.244.1.7/32".parse().expect("a prefix")];
-    interface.gateways = vec!["169.254.1.1".parse().expect("an address")];
+    interface.routes = vec![route(("0.0.0.0/0", "169.254.1.1"))];
     configure_pod(Some(&pod.path()), interface).await.expect("it is configured");
     let route = pod.ip("route show default");
     assert!(route.contains("via 169.254.1.1") && route.contains("onlink"), "{route}");
@@ -81,7 +87,7 @@ async fn only_our_own_default_route_is_replaced() {
     let pod = pod();
     configure_pod(Some(&pod.path()), wanted()).await.expect("it is configured");
     let mut moved = wanted();
-    moved.gateways = vec!["10.244.1.254".parse().expect("an address")];
+    moved.routes = vec![route(("0.0.0.0/0", "10.244.1.254"))];
     configure_pod(Some(&pod.path()), moved.clone()).await.expect("it is configured");
     assert!(pod.ip("route show default").starts_with("default via 10.244.1.254 dev eth0"));
     assert_eq!(pod.json("route show default").len(), 1);
@@ -95,6 +101,27 @@ async fn only_our_own_default_route_is_replaced() {
     let routes = pod.json("route show default");
     assert_eq!(routes.len(), 1);
     assert_eq!(routes[0]["dev"], "eth1");
+}
+
+#[tokio::test]
+async fn a_pod_has_the_routes_that_are_wanted_and_is_seen_as_it_is() {
+    let pod = pod();
+    let mut interface = wanted();
+    interface.routes.push(route(("10.244.0.0/16", "10.244.1.1")));
+    configure_pod(Some(&pod.path()), interface.clone()).await.expect("it is configured");
+    let seen = look_at_pod(&pod.path(), "eth0").await.expect("it is read").expect("it is there");
+    assert_eq!((seen.mac, seen.mtu, seen.up), (Some(interface.mac), 1450, true));
+    assert!(interface.addresses.iter().all(|net| seen.addresses.contains(net)), "{seen:?}");
+    assert!(interface.routes.iter().all(|(to, _)| seen.routes.contains(to)), "{seen:?}");
+    assert_eq!(look_at_pod(&pod.path(), "eth1").await.expect("it is read"), None);
+
+    // Those of others stay, those of weft's that are not wanted any more go.
+    pod.ip("route add 192.0.2.0/24 via 10.244.1.9");
+    interface.routes.retain(|(to, _)| to.prefix_len() != 0);
+    configure_pod(Some(&pod.path()), interface).await.expect("it is configured again");
+    let routes = pod.ip("route show");
+    assert!(routes.contains("10.244.0.0/16 via 10.244.1.1") && routes.contains("192.0.2.0/24"), "{routes}");
+    assert!(!routes.contains("default") && !pod.ip("-6 route show").contains("default"), "{routes}");
 }
 
 #[tokio::test]

@@ -92,6 +92,7 @@ impl Backend for Invented {
             origin: Origin::Api,
             state: PodState::Up,
             error: None,
+            cni: spec.cni,
         };
         pods.push(pod.clone());
         self.made.fetch_add(1, Ordering::SeqCst);

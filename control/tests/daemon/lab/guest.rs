@@ -11,7 +11,7 @@ use super::frames::Mac;
 use super::{Frame, Lab, PATIENCE, wait_for};
 
 /// DPDK can be started once in a process.
-fn buffers() -> &'static (Eal, Mempool) {
+pub(crate) fn buffers() -> &'static (Eal, Mempool) {
     static BUFFERS: OnceLock<(Eal, Mempool)> = OnceLock::new();
     BUFFERS.get_or_init(|| {
         let eal = Eal::start(&EalConfig { memory: 32 << 20, ..EalConfig::default() }).expect("DPDK");

@@ -1,0 +1,36 @@
+//! Many at once.
+
+use serde_json::Value;
+
+use super::{Answer, Container, Runtime};
+use crate::lab::{Lab, Namespace};
+
+#[test]
+fn a_hundred_at_once_and_none_is_lost() {
+    let lab = Lab::new();
+    let namespaces: Vec<_> = (0..100).map(|_| Namespace::new("pod")).collect();
+    let ids: Vec<_> = (0..100).map(|n| format!("{n:064x}")).collect();
+    let _weftd = lab.start();
+    let runtime = Runtime::new(&lab);
+    runtime.write_subnet_env();
+    let conf = runtime.conf("1.1.0");
+    let all = |command: &str| -> Vec<Value> {
+        let containers = namespaces.iter().zip(&ids).map(|(netns, id)| Container { id, netns });
+        let begun: Vec<_> =
+            containers.map(|container| runtime.start(command, &conf, container, "")).collect();
+        begun.into_iter().map(|child| Answer::of(child).result()).collect()
+    };
+    let results = all("ADD");
+    let mut addresses: Vec<_> =
+        results.iter().map(|result| result["ips"][0]["address"].to_string()).collect();
+    addresses.sort();
+    addresses.dedup();
+    assert_eq!((addresses.len(), lab.pods().pods.len()), (100, 100));
+    for (namespace, result) in namespaces.iter().zip(&results) {
+        let address = result["ips"][0]["address"].as_str().unwrap().split('/').next().unwrap();
+        assert!(lab.node.reaches(address), "{address} in {}", namespace.name());
+    }
+    all("DEL");
+    runtime.assert_clean(&namespaces.iter().collect::<Vec<_>>());
+    lab.counters_balance();
+}
