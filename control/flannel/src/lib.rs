@@ -6,7 +6,9 @@
 pub mod allocate;
 pub mod complaints;
 pub mod etcd;
+pub mod flags;
 pub mod go_json;
 pub mod lease;
 pub mod net_conf;
 pub mod store;
+pub mod subnet_env;
