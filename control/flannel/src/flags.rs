@@ -126,10 +126,26 @@ impl Flags {
             }
         };
         say(self.vmodule.is_some(), "vmodule has no effect: set log.level, or WEFT_LOG for parts of weftd");
-        say(self.log_backtrace_at.is_some(), "log_backtrace_at has no effect: weftd's log has no line numbers");
+        say(
+            self.log_backtrace_at.is_some(),
+            "log_backtrace_at has no effect: weftd's log has no line numbers",
+        );
         say(
             self.iptables_resync.is_some(),
             "iptables-resync has no effect: weftd sees to what it made every 5 s",
+        );
+        say(
+            self.ip_masq == Some(true),
+            "ip-masq: weftd writes it into the subnet file and makes no rules; pods' packets leave the node with their own \
+             addresses, unless the node's rules masquerade them",
+        );
+        say(
+            self.ip_blackhole_route == Some(true),
+            "ip-blackhole-route has no effect: packets to addresses of this node without a pod are answered by weft",
+        );
+        say(
+            self.iptables_forward_rules == Some(true) || self.ip_masq_fully_random_disable.is_some(),
+            "iptables-forward-rules and ip-masq-fully-random-disable have no effect: weftd makes no rules",
         );
         lines
     }
@@ -170,10 +186,17 @@ mod tests {
 
     #[test]
     fn flags_as_manifests_have_them() {
-        let flags = parse(["--ip-masq", "-kube-subnet-mgr=false", "-iface=eth0", "--iface", "192.0.2.1", "-v", "4"]).unwrap();
+        let flags =
+            parse(["--ip-masq", "-kube-subnet-mgr=false", "-iface=eth0", "--iface", "192.0.2.1", "-v", "4"])
+                .unwrap();
         assert_eq!((flags.ip_masq, flags.kube_subnet_mgr, flags.v), (Some(true), Some(false), Some(4)));
         assert_eq!(flags.iface, Some(vec!["eth0".to_owned(), "192.0.2.1".to_owned()]));
-        let flags = parse(["-etcd-endpoints=https://a:2379,https://b:2379", "--etcd-prefix", "/x", "-healthz-port=8081"]);
+        let flags = parse([
+            "-etcd-endpoints=https://a:2379,https://b:2379",
+            "--etcd-prefix",
+            "/x",
+            "-healthz-port=8081",
+        ]);
         let flags = flags.unwrap();
         assert_eq!(flags.etcd_endpoints.unwrap().len(), 2);
         assert_eq!((flags.etcd_prefix.as_deref(), flags.healthz_port), (Some("/x"), Some(8081)));
@@ -203,6 +226,6 @@ mod tests {
     #[test]
     fn what_has_no_effect_is_said() {
         assert_eq!(parse(["--iptables-resync=5", "--vmodule=x=1"]).unwrap().without_effect().len(), 2);
-        assert!(parse(["--ip-masq"]).unwrap().without_effect().is_empty());
+        assert!(parse(["--ip-masq=false", "--iface=eth0"]).unwrap().without_effect().is_empty());
     }
 }

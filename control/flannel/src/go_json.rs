@@ -107,7 +107,8 @@ mod tests {
 
     #[test]
     fn keys_match_as_in_go() {
-        let object = Object::parse(r#"{"network":"a","NETWORK":"b","Other":{},"bac\u212aend":1,"x":null}"#).unwrap();
+        let object =
+            Object::parse(r#"{"network":"a","NETWORK":"b","Other":{},"bac\u212aend":1,"x":null}"#).unwrap();
         assert_eq!(object.get::<String>("Network"), Ok(Some("b".to_owned())), "the last wins");
         assert_eq!(object.get::<u8>("Backend"), Ok(Some(1)), "the Kelvin sign folds to k");
         assert_eq!(object.get::<u8>("X"), Ok(None), "null is as absent");

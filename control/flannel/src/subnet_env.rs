@@ -52,13 +52,18 @@ impl SubnetEnv {
     /// may have written it.
     pub fn parse(text: &str) -> Self {
         let value = |name: &str| {
-            text.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix('=')).unwrap_or_default()
+            text.lines()
+                .find_map(|line| line.trim().strip_prefix(name)?.strip_prefix('='))
+                .unwrap_or_default()
         };
         let unquoted = |name: &str| value(name).trim_matches(['"', '\'']).to_owned();
         let v4 = unquoted("FLANNEL_SUBNET").parse::<Ipv4Net>().ok().map(|net| net.trunc());
         let v6 = unquoted("FLANNEL_IPV6_SUBNET").parse::<Ipv6Net>().ok().map(|net| net.trunc());
         Self {
-            networks: unquoted("FLANNEL_NETWORK").split(',').filter_map(|net| net.trim().parse().ok()).collect(),
+            networks: unquoted("FLANNEL_NETWORK")
+                .split(',')
+                .filter_map(|net| net.trim().parse().ok())
+                .collect(),
             ipv6_networks: unquoted("FLANNEL_IPV6_NETWORK")
                 .split(',')
                 .filter_map(|net| net.trim().parse().ok())
@@ -129,7 +134,9 @@ mod tests {
 
     #[test]
     fn others_files_are_read_as_far_as_they_are_understood() {
-        let env = SubnetEnv::parse("# x\nFLANNEL_NETWORK=10.1.0.0/16,10.2.0.0/16\nFLANNEL_SUBNET=\"10.1.3.1/24\"\nFLANNEL_MTU=\n");
+        let env = SubnetEnv::parse(
+            "# x\nFLANNEL_NETWORK=10.1.0.0/16,10.2.0.0/16\nFLANNEL_SUBNET=\"10.1.3.1/24\"\nFLANNEL_MTU=\n",
+        );
         assert_eq!((env.networks.len(), env.mtu, env.ip_masq), (2, 0, false));
         assert_eq!(env.subnets.to_string(), "10.1.3.0/24");
         assert_eq!(SubnetEnv::parse("\u{0}garbage"), SubnetEnv::default());

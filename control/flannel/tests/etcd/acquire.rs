@@ -90,7 +90,11 @@ async fn nodes_at_once_get_different_subnets() {
         at_once(&Server::start(CONF), count).await;
     }
     // As many subnets as nodes: everybody must lose a race or find the last one.
-    at_once(&Server::start(r#"{"Network":"10.5.0.0/16","SubnetMax":"10.5.10.0","Backend":{"Type":"alloc"}}"#), 10).await;
+    at_once(
+        &Server::start(r#"{"Network":"10.5.0.0/16","SubnetMax":"10.5.10.0","Backend":{"Type":"alloc"}}"#),
+        10,
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -119,7 +123,8 @@ async fn the_previous_subnet_if_nobody_has_it() {
 
 #[tokio::test]
 async fn a_lease_that_does_not_fit_any_more_is_given_back() {
-    let server = Server::start(r#"{"Network":"10.5.0.0/16","SubnetMin":"10.5.8.0","Backend":{"Type":"vxlan"}}"#);
+    let server =
+        Server::start(r#"{"Network":"10.5.0.0/16","SubnetMin":"10.5.8.0","Backend":{"Type":"vxlan"}}"#);
     server.ctl.put("10.5.3.0-24", &value(7));
     let id = server.ctl.run(&["lease", "grant", "1000"]);
     let id = id.split_whitespace().nth(1).expect("its number");

@@ -5,7 +5,11 @@ use std::time::Duration;
 use weft_flannel::etcd::{Settings, Timing};
 
 fn short(server: &Server, lease: u64, margin: u64) -> Settings {
-    let timing = Timing { lease: Duration::from_secs(lease), margin: Duration::from_secs(margin), ..server.settings().timing };
+    let timing = Timing {
+        lease: Duration::from_secs(lease),
+        margin: Duration::from_secs(margin),
+        ..server.settings().timing
+    };
     Settings { timing, ..server.settings() }
 }
 

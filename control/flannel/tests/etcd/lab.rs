@@ -109,8 +109,17 @@ impl Server {
         let peer = format!("http://127.0.0.1:{}", self.peer_port);
         let text = |path: &Path| path.to_string_lossy().into_owned();
         self.ctl.run(&[
-            "snapshot", "restore", &text(&self.path("backup")), "--name", "test", "--data-dir", &text(&self.data),
-            "--initial-advertise-peer-urls", &peer, "--initial-cluster", &format!("test={peer}"),
+            "snapshot",
+            "restore",
+            &text(&self.path("backup")),
+            "--name",
+            "test",
+            "--data-dir",
+            &text(&self.data),
+            "--initial-advertise-peer-urls",
+            &peer,
+            "--initial-cluster",
+            &format!("test={peer}"),
         ]);
         self.run();
     }
@@ -189,7 +198,8 @@ impl Ctl {
     /// One number of a lease's key, as JSON has it.
     pub(crate) fn number(&self, key: &str, name: &str) -> i64 {
         let key = format!("{PREFIX}/subnets/{key}");
-        let json: serde_json::Value = serde_json::from_str(&self.run(&["get", "-w", "json", &key])).expect("JSON");
+        let json: serde_json::Value =
+            serde_json::from_str(&self.run(&["get", "-w", "json", &key])).expect("JSON");
         json["kvs"][0][name].as_i64().unwrap_or(0)
     }
 
@@ -253,7 +263,9 @@ impl Follower {
     /// Takes a lease and follows.
     pub(crate) async fn start(settings: Settings, own: &Own) -> Self {
         let mut store = Store::Etcd(Etcd::new(settings).expect("right settings"));
-        let cluster = Arc::new(tokio::time::timeout(SOON, store.acquire(own)).await.expect("in time").expect("a lease"));
+        let cluster = Arc::new(
+            tokio::time::timeout(SOON, store.acquire(own)).await.expect("in time").expect("a lease"),
+        );
         let (sender, updates) = mpsc::channel(1);
         let status = store.status();
         tokio::spawn(store.run(sender));

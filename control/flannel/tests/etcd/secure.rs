@@ -16,7 +16,8 @@ async fn acquire(settings: Settings) -> Result<(), StoreError> {
 }
 
 fn openssl(folder: &Path, args: &str) {
-    let output = Command::new("openssl").args(args.split(' ')).current_dir(folder).output().expect("openssl runs");
+    let output =
+        Command::new("openssl").args(args.split(' ')).current_dir(folder).output().expect("openssl runs");
     assert!(output.status.success(), "openssl {args}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
@@ -111,7 +112,8 @@ async fn user_name_and_password() {
         assert!(error.contains(wanted), "{error}");
     }
 
-    let timing = Timing { lease: Duration::from_secs(4), margin: Duration::from_secs(2), ..server.settings().timing };
+    let timing =
+        Timing { lease: Duration::from_secs(4), margin: Duration::from_secs(2), ..server.settings().timing };
     let mut follower = Follower::start(Settings { timing, ..as_user("weft", "word") }, &node(7)).await;
     let key = follower.key();
     server.ctl.put("10.5.251.0-24", &value(1));
@@ -123,5 +125,7 @@ async fn user_name_and_password() {
     // A name and a password are no harm where nobody asks for them.
     server.ctl.run(&["auth", "disable"]);
     server.ctl.args.clear();
-    acquire(Settings { user: Some(("weft".to_owned(), "word".to_owned())), ..server.settings() }).await.expect("a lease");
+    acquire(Settings { user: Some(("weft".to_owned(), "word".to_owned())), ..server.settings() })
+        .await
+        .expect("a lease");
 }
