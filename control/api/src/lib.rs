@@ -55,7 +55,7 @@ pub use pod::{
 pub use port::{Port, PortRole, Ports};
 pub use route::{Route, RouteKind, Routes};
 pub use stats::{Drop, Drops, PortStats, Stats, Total, WorkerState, WorkerStats};
-pub use status::{LargeFrames, Memory, Network, Peer, Source, State, Status, Uplink};
+pub use status::{LargeFrames, Memory, Network, Peer, Source, State, Status, Store, Uplink};
 pub use vtep::{LocalVtep, Vtep, Vteps};
 pub use worker::{Worker, Workers};
 

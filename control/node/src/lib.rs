@@ -33,7 +33,7 @@ pub use pod::{PodInterface, PodView, configure_pod, look_at_pod, pod_interface_e
 pub use purge::{Purged, delete_link, delete_tap, purge};
 pub use route::WEFT_PROTOCOL;
 pub use state::{Device, State, StoredAttachment, StoredPod};
-pub use underlay::{Path, PathError, Uplink, default_uplink, uplink};
+pub use underlay::{Choice, Path, PathError, Uplink, choose_uplink, default_uplink, uplink};
 
 /// A MAC address as its six bytes.
 pub type MacBytes = [u8; 6];

@@ -11,7 +11,7 @@ use crate::model::Model;
 /// One for the first network, and one for each further one that there ever was.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Macs {
-    first: MacAddr,
+    pub(super) first: MacAddr,
     further: BTreeMap<String, MacAddr>,
 }
 

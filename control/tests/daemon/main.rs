@@ -5,6 +5,7 @@
 mod bridge;
 mod cni;
 mod direct;
+mod etcd;
 mod faults;
 mod guests;
 mod lab;
