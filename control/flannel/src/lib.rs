@@ -5,6 +5,7 @@
 
 pub mod etcd;
 pub mod go_json;
+pub mod kube;
 pub mod lease;
 pub mod net_conf;
 pub mod store;

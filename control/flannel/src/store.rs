@@ -121,6 +121,8 @@ pub enum StoreError {
 pub enum Store {
     /// etcd, version 3.
     Etcd(crate::etcd::Etcd),
+    /// Kubernetes.
+    Kube(Box<crate::kube::Kube>),
 }
 
 impl Store {
@@ -131,6 +133,7 @@ impl Store {
     pub async fn acquire(&mut self, own: &Own) -> Result<Cluster, StoreError> {
         match self {
             Self::Etcd(store) => store.acquire(own).await,
+            Self::Kube(store) => store.acquire(own).await,
         }
     }
 
@@ -141,6 +144,10 @@ impl Store {
     pub async fn publish(&mut self) -> Result<(), StoreError> {
         match self {
             Self::Etcd(_) => Ok(()),
+            Self::Kube(store) => {
+                store.publish().await;
+                Ok(())
+            }
         }
     }
 
@@ -148,6 +155,7 @@ impl Store {
     pub async fn run(self, updates: mpsc::Sender<Update>) {
         match self {
             Self::Etcd(store) => store.run(updates).await,
+            Self::Kube(store) => store.run(updates).await,
         }
     }
 }
