@@ -3,6 +3,8 @@
 //!
 //! Read [`store`] first: it says what both stores offer.
 
+pub mod allocate;
+pub mod complaints;
 pub mod etcd;
 pub mod go_json;
 pub mod kube;

@@ -7,7 +7,8 @@ use crate::lease::{Attributes, Subnets, VxlanData};
 use crate::net_conf::{Backend, NetConf};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
-use tokio::sync::mpsc;
+use std::time::SystemTime;
+use tokio::sync::{mpsc, watch};
 use weft_types::MacAddr;
 
 /// This node, before it has a lease.
@@ -74,6 +75,47 @@ pub enum Update {
     Lost(StoreError),
     /// It is reached again, and nothing has changed meanwhile that is not told by now.
     Back,
+}
+
+/// How a store fares.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// Which store it is.
+    pub kind: &'static str,
+    /// Since when it is reached, or lost.
+    pub since: SystemTime,
+    /// Why it is lost; none while it is reached.
+    pub lost: Option<String>,
+    /// When this node's lease ends if it is not renewed. None: it does not end.
+    pub lease_until: Option<SystemTime>,
+    /// Up to where the store has been read: etcd's revision, or Kubernetes' resource version.
+    pub position: Option<String>,
+    /// What an operator must mend about the own lease.
+    pub trouble: Option<String>,
+}
+
+impl Status {
+    /// Of a store that has not been reached yet.
+    pub fn new(kind: &'static str) -> Self {
+        let lost = Some("it has not been reached yet".to_owned());
+        Self { kind, since: SystemTime::now(), lost, lease_until: None, position: None, trouble: None }
+    }
+
+    /// The same, now that it is reached.
+    #[must_use]
+    pub fn connected(&self) -> Self {
+        match self.lost {
+            None => self.clone(),
+            Some(_) => Self { since: SystemTime::now(), lost: None, ..self.clone() },
+        }
+    }
+
+    /// The same, now that it is lost.
+    #[must_use]
+    pub fn lost(&self, reason: String) -> Self {
+        let since = if self.lost.is_some() { self.since } else { SystemTime::now() };
+        Self { since, lost: Some(reason), ..self.clone() }
+    }
 }
 
 /// What is wrong with a store.
@@ -148,6 +190,14 @@ impl Store {
                 store.publish().await;
                 Ok(())
             }
+        }
+    }
+
+    /// How it fares, also while it runs.
+    pub fn status(&self) -> watch::Receiver<Status> {
+        match self {
+            Self::Etcd(store) => store.status(),
+            Self::Kube(store) => store.status(),
         }
     }
 

@@ -24,6 +24,8 @@ pub(super) enum Said<T> {
     One(String, T),
     /// This one is no more, or does not concern us any more.
     Gone(String),
+    /// It is told up to this version (not after each change, but now and then).
+    At(String),
     /// The server can't be reached, or refuses; it is tried again.
     Lost(ApiError),
     /// It is reached again. What was missed is told before or after.
@@ -85,6 +87,7 @@ impl<T: Object> Follower<T> {
             let version = match self.list().await {
                 Ok((all, version)) => {
                     self.tell(Said::All(all)).await?;
+                    self.tell(Said::At(version.clone())).await?;
                     self.well().await?;
                     version
                 }
@@ -208,7 +211,13 @@ impl<T: Object> Follower<T> {
                     read.version
                 }
                 // A bookmark says the version only, and so may kinds of events that are yet to be invented.
-                _ => version_of(json),
+                _ => {
+                    let now = version_of(json).filter(|now| !now.is_empty());
+                    if let Some(now) = &now {
+                        self.tell(Said::At(now.clone())).await?;
+                    }
+                    now
+                }
             };
             if let Some(now) = now.filter(|now| !now.is_empty()) {
                 *version = now;

@@ -18,7 +18,7 @@ mod tests;
 
 use crate::lease::Subnets;
 use crate::net_conf::{Backend, NetConf};
-use crate::store::{Cluster, Own, StoreError, Update};
+use crate::store::{Cluster, Own, Status, StoreError, Update};
 use annotations::Names;
 use api::{Api, ApiError, Collection};
 use follow::{Follower, Said};
@@ -104,6 +104,7 @@ pub struct Kube {
     said: Option<mpsc::Receiver<Said<Node>>>,
     told: Option<Arc<Cluster>>,
     writer: Option<Writer>,
+    status: watch::Sender<Status>,
     pods: watch::Sender<Arc<Pods>>,
 }
 
@@ -140,6 +141,7 @@ impl Kube {
             said: None,
             told: None,
             writer: None,
+            status: watch::Sender::new(Status::new("kubernetes")),
             pods: watch::Sender::new(Arc::default()),
         })
     }
@@ -157,6 +159,11 @@ impl Kube {
     /// The pods of this node: told anew whenever one has changed, once [`crate::store::Store::run`] runs.
     pub fn pods(&self) -> watch::Receiver<Arc<Pods>> {
         self.pods.subscribe()
+    }
+
+    /// How the store fares, also while it runs.
+    pub fn status(&self) -> watch::Receiver<Status> {
+        self.status.subscribe()
     }
 
     /// What this node is annotated with, before anything of its own is decided. Waits until the node is registered.
@@ -189,7 +196,7 @@ impl Kube {
                 return Err(StoreError::Settings("the list of nodes has ended; report this".to_owned()));
             };
             listed |= matches!(word, Said::All(_));
-            self.nodes.take(word);
+            self.hear(word);
             if !listed {
                 continue;
             }
@@ -263,11 +270,11 @@ impl Kube {
                     }
                     for word in words {
                         match &word {
-                            Said::Lost(error) => lost = Some(self.store_error(error)),
+                            Said::Lost(error) => lost = Some(store_error(&self.api, error)),
                             Said::Back => lost = None,
                             _ => {}
                         }
-                        changed |= self.nodes.take(word);
+                        changed |= self.hear(word);
                     }
                 }
                 word = of_pods.recv() => {
@@ -304,17 +311,37 @@ impl Kube {
         }
     }
 
-    /// The cluster as it is now. Without subnets, or with such as can't be, this node keeps those that it had.
-    fn cluster(&mut self) -> Cluster {
-        match self.nodes.own_subnets() {
-            Ok(subnets) => self.subnets = subnets,
-            Err(reason) => warn!("node {}: {reason}; {} stays in use", self.reading.own, self.subnets),
-        }
-        self.nodes.cluster(self.subnets, &self.me)
+    /// Takes over what was said; whether the nodes say something else now.
+    fn hear(&mut self, word: Said<Node>) -> bool {
+        self.status.send_if_modified(|status| {
+            let now = match &word {
+                Said::Lost(error) => status.lost(store_error(&self.api, error).to_string()),
+                Said::At(version) => Status { position: Some(version.clone()), ..status.connected() },
+                _ => status.connected(),
+            };
+            std::mem::replace(status, now.clone()) != now
+        });
+        self.nodes.take(word)
     }
 
-    fn store_error(&self, error: &ApiError) -> StoreError {
-        store_error(&self.api, error)
+    /// The cluster as it is now. Without subnets, or with such as can't be, this node keeps those that it had.
+    fn cluster(&mut self) -> Cluster {
+        let trouble = match self.nodes.own_subnets() {
+            Ok(subnets) => {
+                self.subnets = subnets;
+                None
+            }
+            Err(reason) => Some(format!("node {}: {reason}; {} stays in use", self.reading.own, self.subnets)),
+        };
+        self.status.send_if_modified(|status| {
+            let news = status.trouble != trouble;
+            if let Some(trouble) = trouble.as_ref().filter(|_| news) {
+                warn!("{trouble}");
+            }
+            status.trouble = trouble;
+            news
+        });
+        self.nodes.cluster(self.subnets, &self.me)
     }
 }
 

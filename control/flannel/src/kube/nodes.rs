@@ -3,6 +3,7 @@
 
 use super::follow::Said;
 use super::object::Node;
+use crate::complaints::Complaints;
 use crate::go_json::shorten;
 use crate::lease::{Attributes, Subnets, VxlanData};
 use crate::net_conf::{Backend, NetConf};
@@ -13,7 +14,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
-use tracing::{info, warn};
 use weft_types::MacAddr;
 
 /// The nodes of the cluster, as far as they concern us.
@@ -22,8 +22,7 @@ pub(super) struct Nodes {
     config: NetConf,
     own: Option<Node>,
     peers: BTreeMap<String, Entry>,
-    /// What was complained about, by node, so that each trouble costs one line.
-    complaints: HashMap<String, String>,
+    complaints: Complaints,
 }
 
 /// A peer as its node says it.
@@ -58,7 +57,7 @@ pub(super) enum NoSubnets {
 
 impl Nodes {
     pub(super) fn new(own_name: String, config: NetConf) -> Self {
-        Self { own_name, config, own: None, peers: BTreeMap::new(), complaints: HashMap::new() }
+        Self { own_name, config, own: None, peers: BTreeMap::new(), complaints: Complaints::default() }
     }
 
     /// This node, if it is there.
@@ -90,7 +89,7 @@ impl Nodes {
             }
             Said::Gone(name) if name == self.own_name => self.own.take().is_some(),
             Said::Gone(name) => self.peers.remove(&name).is_some(),
-            Said::Lost(_) | Said::Back => false,
+            Said::At(_) | Said::Lost(_) | Said::Back => false,
         }
     }
 
@@ -126,34 +125,27 @@ impl Nodes {
 
     /// The cluster, with a warning for each new trouble.
     pub(super) fn cluster(&mut self, own: Subnets, me: &Own) -> Cluster {
-        let mut complaints = HashMap::new();
-        let mut order: Vec<_> = self.peers.values().filter_map(|entry| Some((entry, entry.peer.as_ref()?))).collect();
+        let Self { peers, complaints, .. } = self;
+        let mut say = |name: &str, what: &str| complaints.say(&format!("node {name}"), what);
+        for (name, entry) in peers.iter() {
+            if let Some(complaint) = &entry.complaint {
+                say(name, complaint);
+            }
+        }
+        let mut order: Vec<_> = peers.values().filter_map(|entry| Some((entry, entry.peer.as_ref()?))).collect();
         order.sort_unstable_by(|(a, x), (b, y)| (&a.rank, &x.name).cmp(&(&b.rank, &y.name)));
         let mut taken = Taken::default();
         taken.own(&own, me);
-        let mut peers = Vec::with_capacity(order.len());
+        let mut kept = Vec::with_capacity(order.len());
         for (entry, peer) in order {
             match taken.by(peer, entry.macs) {
-                Ok(()) => peers.push(peer.clone()),
-                Err(complaint) => drop(complaints.insert(peer.name.clone(), complaint)),
-            }
-            if let Some(complaint) = &entry.complaint {
-                complaints.entry(peer.name.clone()).or_insert_with(|| complaint.clone());
+                Ok(()) => kept.push(peer),
+                Err(complaint) => say(&peer.name, &complaint),
             }
         }
-        for (name, entry) in self.peers.iter().filter(|(_, entry)| entry.peer.is_none()) {
-            complaints.insert(name.clone(), entry.complaint.clone().unwrap_or_default());
-        }
-        peers.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-        for (name, complaint) in &complaints {
-            if self.complaints.get(name) != Some(complaint) {
-                warn!("node {name}: {complaint}");
-            }
-        }
-        for name in self.complaints.keys().filter(|name| !complaints.contains_key(*name)) {
-            info!("node {name}: what was wrong is over");
-        }
-        self.complaints = complaints;
+        kept.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        let peers = kept.into_iter().cloned().collect();
+        self.complaints.end();
         Cluster { config: self.config.clone(), own, peers }
     }
 }

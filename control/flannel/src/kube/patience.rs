@@ -29,7 +29,7 @@ impl Default for Patience {
             watch: Duration::from_secs(290),
             first_retry: Duration::from_millis(100),
             last_retry: Duration::from_secs(30),
-            gather: Duration::from_millis(5),
+            gather: Duration::from_millis(10),
         }
     }
 }

@@ -81,7 +81,7 @@ impl Known {
                 self.complaints.remove(&name);
                 self.pods.0.remove(&name).is_some()
             }
-            Said::Lost(_) | Said::Back => false,
+            Said::At(_) | Said::Lost(_) | Said::Back => false,
         }
     }
 

@@ -1,0 +1,216 @@
+//! What the keys of a cluster say. Whatever somebody has written there costs a line in the log, and at most its own node.
+
+use super::proto::KeyValue;
+use crate::complaints::Complaints;
+use crate::lease::{Attributes, Subnets};
+use crate::net_conf::NetConf;
+use crate::store::Peer;
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+/// One node's lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Lease {
+    pub(super) subnets: Subnets,
+    pub(super) attributes: Attributes,
+    /// Since when the key is there.
+    pub(super) created: i64,
+    /// When it was written last.
+    pub(super) written: i64,
+    /// The etcd lease that it hangs on; 0: none, so it is a reservation.
+    pub(super) id: i64,
+}
+
+/// All leases, by the last part of their keys.
+#[derive(Debug, Default)]
+pub(super) struct Leases {
+    /// What the keys begin with.
+    prefix: String,
+    all: BTreeMap<String, Lease>,
+    /// Keys that say nothing that can be understood, and why.
+    wrong: BTreeMap<String, String>,
+    complaints: Complaints,
+}
+
+impl Leases {
+    pub(super) fn new(prefix: String) -> Self {
+        Self { prefix, ..Self::default() }
+    }
+
+    /// Whether this is the whole of that key.
+    pub(super) fn is(&self, key: &str, whole: &[u8]) -> bool {
+        whole.strip_prefix(self.prefix.as_bytes()) == Some(key.as_bytes())
+    }
+
+    pub(super) fn get(&self, key: &str) -> Option<&Lease> {
+        self.all.get(key)
+    }
+
+    /// The subnets of all.
+    pub(super) fn taken(&self) -> Vec<Subnets> {
+        self.all.values().map(|lease| lease.subnets).collect()
+    }
+
+    /// The leases of the node with this address.
+    pub(super) fn of(&self, public_ip: Ipv4Addr) -> impl Iterator<Item = (&String, &Lease)> {
+        self.all.iter().filter(move |(_, lease)| lease.attributes.public_ip == Some(public_ip))
+    }
+
+    /// The first lease but `key`'s that has an address of these subnets.
+    pub(super) fn overlapping(&self, key: &str, subnets: &Subnets) -> Option<(&String, &Lease)> {
+        self.all.iter().find(|(other, lease)| *other != key && lease.subnets.overlap(subnets))
+    }
+
+    /// A key was written. True if it says something else than before. What can't be understood leaves what was known: the
+    /// node is still there, or else its lease ends.
+    pub(super) fn put(&mut self, kv: &KeyValue) -> bool {
+        let Some(key) = self.tail(&kv.key) else { return false };
+        match read(&key, &kv.value) {
+            Ok((subnets, attributes)) => {
+                let was_wrong = self.wrong.remove(&key).is_some();
+                let lease = Lease {
+                    subnets,
+                    attributes,
+                    created: kv.create_revision,
+                    written: kv.mod_revision,
+                    id: kv.lease,
+                };
+                // A renewal writes the same again.
+                let same = |old: &Lease| old.attributes == lease.attributes && old.created == lease.created;
+                let changed = !self.all.get(&key).is_some_and(same);
+                self.all.insert(key, lease);
+                changed || was_wrong
+            }
+            Err(reason) => self.wrong.insert(key, reason.clone()) != Some(reason),
+        }
+    }
+
+    /// A key is gone. True if it was known.
+    pub(super) fn delete(&mut self, key: &[u8]) -> bool {
+        let Some(key) = self.tail(key) else { return false };
+        let wrong = self.wrong.remove(&key).is_some();
+        self.all.remove(&key).is_some() || wrong
+    }
+
+    /// These are all keys that there are. True if they say something else than was known.
+    pub(super) fn replace(&mut self, kvs: &[KeyValue]) -> bool {
+        let there: std::collections::BTreeSet<String> = kvs.iter().filter_map(|kv| self.tail(&kv.key)).collect();
+        let before = self.all.len() + self.wrong.len();
+        self.all.retain(|key, _| there.contains(key));
+        self.wrong.retain(|key, _| there.contains(key));
+        let mut changed = self.all.len() + self.wrong.len() != before;
+        for kv in kvs {
+            changed |= self.put(kv);
+        }
+        changed
+    }
+
+    /// The other nodes: all leases but the own one that go with the configuration and with each other. Of two that overlap the
+    /// older one counts, so that nobody can take a node's traffic by a lease within its subnet.
+    pub(super) fn peers(&mut self, own_key: &str, own: &Subnets, own_ip: Option<Ipv4Addr>, config: &NetConf) -> Vec<Peer> {
+        let Self { prefix, all, wrong, complaints } = self;
+        let mut say = |key: &str, what: String| complaints.say(&format!("etcd key {prefix}{key}"), what);
+        for (key, reason) in wrong.iter() {
+            say(key, format!("{reason}; it is ignored"));
+        }
+        let mut fit: Vec<(&String, &Lease)> = Vec::with_capacity(all.len());
+        for (key, lease) in all.iter().filter(|(key, _)| *key != own_key) {
+            match unfit(lease, own, own_ip, config) {
+                Some(reason) => say(key, format!("{reason}; it is ignored")),
+                None => fit.push((key, lease)),
+            }
+        }
+        let dropped = overlaps(&fit);
+        for (index, older) in &dropped {
+            let (key, lease) = fit[*index];
+            let (older, holder) = fit[*older];
+            let (by, of) = (address(lease), address(holder));
+            say(key, format!("its subnet, claimed by {by}, overlaps {prefix}{older} of {of}, which is older; it is ignored"));
+        }
+        complaints.end();
+        let peers = fit.iter().enumerate().filter(|(index, _)| !dropped.contains_key(index));
+        peers
+            .map(|(_, (key, lease))| Peer {
+                name: (*key).clone(),
+                subnets: lease.subnets,
+                attributes: lease.attributes.clone(),
+            })
+            .collect()
+    }
+
+    fn tail(&self, key: &[u8]) -> Option<String> {
+        let tail = key.strip_prefix(self.prefix.as_bytes())?;
+        Some(String::from_utf8_lossy(tail).into_owned())
+    }
+}
+
+fn read(key: &str, value: &[u8]) -> Result<(Subnets, Attributes), String> {
+    let subnets = Subnets::from_key(key).map_err(|error| error.to_string())?;
+    let attributes =
+        Attributes::from_json(&String::from_utf8_lossy(value)).map_err(|error| format!("its value is wrong: {error}"))?;
+    Ok((subnets, attributes))
+}
+
+fn address(lease: &Lease) -> String {
+    lease.attributes.public_ip.map_or_else(|| "nobody".to_owned(), |address| address.to_string())
+}
+
+/// Why a lease can't be another node's.
+fn unfit(lease: &Lease, own: &Subnets, own_ip: Option<Ipv4Addr>, config: &NetConf) -> Option<String> {
+    let within = |outer: Option<bool>| outer.unwrap_or(false);
+    let v4 = lease.subnets.v4.is_none_or(|net| within(config.network.map(|all| all.contains(&net))));
+    let v6 = lease.subnets.v6.is_none_or(|net| within(config.ipv6_network.map(|all| all.contains(&net))));
+    if !v4 || !v6 {
+        return Some(format!("{} is not within the cluster's network", lease.subnets));
+    }
+    let Some(public_ip) = lease.attributes.public_ip else {
+        return Some("it has no PublicIP".to_owned());
+    };
+    if own_ip == Some(public_ip) {
+        return Some(format!("it is of this node ({public_ip}), which has {own} by another lease"));
+    }
+    if lease.subnets.overlap(own) {
+        return Some(format!("{public_ip} claims {}, which overlaps this node's {own}", lease.subnets));
+    }
+    None
+}
+
+/// Which of these overlap an older one: their indexes, each with that of the older one.
+fn overlaps(leases: &[(&String, &Lease)]) -> BTreeMap<usize, usize> {
+    let v4 = |lease: &Lease| {
+        lease.subnets.v4.map(|net| (net.network().to_bits().into(), net.broadcast().to_bits().into()))
+    };
+    let v6 = |lease: &Lease| lease.subnets.v6.map(|net| (net.network().to_bits(), net.broadcast().to_bits()));
+    let mut dropped = BTreeMap::new();
+    family_overlaps(leases, v4, &mut dropped);
+    family_overlaps(leases, v6, &mut dropped);
+    dropped
+}
+
+fn family_overlaps(
+    leases: &[(&String, &Lease)],
+    range: impl Fn(&Lease) -> Option<(u128, u128)>,
+    dropped: &mut BTreeMap<usize, usize>,
+) {
+    let ranges = leases.iter().enumerate().filter_map(|(index, (_, lease))| Some((range(lease)?, index)));
+    let mut sorted: Vec<((u128, u128), usize)> = ranges.collect();
+    // Of two that begin alike the larger one first: subnets lie within each other or apart.
+    sorted.sort_by_key(|((first, last), index)| (*first, std::cmp::Reverse(*last), *index));
+    // Those that are kept, and hold the place where we are.
+    let mut around: Vec<((u128, u128), usize)> = Vec::new();
+    for (range, index) in sorted {
+        around.retain(|((_, last), _)| *last >= range.0);
+        let age = |index: usize| (leases[index].1.created, leases[index].0);
+        match around.iter().find(|(_, older)| age(*older) < age(index)) {
+            Some((_, older)) => {
+                dropped.insert(index, *older);
+            }
+            None => {
+                for (_, younger) in around.drain(..) {
+                    dropped.insert(younger, index);
+                }
+                around.push((range, index));
+            }
+        }
+    }
+}
