@@ -13,9 +13,6 @@ mod patience;
 mod pods;
 mod write;
 
-#[cfg(test)]
-mod tests;
-
 use crate::lease::Subnets;
 use crate::net_conf::{Backend, NetConf};
 use crate::store::{Cluster, Own, Status, StoreError, Update};
