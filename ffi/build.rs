@@ -12,7 +12,7 @@ use std::{env, fs};
 const LIBRARIES: [&str; 5] = ["rte_eal", "rte_mempool", "rte_mbuf", "rte_ethdev", "rte_vhost"];
 
 /// The exported functions that are called without the shim.
-const FUNCTIONS: [&str; 13] = [
+const FUNCTIONS: [&str; 14] = [
     "rte_dev_(probe|remove)",
     "rte_eal_(init|cleanup|get_runtime_dir)",
     "rte_eth_dev_(adjust_nb_rx_tx_desc|close|configure|count_avail|get_port_by_name|info_get|start|stop)",
@@ -24,8 +24,9 @@ const FUNCTIONS: [&str; 13] = [
     "rte_strerror",
     "rte_thread_(register|unregister)",
     "rte_vhost_driver_(callback_register|disable_features|[gs]et_protocol_features|register|start|unregister)",
-    "rte_vhost_(dequeue_burst|enable_guest_notification|enqueue_burst|rx_queue_count)",
-    "rte_vhost_get_(ifname|negotiated_features|vhost_vring|vring_base)",
+    "rte_vhost_(dequeue_burst|enable_guest_notification|enqueue_burst|rx_queue_count|set_vring_base|vring_call)",
+    "rte_vhost_extern_callback_register",
+    "rte_vhost_get_(ifname|mem_table|negotiated_features|vhost_vring|vring_base)",
 ];
 
 /// With the feature `lookup`.

@@ -29,6 +29,8 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 use weft_ffi::kernel::udp_claim::UdpClaim;
+use weft_flannel::lease::Subnets;
+use weft_flannel::store::Status as StoreStatus;
 use weft_node::{Device as StoredDevice, Lock, Mirror, State, StoredPod};
 use weft_switch::drivers::Rx;
 use weft_switch::limits::{Limit, Limits};
@@ -88,6 +90,8 @@ pub struct Daemon {
     /// What it said after that, if that did not go with the pods that were added.
     pending: Option<Model>,
     source: SourceState,
+    /// How the source's store fares, if it has one, and the subnets that this node has there.
+    store: Option<(watch::Receiver<StoreStatus>, Subnets)>,
     /// Pods that were added through the API; they outlive a restart.
     added: BTreeMap<String, Pod>,
     /// Pods from before a restart that do not go with the model, as they are stored, and why not.
@@ -109,8 +113,8 @@ pub struct Daemon {
     spread: spread::Spread,
     flows: flows::Watches,
     settings: settings::Settings,
-    /// Why nobody can ask for the metrics.
-    metrics_problem: watch::Receiver<Option<String>>,
+    /// Why nobody can ask for the metrics, and for the health.
+    listen_problems: [watch::Receiver<Option<String>>; 2],
 }
 
 /// What the daemon hears from.

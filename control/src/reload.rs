@@ -1,13 +1,15 @@
 //! weftd.toml while weftd runs: it is read again after each change and on demand.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::{Notify, mpsc};
 use tracing::{debug, error};
 
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, LogLevel, SourceKind};
 use crate::source::watch::Watch;
+use weft_flannel::flags::Flags;
 
 /// The file with weftd's own configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +18,8 @@ pub struct ConfigFile {
     pub path: PathBuf,
     /// Whether a missing file means the defaults: nobody has named it.
     pub optional: bool,
+    /// flanneld's options from the command line, which go before the file.
+    pub flags: Flags,
 }
 
 impl ConfigFile {
@@ -24,10 +28,12 @@ impl ConfigFile {
     /// # Errors
     /// As [`Config::load`]; a missing file only if it is not optional.
     pub fn load(&self) -> Result<Config, ConfigError> {
-        match self.optional {
-            true => Config::load_or_default(&self.path),
-            false => Config::load(&self.path),
-        }
+        let mut config = match self.optional {
+            true => Config::load_or_default(&self.path)?,
+            false => Config::load(&self.path)?,
+        };
+        apply(&self.flags, &mut config);
+        Ok(config)
     }
 
     /// Sends the configuration, or why there is none, at once and after each change, until nobody receives any more.
@@ -53,6 +59,52 @@ impl ConfigFile {
     }
 }
 
+/// Puts flanneld's options, as far as any is given, in place of what the file says.
+fn apply(flags: &Flags, config: &mut Config) {
+    if !flags.any() {
+        return;
+    }
+    config.source.kind = SourceKind::Etcd;
+    let etcd = &mut config.etcd;
+    if let Some(endpoints) = &flags.etcd_endpoints {
+        etcd.endpoints = endpoints.join(",");
+    }
+    if let Some(prefix) = &flags.etcd_prefix {
+        etcd.prefix.clone_from(prefix);
+    }
+    // Go's flags say nothing by an empty text.
+    let path = |given: &Option<PathBuf>, into: &mut Option<PathBuf>| {
+        if let Some(path) = given.clone().filter(|path| !path.as_os_str().is_empty()) {
+            *into = Some(path);
+        }
+    };
+    path(&flags.etcd_keyfile, &mut etcd.key_file);
+    path(&flags.etcd_certfile, &mut etcd.cert_file);
+    path(&flags.etcd_cafile, &mut etcd.ca_file);
+    if let Some(name) = flags.etcd_username.clone().filter(|name| !name.is_empty()) {
+        etcd.username = Some(name);
+    }
+    if let Some(margin) = flags.subnet_lease_renew_margin {
+        etcd.renew_margin_min = margin;
+    }
+    let flannel = &mut config.flannel;
+    flannel.public_ip = flags.public_ip.or(flannel.public_ip);
+    flannel.public_ipv6 = flags.public_ipv6.or(flannel.public_ipv6);
+    if let Some(path) = &flags.subnet_file {
+        flannel.subnet_file.clone_from(path);
+    }
+    if let Some(masq) = flags.ip_masq {
+        flannel.ip_masq = masq;
+    }
+    if let Some(port) = flags.healthz_port {
+        let ip = flags.healthz_ip.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        flannel.healthz = (port != 0).then(|| SocketAddr::new(ip, port));
+    }
+    if flags.v.is_some_and(|v| v >= 4) {
+        config.log.level = LogLevel::Debug;
+    }
+}
+
 /// Has both files read again without a change. Clones ask for the same.
 #[derive(Clone, Debug, Default)]
 pub struct Reload {
@@ -65,5 +117,42 @@ impl Reload {
     pub fn ask(&self) {
         self.cluster.notify_one();
         self.config.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use weft_flannel::flags::parse;
+
+    #[test]
+    fn flags_go_before_the_file() {
+        let mut config = Config::default();
+        apply(&Flags::default(), &mut config);
+        assert_eq!(config, Config::default());
+        let flags = parse([
+            "--etcd-endpoints=https://a:2379,https://b:2379",
+            "-etcd-prefix=/x",
+            "--etcd-cafile=",
+            "--public-ip=192.0.2.9",
+            "-healthz-port=8081",
+            "-subnet-lease-renew-margin=5",
+            "-v=6",
+        ])
+        .unwrap();
+        apply(&flags, &mut config);
+        assert_eq!(
+            (config.source.kind, config.etcd.endpoints.as_str()),
+            (SourceKind::Etcd, "https://a:2379,https://b:2379")
+        );
+        assert_eq!(
+            (config.etcd.prefix.as_str(), config.etcd.ca_file, config.etcd.renew_margin_min),
+            ("/x", None, 5)
+        );
+        assert_eq!(config.flannel.healthz, Some(SocketAddr::from(([0, 0, 0, 0], 8081))));
+        assert_eq!(
+            (config.flannel.public_ip, config.log.level),
+            (Some(Ipv4Addr::new(192, 0, 2, 9)), LogLevel::Debug)
+        );
     }
 }

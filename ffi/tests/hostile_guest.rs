@@ -50,7 +50,7 @@ struct Hostile {
 }
 
 impl Hostile {
-    fn connect(path: &str) -> Self {
+    fn connect(path: &str, features: u64) -> Self {
         // SAFETY: plain system calls, whose results are checked and are nobody else's.
         let (memory, map, kicks) = unsafe {
             let fd = libc::memfd_create(c"guest".as_ptr(), 0);
@@ -69,8 +69,8 @@ impl Hostile {
         let mut reply = [0; 20];
         guest.socket.read_exact(&mut reply).unwrap();
         let offered = u64::from_le_bytes(reply[12..].try_into().unwrap());
-        assert_eq!(offered & WANTED, WANTED, "offered: {offered:#x}");
-        guest.say(2, &WANTED.to_le_bytes(), None);
+        assert_eq!(offered & features, features, "offered: {offered:#x}");
+        guest.say(2, &features.to_le_bytes(), None);
         guest.say(3, &[], None);
         let table = [1, BASE, MEMORY as u64, guest.map as u64, 0];
         let fd = guest.memory.as_raw_fd();
@@ -147,6 +147,37 @@ impl Hostile {
         self.offer(1, 0, 1);
     }
 
+    /// Describes the chain that begins at `head`, each descriptor's successor the next one, and makes it available.
+    fn chain(&mut self, ring: usize, head: u16, parts: &[(u64, u32, u16)]) {
+        let last = head + parts.len() as u16 - 1;
+        for (index, (address, len, flags)) in (head..).zip(parts) {
+            let more = if index < last { NEXT } else { 0 };
+            self.describe(ring * 0x4000, index, (*address, *len, flags | more, index + 1));
+        }
+        self.offer(ring, head, 1);
+    }
+
+    /// What the other side has given back: chain and length, the `at`th of the ring.
+    fn given_back(&self, ring: usize, at: u16) -> (u32, u32) {
+        let at = ring * 0x4000 + 0x2004 + usize::from(at) % RING * 8;
+        // SAFETY: within the map, aligned.
+        unsafe { self.map.add(at).cast::<(u32, u32)>().read_volatile() }
+    }
+
+    fn read(&self, at: usize, len: usize) -> Vec<u8> {
+        assert!(at + len <= MEMORY);
+        let mut bytes = vec![0; len];
+        // SAFETY: as in `write`.
+        unsafe { std::ptr::copy_nonoverlapping(self.map.add(at), bytes.as_mut_ptr(), len) };
+        bytes
+    }
+
+    /// Returns when all messages so far have been handled.
+    fn is_heard(&mut self) {
+        self.say(1, &[], None);
+        self.socket.read_exact(&mut [0; 20]).unwrap();
+    }
+
     /// Whether the other side wants to be told of what is made available in a ring.
     fn is_to_tell(&self, ring: usize) -> bool {
         // SAFETY: within the map, aligned.
@@ -188,6 +219,17 @@ fn frame(protocol: Option<u8>, len: usize) -> Vec<u8> {
     bytes
 }
 
+/// Numbers without a pattern, the same each time.
+fn noise() -> impl FnMut() -> u64 {
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    }
+}
+
 struct Lab {
     pool: Mempool,
     port: VhostPort,
@@ -198,8 +240,12 @@ struct Lab {
 
 impl Lab {
     fn guest(&self) -> Hostile {
+        self.guest_with(WANTED)
+    }
+
+    fn guest_with(&self, features: u64) -> Hostile {
         wait_for("the guest before to be gone", || !self.port.connected());
-        let guest = Hostile::connect(&self.path);
+        let guest = Hostile::connect(&self.path, features);
         wait_for("the guest to be connected", || self.port.connected());
         guest
     }
@@ -229,8 +275,15 @@ fn a_guest_that_lies_costs_nobody_but_itself() {
     only_frames_are_told_of(&mut lab);
     headers_that_lie(&mut lab);
     lab.still_works();
+    every_kind_in_order(&mut lab);
+    every_buffer_in_order(&mut lab);
+    memory_that_moves(&mut lab);
+    a_guest_that_waits_is_called(&mut lab);
+    lab.still_works();
     chains_that_lie(&mut lab);
     buffers_that_lie(&mut lab);
+    lab.still_works();
+    rings_of_noise(&mut lab);
     lab.still_works();
     wait_for("every buffer to be back", || lab.pool.in_use() == 0);
 }
@@ -274,14 +327,7 @@ fn headers_that_lie(lab: &mut Lab) {
             }
         }
     }
-    // And noise, the same each time.
-    let mut state = 0x2545_f491_4f6c_dd1d_u64;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state
-    };
+    let mut next = noise();
     for _ in 0..3000 {
         let [a, b] = [next(), next()].map(u64::to_le_bytes);
         let mut bytes = frame([Some(6), Some(17), None][next() as usize % 3], lengths[next() as usize % 4]);
@@ -300,6 +346,178 @@ fn headers_that_lie(lab: &mut Lab) {
         // What can be asked of it can be asked.
         let (_, segment) = (burst[0].rx_checksum(), burst[0].rx_segment());
         assert_ne!(segment, Some(0), "{header:?}");
+    }
+}
+
+/// Where the `at`th buffer is in the guest's memory.
+fn buffer(at: u16) -> usize {
+    BUFFERS + usize::from(at) * 0x1000
+}
+
+/// Frames that are moved by the burst and frames that the library must see, mixed: none overtakes another, and all are whole.
+fn every_kind_in_order(lab: &mut Lab) {
+    const COUNT: u16 = 60;
+    for turn in 0..4 {
+        let mut guest = lab.guest();
+        let mut sent = Vec::new();
+        for index in 0..COUNT {
+            // Runs of a kind, longer ones later.
+            let kind = if turn == 3 { index % 6 } else { index / (3 + turn * 4) % 6 };
+            let (at, head) = (buffer(index), index * 4);
+            let len = if kind == 4 { 3000 } else { 60 + usize::from(index) * 7 };
+            let mut bytes = frame(Some(6), len);
+            bytes[0] = index as u8 * 2;
+            let told = if kind == 2 { header(1, 0, 0, 0, 34, 16) } else { header(0, 0, 0, 0, 0, 0) };
+            guest.write(at, &[told, bytes.clone()].concat());
+            let (address, len) = (BASE + at as u64, bytes.len() as u32);
+            match kind {
+                1 => guest.chain(1, head, &[(address, 12, 0), (address + 12, len, 0)]),
+                3 => guest.chain(
+                    1,
+                    head,
+                    &[(address, 12, 0), (address + 12, 20, 0), (address + 32, len - 20, 0)],
+                ),
+                5 => {
+                    guest.describe(at + 0x800, 0, (address, len + 12, 0, 0));
+                    guest.chain(1, head, &[(address + 0x800, 16, INDIRECT)]);
+                }
+                _ => guest.chain(1, head, &[(address, len + 12, 0)]),
+            }
+            let checksum = if kind == 2 { RxChecksum::Missing } else { RxChecksum::Unknown };
+            sent.push((bytes, checksum));
+        }
+        let mut came = Vec::new();
+        wait_for("all frames", || {
+            let mut burst = Burst::new();
+            lab.rx.rx(&lab.pool, &mut burst);
+            for packet in &burst {
+                let mut bytes = Vec::new();
+                packet.for_each_segment(|segment| bytes.extend_from_slice(segment));
+                came.push((bytes, packet.rx_checksum()));
+            }
+            came.len() >= sent.len()
+        });
+        assert!(came == sent, "in turn {turn}");
+        assert_eq!(guest.used(1), COUNT);
+        assert!((0..COUNT).all(|index| guest.given_back(1, index).0 == u32::from(index) * 4));
+    }
+}
+
+/// The same to the guest, whose buffers are of every kind.
+fn every_buffer_in_order(lab: &mut Lab) {
+    const COUNT: u16 = 40;
+    let mut guest = lab.guest();
+    for index in 0..COUNT {
+        let (address, head) = (BASE + buffer(index) as u64, index * 2);
+        match index / 3 % 3 {
+            0 => guest.chain(0, head, &[(address, 2000, WRITE)]),
+            1 => guest.chain(0, head, &[(address, 12, WRITE), (address + 12, 1988, WRITE)]),
+            // Too small for most: a frame is continued in the next one.
+            _ => guest.chain(0, head, &[(address, 200, WRITE)]),
+        }
+    }
+    let (mut burst, mut sent) = (Burst::new(), Vec::new());
+    for index in 0..24 {
+        let bytes: Vec<u8> = (0..60 + index * 17).map(|at| (at * 3 + index) as u8).collect();
+        let mut packet = lab.pool.alloc(bytes.len()).unwrap();
+        assert!(packet.write_at(0, &bytes));
+        burst.push(packet);
+        sent.push(bytes);
+    }
+    let to = lab.tx.guest().unwrap();
+    wait_for("the guest to have taken all", || {
+        lab.tx.tx(to, &mut burst);
+        burst.is_empty()
+    });
+    let (mut came, mut at) = (Vec::new(), 0);
+    while at < guest.used(0) {
+        let (head, len) = guest.given_back(0, at);
+        let first = buffer(head as u16 / 2);
+        let told = guest.read(first, HEADER);
+        assert_eq!(told[..10], [0; 10]);
+        let mut bytes = guest.read(first + HEADER, len as usize - HEADER);
+        let buffers = u16::from_le_bytes([told[10], told[11]]);
+        for further in 1..buffers {
+            let (head, len) = guest.given_back(0, at + further);
+            bytes.extend(guest.read(buffer(head as u16 / 2), len as usize));
+        }
+        came.push(bytes);
+        at += buffers.max(1);
+    }
+    assert!(came == sent, "{:?}", came.iter().map(Vec::len).collect::<Vec<_>>());
+}
+
+/// A guest whose memory gets another place while it sends: what is there counts, and nothing of what was.
+fn memory_that_moves(lab: &mut Lab) {
+    const ELSEWHERE: u64 = 0x9000_0000;
+    let mut guest = lab.guest();
+    let bytes = frame(Some(17), 100);
+    guest.write(BUFFERS, &[header(0, 0, 0, 0, 0, 0), bytes.clone()].concat());
+    let take = |lab: &mut Lab, count: usize| {
+        let mut burst = Burst::new();
+        wait_for("the frames", || {
+            lab.rx.rx(&lab.pool, &mut burst);
+            burst.len() >= count
+        });
+        assert!(burst.iter().all(|packet| packet.head() == bytes));
+    };
+    let len = bytes.len() as u32 + 12;
+    for (turn, base) in [BASE, ELSEWHERE, BASE, ELSEWHERE].into_iter().enumerate() {
+        if turn > 0 {
+            let table = [1, base, MEMORY as u64, guest.map as u64, 0].map(u64::to_le_bytes).concat();
+            guest.say(5, &table, Some(guest.memory.as_raw_fd()));
+            guest.is_heard();
+        }
+        for _ in 0..3 {
+            guest.chain(1, 0, &[(base + BUFFERS as u64, len, 0)]);
+            guest.chain(1, 1, &[(base + BUFFERS as u64, len, 0)]);
+            take(lab, 2);
+        }
+    }
+    // The place that it had before leads nowhere.
+    guest.chain(1, 0, &[(BASE + BUFFERS as u64, len, 0)]);
+    for _ in 0..20 {
+        let mut burst = Burst::new();
+        lab.rx.rx(&lab.pool, &mut burst);
+        assert!(burst.iter().all(|packet| packet.head() != bytes));
+    }
+}
+
+/// A guest that names the frame that it waits for, after having polled for about a whole round of the rings' numbers.
+fn a_guest_that_waits_is_called(lab: &mut Lab) {
+    const EVENT_IDX: u64 = 1 << 29;
+    const EACH: u16 = 64;
+    let mut guest = lab.guest_with(WANTED | EVENT_IDX);
+    for index in 0..RING as u16 {
+        guest.describe(0, index, (BASE + BUFFERS as u64, 2000, WRITE, 0));
+        guest.write(0x1004 + usize::from(index) * 2, &index.to_le_bytes());
+    }
+    let event = |guest: &mut Hostile, at: u16| guest.write(0x1004 + RING * 2, &at.to_le_bytes());
+    let mut send = |guest: &mut Hostile, count: u16| {
+        guest.available[0] = guest.available[0].wrapping_add(count);
+        guest.write(0x1002, &guest.available[0].to_le_bytes());
+        let mut burst = Burst::new();
+        lab.pool.alloc_burst(60, count.into(), &mut burst);
+        let to = lab.tx.guest().unwrap();
+        wait_for("the guest to have taken all", || {
+            lab.tx.tx(to, &mut burst);
+            burst.is_empty()
+        });
+    };
+    let mut calls = [0; 8];
+    for turn in 0..24u16 {
+        // It polls: what it waits for is far away.
+        for _ in 0..u16::MAX / EACH {
+            let far = guest.used(0).wrapping_add(0x4000);
+            event(&mut guest, far);
+            send(&mut guest, EACH);
+        }
+        send(&mut guest, 1 + turn);
+        let _ = (&guest.kicks[0]).read(&mut calls);
+        let now = guest.used(0);
+        event(&mut guest, now);
+        send(&mut guest, EACH);
+        assert!((&guest.kicks[0]).read(&mut calls).is_ok(), "not called in turn {turn}");
     }
 }
 
@@ -399,4 +617,44 @@ fn buffers_that_lie(lab: &mut Lab) {
         }
         drop(guest);
     }
+}
+
+/// Descriptors and numbers of which many are nearly right, in both rings at once.
+fn rings_of_noise(lab: &mut Lab) {
+    let end = BASE + MEMORY as u64;
+    let mut next = noise();
+    let (mut came, mut went) = (0, 0);
+    for _ in 0..200 {
+        let mut guest = lab.guest();
+        for ring in 0..2 {
+            for index in 0..64 {
+                let kind = if ring == 0 { WRITE } else { 0 };
+                let lies = [next() % 20, next() % 20, next() % 20].map(|number| number == 0);
+                let addresses = [BASE, end - 2000, end - 60, end, u64::MAX - 100];
+                let address = if lies[0] { addresses[next() as usize % 5] } else { BASE + BUFFERS as u64 };
+                let address = address.wrapping_add(next() % 64);
+                let lengths = [0, 11, 12, 13, 3000, u32::MAX];
+                let len = if lies[1] { lengths[next() as usize % 6] } else { 73 + next() as u32 % 1500 };
+                let kinds = [NEXT | kind, NEXT | kind, WRITE, 0, INDIRECT, 0xffff];
+                let flags = if lies[2] { kinds[next() as usize % 6] } else { kind };
+                guest.describe(ring * 0x4000, index, (address, len, flags, next() as u16 % 65));
+            }
+            for _ in 0..8 {
+                let head = if next() % 50 == 0 { next() as u16 } else { next() as u16 % 64 };
+                guest.offer(ring, head, 1 + (next() % 40 == 0) as u16);
+            }
+        }
+        for _ in 0..6 {
+            let mut burst = Burst::new();
+            came += lab.rx.rx(&lab.pool, &mut burst);
+            let mut packets = Burst::new();
+            for len in [60, 200, 1500] {
+                packets.push(lab.pool.alloc(len).unwrap());
+            }
+            if let Some(to) = lab.tx.guest() {
+                went += lab.tx.tx(to, &mut packets);
+            }
+        }
+    }
+    assert!(came > 100 && went > 100, "hardly anything was moved: {came}, {went}");
 }

@@ -40,7 +40,7 @@ impl Invented {
 
 impl Backend for Invented {
     async fn status(&self) -> Result<Status, ApiError> {
-        let source = Source { kind: "file".to_owned(), path: None, last_loaded: None, last_error: None };
+        let source = Source { kind: "file".to_owned(), path: None, last_loaded: None, last_error: None, store: None };
         let memory =
             Memory { hugepages: false, packet_buffers_total: 2, packet_buffers_free: 1, rss_bytes: 4096 };
         let (interface, kind) = ("u0".to_owned(), "af_packet".to_owned());

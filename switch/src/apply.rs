@@ -68,26 +68,47 @@ impl<P: BufPool> Applier<'_, P> {
     /// Carries out `action` on `packet`, with every outcome told to `out`.
     #[inline]
     pub fn apply(&mut self, mut packet: P::Buf, brief: &Brief, action: Action, out: &mut impl Outcome<P>) {
-        let done = match action {
-            Action::Bridge(to) => Ok(to),
-            Action::Deliver { to, hop } if !brief.priority => {
-                self.deliver(&mut packet, brief, to, hop).map(|()| to.port)
+        if let Some(to) = self.way_out(&packet, brief, action) {
+            return match self.change(&mut packet, brief, action) {
+                Ok(()) => out.send(self.pool, to, packet),
+                Err(reason) => out.drop(reason),
+            };
+        }
+        match action {
+            Action::Encap { vtep, hop } if !brief.priority => match self.tables.vteps.get(vtep as usize) {
+                Some(vtep) => self.tunnel_unfinished(packet, brief, vtep, hop, out),
+                None => out.drop(DropReason::VtepUnresolved),
+            },
+            Action::Drop(reason) => out.drop(reason),
+            _ => self.apply_unusual(packet, brief, action, out),
+        }
+    }
+
+    /// The port that a packet leaves by which stays one packet and is only changed where it lies ([`Self::change`]); `None` where more is
+    /// to be done.
+    #[inline(always)]
+    pub fn way_out(&self, packet: &P::Buf, brief: &Brief, action: Action) -> Option<PortId> {
+        match action {
+            Action::Bridge(to) => Some(to),
+            Action::Deliver { to, .. } if !brief.priority => Some(to.port),
+            Action::Encap { vtep, .. } if !brief.priority => {
+                let vtep = self.tables.vteps.get(vtep as usize)?;
+                (packet.is_plain() || self.goes_as_it_is(packet, vtep)).then_some(vtep.uplink)
             }
-            Action::Encap { vtep, hop } if !brief.priority => {
-                let Some(vtep) = self.tables.vteps.get(vtep as usize) else {
-                    return out.drop(DropReason::VtepUnresolved);
-                };
-                if !packet.is_plain() && !self.goes_as_it_is(&packet, vtep) {
-                    return self.tunnel_unfinished(packet, brief, vtep, hop, out);
-                }
-                self.tunnel(&mut packet, brief, vtep, hop).map(|()| vtep.uplink)
+            _ => None,
+        }
+    }
+
+    /// Makes of a packet that has a way out what leaves by it.
+    #[inline(always)]
+    pub fn change(&mut self, packet: &mut P::Buf, brief: &Brief, action: Action) -> Result<(), DropReason> {
+        match action {
+            Action::Deliver { to, hop } => self.deliver(packet, brief, to, hop),
+            Action::Encap { vtep, hop } => {
+                let vtep = self.tables.vteps.get(vtep as usize).ok_or(DropReason::VtepUnresolved)?;
+                self.tunnel(packet, brief, vtep, hop)
             }
-            Action::Drop(reason) => Err(reason),
-            _ => return self.apply_unusual(packet, brief, action, out),
-        };
-        match done {
-            Ok(to) => out.send(self.pool, to, packet),
-            Err(reason) => out.drop(reason),
+            _ => Ok(()),
         }
     }
 

@@ -50,7 +50,7 @@ pub use pod::{Origin, Pod, PodPort, PodSpec, PodState, Pods, SpecError, VhostMod
 pub use port::{Port, PortRole, Ports};
 pub use route::{Route, RouteKind, Routes};
 pub use stats::{Drop, Drops, PortStats, Stats, Total, WorkerState, WorkerStats};
-pub use status::{Memory, Network, Peer, Source, State, Status, Uplink};
+pub use status::{Memory, Network, Peer, Source, State, Status, Store, Uplink};
 pub use vtep::{LocalVtep, Vtep, Vteps};
 pub use worker::{Worker, Workers};
 

@@ -64,7 +64,7 @@ pub enum State {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Source {
-    /// Its kind: `file`.
+    /// Its kind: `file` or `etcd`.
     pub kind: String,
     /// The file; null for a source that is none.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
@@ -73,6 +73,28 @@ pub struct Source {
     pub last_loaded: Option<u64>,
     /// Why its newest content was not taken over; null when it was. The older one stays in force.
     pub last_error: Option<String>,
+    /// How the store fares; null for a source that has none.
+    #[serde(default)]
+    pub store: Option<Store>,
+}
+
+/// A store that the nodes of a cluster meet in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Store {
+    /// Whether it is reached. What it said last stays in force while it is not.
+    pub connected: bool,
+    /// Since when it is reached, or is not, in seconds since 1970-01-01 UTC.
+    pub since: u64,
+    /// Why it is not reached; null while it is.
+    pub error: Option<String>,
+    /// The subnets that this node has by its lease.
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>))]
+    pub subnets: Vec<IpNet>,
+    /// When the lease ends if it is not renewed, in seconds since 1970-01-01 UTC; null if it does not end.
+    pub lease_until: Option<u64>,
+    /// Up to where the store has been read: etcd's revision.
+    pub position: Option<String>,
 }
 
 /// Memory of the daemon.

@@ -1,6 +1,6 @@
 //! Checks a file before weftd sees it: which of the two it is, and all that is wrong with it.
 
-use crate::config::{Config, SourceConfig, table::SECTIONS};
+use crate::config::{Config, SourceKind, table::SECTIONS};
 use crate::settings::{self, FileError, Mistake, Reader};
 use crate::{cluster, config};
 use serde::Serialize;
@@ -77,7 +77,7 @@ pub fn check(path: &Path, wanted: &Wanted<'_>) -> Vec<Checked> {
             Ok(config) => {
                 let mut all = checked(Some(kind), None);
                 if !wanted.only {
-                    all.push(named_by(&config, wanted.node));
+                    all.extend(named_by(&config, wanted.node));
                 }
                 all
             }
@@ -85,12 +85,15 @@ pub fn check(path: &Path, wanted: &Wanted<'_>) -> Vec<Checked> {
     }
 }
 
-/// The cluster file that a configuration names, as its node sees it.
-fn named_by(config: &Config, node: Option<&str>) -> Checked {
-    let SourceConfig::File { path } = &config.source;
+/// The cluster file that a configuration names, as its node sees it; none where the source is another.
+fn named_by(config: &Config, node: Option<&str>) -> Option<Checked> {
+    if config.source.kind != SourceKind::File {
+        return None;
+    }
+    let path = &config.source.path;
     let node = node.map(str::to_owned).or_else(|| config.node_name().ok());
     let error = settings::read(path).and_then(|text| cluster::parse_as(path, text, node.as_deref())).err();
-    Checked { path: path.clone(), kind: Some(Kind::Cluster), error }
+    Some(Checked { path: path.clone(), kind: Some(Kind::Cluster), error })
 }
 
 /// Which file it is, by its sections, or else its name.

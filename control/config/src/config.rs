@@ -12,7 +12,7 @@ mod value;
 #[cfg(test)]
 mod tests;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 pub use crate::settings::FileError as ConfigError;
@@ -33,6 +33,10 @@ pub struct Config {
     pub uplink: Uplink,
     /// `[source]`
     pub source: SourceConfig,
+    /// `[etcd]`
+    pub etcd: Etcd,
+    /// `[flannel]`
+    pub flannel: Flannel,
     /// `[control]`
     pub control: Control,
     /// `[state]`
@@ -148,12 +152,57 @@ pub enum OuterChecksum {
 
 /// `[source]`: where the desired state comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SourceConfig {
-    /// `kind = "file"`, the only one.
-    File {
-        /// The cluster file, absolute.
-        path: PathBuf,
-    },
+pub struct SourceConfig {
+    /// What it is.
+    pub kind: SourceKind,
+    /// The cluster file, absolute, where that is the source.
+    pub path: PathBuf,
+}
+
+/// What the desired state comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SourceKind {
+    /// The cluster file.
+    #[default]
+    File,
+    /// flannel's keys in etcd.
+    Etcd,
+}
+
+/// `[etcd]`: how etcd is reached, where that is the source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Etcd {
+    /// The members, with commas.
+    pub endpoints: String,
+    /// What all keys begin with.
+    pub prefix: String,
+    /// Who may have signed the members' certificates. None: whom the system trusts.
+    pub ca_file: Option<PathBuf>,
+    /// The certificate that this node shows.
+    pub cert_file: Option<PathBuf>,
+    /// Its key.
+    pub key_file: Option<PathBuf>,
+    /// The user name.
+    pub username: Option<String>,
+    /// The file with the password.
+    pub password_file: Option<PathBuf>,
+    /// How many minutes before its end a lease is renewed.
+    pub renew_margin_min: u32,
+}
+
+/// `[flannel]`: this node among flannel's, where the source is one of flannel's stores.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Flannel {
+    /// The IPv4 address that peers send to. None: that of the uplink.
+    pub public_ip: Option<Ipv4Addr>,
+    /// The IPv6 address that peers send to. None: that of the uplink.
+    pub public_ipv6: Option<Ipv6Addr>,
+    /// The file for CNI plugins, absolute.
+    pub subnet_file: PathBuf,
+    /// What CNI plugins are told about masquerading.
+    pub ip_masq: bool,
+    /// Where `/healthz` and `/readyz` are beside `metrics.listen`. None: nowhere.
+    pub healthz: Option<SocketAddr>,
 }
 
 /// `[control]`: the API.
@@ -270,7 +319,35 @@ impl Default for Uplink {
 
 impl Default for SourceConfig {
     fn default() -> Self {
-        Self::File { path: "/etc/weft/cluster.toml".into() }
+        Self { kind: SourceKind::default(), path: "/etc/weft/cluster.toml".into() }
+    }
+}
+
+impl Default for Etcd {
+    /// flanneld's.
+    fn default() -> Self {
+        Self {
+            endpoints: "http://127.0.0.1:4001,http://127.0.0.1:2379".to_owned(),
+            prefix: "/coreos.com/network".to_owned(),
+            ca_file: None,
+            cert_file: None,
+            key_file: None,
+            username: None,
+            password_file: None,
+            renew_margin_min: 60,
+        }
+    }
+}
+
+impl Default for Flannel {
+    fn default() -> Self {
+        Self {
+            public_ip: None,
+            public_ipv6: None,
+            subnet_file: "/run/flannel/subnet.env".into(),
+            ip_masq: false,
+            healthz: None,
+        }
     }
 }
 

@@ -63,7 +63,7 @@ pub(crate) fn shorten(text: &str) -> String {
 }
 
 /// The place is within the value only, which would mislead.
-fn strip_place(error: &serde_json::Error) -> String {
+pub(crate) fn strip_place(error: &serde_json::Error) -> String {
     let text = error.to_string();
     match text.rfind(" at line ") {
         Some(end) => text[..end].to_owned(),
@@ -107,7 +107,8 @@ mod tests {
 
     #[test]
     fn keys_match_as_in_go() {
-        let object = Object::parse(r#"{"network":"a","NETWORK":"b","Other":{},"bac\u212aend":1,"x":null}"#).unwrap();
+        let object =
+            Object::parse(r#"{"network":"a","NETWORK":"b","Other":{},"bac\u212aend":1,"x":null}"#).unwrap();
         assert_eq!(object.get::<String>("Network"), Ok(Some("b".to_owned())), "the last wins");
         assert_eq!(object.get::<u8>("Backend"), Ok(Some(1)), "the Kelvin sign folds to k");
         assert_eq!(object.get::<u8>("X"), Ok(None), "null is as absent");

@@ -113,7 +113,10 @@ impl Attributes {
             None => text.push_str("null"),
         }
         if !self.backend_type.is_empty() {
-            text.push_str(&format!(",\"BackendType\":{}", serde_json::Value::from(self.backend_type.as_str())));
+            text.push_str(&format!(
+                ",\"BackendType\":{}",
+                serde_json::Value::from(self.backend_type.as_str())
+            ));
         }
         for (name, data) in [("BackendData", &self.backend_data), ("BackendV6Data", &self.backend_v6_data)] {
             if let Some(data) = data {
@@ -195,22 +198,25 @@ impl VxlanData {
     pub fn from_json(text: &str) -> Result<Self, WrongLease> {
         let object = Object::parse(text).map_err(|error| WrongLease::Json(error.to_string()))?;
         let wrong = |key: &'static str, found: &str, reason: &str| {
-            WrongLease::Value(WrongValue { key, found: crate::go_json::shorten(found), reason: reason.to_owned() })
+            WrongLease::Value(WrongValue {
+                key,
+                found: crate::go_json::shorten(found),
+                reason: reason.to_owned(),
+            })
         };
         let vni = match object.get::<u32>("VNI")? {
             Some(number) => Some(
-                Vni::new(number)
-                    .map_err(|error| wrong("VNI", &number.to_string(), &error.to_string()))?,
+                Vni::new(number).map_err(|error| wrong("VNI", &number.to_string(), &error.to_string()))?,
             ),
             None => None,
         };
-        let mac: String =
-            object.get("VtepMAC")?.ok_or_else(|| wrong("VtepMAC", "missing", "it is the address of the VTEP"))?;
+        let mac: String = object
+            .get("VtepMAC")?
+            .ok_or_else(|| wrong("VtepMAC", "missing", "it is the address of the VTEP"))?;
         // Go reads hyphens as well.
-        let vtep_mac: MacAddr = mac
-            .replace('-', ":")
-            .parse()
-            .map_err(|_| wrong("VtepMAC", &mac, "it is no MAC address (six hexadecimal bytes with colons)"))?;
+        let vtep_mac: MacAddr = mac.replace('-', ":").parse().map_err(|_| {
+            wrong("VtepMAC", &mac, "it is no MAC address (six hexadecimal bytes with colons)")
+        })?;
         if !vtep_mac.is_unicast() {
             return Err(wrong("VtepMAC", &mac, "no single station can have that address"));
         }

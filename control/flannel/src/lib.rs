@@ -6,8 +6,10 @@
 pub mod allocate;
 pub mod complaints;
 pub mod etcd;
+pub mod flags;
 pub mod go_json;
 pub mod kube;
 pub mod lease;
 pub mod net_conf;
 pub mod store;
+pub mod subnet_env;

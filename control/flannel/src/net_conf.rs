@@ -97,7 +97,8 @@ impl NetConf {
     /// What is wrong, by its key.
     pub fn parse(text: &str) -> Result<Self, NetConfError> {
         let object = Object::parse(text).map_err(|error| NetConfError::Json(error.to_string()))?;
-        let enabled = |key, otherwise| -> Result<bool, WrongValue> { Ok(object.get(key)?.unwrap_or(otherwise)) };
+        let enabled =
+            |key, otherwise| -> Result<bool, WrongValue> { Ok(object.get(key)?.unwrap_or(otherwise)) };
         let (v4, v6) = (enabled("EnableIPv4", true)?, enabled("EnableIPv6", false)?);
         if !v4 && !v6 {
             return Err(NetConfError::NoFamily);
@@ -105,14 +106,17 @@ impl NetConf {
         // Both are read even if their family is off: what is no network at all is a mistake in any case.
         let network = object.get::<Ipv4Net>("Network")?.map(|net| net.trunc());
         let ipv6_network = object.get::<Ipv6Net>("IPv6Network")?.map(|net| net.trunc());
-        let length = |key| -> Result<Option<u8>, WrongValue> { Ok(object.get::<u8>(key)?.filter(|n| *n != 0)) };
+        let length =
+            |key| -> Result<Option<u8>, WrongValue> { Ok(object.get::<u8>(key)?.filter(|n| *n != 0)) };
         Ok(Self {
             network: match v4 {
                 true => Some(network.ok_or(NetConfError::Missing("Network", "\"10.244.0.0/16\""))?),
                 false => None,
             },
             ipv6_network: match v6 {
-                true => Some(ipv6_network.ok_or(NetConfError::Missing("IPv6Network", "\"fd00:10:244::/56\""))?),
+                true => {
+                    Some(ipv6_network.ok_or(NetConfError::Missing("IPv6Network", "\"fd00:10:244::/56\""))?)
+                }
                 false => None,
             },
             nftables: enabled("EnableNFTables", false)?,

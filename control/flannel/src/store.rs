@@ -30,7 +30,9 @@ impl Own {
     /// What it publishes.
     pub fn attributes(&self, config: &NetConf) -> Attributes {
         let data = |mac: Option<MacAddr>| match config.backend {
-            Backend::Vxlan(vxlan) => mac.map(|mac| VxlanData { vni: Some(vxlan.vni), vtep_mac: mac }.to_json()),
+            Backend::Vxlan(vxlan) => {
+                mac.map(|mac| VxlanData { vni: Some(vxlan.vni), vtep_mac: mac }.to_json())
+            }
             _ => None,
         };
         let (v4, v6) = (config.network.is_some(), config.ipv6_network.is_some());
@@ -150,7 +152,9 @@ pub enum StoreError {
     #[error("{0}")]
     Settings(String),
     /// There is no subnet left.
-    #[error("all subnets from {min} to {max} are taken: enlarge the network, or delete leases of nodes that are gone")]
+    #[error(
+        "all subnets from {min} to {max} are taken: enlarge the network, or delete leases of nodes that are gone"
+    )]
     Full {
         /// The first one.
         min: String,

@@ -21,6 +21,22 @@ pub enum Error {
          name the interface in the configuration"
     )]
     NoDefaultRoute,
+    /// No interface is as the uplink was described.
+    #[error("no interface is {wanted}; this network namespace has: {existing}")]
+    NoMatch {
+        /// What was asked for.
+        wanted: String,
+        /// The names there are, with commas.
+        existing: String,
+    },
+    /// What is to describe the uplink can't be read.
+    #[error("{pattern:?} is no regular expression: {reason}")]
+    Pattern {
+        /// What was given.
+        pattern: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The interface has no MAC address.
     #[error("interface {name:?} is no Ethernet interface: it has no 6-byte MAC address")]
     NotEthernet {

@@ -29,7 +29,7 @@ pub use pod::{PodInterface, configure_pod, pod_interface_exists};
 pub use purge::{Purged, delete_tap, purge};
 pub use route::WEFT_PROTOCOL;
 pub use state::{Device, State, StoredAttachment, StoredPod};
-pub use underlay::{Path, PathError, Uplink, default_uplink, uplink};
+pub use underlay::{Choice, Path, PathError, Uplink, choose_uplink, default_uplink, uplink};
 
 /// A MAC address as its six bytes.
 pub type MacBytes = [u8; 6];

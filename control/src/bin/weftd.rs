@@ -16,6 +16,7 @@ use weft_control::config::{DEFAULT_PATH, LogLevel};
 use weft_control::daemon::settings::SetLogLevel;
 use weft_control::daemon::{Setup, Started, start};
 use weft_control::reload::{ConfigFile, Reload};
+use weft_flannel::flags::{Flags, with_two_dashes};
 
 /// How long ending may take after a signal.
 const END_WITHIN: Duration = Duration::from_millis(800);
@@ -28,19 +29,26 @@ const LINES: usize = 4096;
 /// weftd runs in the foreground, logs to standard error, and says `weftd: ready` there once traffic flows. SIGTERM and
 /// SIGINT end it; the pods' devices and its state stay, and the next weftd takes them up. SIGHUP has it read
 /// both its files again, which an edit does as well.
+///
+/// Any of flanneld's options, each with one dash or two and also as a variable FLANNELD_…, has weftd take the place of this
+/// node's flanneld: the cluster is then what flannel's nodes have in etcd.
 #[derive(Parser)]
 #[command(name = "weftd", version)]
 struct Args {
     /// The daemon's configuration [default: /etc/weft/weftd.toml, or all defaults where that is missing]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+
+    #[command(flatten)]
+    flannel: Flags,
 }
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = Args::parse_from(with_two_dashes(std::env::args_os()));
+    let flags = args.flannel;
     let file = match args.config {
-        Some(path) => ConfigFile { path, optional: false },
-        None => ConfigFile { path: DEFAULT_PATH.into(), optional: true },
+        Some(path) => ConfigFile { path, optional: false, flags },
+        None => ConfigFile { path: DEFAULT_PATH.into(), optional: true, flags },
     };
     let config = match file.load() {
         Ok(config) => config,

@@ -6,11 +6,13 @@ mod tables;
 mod ways;
 
 use std::net::IpAddr;
+
+use ipnet::IpNet;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use weft_api::{
     Drop, Drops, Mac, Memory, Network, Origin, Peer, PodState, Pods, PortStats, Source, State, Stats, Status,
-    Total, Uplink, Worker, WorkerState, WorkerStats, Workers,
+    Store, Total, Uplink, Worker, WorkerState, WorkerStats, Workers,
 };
 use weft_ffi::dpdk::MemoryKind;
 use weft_ffi::kernel::clock::{tsc, tsc_hz};
@@ -19,7 +21,7 @@ use weft_switch::tables::Place;
 
 use super::{Daemon, attachments};
 use crate::compile::{Mtus, tunnel_address};
-use crate::config::{SourceConfig, UplinkKind};
+use crate::config::{SourceKind, UplinkKind};
 use crate::dataplane::WorkerSide;
 use crate::metrics::Scrape;
 use crate::model::{Node, Pod};
@@ -31,7 +33,6 @@ impl Daemon {
         // The first network; a valid model has one.
         let network = model.networks.first();
         let problems = self.all_problems();
-        let SourceConfig::File { path } = &self.config.source;
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -49,10 +50,11 @@ impl Daemon {
             uptime_s: self.started.0.elapsed().as_secs(),
             generation: self.dataplane.generation().0,
             source: Source {
-                kind: "file".to_owned(),
-                path: Some(path.clone()),
+                kind: self.config.source.kind.as_str().to_owned(),
+                path: (self.config.source.kind == SourceKind::File).then(|| self.config.source.path.clone()),
                 last_loaded: self.source.loaded.map(unix_seconds),
                 last_error: self.source.error.clone(),
+                store: self.store_state(),
             },
             memory: self.memory(),
             uplink: Uplink {
@@ -78,6 +80,27 @@ impl Daemon {
                 .collect(),
             pods: self.pods.len(),
         }
+    }
+
+    fn store_state(&self) -> Option<Store> {
+        let (status, own) = self.store.as_ref()?;
+        let status = status.borrow();
+        Some(Store {
+            connected: status.lost.is_none(),
+            since: unix_seconds(status.since),
+            error: status.lost.clone(),
+            subnets: [own.v4.map(IpNet::V4), own.v6.map(IpNet::V6)].into_iter().flatten().collect(),
+            lease_until: status.lease_until.map(unix_seconds),
+            position: status.position.clone(),
+        })
+    }
+
+    /// What an operator must know of the store. Traffic does not depend on it.
+    fn store_problems(&self) -> Vec<String> {
+        let Some((status, _)) = &self.store else { return Vec::new() };
+        let status = status.borrow();
+        let lost = status.lost.iter().map(|reason| format!("{reason}; what it said last stays in force"));
+        lost.chain(status.trouble.clone()).collect()
     }
 
     /// The underlay addresses that a node is sent to.
@@ -118,7 +141,8 @@ impl Daemon {
         problems.extend(self.unfit.iter().map(|(_, why)| why.clone()));
         problems.extend(self.source.error.iter().map(|error| format!("source: {error}")));
         problems.extend(self.settings.error.iter().map(|error| format!("settings: {error}")));
-        problems.extend(self.metrics_problem.borrow().clone());
+        problems.extend(self.listen_problems.iter().filter_map(|problem| problem.borrow().clone()));
+        problems.extend(self.store_problems());
         let uplink = self.mirror.uplink();
         if !uplink.up {
             problems.push(format!("uplink {} is down", uplink.name));
@@ -234,7 +258,7 @@ impl Daemon {
             generation: self.dataplane.generation().0,
             problems: self.all_problems().len() as u64,
             ready: self.not_ready().is_empty(),
-            source: "file",
+            source: self.config.source.kind.as_str(),
             source_in_force: self.source.error.is_none(),
             source_loaded: self.source.loaded.map(unix_seconds),
             memory: self.memory(),

@@ -146,7 +146,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("weftd.toml");
         std::fs::write(&path, text).unwrap();
-        ConfigFile { path, optional: false }.load().unwrap()
+        ConfigFile { path, optional: false, flags: Default::default() }.load().unwrap()
     }
 
     #[test]

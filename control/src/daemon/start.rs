@@ -1,15 +1,20 @@
 //! Starting: everything that can be wrong is found before anything is made. The order is that of what is cheapest to check.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
 use thiserror::Error;
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, watch};
-use tracing::warn;
+use tracing::{info, warn};
 use weft_ffi::kernel::udp_claim::{ClaimError, UdpClaim};
-use weft_node::{Lock, Mirror, Neighbours, State};
+use weft_flannel::etcd::{Etcd, Settings as EtcdSettings, Timing, Tls};
+use weft_flannel::flags::Flags;
+use weft_flannel::store::{Own as FlannelOwn, Store, StoreError};
+use weft_flannel::subnet_env::SubnetEnv;
+use weft_node::{Choice, Lock, Mirror, Neighbours, State, choose_uplink};
 
 use super::flows::Watches;
 use super::learned::Learned;
@@ -20,11 +25,12 @@ use super::vteps::Macs;
 use super::{Client, Daemon, Inputs, SourceState, attachments, descriptors, rights};
 use crate::api::{BindError, SocketFile, bind};
 use crate::cluster;
-use crate::config::{Config, SourceConfig, UplinkKind};
+use crate::config::{Config, SourceKind, UplinkKind};
 use crate::dataplane::{self, Dataplane, file_prefix};
-use crate::metrics;
-use crate::model::Pod;
+use crate::metrics::{self, Served};
+use crate::model::{Model, Pod};
 use crate::reload::{ConfigFile, Reload};
+use crate::source::flannel::{self, Own, Translation};
 use crate::source::{Source, SourceError};
 
 /// The control socket: its owner and the configured group may use it.
@@ -39,6 +45,9 @@ pub enum StartError {
     /// The desired state.
     #[error(transparent)]
     Source(#[from] SourceError),
+    /// flannel's store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// Capabilities.
     #[error("weftd lacks {}: start it as root, or give it these capabilities", .0.join(", "))]
     Rights(Vec<&'static str>),
@@ -85,27 +94,60 @@ pub struct Setup {
     pub set_log_level: SetLogLevel,
 }
 
+/// Where the desired state comes from, with what it said first.
+struct Origin {
+    model: Model,
+    follow: Follow,
+}
+
+/// How it goes on.
+enum Follow {
+    File(PathBuf),
+    Store(Box<StoreOrigin>),
+}
+
+/// A store of flannel's, with the lease that this node has there.
+struct StoreOrigin {
+    store: Store,
+    translation: Translation,
+    env: SubnetEnv,
+}
+
 /// Starts everything. On return traffic flows.
 pub async fn start(setup: Setup) -> Result<Started, StartError> {
     let Setup { config, file, reload, set_log_level } = setup;
     let started = (Instant::now(), SystemTime::now());
     let node = config.node_name().map_err(StartError::Name)?;
-    let SourceConfig::File { path } = config.source.clone();
-    let model = load(path.clone(), node.clone()).await?;
+    // A file is read before anything else: its mistakes are the most usual ones.
+    let from_file = match config.source.kind {
+        SourceKind::File => Some(load(config.source.path.clone(), node.clone()).await?),
+        SourceKind::Etcd => None,
+    };
+    for line in file.flags.without_effect() {
+        warn!("--{line}");
+    }
     let missing = rights::missing();
     if !missing.is_empty() {
         return Err(StartError::Rights(missing));
     }
-    descriptors::raise(model.pods_of(&node).count(), config.dataplane.workers);
     let lock = Lock::take(&config.state.dir)?;
     let (state, warning) = State::load(&config.state.dir)?;
     if let Some(warning) = warning {
         warn!("{warning}");
     }
-    let (listener, socket) = bind(&config.control.socket, SOCKET_MODE, config.control.group.as_deref())?;
+    let pods = from_file.as_ref().map_or(0, |model| model.pods_of(&node).count()) + state.pods.len();
+    descriptors::raise(pods, config.dataplane.workers);
     let kind = config.uplink.kind;
     let neighbours = if kind == UplinkKind::Socket { Neighbours::Leave } else { Neighbours::Keep };
-    let (mirror, underlay) = Mirror::start(config.uplink.interface.as_deref(), neighbours).await?;
+    let (interface, address) = interface(&config, &file.flags).await?;
+    let (mirror, underlay) = Mirror::start(interface.as_deref(), neighbours).await?;
+    let vtep_macs = Macs::restore(&state);
+    let Origin { model, follow } = match from_file {
+        Some(model) => Origin { model, follow: Follow::File(config.source.path.clone()) },
+        None => meet(&config, &file.flags, &node, &mirror, address, &vtep_macs).await?,
+    };
+    // Who finds the socket is answered soon: until there is a lease, nobody would be.
+    let (listener, socket) = bind(&config.control.socket, SOCKET_MODE, config.control.group.as_deref())?;
     let claim = needs_claim(kind).then(|| UdpClaim::bind(model.port)).transpose()?;
     let settings = config.dataplane.clone();
     let prefix = file_prefix(&config.state.dir);
@@ -114,13 +156,28 @@ pub async fn start(setup: Setup) -> Result<Started, StartError> {
     let dataplane = dataplane.map_err(|e| StartError::Port(format!("starting DPDK broke off: {e}")))??;
 
     let (updates, incoming) = mpsc::channel(1);
-    tokio::spawn(Source::File { path }.run(node.clone(), updates, reload.cluster));
+    let (store, env) = match follow {
+        Follow::File(path) => {
+            tokio::spawn(Source::File { path }.run(node.clone(), updates, reload.cluster));
+            (None, None)
+        }
+        Follow::Store(origin) => {
+            let StoreOrigin { store, translation, env } = *origin;
+            let status = store.status();
+            tokio::spawn(flannel::follow(store, translation, updates));
+            (Some((status, env.subnets)), Some(env))
+        }
+    };
     let (said, settings) = mpsc::channel(1);
     tokio::spawn(file.clone().follow(said, reload.config));
     let (client, requests) = Client::new();
     let (own_settings, listen) = Settings::new(&config, file, set_log_level);
     let (problem, metrics_problem) = watch::channel(None);
-    tokio::spawn(metrics::serve(listen, client.clone(), problem));
+    tokio::spawn(metrics::serve(Served::Metrics, listen, client.clone(), problem));
+    let (problem, health_problem) = watch::channel(None);
+    let (_, healthz) = watch::channel(config.flannel.healthz);
+    tokio::spawn(metrics::serve(Served::Health, healthz, client.clone(), problem));
+    let subnet_file = config.flannel.subnet_file.clone();
     let mut daemon = Daemon {
         added: BTreeMap::new(),
         config,
@@ -130,12 +187,13 @@ pub async fn start(setup: Setup) -> Result<Started, StartError> {
         claim,
         dataplane,
         mirror,
-        vtep_macs: Macs::restore(&state),
+        vtep_macs,
         model,
         pending: None,
         unfit: Vec::new(),
         devices: state.devices.iter().map(|device| (device.netns.clone(), device.name.clone())).collect(),
         source: SourceState { loaded: Some(SystemTime::now()), error: None },
+        store,
         pods: BTreeMap::new(),
         failed: BTreeMap::new(),
         uplink: None,
@@ -147,7 +205,7 @@ pub async fn start(setup: Setup) -> Result<Started, StartError> {
         spread: Spread::new(),
         flows: Watches::default(),
         settings: own_settings,
-        metrics_problem,
+        listen_problems: [metrics_problem, health_problem],
         state: State::default(),
     };
     // What the daemon cannot be without comes first: if it fails, no pod has been touched.
@@ -161,6 +219,15 @@ pub async fn start(setup: Setup) -> Result<Started, StartError> {
     }
     daemon.restore(&state);
     daemon.reconcile().await;
+    if let Some(env) = env {
+        // The last step: CNI plugins take it for the word that pods may come.
+        if let Err(error) = env.write(&subnet_file) {
+            warn!(
+                "cannot write {}: {error}; CNI plugins wait for it: mend that and restart weftd",
+                subnet_file.display()
+            );
+        }
+    }
     Ok(Started {
         daemon,
         inputs: Inputs { updates: incoming, settings, underlay, requests },
@@ -170,7 +237,93 @@ pub async fn start(setup: Setup) -> Result<Started, StartError> {
     })
 }
 
-async fn load(path: PathBuf, node: String) -> Result<crate::model::Model, StartError> {
+/// The uplink's interface, and the address by which it was chosen: none leaves both to the default route.
+async fn interface(config: &Config, flags: &Flags) -> Result<(Option<String>, Option<IpAddr>), StartError> {
+    if config.uplink.interface.is_some() || config.source.kind == SourceKind::File {
+        return Ok((config.uplink.interface.clone(), None));
+    }
+    let given = config.flannel.public_ip.map(IpAddr::V4).or(config.flannel.public_ipv6.map(IpAddr::V6));
+    let choice = Choice {
+        names: flags.iface.clone().unwrap_or_default(),
+        patterns: flags.iface_regex.clone().unwrap_or_default(),
+        can_reach: flags.iface_can_reach,
+        address: given,
+    };
+    let (uplink, address) = choose_uplink(&choice).await?;
+    Ok((Some(uplink.name), address))
+}
+
+/// Takes a lease in etcd.
+async fn meet(
+    config: &Config,
+    flags: &Flags,
+    node: &str,
+    mirror: &Mirror,
+    chosen: Option<IpAddr>,
+    vtep_macs: &Macs,
+) -> Result<Origin, StartError> {
+    if flags.kube_subnet_mgr == Some(true) {
+        let text =
+            "--kube-subnet-mgr: this weftd has no Kubernetes store; use etcd, or keep flanneld on this node";
+        return Err(StoreError::Settings(text.to_owned()).into());
+    }
+    let uplink = mirror.uplink();
+    let v4 = chosen.and_then(|ip| if let IpAddr::V4(ip) = ip { Some(ip) } else { None });
+    let v6 = chosen.and_then(|ip| if let IpAddr::V6(ip) = ip { Some(ip) } else { None });
+    let (ipv4, ipv6) = (v4.or(uplink.ipv4()), v6.or(uplink.ipv6()));
+    let subnet_file = &config.flannel.subnet_file;
+    let previous = SubnetEnv::read(subnet_file).unwrap_or_else(|error| {
+        warn!("cannot read {}: {error}; the subnet of before is not known", subnet_file.display());
+        None
+    });
+    let vtep_mac = vtep_macs.first;
+    let own = FlannelOwn {
+        public_ip: config.flannel.public_ip.or(ipv4),
+        public_ipv6: config.flannel.public_ipv6.or(ipv6),
+        vtep_mac: Some(vtep_mac),
+        vtep_mac_v6: Some(vtep_mac),
+        previous: previous.map(|env| env.subnets),
+    };
+    let mut store = Store::Etcd(Etcd::new(etcd_settings(config, flags)?)?);
+    info!("taking a lease in etcd at {}", config.etcd.endpoints);
+    let cluster = store.acquire(&own).await?;
+    let own = Own { name: node.to_owned(), ipv4, ipv6, vtep_mac, mtu: uplink.mtu };
+    let mut translation = Translation::new(own);
+    let model = translation.model(&cluster)?;
+    let env = flannel::subnet_env(&cluster, uplink.mtu, config.flannel.ip_masq);
+    Ok(Origin { model, follow: Follow::Store(Box::new(StoreOrigin { store, translation, env })) })
+}
+
+fn etcd_settings(config: &Config, flags: &Flags) -> Result<EtcdSettings, StoreError> {
+    let etcd = &config.etcd;
+    let password = match (&flags.etcd_password, &etcd.password_file) {
+        (Some(password), _) => password.clone(),
+        (None, Some(path)) => read_password(path)?,
+        (None, None) => String::new(),
+    };
+    Ok(EtcdSettings {
+        endpoints: etcd.endpoints.split(',').map(|endpoint| endpoint.trim().to_owned()).collect(),
+        prefix: etcd.prefix.clone(),
+        tls: Tls {
+            ca: etcd.ca_file.clone(),
+            certificate: etcd.cert_file.clone(),
+            key: etcd.key_file.clone(),
+        },
+        user: etcd.username.clone().map(|name| (name, password)),
+        timing: Timing {
+            margin: std::time::Duration::from_secs(60 * u64::from(etcd.renew_margin_min)),
+            ..Timing::default()
+        },
+    })
+}
+
+fn read_password(path: &Path) -> Result<String, StoreError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| StoreError::Settings(format!("cannot read {} for etcd: {error}", path.display())))?;
+    Ok(text.trim_end().to_owned())
+}
+
+async fn load(path: PathBuf, node: String) -> Result<Model, StartError> {
     let shown = path.display().to_string();
     let loaded = tokio::task::spawn_blocking(move || cluster::load(&path, &node)).await;
     let model = loaded.map_err(|_| SourceError::Interrupted(shown))?;

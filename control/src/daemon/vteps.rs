@@ -10,7 +10,7 @@ use crate::model::Model;
 
 /// One for the first network, and one for each further one that there ever was.
 pub(super) struct Macs {
-    first: MacAddr,
+    pub(super) first: MacAddr,
     further: BTreeMap<String, MacAddr>,
 }
 

@@ -50,11 +50,12 @@ const LIMITS: Limits = Limits {
 /// Serves at the address that `listen` holds, or nowhere at `None`, and follows its changes, until the daemon's runtime
 /// ends. An address that can't be listened on is a text in `problem`, and is tried again.
 pub async fn serve(
+    what: Served,
     mut listen: watch::Receiver<Option<SocketAddr>>,
     client: Client,
     problem: watch::Sender<Option<String>>,
 ) {
-    let routes = router(client);
+    let routes = router(what, client);
     loop {
         let wanted = *listen.borrow_and_update();
         let Some(address) = wanted else {
@@ -65,12 +66,17 @@ pub async fn serve(
         match TcpListener::bind(address).await {
             Ok(listener) => {
                 problem.send_replace(None);
-                info!("metrics: http://{address}/metrics");
+                match what {
+                    Served::Metrics => info!("metrics: http://{address}/metrics"),
+                    Served::Health => info!("health: http://{address}/healthz and /readyz"),
+                }
                 serve_routes(LIMITS, listener, routes.clone(), changed(&mut listen, wanted)).await;
             }
             Err(error) => {
                 let text = format!(
-                    "metrics: can't listen on {address} ({error}): free it, or set metrics.listen in the configuration"
+                    "{}: can't listen on {address} ({error}): free it, or set {} in the configuration",
+                    what.name(),
+                    what.setting()
                 );
                 let news = problem.borrow().as_ref() != Some(&text);
                 if news {
@@ -83,6 +89,31 @@ pub async fn serve(
     }
 }
 
+/// What is served at an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Served {
+    /// Metrics and health.
+    Metrics,
+    /// Health alone, where flanneld's probes look for it.
+    Health,
+}
+
+impl Served {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Metrics => "metrics",
+            Self::Health => "health",
+        }
+    }
+
+    fn setting(self) -> &'static str {
+        match self {
+            Self::Metrics => "metrics.listen",
+            Self::Health => "flannel.healthz",
+        }
+    }
+}
+
 /// Returns when the setting is another than `before`, which may be so already; never once nobody can set it any more.
 async fn changed(listen: &mut watch::Receiver<Option<SocketAddr>>, before: Option<SocketAddr>) {
     // The value is looked at before a change is waited for: one that came meanwhile is none to wait for.
@@ -91,9 +122,12 @@ async fn changed(listen: &mut watch::Receiver<Option<SocketAddr>>, before: Optio
     }
 }
 
-fn router(client: Client) -> Router {
-    Router::new()
-        .route("/metrics", get(metrics))
+fn router(what: Served, client: Client) -> Router {
+    let routes = match what {
+        Served::Metrics => Router::new().route("/metrics", get(metrics)),
+        Served::Health => Router::new(),
+    };
+    routes
         .route("/healthz", get(health))
         .route("/readyz", get(readiness))
         .fallback(no_such_path)

@@ -124,7 +124,7 @@ async fn a_daemon_that_does_not_answer_is_not_healthy() {
     let (client, _unanswered) = Client::of_nobody();
     let (_setting, listen) = watch::channel(Some(address));
     let (problem, _) = watch::channel(None);
-    let server = tokio::spawn(serve(listen, client, problem));
+    let server = tokio::spawn(serve(Served::Metrics, listen, client, problem));
     listening(address).await;
     for path in ["/healthz", "/readyz"] {
         let answer = raw(address, &format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n")).await;
@@ -145,7 +145,7 @@ async fn a_daemon_that_is_gone_is_not_healthy() {
     let (client, requests) = Client::of_nobody();
     drop(requests);
     let (_setting, listen) = watch::channel(Some(address));
-    let server = tokio::spawn(serve(listen, client, watch::channel(None).0));
+    let server = tokio::spawn(serve(Served::Metrics, listen, client, watch::channel(None).0));
     listening(address).await;
     for path in ["/healthz", "/readyz", "/metrics"] {
         assert_eq!(status_of(address, "GET", path).await, 503, "{path}");
@@ -161,7 +161,7 @@ async fn the_address_follows_the_setting_and_one_that_is_taken_is_a_problem_unti
     let (client, _unanswered) = Client::of_nobody();
     let (setting, listen) = watch::channel(Some(first));
     let (report, mut problem) = watch::channel(None);
-    let server = tokio::spawn(serve(listen, client, report));
+    let server = tokio::spawn(serve(Served::Metrics, listen, client, report));
 
     let text = until(&mut problem, true).await.unwrap();
     assert!(text.contains(&first.to_string()) && text.contains("metrics.listen"), "{text}");

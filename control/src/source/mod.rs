@@ -1,6 +1,7 @@
 //! Where the desired state comes from. A source is level-triggered: whatever happened, it derives the whole
 //! [`Model`] anew and sends it; one that is wrong is sent as an error, and the receiver keeps what it has.
 
+pub mod flannel;
 pub mod watch;
 
 use crate::cluster;
@@ -22,6 +23,9 @@ pub enum SourceError {
     /// Reading ended in the middle: a defect of weft, or the end of the daemon.
     #[error("{0}: reading came to no end; report this with the file")]
     Interrupted(String),
+    /// A store's content, which cannot be what is desired.
+    #[error("{0}")]
+    Store(String),
 }
 
 /// A source of models.

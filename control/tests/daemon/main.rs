@@ -3,6 +3,7 @@
 //! Needs root, `/dev/net/tun`, iproute2, ping and util-linux; without them the tests fail.
 
 mod bridge;
+mod etcd;
 mod faults;
 mod guests;
 mod lab;

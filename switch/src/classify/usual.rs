@@ -17,7 +17,7 @@ use crate::packet::PacketBuf;
 use crate::parse::{Brief, Carries, Ip, L3, Parsed};
 use crate::tables::{LocalVtep, NEAR, Neighbour, PodGuard, Role, Snapshot, v4_key};
 use crate::types::{MacAddr, PortId};
-use crate::wire::checksum::ipv4_header_ok;
+use crate::wire::checksum::{ipv4_header_ok, udp4_ok};
 use crate::wire::ethernet::{ETHERNET_LEN, EtherType, EthernetView};
 use crate::wire::ip::IpProtocol;
 use crate::wire::ipv4::IPV4_LEN;
@@ -240,7 +240,7 @@ impl<'a> Usual<'a> {
         {
             return None;
         }
-        if [sum_high, sum_low] != [0, 0] && !udp_checksum_ok(frame, ETHERNET_LEN, OUTER_UDP) {
+        if [sum_high, sum_low] != [0, 0] && !outer_sum_ok(frame, end) {
             return None;
         }
         let vni = (vxlan >> 8) as u32;
@@ -491,6 +491,15 @@ impl By<'_> {
 #[inline(always)]
 fn is_to_be_cut(frame: &impl PacketBuf) -> bool {
     !frame.is_plain() && frame.offload().gso.is_some()
+}
+
+/// Whether the checksum of the outer UDP packet, which ends at `end`, is right or need not be looked at.
+#[inline(always)]
+fn outer_sum_ok(frame: &impl PacketBuf, end: usize) -> bool {
+    match frame.head().get(OUTER_UDP - 2 * size_of::<Ipv4Addr>()..end) {
+        Some(bytes) if frame.is_plain() => udp4_ok(bytes, (end - OUTER_UDP) as u16),
+        _ => udp_checksum_ok(frame, ETHERNET_LEN, OUTER_UDP),
+    }
 }
 
 #[inline(always)]

@@ -99,6 +99,14 @@ pub fn ipv4_header_ok(header: &[u8; 20]) -> bool {
     (sum >> 16) + (sum & 0xffff) == 0xffff
 }
 
+/// True when the checksum of a UDP packet over IPv4 is right: of `len` bytes, which stand at the end of `bytes` right behind the IP
+/// addresses. As [`ipv4_header_ok`].
+#[inline(always)]
+pub fn udp4_ok(bytes: &[u8], len: u16) -> bool {
+    let pseudo = u64::from(u16::from(IpProtocol::UDP.0).to_be()) + u64::from(len.to_be());
+    fold(sum_native(bytes) + pseudo) == 0xffff
+}
+
 /// Adds carries back until 16 bits are left.
 #[inline]
 fn fold(total: u64) -> u16 {

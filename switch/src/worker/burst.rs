@@ -1,14 +1,16 @@
 //! One burst, all the way: rx, parse, look up and classify, merge, apply, tx. This is the order of the stages.
 
+use arrayvec::ArrayVec;
+
 use super::learn::learn;
 use super::merge::merge;
 use super::outbox::Outbox;
-use super::read::{Read, make_ready, read_burst};
+use super::read::{Read, read_burst};
 use super::sample::sample;
 use super::{Buf, HANDOVER, Platform, Worker};
 use crate::apply::{Applier, Outcome};
 use crate::drop_reason::DropReason;
-use crate::packet::PacketBuf;
+use crate::packet::{BufPool, PacketBuf};
 use crate::port::{BURST, Burst, RxLoss, RxQueue};
 use crate::stations::seconds;
 use crate::tables::{Role, Snapshot};
@@ -43,15 +45,18 @@ impl<P: Platform> Worker<P> {
             return 0;
         }
         slot.empty = 0;
+        if let Some(to) = slot.together {
+            outbox.expect(to);
+        }
         let port_counters = counters.port(from);
         counters.bursts.add(1);
         counters.rx.add(received as u64);
         port_counters.rx_packets.add(received as u64);
-        port_counters.rx_bytes.add(make_ready(frames));
 
         let tables = snapshot.load();
         let second = seconds(*now);
-        let reads = read_burst(tables, stations, second, from, frames, notes);
+        let (reads, bytes) = read_burst(tables, stations, second, from, frames, notes);
+        port_counters.rx_bytes.add(bytes);
         if tables.ports.get(from).is_some_and(|port| matches!(port.role, Role::Trusted)) {
             learn(
                 tables,
@@ -67,7 +72,6 @@ impl<P: Platform> Worker<P> {
         if one_in > 0 {
             sample(one_in, until_sample, from, (frames, reads), events, counters);
         }
-        let failed = merge(outbox.takes(), frames, reads, counters);
         let mut applier = Applier {
             tables,
             pool,
@@ -79,6 +83,12 @@ impl<P: Platform> Worker<P> {
             counters,
             events,
         };
+        let together = way_of_all(&applier, frames, reads);
+        // What leaves as it came needs no look at each whether it could be merged.
+        let failed = match together {
+            Some(to) if outbox.takes().of(to).is_none() => 0,
+            _ => merge(outbox.takes(), frames, reads, counters),
+        };
         let mut ends = Ends {
             tables,
             outbox,
@@ -87,7 +97,8 @@ impl<P: Platform> Worker<P> {
             consumed: 0,
             originated: 0,
         };
-        apply_burst(&mut applier, frames, reads, &mut ends);
+        apply_burst(&mut applier, frames, reads, together, &mut ends);
+        slot.together = together;
         port_counters.rx_drops.add(ends.dropped);
         counters.consumed.add(ends.consumed);
         counters.originated.add(ends.originated);
@@ -147,17 +158,52 @@ fn count_loss<P: Platform>(loss: RxLoss, outbox: &Outbox<P>) -> usize {
     lost
 }
 
+/// Carries all out; `together`: the way of all, if there is one.
 #[inline]
 fn apply_burst<P: Platform>(
     applier: &mut Applier<'_, P::Pool>,
     frames: &mut Burst<Buf<P>>,
     reads: &[Read],
+    together: Option<PortId>,
     ends: &mut Ends<'_, P>,
 ) {
-    for (frame, read) in frames.drain(..).zip(reads) {
-        ends.is_dropped = false;
-        applier.apply(frame, &read.brief, read.action, ends);
+    let Some(to) = together else {
+        for (frame, read) in frames.drain(..).zip(reads) {
+            ends.is_dropped = false;
+            applier.apply(frame, &read.brief, read.action, ends);
+        }
+        return;
+    };
+    let mut lost = ArrayVec::<_, BURST>::new();
+    for (index, (frame, read)) in frames.iter_mut().zip(reads).enumerate() {
+        if let Err(reason) = applier.change(frame, &read.brief, read.action) {
+            lost.push((index, reason));
+        }
     }
+    for (index, reason) in lost.into_iter().rev() {
+        frames.remove(index);
+        ends.is_dropped = false;
+        ends.drop(reason);
+    }
+    ends.outbox.send_all(applier.tables, applier.pool, to, frames);
+}
+
+/// The one port that all frames of a burst leave by, each as one packet: then none has to be moved by itself.
+#[inline]
+fn way_of_all<P: BufPool>(
+    applier: &Applier<'_, P>,
+    frames: &Burst<P::Buf>,
+    reads: &[Read],
+) -> Option<PortId> {
+    let mut all = frames.iter().zip(reads);
+    let mut next = || all.next().map(|(frame, read)| applier.way_out(frame, &read.brief, read.action));
+    let first = next()??;
+    while let Some(way) = next() {
+        if way != Some(first) {
+            return None;
+        }
+    }
+    Some(first)
 }
 
 /// Where a burst's packets end: in the outbox or in the counters.

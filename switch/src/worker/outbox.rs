@@ -87,6 +87,34 @@ impl<P: Platform> Outbox<P> {
         self.stage(pool, to, packet);
     }
 
+    /// Something will probably be sent to the port in a moment.
+    #[inline]
+    pub(super) fn expect(&self, to: PortId) {
+        if let Some(slot) = &self.slots[to.index()] {
+            slot.queue.expect();
+        }
+    }
+
+    /// As [`Self::send`] with every frame of the burst, in one piece where that can be.
+    #[inline]
+    pub(super) fn send_all(
+        &mut self,
+        tables: &Snapshot,
+        pool: &mut P::Pool,
+        to: PortId,
+        frames: &mut Burst<Buf<P>>,
+    ) {
+        let place = tables.ports.get(to).map(|port| port.place);
+        let here = place.is_some_and(|place| !matches!(place, Place::Worker(other) if other != self.index));
+        match &mut self.slots[to.index()] {
+            Some(slot) if here && slot.staged.is_empty() => {
+                std::mem::swap(&mut slot.staged, frames);
+                flush(slot, pool, to, &self.counters, &self.takes);
+            }
+            _ => frames.drain(..).for_each(|packet| self.send(tables, pool, to, packet)),
+        }
+    }
+
     fn hand_over(&mut self, worker: u16, to: PortId, packet: Buf<P>) {
         let Some(road) = self.roads.get_mut(usize::from(worker)).and_then(Option::as_mut) else {
             return self.drop(DropReason::TxPortGone, 1);
@@ -168,8 +196,9 @@ fn flush<P: Platform>(
         slot.told = caps;
         tell.set(to, caps);
     }
-    if slot.staged.iter().all(|packet| packet.is_plain() || takes(caps, packet)) {
-        transmit(&mut slot.queue, &mut slot.staged, to, counters);
+    let load = measure(&slot.staged);
+    if load.plain || slot.staged.iter().all(|packet| packet.is_plain() || takes(caps, packet)) {
+        transmit(&mut slot.queue, &mut slot.staged, load, to, counters);
     } else {
         finish_and_transmit(slot, caps, pool, to, counters);
     }
@@ -190,7 +219,8 @@ fn finish_and_transmit<P: Platform>(
         let finished = finish(pool, packet, caps, |_, piece| {
             ready.push(piece);
             if ready.is_full() {
-                transmit(queue, &mut ready, to, counters);
+                let load = measure(&ready);
+                transmit(queue, &mut ready, load, to, counters);
             }
         });
         // One frame came; what ended is what was given out, and the rest that was given up as one.
@@ -204,23 +234,45 @@ fn finish_and_transmit<P: Platform>(
         };
         counters.originated.add(ends.saturating_sub(1) as u64);
     }
-    transmit(queue, &mut ready, to, counters);
+    let load = measure(&ready);
+    transmit(queue, &mut ready, load, to, counters);
+}
+
+/// What a burst has in it.
+#[derive(Clone, Copy)]
+struct Load {
+    packets: u64,
+    bytes: u64,
+    /// Nothing is left to be done about any packet.
+    plain: bool,
+}
+
+#[inline]
+fn measure<B: PacketBuf>(burst: &Burst<B>) -> Load {
+    let mut load = Load { packets: burst.len() as u64, bytes: 0, plain: true };
+    for packet in burst {
+        load.bytes += packet.len() as u64;
+        load.plain &= packet.is_plain();
+    }
+    load
 }
 
 /// Sends, counts, and drops what the port did not take.
 fn transmit<Q: TxQueue<Pool>, Pool: crate::packet::BufPool>(
     queue: &mut Q,
     burst: &mut Burst<Pool::Buf>,
+    load: Load,
     to: PortId,
     counters: &WorkerCounters,
 ) {
-    let (count, bytes) = measure(burst);
     queue.tx(burst);
-    let (left, left_bytes) = measure(burst);
-    counters.tx.add(count - left);
+    // Nothing, nearly always.
+    let left = measure(burst);
+    counters.tx.add(load.packets - left.packets);
     let port = counters.port(to);
-    port.tx_packets.add(count - left);
-    port.tx_bytes.add(bytes - left_bytes);
+    port.tx_packets.add(load.packets - left.packets);
+    port.tx_bytes.add(load.bytes - left.bytes);
+    let left = left.packets;
     if left > 0 {
         let TxLoss { refused, unreachable, too_long } = queue.take_loss();
         let known = [
@@ -238,15 +290,6 @@ fn transmit<Q: TxQueue<Pool>, Pool: crate::packet::BufPool>(
         port.tx_drops.add(left);
         burst.clear();
     }
-}
-
-#[inline]
-fn measure<B: PacketBuf>(burst: &Burst<B>) -> (u64, u64) {
-    // After sending there is nothing, nearly always.
-    if burst.is_empty() {
-        return (0, 0);
-    }
-    (burst.len() as u64, burst.iter().map(|packet| packet.len() as u64).sum())
 }
 
 #[cfg(test)]
@@ -280,7 +323,8 @@ mod tests {
             let counters = WorkerCounters::default();
             let port = PortId::new(1).expect("a number");
             let mut burst: Burst<HeapBuf> = (0..6).map(|_| HeapBuf::from_bytes(&[0; 60])).collect();
-            transmit::<_, HeapPool>(&mut Full(loss), &mut burst, port, &counters);
+            let load = measure(&burst);
+            transmit::<_, HeapPool>(&mut Full(loss), &mut burst, load, port, &counters);
             assert_eq!(reasons.map(|reason| counters.drops(reason).get()), expected);
             assert_eq!((counters.tx.get(), counters.port(port).tx_drops.get(), burst.len()), (0, 6, 0));
         }

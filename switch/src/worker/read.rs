@@ -3,8 +3,6 @@
 
 use std::net::Ipv4Addr;
 
-use weft_sync::prefetch::prefetch_bytes;
-
 use crate::classify::usual::{Look, Usual};
 use crate::classify::{Action, Ingress, LastHits, classify, classify_tunnel};
 use crate::drop_reason::DropReason;
@@ -29,20 +27,15 @@ impl Read {
     }
 }
 
-/// Has the first bytes of every frame fetched and its headers contiguous; how many bytes all have.
-#[inline]
-pub(super) fn make_ready<B: PacketBuf>(frames: &mut Burst<B>) -> u64 {
-    let mut bytes = 0;
-    for frame in frames.iter_mut() {
-        prefetch_bytes(frame.head());
-        let (have, len) = (frame.head().len(), frame.len());
-        bytes += len as u64;
-        if have < HEADERS && have < len {
-            // Where the first segment has no room for them, parse finds what is missing.
-            frame.pull_up(HEADERS.min(len));
-        }
+/// Makes the headers of a frame contiguous; how many bytes it has.
+#[inline(always)]
+fn make_ready<B: PacketBuf>(frame: &mut B) -> u64 {
+    let (have, len) = (frame.head().len(), frame.len());
+    if have < HEADERS && have < len {
+        // Where the first segment has no room for them, parse finds what is missing.
+        frame.pull_up(HEADERS.min(len));
     }
-    bytes
+    len as u64
 }
 
 /// Where a worker keeps what it has found out about a burst: written in place, not made anew.
@@ -57,32 +50,35 @@ impl Default for Notes {
     }
 }
 
-/// Parses and classifies every frame, whose headers are contiguous: a [`Read`] for each.
+/// Makes the headers of all frames contiguous, and parses and classifies every one: a [`Read`] for each, and the bytes of all.
 #[inline]
 pub(super) fn read_burst<'n, B: PacketBuf>(
     tables: &Snapshot,
     stations: &Stations,
     now: u32,
     from: PortId,
-    frames: &Burst<B>,
+    frames: &mut Burst<B>,
     notes: &'n mut Notes,
-) -> &'n mut [Read] {
+) -> (&'n mut [Read], u64) {
     let Notes { looks, reads } = notes;
     let (looks, reads) = (&mut looks[..frames.len()], &mut reads[..frames.len()]);
     let Some(port) = tables.ports.get(from) else {
         reads.fill(Read::none(Action::Drop(DropReason::RxPortUnknown)));
-        return reads;
+        return (reads, frames.iter().map(|frame| frame.len() as u64).sum());
     };
     let ingress = Ingress { id: from, port, stations, now };
     let (mut usual, mut last) = (Usual::new(tables, &ingress), LastHits::default());
     let from_underlay = matches!(port.role, Role::Uplink);
+    let mut bytes = 0;
     if from_underlay {
-        for (frame, look) in frames.iter().zip(&mut *looks) {
+        for (frame, look) in frames.iter_mut().zip(&mut *looks) {
+            bytes += make_ready(frame);
             usual.look_through(frame, look);
             usual.prefetch(look);
         }
     } else {
-        for (frame, look) in frames.iter().zip(&mut *looks) {
+        for (frame, look) in frames.iter_mut().zip(&mut *looks) {
+            bytes += make_ready(frame);
             usual.look(frame, look);
             usual.prefetch(look);
         }
@@ -106,7 +102,7 @@ pub(super) fn read_burst<'n, B: PacketBuf>(
             }
         }
     }
-    reads
+    (reads, bytes)
 }
 
 /// Any frame from a pod or the host; `parsed` where that is known already.

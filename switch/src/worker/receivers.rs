@@ -17,6 +17,8 @@ pub(super) struct RxSlot<P: Platform> {
     active: bool,
     /// Rounds without a frame.
     pub(super) empty: u8,
+    /// Where its last burst was sent as a whole: the next one probably is, too.
+    pub(super) together: Option<PortId>,
     /// What this port has left of what is limited.
     pub(super) buckets: Buckets,
 }
@@ -39,7 +41,7 @@ impl<P: Platform> Receivers<P> {
     /// Takes a queue, to be polled until it has been empty for a while. `told`: its descriptor is with the sleeper.
     pub(super) fn add(&mut self, port: PortId, queue: P::Rx, told: bool) {
         let buckets = Buckets::default();
-        let slot = RxSlot { queue, told, waits: told, active: true, empty: 0, buckets };
+        let slot = RxSlot { queue, told, waits: told, active: true, empty: 0, together: None, buckets };
         self.remove(port);
         self.slots[port.index()] = Some(Box::new(slot));
         self.active.push(port);

@@ -61,17 +61,23 @@ fn lanes(bytes: &[u8]) -> u64 {
     total
 }
 
-/// Eight bytes a step into 128 bits: the carries go to the upper half and are added back once, at the end.
-#[inline]
+/// Eight bytes into 128 bits: the carries go to the upper half and are added back once, at the end. Two such sums, so that neither
+/// addition waits for the other.
+#[inline(always)]
 fn narrow(bytes: &[u8]) -> u64 {
-    let mut total = 0u128;
-    let mut words = bytes.chunks_exact(8);
-    for word in &mut words {
-        if let Ok(word) = word.try_into() {
-            total += u128::from(u64::from_ne_bytes(word));
-        }
+    let word = |word: &[u8; 8]| u128::from(u64::from_ne_bytes(*word));
+    let (mut total, mut other) = (0u128, 0u128);
+    let mut rest = bytes;
+    while let Some((first, after)) = rest.split_first_chunk() {
+        total += word(first);
+        let Some((second, after)) = after.split_first_chunk() else {
+            rest = after;
+            break;
+        };
+        other += word(second);
+        rest = after;
     }
-    let mut rest = words.remainder();
+    total += other;
     if let Some((word, after)) = rest.split_first_chunk() {
         total += u128::from(u32::from_ne_bytes(*word));
         rest = after;

@@ -27,6 +27,7 @@ impl Show for Status {
         if let Some(error) = &self.source.last_error {
             lines.push(("source error", error.clone()));
         }
+        lines.extend(store_line(self).map(|line| ("store", line)));
         let memory = &self.memory;
         lines.push((
             "memory",
@@ -82,6 +83,24 @@ fn source_line(status: &Status) -> String {
         None => line += ", never loaded",
     }
     line
+}
+
+fn store_line(status: &Status) -> Option<String> {
+    let store = status.source.store.as_ref()?;
+    let now = status.started_at.saturating_add(status.uptime_s);
+    let mut line = match store.connected {
+        true => "connected".to_owned(),
+        false => format!("lost {} ago", duration(now.saturating_sub(store.since))),
+    };
+    line += &format!(", lease of {}", list(&store.subnets));
+    match store.lease_until {
+        Some(until) => line += &format!(" for {}", duration(until.saturating_sub(now))),
+        None => line += " without end",
+    }
+    if let Some(position) = &store.position {
+        line += &format!(", read up to {position}");
+    }
+    Some(line)
 }
 
 /// The table of the peers, with a blank line in front.

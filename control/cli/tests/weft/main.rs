@@ -30,6 +30,7 @@ fn status() -> Status {
             path: Some("/etc/weft/nodes.toml".into()),
             last_loaded: Some(1_003_690),
             last_error: None,
+            store: None,
         },
         memory: Memory {
             hugepages: true,

@@ -2,21 +2,24 @@
 
 use super::setting::{Effect, Form, Setting};
 use super::{
-    Dataplane, Hugepages, Idle, LogLevel, OuterChecksum, SourceConfig, TunnelGso, UplinkKind, Value,
+    Dataplane, Hugepages, Idle, LogLevel, OuterChecksum, SourceKind, TunnelGso, UplinkKind, Value,
     read::bytes,
 };
 use crate::model::names::{absolute_path, interface_name, name_part, socket_path};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
 /// As many workers as there may be.
 pub(super) const WORKERS_MAX: i64 = 64;
 
 /// The sections in their order, and what they are about.
-pub const SECTIONS: [(&str, &str); 11] = [
+pub const SECTIONS: [(&str, &str); 13] = [
     ("node", "who this is"),
     ("dataplane", "the workers that move packets"),
     ("uplink", "the way to the other nodes"),
     ("source", "where the desired state comes from"),
+    ("etcd", "flannel's keys in etcd, where `source.kind` is `etcd`"),
+    ("flannel", "this node among flannel's, where `source.kind` is `etcd`"),
     ("control", "the API"),
     ("state", "what weftd keeps over a restart"),
     ("host_port", "the way to the host"),
@@ -208,15 +211,15 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         section: "source",
         name: "kind",
-        form: Form::Choice(|| vec!["file"]),
+        form: Form::Choice(words::<SourceKind>),
         otherwise: None,
         example: None,
-        what: "Where the desired state comes from: `file`.",
-        cost: "None.",
-        when: "There is no other yet.",
+        what: "Where the desired state comes from: `file`, the cluster file; `etcd`, the configuration and the leases that flannel's nodes have in etcd, so that weftd takes the place of a node's flanneld.",
+        cost: "With `etcd`, weftd starts when etcd answers. Later a lost etcd changes nothing for traffic, and pods come and go.",
+        when: "`etcd` in a cluster whose nodes run flanneld with etcd. Any of flanneld's options on the command line means it too.",
         effect: Effect::Restart,
-        get: |_| Value::of_text("file"),
-        set: |_, _| (),
+        get: |c| c.source.kind.value(),
+        set: |c, v| set(&mut c.source.kind, v),
     },
     Setting {
         section: "source",
@@ -227,18 +230,210 @@ pub const SETTINGS: &[Setting] = &[
         },
         otherwise: None,
         example: None,
-        what: "The cluster file, absolute. It is watched: changes take effect at once.",
+        what: "The cluster file, absolute, for `kind = \"file\"`. It is watched: changes take effect at once.",
         cost: "None.",
         when: "To keep it elsewhere, such as in a mounted ConfigMap.",
         effect: Effect::Restart,
-        get: |c| {
-            let SourceConfig::File { path } = &c.source;
-            of_path(path)
+        get: |c| of_path(&c.source.path),
+        set: |c, v| set_path(&mut c.source.path, v),
+    },
+    Setting {
+        section: "etcd",
+        name: "endpoints",
+        form: Form::Text {
+            kind: "etcd's members",
+            wanted: "addresses with commas, such as \"https://192.0.2.1:2379,https://192.0.2.2:2379\"",
+            check: endpoints,
         },
-        set: |c, v| {
-            let SourceConfig::File { path } = &mut c.source;
-            set_path(path, v)
+        otherwise: None,
+        example: None,
+        what: "etcd's members, with commas. One at a time is spoken to; when it does not answer, the next.",
+        cost: "None.",
+        when: "Always, unless etcd is on every node.",
+        effect: Effect::Restart,
+        get: |c| Value::of_text(&c.etcd.endpoints),
+        set: |c, v| c.etcd.endpoints = owned(v).unwrap_or_default(),
+    },
+    Setting {
+        section: "etcd",
+        name: "prefix",
+        form: Form::Text {
+            kind: "a prefix of keys",
+            wanted: "what all keys begin with, such as \"/coreos.com/network\"",
+            check: prefix,
         },
+        otherwise: None,
+        example: None,
+        what: "What all keys begin with: the configuration is at `<prefix>/config`, leases are below `<prefix>/subnets`.",
+        cost: "None.",
+        when: "Where flannel's nodes have another (`--etcd-prefix`).",
+        effect: Effect::Restart,
+        get: |c| Value::of_text(&c.etcd.prefix),
+        set: |c, v| c.etcd.prefix = owned(v).unwrap_or_default(),
+    },
+    Setting {
+        section: "etcd",
+        name: "ca_file",
+        form: Form::Path {
+            wanted: "the whole path, such as \"/etc/weft/etcd-ca.crt\"",
+            check: absolute_path,
+        },
+        otherwise: Some("whom the system trusts"),
+        example: Some("\"/etc/weft/etcd-ca.crt\""),
+        what: "Who may have signed the members' certificates, as PEM. It is read with every connection, as the two below are.",
+        cost: "None.",
+        when: "Where etcd's certificates are by an authority of its own.",
+        effect: Effect::Restart,
+        get: |c| of_optional_path(&c.etcd.ca_file),
+        set: |c, v| c.etcd.ca_file = owned(v).map(PathBuf::from),
+    },
+    Setting {
+        section: "etcd",
+        name: "cert_file",
+        form: Form::Path { wanted: "the whole path, such as \"/etc/weft/etcd.crt\"", check: absolute_path },
+        otherwise: Some("none is shown"),
+        example: Some("\"/etc/weft/etcd.crt\""),
+        what: "The certificate that weftd shows, as PEM.",
+        cost: "None.",
+        when: "Where etcd asks for one.",
+        effect: Effect::Restart,
+        get: |c| of_optional_path(&c.etcd.cert_file),
+        set: |c, v| c.etcd.cert_file = owned(v).map(PathBuf::from),
+    },
+    Setting {
+        section: "etcd",
+        name: "key_file",
+        form: Form::Path { wanted: "the whole path, such as \"/etc/weft/etcd.key\"", check: absolute_path },
+        otherwise: Some("none"),
+        example: Some("\"/etc/weft/etcd.key\""),
+        what: "The key of `cert_file`, as PEM.",
+        cost: "None.",
+        when: "With `cert_file`.",
+        effect: Effect::Restart,
+        get: |c| of_optional_path(&c.etcd.key_file),
+        set: |c, v| c.etcd.key_file = owned(v).map(PathBuf::from),
+    },
+    Setting {
+        section: "etcd",
+        name: "username",
+        form: Form::Text {
+            kind: "a user's name",
+            wanted: "a user's name, such as \"weft\"",
+            check: not_empty,
+        },
+        otherwise: Some("none"),
+        example: Some("\"weft\""),
+        what: "The user name for etcd.",
+        cost: "None.",
+        when: "Where etcd asks for one.",
+        effect: Effect::Restart,
+        get: |c| Value::of_option(c.etcd.username.clone()),
+        set: |c, v| c.etcd.username = owned(v),
+    },
+    Setting {
+        section: "etcd",
+        name: "password_file",
+        form: Form::Path {
+            wanted: "the whole path, such as \"/etc/weft/etcd-password\"",
+            check: absolute_path,
+        },
+        otherwise: Some("an empty password"),
+        example: Some("\"/etc/weft/etcd-password\""),
+        what: "The file with the password for etcd; white space at its end does not count.",
+        cost: "None.",
+        when: "With `username`.",
+        effect: Effect::Restart,
+        get: |c| of_optional_path(&c.etcd.password_file),
+        set: |c, v| c.etcd.password_file = owned(v).map(PathBuf::from),
+    },
+    Setting {
+        section: "etcd",
+        name: "renew_margin_min",
+        form: Form::Integer { unit: "min", min: 1, max: 1439 },
+        otherwise: None,
+        example: None,
+        what: "How long before its end the node's lease, of a day, is renewed.",
+        cost: "More writes to etcd: one each 24 h less this time.",
+        when: "More where etcd may be away for longer than an hour.",
+        effect: Effect::Restart,
+        get: |c| Value::of_number(c.etcd.renew_margin_min),
+        set: |c, v| c.etcd.renew_margin_min = v.number(),
+    },
+    Setting {
+        section: "flannel",
+        name: "public_ip",
+        form: Form::Text {
+            kind: "an IPv4 address",
+            wanted: "an IPv4 address, such as \"192.0.2.1\", or leave it out for the uplink's",
+            check: |text| text.parse::<Ipv4Addr>().map(drop).map_err(|error| format!("{text:?}: {error}")),
+        },
+        otherwise: Some("that of the uplink"),
+        example: Some("\"192.0.2.1\""),
+        what: "The IPv4 address that peers send to.",
+        cost: "None.",
+        when: "Behind address translation. Without `uplink.interface` it chooses the interface as well.",
+        effect: Effect::Restart,
+        get: |c| Value::of_option(c.flannel.public_ip.map(|ip| ip.to_string())),
+        set: |c, v| c.flannel.public_ip = v.text().and_then(|text| text.parse().ok()),
+    },
+    Setting {
+        section: "flannel",
+        name: "public_ipv6",
+        form: Form::Text {
+            kind: "an IPv6 address",
+            wanted: "an IPv6 address, such as \"2001:db8::1\", or leave it out for the uplink's",
+            check: |text| text.parse::<Ipv6Addr>().map(drop).map_err(|error| format!("{text:?}: {error}")),
+        },
+        otherwise: Some("that of the uplink"),
+        example: Some("\"2001:db8::1\""),
+        what: "The IPv6 address that peers send to.",
+        cost: "None.",
+        when: "As `public_ip`.",
+        effect: Effect::Restart,
+        get: |c| Value::of_option(c.flannel.public_ipv6.map(|ip| ip.to_string())),
+        set: |c, v| c.flannel.public_ipv6 = v.text().and_then(|text| text.parse().ok()),
+    },
+    Setting {
+        section: "flannel",
+        name: "subnet_file",
+        form: Form::Path {
+            wanted: "the whole path, such as \"/run/flannel/subnet.env\"",
+            check: absolute_path,
+        },
+        otherwise: None,
+        example: None,
+        what: "The file that tells CNI plugins this node's subnet and MTU. It is written once traffic flows, and says the subnet to the next start.",
+        cost: "None.",
+        when: "Where CNI plugins look elsewhere.",
+        effect: Effect::Restart,
+        get: |c| of_path(&c.flannel.subnet_file),
+        set: |c, v| set_path(&mut c.flannel.subnet_file, v),
+    },
+    Setting {
+        section: "flannel",
+        name: "ip_masq",
+        form: Form::Boolean,
+        otherwise: None,
+        example: None,
+        what: "What `subnet_file` says of masquerading (`FLANNEL_IPMASQ`): `true` tells CNI plugins to leave it to the node.",
+        cost: "None.",
+        when: "As flanneld's `--ip-masq`.",
+        effect: Effect::Restart,
+        get: |c| Value::Boolean(c.flannel.ip_masq),
+        set: |c, v| c.flannel.ip_masq = v == Value::Boolean(true),
+    },
+    Setting {
+        section: "flannel",
+        name: "healthz",
+        form: Form::Address,
+        otherwise: None,
+        example: None,
+        what: "Where `/healthz` and `/readyz` are served beside `metrics.listen`: an IP address and a TCP port, as flanneld's `--healthz-ip` and `--healthz-port`. `\"\"`: nowhere.",
+        cost: "As `metrics.listen`.",
+        when: "Where a manifest's probes ask there: `\"0.0.0.0:8081\"`.",
+        effect: Effect::Restart,
+        get: |c| Value::of_text(c.flannel.healthz.map_or_else(String::new, |at| at.to_string())),
+        set: |c, v| c.flannel.healthz = v.text().and_then(|text| text.parse().ok()),
     },
     Setting {
         section: "control",
@@ -427,6 +622,17 @@ impl Words for UplinkKind {
         &[("socket", Self::Socket), ("af_packet", Self::AfPacket), ("af_xdp", Self::AfXdp)];
 }
 
+impl SourceKind {
+    /// As it is written in the file.
+    pub fn as_str(self) -> &'static str {
+        Self::WORDS.iter().find(|(_, kind)| *kind == self).map_or("", |(word, _)| word)
+    }
+}
+
+impl Words for SourceKind {
+    const WORDS: &'static [(&'static str, Self)] = &[("file", Self::File), ("etcd", Self::Etcd)];
+}
+
 impl Words for OuterChecksum {
     const WORDS: &'static [(&'static str, Self)] = &[("zero", Self::Zero), ("valid", Self::Valid)];
 }
@@ -467,6 +673,32 @@ fn of_path(path: &Path) -> Value {
 fn set_path(into: &mut PathBuf, value: Value) {
     if let Some(path) = owned(value) {
         *into = path.into();
+    }
+}
+
+fn of_optional_path(path: &Option<PathBuf>) -> Value {
+    Value::of_option(path.as_ref().map(|path| path.to_string_lossy().into_owned()))
+}
+
+fn not_empty(text: &str) -> Result<(), String> {
+    if text.is_empty() { Err("it is empty".to_owned()) } else { Ok(()) }
+}
+
+fn endpoints(text: &str) -> Result<(), String> {
+    for endpoint in text.split(',') {
+        let host = endpoint.split_once("://").map_or(endpoint, |(_, host)| host);
+        if host.is_empty() || endpoint.contains(char::is_whitespace) {
+            return Err(format!("{endpoint:?} is no address of a member"));
+        }
+    }
+    Ok(())
+}
+
+fn prefix(text: &str) -> Result<(), String> {
+    if text.starts_with('/') && text.len() > 1 {
+        Ok(())
+    } else {
+        Err(format!("{text:?} does not begin with / and a name"))
     }
 }
 

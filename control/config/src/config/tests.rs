@@ -87,7 +87,7 @@ fn settings_are_read_as_they_stand() {
     assert_eq!(config.dataplane, dataplane);
     assert_eq!(config.uplink.outer_checksum, OuterChecksum::Valid);
     assert!(!config.uplink.known_vteps_only);
-    assert_eq!(config.source, SourceConfig::File { path: "/srv/cluster.toml".into() });
+    assert_eq!(config.source, SourceConfig { kind: SourceKind::File, path: "/srv/cluster.toml".into() });
     assert_eq!(config.log.level.as_str(), "debug");
     assert_eq!(config.bridge, Bridge { ageing_s: 10, learn_limit: 0, flood_rate: 1_000_000, move_rate: 1 });
     assert_eq!((config.router.icmp_rate, config.metrics.listen), (5, "[::1]:9000".parse().ok()));
@@ -120,7 +120,10 @@ fn each_mistake_is_told_with_its_line() {
         ("[uplink]\nkind = \"dpdk\"", 2, "uplink.kind", "\"dpdk\" is not among the choices; write \"socket\" or \"af_packet\" or \"af_xdp\""),
         ("[uplink]\ninterface = \"abcdefghijklmnop\"", 2, "uplink.interface", "has 16 bytes"),
         ("[uplink]\nknown_vteps_only = \"yes\"", 2, "uplink.known_vteps_only", "a string is given; write true or false"),
-        ("[source]\nkind = \"etcd\"", 2, "source.kind", "write \"file\""),
+        ("[source]\nkind = \"consul\"", 2, "source.kind", "write \"file\""),
+        ("[etcd]\nendpoints = \"http://\"", 2, "etcd.endpoints", "addresses with commas"),
+        ("[etcd]\nprefix = \"x\"", 2, "etcd.prefix", "what all keys begin with"),
+        ("[flannel]\npublic_ip = \"::1\"", 2, "flannel.public_ip", "an IPv4 address"),
         ("[source]\npath = \"cluster.toml\"", 2, "source.path", "\"cluster.toml\" is not an absolute path"),
         ("[control]\nsocket = \"/run/../weftd.sock\"", 2, "control.socket", "has \"..\" in it"),
         ("[state]\ndir = 5", 2, "state.dir", "an integer is given; write the whole path"),

@@ -3,8 +3,8 @@
 use super::client::{Failure, range_request};
 use super::leases::Leases;
 use super::proto::{
-    Compare, CompareResult, CompareTarget, DeleteRangeRequest, PutRequest, Request, RequestOp, TxnRequest, Wanted,
-    end_of,
+    Compare, CompareResult, CompareTarget, DeleteRangeRequest, PutRequest, Request, RequestOp, TxnRequest,
+    Wanted, end_of,
 };
 use super::{Etcd, Held, Seen, Until};
 use crate::allocate::{choose, fits};
@@ -103,7 +103,9 @@ impl Etcd {
             return Err(wrong(reason.to_owned()));
         };
         if ranges.v6.is_some() && own.public_ipv6.is_none() {
-            return Err(wrong("it wants IPv6, and this node has no IPv6 address to publish: give it one".to_owned()));
+            return Err(wrong(
+                "it wants IPv6, and this node has no IPv6 address to publish: give it one".to_owned(),
+            ));
         }
         let listed = self.client.range(&self.subnets(), true).await.map_err(|f| self.not_yet(f))?;
         let mut leases = Leases::new(self.subnets());
@@ -112,22 +114,30 @@ impl Etcd {
         let previous = own.previous.unwrap_or_default();
         let mut before = previous;
         let mine: Vec<_> = leases.of(public_ip).map(|(key, lease)| (key.clone(), lease.clone())).collect();
-        let (fit, unfit): (Vec<_>, Vec<_>) = mine.into_iter().partition(|(_, lease)| fits(&ranges, &lease.subnets));
+        let (fit, unfit): (Vec<_>, Vec<_>) =
+            mine.into_iter().partition(|(_, lease)| fits(&ranges, &lease.subnets));
         // Of several the one that pods have addresses of.
         if let Some((key, lease)) =
             fit.iter().find(|(_, lease)| lease.subnets == previous).or(fit.first()).cloned()
         {
-            let unchanged = equal(CompareTarget::Mod, key_of(&self.subnets(), &key), Wanted::ModRevision(lease.written));
+            let unchanged =
+                equal(CompareTarget::Mod, key_of(&self.subnets(), &key), Wanted::ModRevision(lease.written));
             return self.write(own, config, lease.subnets, unchanged, lease.id == 0, granted).await;
         }
         for (key, lease) in unfit {
             before.v4 = before.v4.or(lease.subnets.v4);
             before.v6 = before.v6.or(lease.subnets.v6);
             if lease.id == 0 {
-                warn!("the reservation {} does not go with the configuration; it is left alone", lease.subnets);
+                warn!(
+                    "the reservation {} does not go with the configuration; it is left alone",
+                    lease.subnets
+                );
                 continue;
             }
-            info!("the lease of {} does not go with the configuration any more and is given back", lease.subnets);
+            info!(
+                "the lease of {} does not go with the configuration any more and is given back",
+                lease.subnets
+            );
             let key = key_of(&self.subnets(), &key);
             let delete = TxnRequest {
                 compare: vec![equal(CompareTarget::Mod, key.clone(), Wanted::ModRevision(lease.written))],
@@ -160,7 +170,8 @@ impl Etcd {
             let reason = format!("there is no such key: write it, as by etcdctl put {key} {example}");
             return Err(NotYet::Wait(wrong(reason)));
         };
-        NetConf::parse(&String::from_utf8_lossy(&kv.value)).map_err(|error| NotYet::Stop(wrong(error.to_string())))
+        NetConf::parse(&String::from_utf8_lossy(&kv.value))
+            .map_err(|error| NotYet::Stop(wrong(error.to_string())))
     }
 
     fn config_place(&self) -> String {
@@ -202,7 +213,8 @@ impl Etcd {
             *granted = None;
         }
         let mut leases = Leases::new(all);
-        leases.replace(answer.responses.iter().find_map(|r| r.range.as_ref()).map_or(&[], |range| &range.kvs));
+        leases
+            .replace(answer.responses.iter().find_map(|r| r.range.as_ref()).map_or(&[], |range| &range.kvs));
         let seen = Seen::of(answer.header.as_ref());
         let until = lease.map_or(Until::Never, |lease| lease.until());
         match until {
@@ -261,7 +273,8 @@ impl Etcd {
             value: held.attributes.to_json().into_bytes(),
             lease: lease.map_or(0, |lease| lease.id),
         };
-        let request = TxnRequest { compare: vec![compare], success: vec![op(Request::Put(put))], failure: Vec::new() };
+        let request =
+            TxnRequest { compare: vec![compare], success: vec![op(Request::Put(put))], failure: Vec::new() };
         let result = self.client.txn(request).await;
         let written = result.as_ref().ok().filter(|answer| answer.succeeded).and_then(|answer| answer.header);
         let Some(header) = written else {

@@ -3,9 +3,9 @@
 
 use super::Settings;
 use super::proto::{
-    AuthenticateRequest, AuthenticateResponse, Done, LeaseGrantRequest, LeaseGrantResponse, LeaseRevokeRequest,
-    LeaseTimeToLiveRequest, LeaseTimeToLiveResponse, RangeRequest, RangeResponse, TxnRequest, TxnResponse,
-    WatchCreateRequest, WatchRequest, WatchResponse, end_of,
+    AuthenticateRequest, AuthenticateResponse, Done, LeaseGrantRequest, LeaseGrantResponse,
+    LeaseRevokeRequest, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse, RangeRequest, RangeResponse,
+    TxnRequest, TxnResponse, WatchCreateRequest, WatchRequest, WatchResponse, end_of,
 };
 use crate::store::StoreError;
 use futures_util::StreamExt;
@@ -100,7 +100,11 @@ impl Client {
     }
 
     /// Events of all keys that begin with `prefix`, from a revision on. A member that has lost its cluster ends them.
-    pub(super) async fn watch(&mut self, prefix: &str, from: i64) -> Result<Streaming<WatchResponse>, Failure> {
+    pub(super) async fn watch(
+        &mut self,
+        prefix: &str,
+        from: i64,
+    ) -> Result<Streaming<WatchResponse>, Failure> {
         let create = WatchCreateRequest {
             key: prefix.into(),
             range_end: end_of(prefix.as_bytes()),
@@ -233,7 +237,9 @@ impl Client {
         let mut grpc = speak(channel.clone());
         let asking = ask::<_, AuthenticateResponse>(&mut grpc, None, path, question);
         let answer = timeout(self.settings.timing.answer, asking).await;
-        match answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer about user name and password"))) {
+        match answer
+            .unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer about user name and password")))
+        {
             Ok(answer) => {
                 let token = answer.token.parse();
                 Ok(Some(token.map_err(|_| Status::internal("the token is no text for a header"))?))
@@ -258,10 +264,7 @@ impl From<Status> for Failed {
 }
 
 pub(super) fn range_request(key: &str, prefix: bool) -> RangeRequest {
-    RangeRequest {
-        key: key.into(),
-        range_end: if prefix { end_of(key.as_bytes()) } else { Vec::new() },
-    }
+    RangeRequest { key: key.into(), range_end: if prefix { end_of(key.as_bytes()) } else { Vec::new() } }
 }
 
 fn speak(channel: Channel) -> Grpc<Channel> {
@@ -307,7 +310,9 @@ pub(super) fn endpoint(text: &str, settings: &Settings) -> Result<Endpoint, Stor
     if let (Some(certificate), Some(key)) = (&settings.tls.certificate, &settings.tls.key) {
         tls = tls.identity(Identity::from_pem(read(certificate)?, read(key)?));
     }
-    endpoint.tls_config(tls).map_err(|error| wrong(format!("its certificates are of no use: {}", chain(&error))))
+    endpoint
+        .tls_config(tls)
+        .map_err(|error| wrong(format!("its certificates are of no use: {}", chain(&error))))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, StoreError> {

@@ -259,7 +259,8 @@ impl Etcd {
             }
             Err(failure) => {
                 *renew_at = Instant::now() + self.settings.timing.again;
-                let trouble = format!("the lease of {} is not renewed: {}", held.own, self.client.explain(failure));
+                let trouble =
+                    format!("the lease of {} is not renewed: {}", held.own, self.client.explain(failure));
                 warn!("{trouble}; it is tried again");
                 Some(trouble)
             }
@@ -326,7 +327,10 @@ fn take_in(
         if event.kind == i32::from(EventKind::Delete) {
             teller.changed |= held.leases.delete(&kv.key);
             if own {
-                warn!("this node's lease of {} was deleted from etcd, or has run out; it is taken again", held.own);
+                warn!(
+                    "this node's lease of {} was deleted from etcd, or has run out; it is taken again",
+                    held.own
+                );
                 held.written = None;
                 *renew_at = Instant::now();
             }
@@ -362,7 +366,9 @@ fn look_at_own(held: &Held) -> Option<String> {
             "another program has written this node's lease of {own}: does flanneld run here too? Peers send to where that \
              one says; end it and restart weftd"
         ),
-        Some(by) => format!("{by} claims this node's subnet {own} in etcd; this node keeps it: give {by} another one"),
+        Some(by) => {
+            format!("{by} claims this node's subnet {own} in etcd; this node keeps it: give {by} another one")
+        }
         None => format!("somebody has overwritten this node's lease of {own} in etcd with one of nobody"),
     })
 }

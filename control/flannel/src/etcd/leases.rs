@@ -94,7 +94,8 @@ impl Leases {
 
     /// These are all keys that there are. True if they say something else than was known.
     pub(super) fn replace(&mut self, kvs: &[KeyValue]) -> bool {
-        let there: std::collections::BTreeSet<String> = kvs.iter().filter_map(|kv| self.tail(&kv.key)).collect();
+        let there: std::collections::BTreeSet<String> =
+            kvs.iter().filter_map(|kv| self.tail(&kv.key)).collect();
         let before = self.all.len() + self.wrong.len();
         self.all.retain(|key, _| there.contains(key));
         self.wrong.retain(|key, _| there.contains(key));
@@ -107,7 +108,13 @@ impl Leases {
 
     /// The other nodes: all leases but the own one that go with the configuration and with each other. Of two that overlap the
     /// older one counts, so that nobody can take a node's traffic by a lease within its subnet.
-    pub(super) fn peers(&mut self, own_key: &str, own: &Subnets, own_ip: Option<Ipv4Addr>, config: &NetConf) -> Vec<Peer> {
+    pub(super) fn peers(
+        &mut self,
+        own_key: &str,
+        own: &Subnets,
+        own_ip: Option<Ipv4Addr>,
+        config: &NetConf,
+    ) -> Vec<Peer> {
         let Self { prefix, all, wrong, complaints } = self;
         let mut say = |key: &str, what: String| complaints.say(&format!("etcd key {prefix}{key}"), what);
         for (key, reason) in wrong.iter() {
@@ -125,7 +132,12 @@ impl Leases {
             let (key, lease) = fit[*index];
             let (older, holder) = fit[*older];
             let (by, of) = (address(lease), address(holder));
-            say(key, format!("its subnet, claimed by {by}, overlaps {prefix}{older} of {of}, which is older; it is ignored"));
+            say(
+                key,
+                format!(
+                    "its subnet, claimed by {by}, overlaps {prefix}{older} of {of}, which is older; it is ignored"
+                ),
+            );
         }
         complaints.end();
         let peers = fit.iter().enumerate().filter(|(index, _)| !dropped.contains_key(index));
@@ -146,8 +158,8 @@ impl Leases {
 
 fn read(key: &str, value: &[u8]) -> Result<(Subnets, Attributes), String> {
     let subnets = Subnets::from_key(key).map_err(|error| error.to_string())?;
-    let attributes =
-        Attributes::from_json(&String::from_utf8_lossy(value)).map_err(|error| format!("its value is wrong: {error}"))?;
+    let attributes = Attributes::from_json(&String::from_utf8_lossy(value))
+        .map_err(|error| format!("its value is wrong: {error}"))?;
     Ok((subnets, attributes))
 }
 

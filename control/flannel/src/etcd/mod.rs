@@ -158,7 +158,9 @@ impl Etcd {
     pub fn new(mut settings: Settings) -> Result<Self, StoreError> {
         let wrong = |what: &str| Err(StoreError::Settings(what.to_owned()));
         if settings.tls.certificate.is_some() != settings.tls.key.is_some() {
-            return wrong("etcd: a certificate needs its key and a key its certificate: give both files or none");
+            return wrong(
+                "etcd: a certificate needs its key and a key its certificate: give both files or none",
+            );
         }
         let scheme = if settings.tls.certificate.is_some() { "https" } else { "http" };
         for endpoint in &mut settings.endpoints {

@@ -57,6 +57,17 @@ impl ApiError {
         matches!(self, Self::Refused(refusal) if matches!(refusal.code, 401 | 403))
     }
 
+    /// Errors of one kind are the same trouble, whatever their words are: a server that goes away refuses connections
+    /// after it has broken them.
+    pub(super) fn kind(&self) -> u16 {
+        match self {
+            Self::Broken(_) | Self::Silent(_) => 0,
+            Self::Garbled(_) => 1,
+            Self::Access(_) => 2,
+            Self::Refused(refusal) => refusal.code,
+        }
+    }
+
     /// When the server wants us to come again.
     pub(super) fn retry_after(&self) -> Option<Duration> {
         match self {

@@ -44,8 +44,8 @@ pub(super) struct Follower<T> {
     /// What the collection is called in messages: `nodes`.
     called: &'static str,
     backoff: Backoff,
-    /// The last trouble, as long as it lasts.
-    trouble: Option<String>,
+    /// The kind of the last trouble, as long as it lasts.
+    trouble: Option<u16>,
     /// What objects were complained about, so that each costs one line.
     complaints: HashMap<String, String>,
     /// Pages are not to be had: the server forgets faster than we read.
@@ -256,14 +256,13 @@ impl<T: Object> Follower<T> {
 
     /// Tells the trouble, if it is a new one, and waits.
     async fn unwell(&mut self, error: ApiError) -> Result<(), Deaf> {
-        let text = error.to_string();
-        if self.trouble.as_ref() != Some(&text) {
+        if self.trouble != Some(error.kind()) {
             warn!(
-                "the Kubernetes API at {}, {}: {text}; it is tried again, and what is known stays in force",
+                "the Kubernetes API at {}, {}: {error}; it is tried again, and what is known stays in force",
                 self.api.url(),
                 self.called
             );
-            self.trouble = Some(text);
+            self.trouble = Some(error.kind());
             self.tell(Said::Lost(error.clone())).await?;
         }
         sleep(self.backoff.next(error.retry_after())).await;

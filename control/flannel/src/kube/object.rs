@@ -184,7 +184,8 @@ impl<T: Object> Read<T> {
                     metadata: Identity,
                 }
                 let known = serde_json::from_str::<Known>(json).ok()?;
-                (known.metadata, None, Some(error.to_string()))
+                // The place in it changes with what does not concern us.
+                (known.metadata, None, Some(crate::go_json::strip_place(&error)))
             }
         };
         let version = identity.version().map(str::to_owned);

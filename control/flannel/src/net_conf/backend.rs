@@ -79,9 +79,15 @@ impl Backend {
             }
             "ipip" => Ok(Self::Ipip { direct_routing: flag("DirectRouting")? }),
             "alloc" => Ok(Self::Alloc),
-            "wireguard" | "ipsec" => refused("weft does not encrypt; use vxlan or host-gw, or keep flanneld here"),
-            "extension" => refused("weft runs no commands for packets; use vxlan or host-gw, or keep flanneld here"),
-            "tencent-vpc" => refused("weft sets no routes of clouds; use vxlan or host-gw, or keep flanneld here"),
+            "wireguard" | "ipsec" => {
+                refused("weft does not encrypt; use vxlan or host-gw, or keep flanneld here")
+            }
+            "extension" => {
+                refused("weft runs no commands for packets; use vxlan or host-gw, or keep flanneld here")
+            }
+            "tencent-vpc" => {
+                refused("weft sets no routes of clouds; use vxlan or host-gw, or keep flanneld here")
+            }
             "" => refused("it is missing; set it to \"vxlan\" or \"host-gw\""),
             _ => refused("flannel knows no such backend; use \"vxlan\" or \"host-gw\""),
         }

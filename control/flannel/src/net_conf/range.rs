@@ -72,12 +72,25 @@ impl NetConf {
     pub fn ranges(&self) -> Result<Ranges, NetConfError> {
         let keys = &self.subnets;
         let v4 = |net: Ipv4Net| {
-            let number = |address: Option<Ipv4Addr>| address.map(|a| u128::from(a.to_bits())).filter(|a| *a != 0);
-            V4.range(IpNet::V4(net), u128::from(net.network().to_bits()), keys.length, number(keys.min), number(keys.max))
+            let number =
+                |address: Option<Ipv4Addr>| address.map(|a| u128::from(a.to_bits())).filter(|a| *a != 0);
+            V4.range(
+                IpNet::V4(net),
+                u128::from(net.network().to_bits()),
+                keys.length,
+                number(keys.min),
+                number(keys.max),
+            )
         };
         let v6 = |net: Ipv6Net| {
             let number = |address: Option<Ipv6Addr>| address.map(Ipv6Addr::to_bits).filter(|a| *a != 0);
-            V6.range(IpNet::V6(net), net.network().to_bits(), keys.v6_length, number(keys.v6_min), number(keys.v6_max))
+            V6.range(
+                IpNet::V6(net),
+                net.network().to_bits(),
+                keys.v6_length,
+                number(keys.v6_min),
+                number(keys.v6_max),
+            )
         };
         Ok(Ranges { v4: self.network.map(v4).transpose()?, v6: self.ipv6_network.map(v6).transpose()? })
     }
@@ -93,8 +106,7 @@ impl Rules {
         max: Option<u128>,
     ) -> Result<Range, NetConfError> {
         let [length_key, min_key, max_key] = self.keys;
-        let wrong =
-            |key, found, reason: String| NetConfError::Subnet { key, found, network: net, reason };
+        let wrong = |key, found, reason: String| NetConfError::Subnet { key, found, network: net, reason };
         let at_least = net.prefix_len().saturating_add(2);
         let length = match length {
             Some(length) if length > self.longest_subnet => {

@@ -20,7 +20,10 @@ fn v4_range(conf: &str) -> Result<(String, String, u8), NetConfError> {
 fn the_usual_configuration() {
     let text = r#"{ "Network": "10.244.0.0/16", "EnableNFTables": false, "Backend": { "Type": "vxlan" } }"#;
     let conf = NetConf::parse(text).unwrap();
-    assert_eq!((conf.network, conf.ipv6_network, conf.nftables), (Some("10.244.0.0/16".parse().unwrap()), None, false));
+    assert_eq!(
+        (conf.network, conf.ipv6_network, conf.nftables),
+        (Some("10.244.0.0/16".parse().unwrap()), None, false)
+    );
     let wanted = Vxlan { vni: Vni::new(1).unwrap(), port: 8472, mtu: None, direct_routing: false };
     assert_eq!(vxlan(&conf), wanted);
     assert_eq!(v4_range(text), Ok(("10.244.1.0".to_owned(), "10.244.255.0".to_owned(), 24)));
@@ -39,13 +42,19 @@ fn keys_of_any_case_and_unknown_ones() {
 
 #[test]
 fn backends_and_what_they_publish() {
-    let parse = |backend: &str| NetConf::parse(&format!(r#"{{"Network":"10.0.0.0/8"{backend}}}"#)).unwrap().backend;
+    let parse =
+        |backend: &str| NetConf::parse(&format!(r#"{{"Network":"10.0.0.0/8"{backend}}}"#)).unwrap().backend;
     let cases = [
         ("", Backend::Udp { port: 8285 }, "", 28),
         (r#","Backend":null"#, Backend::Udp { port: 8285 }, "", 28),
         (r#","Backend":{"Type":"udp","Port":1}"#, Backend::Udp { port: 1 }, "", 28),
         (r#","Backend":{"Type":"host-gw"}"#, Backend::HostGw, "host-gw", 0),
-        (r#","Backend":{"Type":"ipip","DirectRouting":true}"#, Backend::Ipip { direct_routing: true }, "ipip", 20),
+        (
+            r#","Backend":{"Type":"ipip","DirectRouting":true}"#,
+            Backend::Ipip { direct_routing: true },
+            "ipip",
+            20,
+        ),
         (r#","Backend":{"Type":"alloc"}"#, Backend::Alloc, "", 0),
     ];
     for (text, backend, published, overhead) in cases {
@@ -122,7 +131,11 @@ fn subnets_of_ipv6() {
         let text = format!(r#"{{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"{network}"}}"#);
         NetConf::parse(&text).unwrap().ranges().map(|ranges| {
             let range = ranges.v6.unwrap();
-            (Ipv6Addr::from_bits(range.min).to_string(), Ipv6Addr::from_bits(range.max).to_string(), range.length)
+            (
+                Ipv6Addr::from_bits(range.min).to_string(),
+                Ipv6Addr::from_bits(range.max).to_string(),
+                range.length,
+            )
         })
     };
     assert_eq!(range("fd00::/56"), Ok(("fd00:0:0:1::".to_owned(), "fd00:0:0:ff::".to_owned(), 64)));

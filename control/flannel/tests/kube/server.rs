@@ -252,6 +252,11 @@ impl Server {
         self.asked().into_iter().filter(|asked| asked.verb == Verb::Patch).map(|asked| asked.body).collect()
     }
 
+    /// The version of the whole.
+    pub(crate) fn version(&self) -> String {
+        self.world().version.to_string()
+    }
+
     /// How many watches are open.
     pub(crate) fn watching(&self) -> usize {
         self.world().watching
@@ -281,7 +286,8 @@ async fn serve(
         let listener = listen(address).await;
         address = listener.local_addr().unwrap();
         shared.listening.send_replace(true);
-        drop(bound.send(address));
+        // Only the first time somebody waits for it.
+        let _ = bound.send(address);
         loop {
             tokio::select! {
                 accepted = listener.accept() => {

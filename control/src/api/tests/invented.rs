@@ -36,7 +36,13 @@ impl Backend for Invented {
             started_at: 1,
             uptime_s: 2,
             generation: 3,
-            source: Source { kind: "file".to_owned(), path: None, last_loaded: None, last_error: None },
+            source: Source {
+                kind: "file".to_owned(),
+                path: None,
+                last_loaded: None,
+                last_error: None,
+                store: None,
+            },
             memory: Memory {
                 hugepages: false,
                 packet_buffers_total: 2,

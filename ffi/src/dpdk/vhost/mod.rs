@@ -1,6 +1,8 @@
 //! vhost-user ports: the network card of a guest, which may be a virtual machine or a process with `virtio-user`,
 //! behind a UNIX socket. DPDK's vhost library is used directly; `net_vhost` hides offloads and reconnects.
 //!
+//! Frames of the usual kind are moved here, in the guest's rings (`lane`); the library does the rest, and all talking.
+//!
 //! Three threads meet here. Control registers and closes a port. The library's own thread talks with the guests and
 //! reports what comes and goes (`state`). A worker moves packets (`queue`). What they share is in `state`, and no
 //! lock of it is on the packets' way.
@@ -16,6 +18,7 @@
 //! guests it writes the header from flags and lengths, and may write the pseudo-header's sum anew: without the length where
 //! TCP is to be segmented, which is the rule of some NICs and breaks guests that forward. [`VhostTx::keep_sum`] is the remedy.
 
+mod lane;
 mod queue;
 mod state;
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
 use super::Guest;
+use super::lane::{Lane, Moved};
 use super::state::{AT_A_TIME, PortState};
 use crate::dpdk::mbuf::{adopt_behind, free_front, free_room};
 use crate::dpdk::{Burst, Mbuf, Mempool, sys};
@@ -26,6 +27,8 @@ pub struct VhostRx {
     too_long: u32,
     /// Whether the guest has said something of a frame of the last burst.
     has_told: bool,
+    /// Which opening of the ring's lane the library has had a look at.
+    opening: u32,
     next: Next,
 }
 
@@ -55,6 +58,7 @@ impl VhostRx {
             malformed: 0,
             too_long: 0,
             has_told: false,
+            opening: 0,
             next: Next::default(),
         }
     }
@@ -68,7 +72,7 @@ impl VhostRx {
     #[inline]
     pub fn rx(&mut self, pool: &Mempool, burst: &mut Burst) -> usize {
         let room = burst.remaining_capacity();
-        let Some((device, _inside)) = self.port.enter(&self.port.pair(self.pair).rx) else { return 0 };
+        let Some((device, _inside)) = self.port.enter(&self.port.pair(self.pair).rx.busy) else { return 0 };
         if self.told != Some(device.connect) {
             self.told = Some(device.connect);
             // SAFETY: as below.
@@ -82,6 +86,17 @@ impl VhostRx {
         let old = burst.len();
         self.has_told = false;
         loop {
+            let lane = &self.port.pair(self.pair).rx.lane;
+            let moved = take_usual(lane, &mut self.opening, pool, burst);
+            if let Some(Moved { unusual, call, .. }) = moved {
+                if call {
+                    // SAFETY: the device stays as long as `_inside`.
+                    unsafe { sys::rte_vhost_vring_call(device.vid, self.ring()) };
+                }
+                if !unusual || burst.is_full() {
+                    break;
+                }
+            }
             let room = burst.remaining_capacity();
             // SAFETY: the device stays as long as `_inside`; its ring is read by this queue alone (`&mut self`, one handle a
             // ring); there is room for `room` pointers, of which the library fills `count` with fresh chains.
@@ -95,8 +110,8 @@ impl VhostRx {
                 self.has_told |= adopted.tells();
                 count
             };
-            // Fewer than the library takes at a time: there are no more.
-            if count < AT_A_TIME || burst.is_full() {
+            // Fewer than the library takes at a time: there are no more, or the rest is usual.
+            if count == 0 || burst.is_full() || moved.is_none() && count < AT_A_TIME {
                 break;
             }
         }
@@ -112,7 +127,7 @@ impl VhostRx {
     #[inline]
     pub fn expect(&self) {
         if self.port.device().is_some() {
-            self.port.pair(self.pair).rx_ahead.fetch(self.next.position, self.next.count);
+            self.port.pair(self.pair).rx.ahead.fetch(self.next.position, self.next.count);
         }
     }
 
@@ -132,7 +147,9 @@ impl VhostRx {
     /// sleep. Without a guest there is nothing to ask.
     pub fn arm(&mut self) -> bool {
         self.notify = true;
-        let Some((device, _inside)) = self.port.enter(&self.port.pair(self.pair).rx) else { return true };
+        let Some((device, _inside)) = self.port.enter(&self.port.pair(self.pair).rx.busy) else {
+            return true;
+        };
         self.told = Some(device.connect);
         // SAFETY: the device stays as long as `_inside`.
         unsafe {
@@ -147,7 +164,7 @@ impl VhostRx {
     pub fn disarm(&mut self) {
         self.notify = false;
         let pair = self.port.pair(self.pair);
-        if let Some((device, _inside)) = self.port.enter(&pair.rx) {
+        if let Some((device, _inside)) = self.port.enter(&pair.rx.busy) {
             self.told = Some(device.connect);
             // SAFETY: the device stays as long as `_inside`.
             unsafe { sys::rte_vhost_enable_guest_notification(device.vid, self.ring(), 0) };
@@ -174,6 +191,16 @@ impl VhostRx {
     }
 }
 
+/// What needs no library. `None` where there is no lane, or it is new: then the library has a look first, which may have something to say
+/// in the guest's name (RARP). `opening` is the lane that it has seen.
+#[inline(always)]
+fn take_usual(lane: &Lane, opening: &mut u32, pool: &Mempool, burst: &mut Burst) -> Option<Moved> {
+    let (now, ring) = lane.enter()?;
+    let known = now == *opening;
+    *opening = now;
+    known.then(|| ring.take(pool, burst))
+}
+
 impl VhostTx {
     pub(super) fn new(port: &Arc<PortState>, pair: u16) -> Self {
         Self { port: Arc::clone(port), pair, next: Next::default() }
@@ -195,7 +222,7 @@ impl VhostTx {
     #[inline]
     pub fn expect(&self) {
         if self.port.device().is_some() {
-            self.port.pair(self.pair).tx_ahead.fetch(self.next.position, self.next.count);
+            self.port.pair(self.pair).tx.ahead.fetch(self.next.position, self.next.count);
         }
     }
 
@@ -215,12 +242,19 @@ impl VhostTx {
         if burst.is_empty() {
             return 0;
         }
-        let entered = self.port.enter(&self.port.pair(self.pair).tx);
+        let entered = self.port.enter(&self.port.pair(self.pair).tx.busy);
         let Some((device, inside)) = entered.filter(|(device, _)| device.connect == guest.connect) else {
             return 0;
         };
+        let moved = self.port.pair(self.pair).tx.lane.enter().map(|(_, ring)| ring.give(burst));
+        let given = moved.map_or(0, |moved| moved.count);
+        if moved.is_some_and(|moved| moved.call) {
+            // SAFETY: the device stays as long as `inside`.
+            unsafe { sys::rte_vhost_vring_call(device.vid, self.pair * 2) };
+        }
+        let by_library = moved.is_none_or(|moved| moved.unusual);
         let mut taken = 0;
-        while taken < burst.len() {
+        while by_library && taken < burst.len() {
             // SAFETY: the device stays as long as `inside`; its ring is written by this queue alone; the burst's pointers from `taken`
             // on are well-formed chains, which the library only reads.
             let count = unsafe {
@@ -234,14 +268,16 @@ impl VhostTx {
                 break;
             }
         }
-        if taken > 0 {
+        if given + taken > 0 {
             // SAFETY: the device stays as long as `inside`.
-            self.next = unsafe { Next::after(taken, device.vid, self.pair * 2) };
+            self.next = unsafe { Next::after(given + taken, device.vid, self.pair * 2) };
         }
         drop(inside);
         let taken = taken.min(burst.len());
-        free_front(burst, taken);
-        taken
+        if taken > 0 {
+            free_front(burst, taken);
+        }
+        given + taken
     }
 }
 

@@ -4,15 +4,19 @@
 //! own `busy` flag and then looks at `live`; the library's thread, before a device goes, first clears `live` and then
 //! waits until every `busy` flag is down. Both sides use sequentially consistent operations, so one of them always
 //! sees the other. Nobody but the queue's worker writes `busy`, and the worker never waits.
+//!
+//! What a worker does to a ring by itself is guarded likewise by the ring's `lane`, which is closed also while the library handles a message: then it may hold locks
+//! that a worker with its `busy` flag raised waits for, but nobody waits for anything inside a lane.
 
 use std::collections::BTreeMap;
-use std::ffi::CStr;
+use std::ffi::{CStr, c_void};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::Guest;
+use super::lane::{Lane, Parts};
 use crate::dpdk::prefetch;
 use crate::dpdk::sys;
 
@@ -92,13 +96,44 @@ impl Ahead {
     }
 }
 
+/// What a ring's worker uses without the library.
+#[derive(Default)]
+pub(super) struct Side {
+    pub(super) busy: Busy,
+    pub(super) ahead: Ahead,
+    pub(super) lane: Lane,
+    /// 0, or the number plus one of the device by which the guest has enabled the ring.
+    enabled: AtomicU32,
+}
+
+impl Side {
+    /// Lets the worker use the ring of a device that is live, as it is now.
+    fn open(&self, vid: i32, ring: u16) {
+        if self.enabled.load(Ordering::Relaxed) != number_of(vid) {
+            return;
+        }
+        // SAFETY: called by the library's thread, while the device exists; it closes the lane before it changes anything.
+        unsafe {
+            if let Some(parts) = Parts::of(vid, ring) {
+                self.lane.open(parts);
+            }
+        }
+    }
+}
+
 /// One pair of rings, named from the switch's side.
 pub(super) struct Pair {
-    pub(super) rx: Busy,
-    pub(super) tx: Busy,
-    pub(super) rx_ahead: Ahead,
-    pub(super) tx_ahead: Ahead,
+    pub(super) rx: Side,
+    pub(super) tx: Side,
     pub(super) wait: Wait,
+}
+
+impl Pair {
+    /// Both sides, with their rings' numbers: the guest receives by the even ones.
+    fn sides(&self, pair: usize) -> [(&Side, u16); 2] {
+        let ring = pair as u16 * 2;
+        [(&self.tx, ring), (&self.rx, ring + 1)]
+    }
 }
 
 pub(super) struct PortState {
@@ -113,15 +148,7 @@ pub(super) struct PortState {
 impl PortState {
     pub(super) fn new(path: &str, pairs: u16) -> io::Result<Self> {
         let pairs = (0..pairs)
-            .map(|_| {
-                Ok(Pair {
-                    rx: Busy::default(),
-                    tx: Busy::default(),
-                    rx_ahead: Ahead::default(),
-                    tx_ahead: Ahead::default(),
-                    wait: Wait::new()?,
-                })
-            })
+            .map(|_| Ok(Pair { rx: Side::default(), tx: Side::default(), wait: Wait::new()? }))
             .collect::<io::Result<_>>()?;
         Ok(Self {
             path: path.to_owned(),
@@ -182,14 +209,15 @@ impl PortState {
             // Nobody waits for a guest to have room: it need not say so, which would cost it a system call or leave its machine.
             // SAFETY: the device exists while it is reported.
             unsafe { sys::rte_vhost_enable_guest_notification(vid, index as u16 * 2, 0) };
-            for (ahead, ring) in [(&pair.tx_ahead, index * 2), (&pair.rx_ahead, index * 2 + 1)] {
-                if let Some(ring) = ring_of(vid, ring) {
-                    ahead.set(&ring, features & IN_ORDER != 0);
+            for (side, ring) in pair.sides(index) {
+                if let Some(ring) = ring_of(vid, ring.into()) {
+                    side.ahead.set(&ring, features & IN_ORDER != 0);
                 }
             }
         }
         let connect = self.connects.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
         self.live.store(DeviceId { vid, connect }.pack(), Ordering::SeqCst);
+        self.open_lanes(vid);
         for (index, pair) in self.pairs.iter().enumerate() {
             pair.wait.watch(kick_of(vid, index));
             pair.wait.wake();
@@ -203,10 +231,11 @@ impl PortState {
             return;
         }
         self.live.store(0, Ordering::SeqCst);
+        self.close_lanes(vid);
         for pair in &self.pairs {
             // A worker is inside for one burst at most, unless it was preempted there.
-            for busy in [&pair.rx, &pair.tx] {
-                while busy.0.load(Ordering::SeqCst) {
+            for side in [&pair.rx, &pair.tx] {
+                while side.busy.0.load(Ordering::SeqCst) {
                     std::thread::yield_now();
                 }
             }
@@ -215,10 +244,39 @@ impl PortState {
         tracing::info!("vhost-user port {}: the guest is gone", self.path);
     }
 
+    /// Keeps the workers from the rings. If `vid` is not the guest that is connected, nothing happens.
+    fn close_lanes(&self, vid: i32) {
+        if self.device().is_none_or(|device| device.vid == vid) {
+            self.pairs.iter().flat_map(|pair| [&pair.rx, &pair.tx]).for_each(|side| side.lane.close());
+        }
+    }
+
+    /// Lends the workers the rings of the connected guest, as they are now.
+    fn open_lanes(&self, vid: i32) {
+        if self.device().is_none_or(|device| device.vid != vid) {
+            return;
+        }
+        for (index, pair) in self.pairs.iter().enumerate() {
+            pair.sides(index).into_iter().for_each(|(side, ring)| side.open(vid, ring));
+        }
+    }
+
     fn ring_changed(&self, vid: i32, ring: u16, enabled: bool) {
         let Some(pair) = self.pairs.get(usize::from(ring / 2)) else { return };
-        // Odd rings are those that the guest sends by. Before the device is there, `came` will look.
-        if ring % 2 == 0 || self.device().is_none_or(|device| device.vid != vid) {
+        let live = self.device();
+        if live.is_some_and(|device| device.vid != vid) {
+            return;
+        }
+        // Odd rings are those that the guest sends by.
+        let side = if ring % 2 == 0 { &pair.tx } else { &pair.rx };
+        side.lane.close();
+        side.enabled.store(if enabled { number_of(vid) } else { 0 }, Ordering::Relaxed);
+        // Before the device is there, `came` will look at the rest.
+        if live.is_none() {
+            return;
+        }
+        side.open(vid, ring);
+        if ring % 2 == 0 {
             return;
         }
         pair.wait.watch(if enabled { kick_of(vid, usize::from(ring / 2)) } else { None });
@@ -228,9 +286,14 @@ impl PortState {
     }
 }
 
+/// A device's number as one that is not 0.
+fn number_of(vid: i32) -> u32 {
+    (vid as u32).wrapping_add(1)
+}
+
 impl DeviceId {
     fn pack(self) -> u64 {
-        u64::from(self.connect) << 32 | u64::from((self.vid as u32).wrapping_add(1))
+        u64::from(self.connect) << 32 | u64::from(number_of(self.vid))
     }
 
     #[inline]
@@ -327,7 +390,7 @@ unsafe fn owned(fd: i32) -> io::Result<OwnedFd> {
 }
 
 /// What the library knows of a ring.
-fn ring_of(vid: i32, ring: usize) -> Option<sys::rte_vhost_vring> {
+pub(super) fn ring_of(vid: i32, ring: usize) -> Option<sys::rte_vhost_vring> {
     let mut known = std::mem::MaybeUninit::<sys::rte_vhost_vring>::zeroed();
     // SAFETY: called from the library's callbacks, while the device exists; all zero is a valid value of pointers and numbers.
     unsafe {
@@ -392,6 +455,32 @@ unsafe extern "C" fn vring_state_changed(vid: i32, ring: u16, enable: i32) -> i3
     0
 }
 
+unsafe extern "C" fn new_connection(vid: i32) -> i32 {
+    // SAFETY: the device exists while it is reported; the structure is copied.
+    unsafe { sys::rte_vhost_extern_callback_register(vid, &MESSAGES, std::ptr::null_mut()) }
+}
+
+/// Before the library handles a message of the guest's side, any of which may take memory or rings away.
+unsafe extern "C" fn before_message(vid: i32, _message: *mut c_void) -> sys::rte_vhost_msg_result {
+    if let Some(port) = port_of(vid) {
+        port.close_lanes(vid);
+    }
+    sys::RTE_VHOST_MSG_RESULT_NOT_HANDLED
+}
+
+/// After it, unless it was refused: then the lanes stay closed, and the library does their work, until the next.
+unsafe extern "C" fn after_message(vid: i32, _message: *mut c_void) -> sys::rte_vhost_msg_result {
+    if let Some(port) = port_of(vid) {
+        port.open_lanes(vid);
+    }
+    sys::RTE_VHOST_MSG_RESULT_NOT_HANDLED
+}
+
+static MESSAGES: sys::rte_vhost_user_extern_ops = sys::rte_vhost_user_extern_ops {
+    pre_msg_handle: Some(before_message),
+    post_msg_handle: Some(after_message),
+};
+
 struct Callbacks(sys::rte_vhost_device_ops);
 
 // SAFETY: function pointers and null pointers, never written.
@@ -402,7 +491,7 @@ static CALLBACKS: Callbacks = Callbacks(sys::rte_vhost_device_ops {
     destroy_device: Some(destroy_device),
     vring_state_changed: Some(vring_state_changed),
     features_changed: None,
-    new_connection: None,
+    new_connection: Some(new_connection),
     destroy_connection: None,
     guest_notified: None,
     reserved: [std::ptr::null_mut(); 1],

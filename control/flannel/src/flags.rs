@@ -1,0 +1,231 @@
+//! flanneld's flags, each with one dash or two, and the variables `FLANNELD_…` that stand for them.
+
+use clap::{Args, FromArgMatches};
+use std::ffi::OsString;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+
+/// What was given of flanneld's flags. What was not given is none, and flanneld's default holds.
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
+#[command(next_help_heading = "flanneld's options")]
+pub struct Flags {
+    /// etcd's members, with commas
+    #[arg(long, env = "FLANNELD_ETCD_ENDPOINTS", value_delimiter = ',', value_name = "URLS")]
+    pub etcd_endpoints: Option<Vec<String>>,
+    /// What all keys in etcd begin with
+    #[arg(long, env = "FLANNELD_ETCD_PREFIX")]
+    pub etcd_prefix: Option<String>,
+    /// The key of etcd-certfile
+    #[arg(long, env = "FLANNELD_ETCD_KEYFILE", value_name = "FILE")]
+    pub etcd_keyfile: Option<PathBuf>,
+    /// The certificate that etcd is shown
+    #[arg(long, env = "FLANNELD_ETCD_CERTFILE", value_name = "FILE")]
+    pub etcd_certfile: Option<PathBuf>,
+    /// Who may have signed etcd's certificate
+    #[arg(long, env = "FLANNELD_ETCD_CAFILE", value_name = "FILE")]
+    pub etcd_cafile: Option<PathBuf>,
+    /// The user name for etcd
+    #[arg(long, env = "FLANNELD_ETCD_USERNAME", value_name = "NAME")]
+    pub etcd_username: Option<String>,
+    /// The password for etcd
+    #[arg(long, env = "FLANNELD_ETCD_PASSWORD", value_name = "PASSWORD", hide_env_values = true)]
+    pub etcd_password: Option<String>,
+    /// The underlay's interface, by its name or an address; may be repeated, the first that there is counts
+    #[arg(long, env = "FLANNELD_IFACE", value_delimiter = ',', value_name = "NAME")]
+    pub iface: Option<Vec<String>>,
+    /// The same by a regular expression, for addresses first and then for names; after iface
+    #[arg(long, env = "FLANNELD_IFACE_REGEX", value_delimiter = ',', value_name = "REGEX")]
+    pub iface_regex: Option<Vec<String>>,
+    /// The interface by which the kernel reaches this address
+    #[arg(long, env = "FLANNELD_IFACE_CAN_REACH", value_name = "ADDRESS")]
+    pub iface_can_reach: Option<IpAddr>,
+    /// The IPv4 address that peers send to
+    #[arg(long, env = "FLANNELD_PUBLIC_IP", value_name = "ADDRESS")]
+    pub public_ip: Option<Ipv4Addr>,
+    /// The IPv6 address that peers send to
+    #[arg(long, env = "FLANNELD_PUBLIC_IPV6", value_name = "ADDRESS")]
+    pub public_ipv6: Option<Ipv6Addr>,
+    /// The file for CNI plugins
+    #[arg(long, env = "FLANNELD_SUBNET_FILE", value_name = "FILE")]
+    pub subnet_file: Option<PathBuf>,
+    /// The network's configuration where Kubernetes is the store
+    #[arg(long, env = "FLANNELD_NET_CONFIG_PATH", value_name = "FILE")]
+    pub net_config_path: Option<PathBuf>,
+    /// Minutes before a lease's end at which it is renewed
+    #[arg(long, env = "FLANNELD_SUBNET_LEASE_RENEW_MARGIN", value_name = "MINUTES",
+          value_parser = clap::value_parser!(u32).range(1..=1439))]
+    pub subnet_lease_renew_margin: Option<u32>,
+    /// Masquerade what leaves the pod network
+    #[arg(long, env = "FLANNELD_IP_MASQ", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
+    pub ip_masq: Option<bool>,
+    /// Kubernetes is the store, in place of etcd
+    #[arg(long, env = "FLANNELD_KUBE_SUBNET_MGR", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
+    pub kube_subnet_mgr: Option<bool>,
+    /// The Kubernetes API's address
+    #[arg(long, env = "FLANNELD_KUBE_API_URL", value_name = "URL")]
+    pub kube_api_url: Option<String>,
+    /// The Kubernetes API's address and credentials
+    #[arg(long, env = "FLANNELD_KUBECONFIG_FILE", value_name = "FILE")]
+    pub kubeconfig_file: Option<PathBuf>,
+    /// What the annotations of nodes begin with
+    #[arg(long, env = "FLANNELD_KUBE_ANNOTATION_PREFIX", value_name = "PREFIX")]
+    pub kube_annotation_prefix: Option<String>,
+    /// Tell Kubernetes that the node's network is there
+    #[arg(long, env = "FLANNELD_SET_NODE_NETWORK_UNAVAILABLE", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
+    pub set_node_network_unavailable: Option<bool>,
+    /// Where /healthz and /readyz are
+    #[arg(long, env = "FLANNELD_HEALTHZ_IP", value_name = "ADDRESS")]
+    pub healthz_ip: Option<IpAddr>,
+    /// The port of /healthz and /readyz; 0: nowhere
+    #[arg(long, env = "FLANNELD_HEALTHZ_PORT", value_name = "PORT")]
+    pub healthz_port: Option<u16>,
+    /// A route to nowhere for the node's own subnet
+    #[arg(long, env = "FLANNELD_IP_BLACKHOLE_ROUTE", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
+    pub ip_blackhole_route: Option<bool>,
+    /// Seconds between two looks at masquerading rules
+    #[arg(long, env = "FLANNELD_IPTABLES_RESYNC", value_name = "SECONDS")]
+    pub iptables_resync: Option<u32>,
+    /// Let pods' packets through the node's filter
+    #[arg(long, env = "FLANNELD_IPTABLES_FORWARD_RULES", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
+    pub iptables_forward_rules: Option<bool>,
+    /// Masquerade without random ports
+    #[arg(long, env = "FLANNELD_IP_MASQ_FULLY_RANDOM_DISABLE", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
+    pub ip_masq_fully_random_disable: Option<bool>,
+    /// How much is logged: from 4 on as with log.level = "debug"
+    #[arg(long = "v", env = "FLANNELD_V", value_name = "NUMBER")]
+    pub v: Option<i32>,
+    /// Without meaning here
+    #[arg(long, env = "FLANNELD_VMODULE", hide = true)]
+    pub vmodule: Option<String>,
+    /// Without meaning here
+    #[arg(long = "log_backtrace_at", env = "FLANNELD_LOG_BACKTRACE_AT", hide = true)]
+    pub log_backtrace_at: Option<String>,
+}
+
+/// As Go's `strconv.ParseBool` has it.
+fn boolean(text: &str) -> Result<bool, String> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err("it is neither true nor false".to_owned()),
+    }
+}
+
+impl Flags {
+    /// Whether any was given: then weftd is started as flanneld is.
+    pub fn any(&self) -> bool {
+        *self != Self::default()
+    }
+
+    /// A line for each flag that was given and has no effect here, and why.
+    pub fn without_effect(&self) -> Vec<&'static str> {
+        let mut lines = Vec::new();
+        let mut say = |given: bool, line| {
+            if given {
+                lines.push(line);
+            }
+        };
+        say(self.vmodule.is_some(), "vmodule has no effect: set log.level, or WEFT_LOG for parts of weftd");
+        say(
+            self.log_backtrace_at.is_some(),
+            "log_backtrace_at has no effect: weftd's log has no line numbers",
+        );
+        say(
+            self.iptables_resync.is_some(),
+            "iptables-resync has no effect: weftd sees to what it made every 5 s",
+        );
+        say(
+            self.ip_masq == Some(true),
+            "ip-masq: weftd writes it into the subnet file and makes no rules; pods' packets leave the node with their own \
+             addresses, unless the node's rules masquerade them",
+        );
+        say(
+            self.ip_blackhole_route == Some(true),
+            "ip-blackhole-route has no effect: packets to addresses of this node without a pod are answered by weft",
+        );
+        say(
+            self.iptables_forward_rules == Some(true) || self.ip_masq_fully_random_disable.is_some(),
+            "iptables-forward-rules and ip-masq-fully-random-disable have no effect: weftd makes no rules",
+        );
+        lines
+    }
+}
+
+/// The command line with two dashes in front of each of these flags that has one: Go does not tell them apart, and clap
+/// does. What follows `--` is left alone.
+pub fn with_two_dashes(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let known = Flags::augment_args(clap::Command::new("flanneld"));
+    let is_known = |name: &str| known.get_arguments().any(|arg| arg.get_long() == Some(name));
+    let mut over = false;
+    args.map(|arg| {
+        let Some(text) = arg.to_str().filter(|_| !over) else { return arg };
+        over = text == "--";
+        match text.strip_prefix('-') {
+            Some(flag) if !flag.starts_with('-') && is_known(flag.split('=').next().unwrap_or(flag)) => {
+                format!("-{text}").into()
+            }
+            _ => arg,
+        }
+    })
+    .collect()
+}
+
+/// Reads these alone, as `flanneld` would be called; for tests and for checks of a manifest.
+///
+/// # Errors
+/// What is wrong, as clap says it.
+pub fn parse<'a>(args: impl IntoIterator<Item = &'a str>) -> Result<Flags, clap::Error> {
+    let command = Flags::augment_args(clap::Command::new("flanneld"));
+    let all = std::iter::once("flanneld").chain(args).map(OsString::from);
+    Flags::from_arg_matches(&command.try_get_matches_from(with_two_dashes(all))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_as_manifests_have_them() {
+        let flags =
+            parse(["--ip-masq", "-kube-subnet-mgr=false", "-iface=eth0", "--iface", "192.0.2.1", "-v", "4"])
+                .unwrap();
+        assert_eq!((flags.ip_masq, flags.kube_subnet_mgr, flags.v), (Some(true), Some(false), Some(4)));
+        assert_eq!(flags.iface, Some(vec!["eth0".to_owned(), "192.0.2.1".to_owned()]));
+        let flags = parse([
+            "-etcd-endpoints=https://a:2379,https://b:2379",
+            "--etcd-prefix",
+            "/x",
+            "-healthz-port=8081",
+        ]);
+        let flags = flags.unwrap();
+        assert_eq!(flags.etcd_endpoints.unwrap().len(), 2);
+        assert_eq!((flags.etcd_prefix.as_deref(), flags.healthz_port), (Some("/x"), Some(8081)));
+        assert!(!parse([]).unwrap().any());
+    }
+
+    #[test]
+    fn what_is_wrong_is_refused() {
+        for args in [
+            &["--subnet-lease-renew-margin=0"][..],
+            &["--subnet-lease-renew-margin=1440"],
+            &["--ip-masq=maybe"],
+            &["--public-ip=nobody"],
+            &["--no-such-flag"],
+        ] {
+            assert!(parse(args.iter().copied()).is_err(), "{args:?}");
+        }
+    }
+
+    #[test]
+    fn one_dash_is_as_good_as_two() {
+        let args = ["weftd", "-iface=x", "-h", "--config", "-V", "--", "-iface"].map(OsString::from);
+        let wanted = ["weftd", "--iface=x", "-h", "--config", "-V", "--", "-iface"].map(OsString::from);
+        assert_eq!(with_two_dashes(args.into_iter()), wanted);
+    }
+
+    #[test]
+    fn what_has_no_effect_is_said() {
+        assert_eq!(parse(["--iptables-resync=5", "--vmodule=x=1"]).unwrap().without_effect().len(), 2);
+        assert!(parse(["--ip-masq=false", "--iface=eth0"]).unwrap().without_effect().is_empty());
+    }
+}

@@ -1,0 +1,6 @@
+//! The etcd store against a real etcd.
+
+mod acquire;
+mod follow;
+mod lab;
+mod secure;

@@ -1,0 +1,235 @@
+//! A cluster of flannel's as a model. Whatever other nodes have written, the outcome is a valid model: what cannot be carried
+//! is left out, with a line in the log.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+use tokio::sync::mpsc;
+use weft_flannel::complaints::Complaints;
+use weft_flannel::lease::{Subnets, VxlanData};
+use weft_flannel::net_conf::{Backend, NetConf};
+use weft_flannel::store::{Cluster, Peer, Store, Update};
+use weft_flannel::subnet_env::SubnetEnv;
+use weft_switch::types::{MacAddr, Mtu};
+
+use super::SourceError;
+use crate::model::{Entity, Model, Network, Node, validate};
+
+/// What this node knows of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Own {
+    /// Its name in the model.
+    pub name: String,
+    /// The uplink's IPv4 address, where tunnel packets come in. What is published may be another one.
+    pub ipv4: Option<Ipv4Addr>,
+    /// The uplink's IPv6 address.
+    pub ipv6: Option<Ipv6Addr>,
+    /// Its VTEP's MAC address.
+    pub vtep_mac: MacAddr,
+    /// The uplink's MTU in bytes.
+    pub mtu: u32,
+}
+
+/// Makes models of clusters.
+pub struct Translation {
+    own: Own,
+    complaints: Complaints,
+}
+
+/// Why a backend is not carried; nothing where it is.
+pub fn not_carried(backend: &Backend) -> Option<String> {
+    let advice = "use vxlan, or keep flanneld on this node";
+    match backend {
+        Backend::Vxlan(vxlan) if vxlan.direct_routing => Some(format!(
+            "weft does not send pods' packets without the tunnel (Backend.DirectRouting): {advice}"
+        )),
+        Backend::Vxlan(_) | Backend::Alloc => None,
+        other => Some(format!("weft does not carry the backend {:?}: {advice}", other.name())),
+    }
+}
+
+/// The MTU inside pods, by flannel's arithmetic.
+pub fn pod_mtu(config: &NetConf, uplink: u32) -> u32 {
+    let underlay = match config.backend {
+        Backend::Vxlan(vxlan) => vxlan.mtu.unwrap_or(uplink),
+        _ => uplink,
+    };
+    underlay.saturating_sub(config.backend.overhead())
+}
+
+/// What CNI plugins are told.
+pub fn subnet_env(cluster: &Cluster, uplink: u32, ip_masq: bool) -> SubnetEnv {
+    SubnetEnv {
+        networks: cluster.config.network.into_iter().collect(),
+        ipv6_networks: cluster.config.ipv6_network.into_iter().collect(),
+        subnets: cluster.own,
+        mtu: pod_mtu(&cluster.config, uplink),
+        ip_masq,
+    }
+}
+
+/// Sends a model for each change, until nobody receives any more. That the store is lost changes nothing in the model; its status
+/// says so.
+pub async fn follow(
+    store: Store,
+    mut translation: Translation,
+    updates: mpsc::Sender<Result<Model, SourceError>>,
+) {
+    let (sender, mut changes) = mpsc::channel(1);
+    tokio::spawn(store.run(sender));
+    while let Some(update) = changes.recv().await {
+        let Update::Cluster(cluster) = update else { continue };
+        if updates.send(translation.model(&cluster)).await.is_err() {
+            return;
+        }
+    }
+}
+
+impl Translation {
+    /// For this node.
+    pub fn new(own: Own) -> Self {
+        Self { own, complaints: Complaints::default() }
+    }
+
+    /// The cluster as a model that is valid.
+    ///
+    /// # Errors
+    /// What is wrong with the cluster as a whole, or with this node in it.
+    pub fn model(&mut self, cluster: &Cluster) -> Result<Model, SourceError> {
+        let mut model = self.without_peers(cluster)?;
+        let (config, own) = (&cluster.config, &self.own);
+        let complaints = &mut self.complaints;
+        let carried = !matches!(config.backend, Backend::Alloc);
+        for peer in cluster.peers.iter().filter(|_| carried) {
+            match node(peer, config, own) {
+                Ok(node) => model.nodes.push(node),
+                Err(reason) => {
+                    complaints.say(&format!("node {}", peer.name), format!("{reason}; it is left out"))
+                }
+            }
+        }
+        // The judge of what is right is the one who judges files as well.
+        while let Err(findings) = validate(&model, &own.name) {
+            let mut bad = BTreeSet::new();
+            for finding in &findings {
+                match finding.entity {
+                    Entity::Node(index) if index > 0 => {
+                        let what = format!("{}: {}; it is left out", finding.setting(), finding.reason);
+                        complaints.say(&format!("node {}", finding.name), what);
+                        bad.insert(index);
+                    }
+                    _ => {}
+                }
+            }
+            if bad.is_empty() {
+                let lines: Vec<String> = findings.iter().map(ToString::to_string).collect();
+                return Err(SourceError::Store(lines.join("; ")));
+            }
+            let mut index = 0;
+            model.nodes.retain(|_| {
+                index += 1;
+                !bad.contains(&(index - 1))
+            });
+        }
+        complaints.end();
+        Ok(model)
+    }
+
+    /// The networks, and this node.
+    fn without_peers(&self, cluster: &Cluster) -> Result<Model, SourceError> {
+        let (config, own) = (&cluster.config, &self.own);
+        if let Some(reason) = not_carried(&config.backend) {
+            return Err(SourceError::Store(reason));
+        }
+        let (vni, port) = match config.backend {
+            Backend::Vxlan(vxlan) => (vxlan.vni, vxlan.port),
+            _ => (Network::DEFAULT_VNI, Model::DEFAULT_PORT),
+        };
+        let mtu = pod_mtu(config, own.mtu);
+        let mtu = Mtu::new(mtu).map_err(|error| {
+            SourceError::Store(format!(
+                "what the underlay's MTU leaves for pods: {error}; mend the uplink's MTU"
+            ))
+        })?;
+        let network = Network {
+            name: Network::DEFAULT_NAME.to_owned(),
+            ipv4: config.network,
+            ipv6: config.ipv6_network,
+            vni,
+            mtu: Some(mtu),
+        };
+        let this = Node {
+            name: own.name.clone(),
+            subnets: subnets(&cluster.own),
+            public_ip: own.ipv4,
+            public_ipv6: own.ipv6.filter(|_| config.ipv6_network.is_some()),
+            vtep_mac: Some(own.vtep_mac),
+            vtep_mac_v6: None,
+            vtep_macs: Default::default(),
+            vtep_macs_v6: Default::default(),
+        };
+        Ok(Model { networks: vec![network], port, nodes: vec![this], pods: Vec::new(), routes: Vec::new() })
+    }
+}
+
+fn subnets(of: &Subnets) -> Vec<IpNet> {
+    [of.v4.map(IpNet::V4), of.v6.map(IpNet::V6)].into_iter().flatten().collect()
+}
+
+/// Another node, or why it can't be reached.
+fn node(peer: &Peer, config: &NetConf, own: &Own) -> Result<Node, String> {
+    let attributes = &peer.attributes;
+    let wanted = config.backend.published_type();
+    if attributes.backend_type != wanted {
+        return Err(format!("its backend is {:?}, here it is {wanted:?}", attributes.backend_type));
+    }
+    let mac = |data: &Option<String>, what: &str| -> Result<Option<MacAddr>, String> {
+        let Some(data) = data else { return Ok(None) };
+        let data = VxlanData::from_json(data).map_err(|error| format!("its {what} is wrong: {error}"))?;
+        let ours = match config.backend {
+            Backend::Vxlan(vxlan) => Some(vxlan.vni),
+            _ => None,
+        };
+        match data.vni.filter(|vni| Some(*vni) != ours) {
+            Some(vni) => Err(format!("its VNI is {vni}, here it is another")),
+            None => Ok(Some(data.vtep_mac)),
+        }
+    };
+    let vtep_mac = mac(&attributes.backend_data, "BackendData")?;
+    let vtep_mac_v6 = mac(&attributes.backend_v6_data, "BackendV6Data")?;
+    // flannel carries IPv6 over IPv6 only, by a device of its own.
+    let over_v6 = attributes.public_ipv6.is_some() && vtep_mac_v6.is_some() && own.ipv6.is_some();
+    let usable = |net: &IpNet| match net {
+        IpNet::V4(_) => attributes.public_ip.is_some(),
+        IpNet::V6(_) => over_v6,
+    };
+    let subnets: Vec<IpNet> = subnets(&peer.subnets).into_iter().filter(usable).collect();
+    if subnets.is_empty() {
+        return Err("none of its subnets can be reached: it publishes no address for them".to_owned());
+    }
+    let same_ip = |ip: Option<IpAddr>| {
+        ip.is_some() && [own.ipv4.map(IpAddr::V4), own.ipv6.map(IpAddr::V6)].contains(&ip)
+    };
+    if same_ip(attributes.public_ip.map(IpAddr::V4)) || same_ip(attributes.public_ipv6.map(IpAddr::V6)) {
+        return Err("it publishes this node's address".to_owned());
+    }
+    Ok(Node {
+        name: model_name(&peer.name),
+        subnets,
+        public_ip: attributes.public_ip,
+        public_ipv6: attributes.public_ipv6.filter(|_| over_v6),
+        vtep_mac: vtep_mac.or(vtep_mac_v6),
+        vtep_mac_v6,
+        vtep_macs: Default::default(),
+        vtep_macs_v6: Default::default(),
+    })
+}
+
+/// The name in the model: of a key of etcd the IPv4 part, which no two nodes share.
+fn model_name(name: &str) -> String {
+    name.split('&').next().unwrap_or(name).to_owned()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,109 @@
+use super::*;
+use weft_flannel::lease::Attributes;
+
+fn config(text: &str) -> NetConf {
+    NetConf::parse(text).unwrap()
+}
+
+fn own() -> Own {
+    Own {
+        name: "a".to_owned(),
+        ipv4: Some(Ipv4Addr::new(192, 0, 2, 1)),
+        ipv6: Some("2001:db8::1".parse().unwrap()),
+        vtep_mac: MacAddr([2, 0, 0, 0, 0, 1]),
+        mtu: 1500,
+    }
+}
+
+fn peer(key: &str, value: &str) -> Peer {
+    Peer {
+        name: key.to_owned(),
+        subnets: Subnets::from_key(key).unwrap(),
+        attributes: Attributes::from_json(value).unwrap(),
+    }
+}
+
+fn cluster(config_text: &str, own_key: &str, peers: Vec<Peer>) -> Cluster {
+    Cluster { config: config(config_text), own: Subnets::from_key(own_key).unwrap(), peers }
+}
+
+fn good(host: u8) -> String {
+    format!(
+        r#"{{"PublicIP":"192.0.2.{host}","PublicIPv6":null,"BackendType":"vxlan","BackendData":{{"VNI":7,"VtepMAC":"02:00:00:00:00:{host:02x}"}}}}"#
+    )
+}
+
+const VXLAN: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","VNI":7,"Port":4789}}"#;
+
+#[test]
+fn a_cluster_becomes_a_model() {
+    let cluster =
+        cluster(VXLAN, "10.5.1.0-24", vec![peer("10.5.2.0-24", &good(2)), peer("10.5.3.0-24", &good(3))]);
+    let model = Translation::new(own()).model(&cluster).unwrap();
+    let network = &model.networks[0];
+    assert_eq!((model.port, network.vni.get(), network.mtu.map(Mtu::get)), (4789, 7, Some(1450)));
+    let names: Vec<_> = model.nodes.iter().map(|node| node.name.as_str()).collect();
+    assert_eq!(names, ["a", "10.5.2.0-24", "10.5.3.0-24"]);
+    assert_eq!(model.nodes[2].public_ip, Some(Ipv4Addr::new(192, 0, 2, 3)));
+    assert_eq!(model.nodes[2].vtep_mac, Some(MacAddr([2, 0, 0, 0, 0, 3])));
+    let text =
+        "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.1.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n";
+    assert_eq!(subnet_env(&cluster, 1500, true).to_text(), text);
+}
+
+#[test]
+fn both_families_and_a_peer_with_one() {
+    let text = r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:5::/48","Backend":{"Type":"vxlan","MTU":1400}}"#;
+    let dual = r#"{"PublicIP":"192.0.2.2","PublicIPv6":"2001:db8::2","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:02"},"BackendV6Data":{"VNI":1,"VtepMAC":"02:00:00:00:06:02"}}"#;
+    let single = r#"{"PublicIP":"192.0.2.3","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:03"}}"#;
+    let peers = vec![peer("10.5.2.0-24&fd00:5:0:2::-64", dual), peer("10.5.3.0-24&fd00:5:0:3::-64", single)];
+    let model = Translation::new(own()).model(&cluster(text, "10.5.1.0-24&fd00:5:0:1::-64", peers)).unwrap();
+    assert_eq!(model.networks[0].mtu.map(Mtu::get), Some(1350));
+    assert_eq!(model.nodes[1].vtep_mac_v6, Some(MacAddr([2, 0, 0, 0, 6, 2])));
+    assert_eq!((model.nodes[1].subnets.len(), model.nodes[2].subnets.len()), (2, 1));
+}
+
+#[test]
+fn whatever_peers_say_the_model_is_valid() {
+    let changed = |from: &str, to: &str| good(9).replace(from, to);
+    let hostile = vec![
+        peer("10.5.2.0-24", &good(2)),
+        peer("10.5.10.0-24", &changed("vxlan", "host-gw")),
+        peer("10.5.11.0-24", &changed("VNI\":7", "VNI\":8")),
+        peer("10.5.12.0-24", &changed("02:00:00:00:00:09", "nobody")),
+        peer("10.5.13.0-24", &changed("192.0.2.9", "127.0.0.1")),
+        peer("10.5.14.0-24", &changed("192.0.2.9", "224.0.0.1")),
+        peer("10.5.15.0-24", &changed("192.0.2.9", "10.5.77.1")),
+        peer("10.5.16.0-24", &changed("192.0.2.9", "192.0.2.1")),
+        peer("10.5.17.0-24", &changed("192.0.2.9", "192.0.2.2")),
+        peer("10.5.18.0-24", &changed("02:00:00:00:00:09", "02:00:00:00:00:01")),
+        peer("10.5.19.0-24", r#"{"PublicIP":"192.0.2.10","BackendType":"vxlan"}"#),
+        peer("10.5.2.128-25", &good(11)),
+        peer("10.5.20.0-32", &good(12)),
+        peer("10.6.0.0-24", &good(13)),
+        peer("10.5.1.0-25", &good(14)),
+    ];
+    let mut translation = Translation::new(own());
+    let model = translation.model(&cluster(VXLAN, "10.5.1.0-24", hostile)).unwrap();
+    let names: Vec<_> = model.nodes.iter().map(|node| node.name.as_str()).collect();
+    assert_eq!(names, ["a", "10.5.2.0-24"]);
+    assert_eq!(translation.complaints.count(), 14);
+}
+
+#[test]
+fn what_is_not_carried_is_said() {
+    for (backend, wanted) in [
+        (r#"{"Type":"udp"}"#, "\"udp\""),
+        (r#"{"Type":"ipip"}"#, "\"ipip\""),
+        (r#"{"Type":"host-gw"}"#, "\"host-gw\""),
+    ] {
+        let text = format!(r#"{{"Network":"10.5.0.0/16","Backend":{backend}}}"#);
+        let error = Translation::new(own()).model(&cluster(&text, "10.5.1.0-24", Vec::new())).unwrap_err();
+        assert!(error.to_string().contains(wanted), "{error}");
+    }
+    let text = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"alloc"}}"#;
+    let alone = Translation::new(own())
+        .model(&cluster(text, "10.5.1.0-24", vec![peer("10.5.2.0-24", "{}")]))
+        .unwrap();
+    assert_eq!((alone.nodes.len(), alone.networks[0].mtu.map(Mtu::get)), (1, Some(1500)));
+}

@@ -1,0 +1,261 @@
+//! weftd in flanneld's place: two nodes that meet in a real etcd.
+
+use std::fs::{self, File};
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde_json::Value;
+use weft_api::{Client, PodPort, PodSpec, State, Status};
+
+use crate::lab::http::ask_tcp;
+use crate::lab::{Lab, Namespace, Weftd, wait_for};
+
+const ENDPOINT: &str = "http://172.16.0.1:2379";
+const SUBNETS: &str = "/coreos.com/network/subnets/";
+const CONF: &str = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan"}}"#;
+
+/// etcd on the lab's node a.
+struct Etcd<'a> {
+    lab: &'a Lab,
+    child: Option<Child>,
+}
+
+impl<'a> Etcd<'a> {
+    /// Started, with the network's configuration.
+    fn start(lab: &'a Lab) -> Self {
+        let mut etcd = Self { lab, child: None };
+        etcd.run();
+        etcd.ctl(&["put", "/coreos.com/network/config", CONF]);
+        etcd
+    }
+
+    /// Runs it with the data that it has.
+    fn run(&mut self) {
+        let log = File::create(self.lab.path("etcd.log")).expect("a log");
+        let peer = "http://127.0.0.1:2380";
+        // Whatever becomes of the test: the server ends with it.
+        let child = self
+            .lab
+            .node
+            .command("setpriv")
+            .args(["--pdeathsig", "KILL", "etcd", "--name", "test", "--log-level", "warn", "--data-dir"])
+            .arg(self.lab.path("etcd"))
+            .args(["--listen-client-urls", ENDPOINT, "--advertise-client-urls", ENDPOINT])
+            .args(["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer])
+            .args(["--initial-cluster", &format!("test={peer}")])
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("iproute2 is installed");
+        self.child = Some(child);
+        wait_for("etcd to answer (etcd-server and etcd-client are needed)", || self.try_ctl(&["get", "x"]));
+    }
+
+    fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    fn try_ctl(&self, args: &[&str]) -> Option<String> {
+        let mut command = self.lab.node.command("etcdctl");
+        command.env("ETCDCTL_API", "3").args(["--endpoints", ENDPOINT, "--command-timeout", "2s"]).args(args);
+        let output = command.output().expect("iproute2 is installed");
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    fn ctl(&self, args: &[&str]) -> String {
+        self.try_ctl(args).unwrap_or_else(|| panic!("etcdctl {args:?} failed"))
+    }
+
+    /// The lease of a node by its public address: the last part of the key, and the value.
+    fn lease_of(&self, public_ip: &str) -> (String, String) {
+        let text = self.ctl(&["get", "--prefix", SUBNETS]);
+        let mut lines = text.lines();
+        while let (Some(key), Some(value)) = (lines.next(), lines.next()) {
+            let json: Value = serde_json::from_str(value).expect("JSON");
+            if json["PublicIP"] == public_ip {
+                return (key.trim_start_matches(SUBNETS).to_owned(), value.to_owned());
+            }
+        }
+        panic!("{public_ip} has no lease:\n{text}");
+    }
+}
+
+impl Drop for Etcd<'_> {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// One of the two nodes.
+struct Node<'a> {
+    lab: &'a Lab,
+    name: &'static str,
+    namespace: &'a Namespace,
+}
+
+impl Node<'_> {
+    fn path(&self, what: &str) -> PathBuf {
+        self.lab.path(&format!("{}-{what}", self.name))
+    }
+
+    /// Starts weftd with this `[source]` and these variables.
+    fn start(&self, source: &str, environment: &[&str]) -> Weftd {
+        let [socket, state, config] = ["weftd.sock", "state", "weftd.toml"].map(|what| self.path(what));
+        let text = format!(
+            "[node]\nname = \"{}\"\n[dataplane]\nmemory = \"16MiB\"\n[uplink]\nkind = \"af_packet\"\n[control]\nsocket = \"{}\"\n\
+             [state]\ndir = \"{}\"\n{source}",
+            self.name,
+            socket.display(),
+            state.display()
+        );
+        fs::write(&config, text).expect("the configuration can be written");
+        let mut before: Vec<&std::ffi::OsStr> = vec!["env".as_ref()];
+        before.extend(environment.iter().map(|variable| std::ffi::OsStr::new(*variable)));
+        Weftd::spawn_on(self.lab, self.namespace, &before, &config).ready()
+    }
+
+    fn client(&self) -> Client {
+        Client::new(self.path("weftd.sock"))
+    }
+
+    fn status(&self) -> Status {
+        self.lab.wait_on(self.client().status()).expect("a status")
+    }
+
+    /// Adds a pod at the fifth address of the node's subnet, which it returns.
+    fn add(&self, name: &str, netns: &Namespace) -> IpAddr {
+        let store = self.status().source.store.expect("a store");
+        let Some(IpNet::V4(subnet)) = store.subnets.first().copied() else { panic!("{store:?}") };
+        let address = IpAddr::V4((subnet.network().to_bits() + 5).into());
+        let port = PodPort::Tap { netns: netns.path(), ifname: "eth0".to_owned() };
+        let spec =
+            PodSpec { name: name.to_owned(), port, addresses: vec![address], mac: None, trusted: false };
+        self.lab.wait_on(self.client().add_pod(&spec)).expect("it is added");
+        address
+    }
+
+    fn until(&self, what: &str, wanted: impl Fn(&Status) -> bool) {
+        wait_for(what, || wanted(&self.status()).then_some(()));
+    }
+}
+
+/// How long etcd is away: longer by `WEFT_TEST_STORE_LOST_S`.
+fn lost_for() -> Duration {
+    let seconds = std::env::var("WEFT_TEST_STORE_LOST_S").ok().and_then(|text| text.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(3))
+}
+
+#[test]
+fn two_nodes_meet_in_etcd_and_do_not_need_it_for_traffic() {
+    let lab = Lab::new();
+    let (web, db) = (Namespace::new("web"), Namespace::new("db"));
+    let mut etcd = Etcd::start(&lab);
+    let [a, b] =
+        [("a", &lab.node), ("b", &lab.peer)].map(|(name, namespace)| Node { lab: &lab, name, namespace });
+    let env_file = |node: &Node| node.path("subnet.env");
+    // One by its own settings, the other by flanneld's variables.
+    let source = format!(
+        "[source]\nkind = \"etcd\"\n[etcd]\nendpoints = \"{ENDPOINT}\"\n[flannel]\nsubnet_file = \"{}\"\npublic_ip = \"172.16.0.1\"\n",
+        env_file(&a).display()
+    );
+    let a_weftd = a.start(&source, &[]);
+    let file = format!("FLANNELD_SUBNET_FILE={}", env_file(&b).display());
+    let endpoints = format!("FLANNELD_ETCD_ENDPOINTS=http://172.16.0.1:1,{ENDPOINT}");
+    let variables =
+        [&file, endpoints.as_str(), "FLANNELD_IFACE_REGEX=^172[.]16[.]", "FLANNELD_HEALTHZ_PORT=8081"];
+    let b_weftd = b.start("", &variables);
+
+    // What flannel's nodes see of them, and what CNI plugins do.
+    for (node, ip) in [(&a, "172.16.0.1"), (&b, "172.16.0.2")] {
+        let (key, value) = etcd.lease_of(ip);
+        let mac = value.split("VtepMAC\":\"").nth(1).and_then(|rest| rest.get(..17)).expect("a MAC address");
+        let wanted = format!(
+            r#"{{"PublicIP":"{ip}","PublicIPv6":null,"BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"{mac}"}}}}"#
+        );
+        assert_eq!(value, wanted);
+        let first = key.replace(".0-24", ".1/24");
+        assert_eq!(
+            fs::read_to_string(env_file(node)).expect("the subnet file"),
+            format!(
+                "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET={first}\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=false\n"
+            )
+        );
+        node.until("the other node", |status| status.peers.len() == 1 && status.peers[0].resolved);
+        assert_eq!(node.status().state, State::Ready, "{:?}", node.status().problems);
+    }
+    let health = SocketAddr::from(([172, 16, 0, 2], 8081));
+    for path in ["/healthz", "/readyz"] {
+        assert_eq!(ask_tcp(&lab.peer, health, "GET", path).status, 200);
+    }
+    assert_eq!(ask_tcp(&lab.peer, health, "GET", "/metrics").status, 404);
+
+    let (_, target) = (a.add("web", &web), b.add("db", &db).to_string());
+    wait_for("the pods to reach each other", || web.pings(&target).then_some(()));
+    let stream = web.stream(&target);
+
+    // The store is lost under traffic.
+    etcd.kill();
+    for node in [&a, &b] {
+        node.until("the loss", |status| status.source.store.as_ref().is_some_and(|store| !store.connected));
+        assert_eq!(node.status().state, State::Degraded);
+    }
+    std::thread::sleep(lost_for());
+    etcd.run();
+    for node in [&a, &b] {
+        node.until("it is back", |status| status.source.store.as_ref().is_some_and(|store| store.connected));
+        node.until("nothing is wrong", |status| status.state == State::Ready);
+    }
+
+    // A node whose lease runs out is gone, with its routes.
+    let lease = etcd.ctl(&["lease", "grant", "2"]);
+    let id = lease.split_whitespace().nth(1).expect("its number");
+    let value = r#"{"PublicIP":"172.16.0.77","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:77"}}"#;
+    etcd.ctl(&["put", "--lease", id, &format!("{SUBNETS}10.244.250.0-24"), value]);
+    a.until("the third node", |status| status.peers.iter().any(|peer| peer.name == "10.244.250.0-24"));
+    a.until("its end", |status| status.peers.len() == 1);
+    stream.assert_unbroken();
+
+    // A restarted node is who it was.
+    let before = etcd.lease_of("172.16.0.1");
+    a_weftd.stop();
+    let _a_weftd = a.start(&source, &[]);
+    assert_eq!(etcd.lease_of("172.16.0.1"), before);
+    wait_for("the pods to reach each other again", || web.pings(&target).then_some(()));
+    b_weftd.stop();
+    assert!(
+        env_file(&b).exists() && etcd.lease_of("172.16.0.2").1.contains("VtepMAC"),
+        "nothing is given back"
+    );
+}
+
+#[test]
+fn what_weftd_cannot_carry_is_refused_at_the_start() {
+    let lab = Lab::new();
+    let etcd = Etcd::start(&lab);
+    let config = lab.path("refused.toml");
+    let text = format!(
+        "[node]\nname = \"a\"\n[dataplane]\nmemory = \"16MiB\"\n[uplink]\ninterface = \"up0\"\n[source]\nkind = \"etcd\"\n[etcd]\n\
+         endpoints = \"{ENDPOINT}\"\n[control]\nsocket = \"{at}/weftd.sock\"\n[state]\ndir = \"{at}/state\"\n\
+         [flannel]\nsubnet_file = \"{at}/subnet.env\"\n",
+        at = lab.dir.path().display()
+    );
+    fs::write(&config, text).expect("the configuration can be written");
+    for (conf, wanted) in [
+        (r#"{"Network":"10.244.0.0/16","Backend":{"Type":"ipip"}}"#, "\"ipip\""),
+        (r#"{"Network":"10.244.0.0/16","Backend":{"Type":"wireguard"}}"#, "does not encrypt"),
+        (r#"{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan","GBP":true}}"#, "Backend.GBP"),
+        (r#"{"Network":"10.244.0.0/33"}"#, "Network is"),
+    ] {
+        etcd.ctl(&["put", "/coreos.com/network/config", conf]);
+        let said = lab.fails_with(&config);
+        assert!(said.contains(wanted), "{conf}: {said}");
+    }
+    assert!(!lab.path("subnet.env").exists());
+    lab.assert_clean();
+}
