@@ -83,7 +83,8 @@ impl Access {
 
     async fn config(&self) -> Result<Config, AccessError> {
         let parse = |url: &String| {
-            let parsed = url.parse::<http::Uri>().map_err(|error| AccessError::Url(url.clone(), error.to_string()))?;
+            let parsed =
+                url.parse::<http::Uri>().map_err(|error| AccessError::Url(url.clone(), error.to_string()))?;
             match (parsed.scheme(), parsed.host()) {
                 (Some(_), Some(_)) => Ok(parsed),
                 _ => Err(AccessError::Url(url.clone(), "a scheme or a host is missing".to_owned())),

@@ -127,7 +127,8 @@ impl Notes {
             set(&names.public_ip, &self.public_ip, &public_ip);
         }
         // flannel's backends with IPv6, of those that weft has.
-        let can = config.ipv6_network.is_some() && matches!(config.backend, Backend::Vxlan(_) | Backend::HostGw);
+        let can =
+            config.ipv6_network.is_some() && matches!(config.backend, Backend::Vxlan(_) | Backend::HostGw);
         let data = &attributes.backend_v6_data;
         let public_ipv6 = published(attributes.public_ipv6, &asked.public_ipv6_overwrite);
         if let Some(public_ipv6) = public_ipv6.filter(|_| can && has(data)) {
@@ -143,7 +144,8 @@ impl Notes {
 /// A JSON object of strings, in the order of their names as Go writes maps.
 fn object(pairs: &BTreeMap<String, String>) -> String {
     let quoted = |text: &str| serde_json::Value::from(text).to_string();
-    let pairs: Vec<_> = pairs.iter().map(|(name, value)| format!("{}:{}", quoted(name), quoted(value))).collect();
+    let pairs: Vec<_> =
+        pairs.iter().map(|(name, value)| format!("{}:{}", quoted(name), quoted(value))).collect();
     format!("{{{}}}", pairs.join(","))
 }
 
@@ -219,7 +221,8 @@ mod tests {
     }
 
     fn patch(config: &str, notes: &Notes) -> Option<String> {
-        let (config, names) = (NetConf::parse(config).unwrap(), Names::new("flannel.alpha.coreos.com").unwrap());
+        let (config, names) =
+            (NetConf::parse(config).unwrap(), Names::new("flannel.alpha.coreos.com").unwrap());
         notes.patch(&own().attributes(&config), &config, &names)
     }
 
@@ -232,7 +235,9 @@ mod tests {
         assert_eq!(first("a.b/pods"), name("a.b/pods-kube-subnet-manager"));
         assert_eq!(first("a.b/pods-"), name("a.b/pods-kube-subnet-manager"));
         assert_eq!(first("a_1.b-2/x_y"), name("a_1.b-2/x_y-kube-subnet-manager"));
-        for wrong in ["", "/", "flannel", "flannel/", "a..b", ".a.b", "a.b/c/d", "a.b/C", "A.b", "a.b/ä", "a.b/-"] {
+        for wrong in
+            ["", "/", "flannel", "flannel/", "a..b", ".a.b", "a.b/c/d", "a.b/C", "A.b", "a.b/ä", "a.b/-"]
+        {
             assert!(Names::new(wrong).is_err(), "{wrong}");
         }
     }
@@ -284,7 +289,10 @@ mod tests {
         };
         assert_eq!(patch(VXLAN, &said), None);
         // The same as JSON is not enough: flanneld splits the text.
-        let spaced = Notes { backend_data: Some(r#"{"VNI": 1,"VtepMAC":"12:c6:65:89:b4:e3"}"#.into()), ..said.clone() };
+        let spaced = Notes {
+            backend_data: Some(r#"{"VNI": 1,"VtepMAC":"12:c6:65:89:b4:e3"}"#.into()),
+            ..said.clone()
+        };
         assert_eq!(
             patch(VXLAN, &spaced).unwrap(),
             r#"{"metadata":{"annotations":{"flannel.alpha.coreos.com/backend-data":"{\"VNI\":1,\"VtepMAC\":\"12:c6:65:89:b4:e3\"}"}}}"#

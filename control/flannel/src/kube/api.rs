@@ -239,7 +239,9 @@ impl Query {
         self.0.push('=');
         for byte in value.bytes() {
             match byte {
-                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => self.0.push(char::from(byte)),
+                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                    self.0.push(char::from(byte))
+                }
                 // Writing to a string can't fail.
                 other => drop(write!(self.0, "%{other:02X}")),
             }
@@ -278,7 +280,9 @@ impl Lines {
             let frame = timeout(self.silence, self.body.frame()).await;
             match frame.map_err(|_| ApiError::Silent(self.silence))? {
                 None => return Ok(None),
-                Some(Ok(frame)) => self.text.extend_from_slice(frame.data_ref().map_or(&[], |data| &data[..])),
+                Some(Ok(frame)) => {
+                    self.text.extend_from_slice(frame.data_ref().map_or(&[], |data| &data[..]))
+                }
                 Some(Err(error)) => return Err(ApiError::Broken(with_causes(&error))),
             }
         }

@@ -7,6 +7,7 @@ use super::object::{Event, Object, Read, Reading, Refusal, version_of};
 use super::patience::Backoff;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 use tracing::{debug, info, warn};
@@ -133,7 +134,8 @@ impl<T: Object> Follower<T> {
                 Some(further) => next = Some(further.to_owned()),
                 None => {
                     let version = page.version().filter(|version| !version.is_empty());
-                    let version = version.ok_or_else(|| ApiError::Garbled("a list without a version".to_owned()))?;
+                    let version =
+                        version.ok_or_else(|| ApiError::Garbled("a list without a version".to_owned()))?;
                     self.whole = false;
                     self.complaints.retain(|key, _| wrong.contains(key));
                     return Ok((all, version.to_owned()));
@@ -146,11 +148,12 @@ impl<T: Object> Follower<T> {
     async fn watch(&mut self, mut version: String) -> Result<(), Deaf> {
         let mut fruitless = 0;
         while fruitless < FRUITLESS {
-            let (begun, since) = (Instant::now(), version.clone());
-            let ended = self.one_watch(&mut version).await?;
+            let (mut begun, since) = (None, version.clone());
+            let ended = self.one_watch(&mut version, &mut begun).await?;
             let fruitful = version != since;
             fruitless = if fruitful { 0 } else { fruitless + 1 };
-            let worked = fruitful || begun.elapsed() >= self.api.patience().last_retry;
+            let lasted = begun.map_or(Duration::ZERO, |begun: Instant| begun.elapsed());
+            let worked = fruitful || lasted >= self.api.patience().last_retry;
             if worked {
                 self.backoff.reset();
             }
@@ -175,12 +178,17 @@ impl<T: Object> Follower<T> {
         Ok(())
     }
 
-    /// One watch until its end. `version` follows what was told.
-    async fn one_watch(&mut self, version: &mut String) -> Result<Result<(), ApiError>, Deaf> {
+    /// One watch until its end. `version` follows what was told; `begun` is when the server began to answer.
+    async fn one_watch(
+        &mut self,
+        version: &mut String,
+        begun: &mut Option<Instant>,
+    ) -> Result<Result<(), ApiError>, Deaf> {
         let mut lines = match self.api.watch(&self.of, version).await {
             Ok(lines) => lines,
             Err(error) => return Ok(Err(error)),
         };
+        *begun = Some(Instant::now());
         self.well().await?;
         loop {
             let line = match lines.next().await {

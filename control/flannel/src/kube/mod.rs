@@ -113,11 +113,13 @@ impl Kube {
     /// What an operator must mend: options, files, credentials.
     pub async fn connect(options: Options) -> Result<Self, StoreError> {
         let place = options.net_conf.display().to_string();
-        let text = std::fs::read_to_string(&options.net_conf)
-            .map_err(|error| StoreError::Settings(format!("{place}: {error}; name it with --net-config-path")))?;
+        let text = std::fs::read_to_string(&options.net_conf).map_err(|error| {
+            StoreError::Settings(format!("{place}: {error}; name it with --net-config-path"))
+        })?;
         let config = NetConf::parse(&text)
             .map_err(|error| StoreError::Content { place, reason: error.to_string() })?;
-        let names = Names::new(&options.annotation_prefix).map_err(|error| StoreError::Settings(error.to_string()))?;
+        let names = Names::new(&options.annotation_prefix)
+            .map_err(|error| StoreError::Settings(error.to_string()))?;
         let api = Api::new(options.access, options.patience).await;
         let api = api.map_err(|error| StoreError::Settings(error.to_string()))?;
         let own = match options.node {
@@ -169,12 +171,13 @@ impl Kube {
     /// What an operator must mend; nothing at this time.
     pub async fn advice(&self) -> Result<Advice, StoreError> {
         let path = format!("/api/v1/nodes/{}", self.reading.own);
-        let node = insist(&self.api, &path, "this node", |json| match Read::<Node>::from(json, &self.reading) {
-            Some(Read { object: Some(node), .. }) => Ok(node),
-            Some(Read { complaint: Some(complaint), .. }) => Err(complaint),
-            _ => Err("the answer is no node".to_owned()),
-        })
-        .await;
+        let node =
+            insist(&self.api, &path, "this node", |json| match Read::<Node>::from(json, &self.reading) {
+                Some(Read { object: Some(node), .. }) => Ok(node),
+                Some(Read { complaint: Some(complaint), .. }) => Err(complaint),
+                _ => Err("the answer is no node".to_owned()),
+            })
+            .await;
         Ok(node.notes.advice(|complaint| warn!("node {}: {complaint}; it does not count", self.reading.own)))
     }
 
@@ -328,7 +331,9 @@ impl Kube {
                 self.subnets = subnets;
                 None
             }
-            Err(reason) => Some(format!("node {}: {reason}; {} stays in use", self.reading.own, self.subnets)),
+            Err(reason) => {
+                Some(format!("node {}: {reason}; {} stays in use", self.reading.own, self.subnets))
+            }
         };
         self.status.send_if_modified(|status| {
             let news = status.trouble != trouble;

@@ -117,7 +117,9 @@ impl Nodes {
             (self.config.ipv6_network.is_some(), v6.is_some(), "IPv6"),
         ] {
             if asked && !has {
-                return Err(NoSubnets::Wrong(format!("it has no podCIDR of {family}, which net-conf.json asks for")));
+                return Err(NoSubnets::Wrong(format!(
+                    "it has no podCIDR of {family}, which net-conf.json asks for"
+                )));
             }
         }
         Ok(Subnets { v4, v6 })
@@ -132,7 +134,8 @@ impl Nodes {
                 say(name, complaint);
             }
         }
-        let mut order: Vec<_> = peers.values().filter_map(|entry| Some((entry, entry.peer.as_ref()?))).collect();
+        let mut order: Vec<_> =
+            peers.values().filter_map(|entry| Some((entry, entry.peer.as_ref()?))).collect();
         order.sort_unstable_by(|(a, x), (b, y)| (&a.rank, &x.name).cmp(&(&b.rank, &y.name)));
         let mut taken = Taken::default();
         taken.own(&own, me);
@@ -159,17 +162,26 @@ fn read_peer(name: String, node: &Node, config: &NetConf) -> Result<(Peer, Optio
     let subnets = read_subnets(node)?;
     let kind = notes.backend_type.as_deref().unwrap_or_default();
     let vxlan = kind == "vxlan" && matches!(config.backend, Backend::Vxlan(_));
-    let v4 = family(subnets.v4, config.network, "Network", &notes.public_ip, "public-ip", |address: Ipv4Addr| {
-        check_address(address.into(), config)?;
-        check_data(vxlan, &notes.backend_data, "backend-data")
-    });
-    let v6 =
-        family(subnets.v6, config.ipv6_network, "IPv6Network", &notes.public_ipv6, "public-ipv6", |address: Ipv6Addr| {
+    let v4 =
+        family(subnets.v4, config.network, "Network", &notes.public_ip, "public-ip", |address: Ipv4Addr| {
+            check_address(address.into(), config)?;
+            check_data(vxlan, &notes.backend_data, "backend-data")
+        });
+    let v6 = family(
+        subnets.v6,
+        config.ipv6_network,
+        "IPv6Network",
+        &notes.public_ipv6,
+        "public-ipv6",
+        |address: Ipv6Addr| {
             check_address(address.into(), config)?;
             check_data(vxlan, &notes.backend_v6_data, "backend-v6-data")
-        });
+        },
+    );
     let (v4, v6, complaint) = match (v4, v6) {
-        (Ok(None), Ok(None)) => return Err("nothing says how it is reached: no podCIDR with its public-ip".to_owned()),
+        (Ok(None), Ok(None)) => {
+            return Err("nothing says how it is reached: no podCIDR with its public-ip".to_owned());
+        }
         (Ok(v4), Ok(v6)) => (v4, v6, None),
         (Err(complaint), Ok(Some(v6))) => (None, Some(v6), Some(complaint)),
         (Ok(Some(v4)), Err(complaint)) => (Some(v4), None, Some(complaint)),
@@ -205,7 +217,8 @@ where
     // It may be a node of the other family only.
     let Some(text) = address.as_deref() else { return Ok(None) };
     let subnet = within(Some(subnet), network, key)?.unwrap_or(subnet);
-    let address = text.parse::<A>().map_err(|error| format!("annotation {note} is {:?}: {error}", shorten(text)))?;
+    let address =
+        text.parse::<A>().map_err(|error| format!("annotation {note} is {:?}: {error}", shorten(text)))?;
     check(address)?;
     Ok(Some((subnet, address)))
 }
@@ -314,7 +327,9 @@ impl<'a> Taken<'a> {
         }
         for mac in macs.iter().flatten() {
             if let Some(owner) = self.macs.get(mac) {
-                return Err(format!("its VTEP's address {mac} is that of {owner} too, and the node is left out"));
+                return Err(format!(
+                    "its VTEP's address {mac} is that of {owner} too, and the node is left out"
+                ));
             }
         }
         for net in nets(&peer.subnets) {

@@ -199,7 +199,8 @@ fn bandwidth(text: &str) -> Result<u64, &'static str> {
     };
     let exponent = i64::from(exponent) - part.len() as i64;
     const RANGE: &str = "it is not within 1k and 1P";
-    let value = match u32::try_from(exponent.unsigned_abs()).ok().and_then(|power| 10u128.checked_pow(power)) {
+    let value = match u32::try_from(exponent.unsigned_abs()).ok().and_then(|power| 10u128.checked_pow(power))
+    {
         Some(power) if exponent >= 0 => digits.checked_mul(factor).and_then(|n| n.checked_mul(power)),
         Some(power) => digits.checked_mul(factor).map(|n| n / power),
         None => None,

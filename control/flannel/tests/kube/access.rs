@@ -49,7 +49,8 @@ async fn a_kubeconfig_with_authority_and_token() {
     lab.server.put("nodes", node(2));
     let (config, token) = (lab.path("kubeconfig"), lab.path("token"));
     fs::write(&token, "sesame").unwrap();
-    fs::write(&config, kubeconfig(lab.server.address, &format!("{{tokenFile: {}}}", token.display()))).unwrap();
+    fs::write(&config, kubeconfig(lab.server.address, &format!("{{tokenFile: {}}}", token.display())))
+        .unwrap();
     let mut options = lab.options();
     options.access = Access { url: None, kubeconfig: Some(config.clone()) };
     let mut running = Running::of(Kube::connect(options.clone()).await.unwrap()).await;
@@ -66,7 +67,8 @@ async fn a_kubeconfig_with_authority_and_token() {
     running.until("the news", |r| r.names() == ["n2", "n3"]).await;
 
     // Another authority has not signed this server.
-    let other = read(&config).replace(&file("ca.pem").display().to_string(), &lab.path("other.pem").display().to_string());
+    let other = read(&config)
+        .replace(&file("ca.pem").display().to_string(), &lab.path("other.pem").display().to_string());
     fs::write(lab.path("other.pem"), read(&file("ca.pem")).replace("BEGIN CERTIFICATE", "BEGIN X")).unwrap();
     fs::write(&config, other).unwrap();
     let error = Kube::connect(options).await.map(|_| ()).unwrap_err().to_string();
@@ -109,7 +111,8 @@ async fn what_an_operator_must_mend_is_said_at_once() {
     options.net_conf = lab.path("missing.json");
     assert!(says(options).await.contains("--net-config-path"));
     let mut options = lab.options();
-    fs::write(lab.path("wireguard.json"), r#"{"Network":"10.0.0.0/8","Backend":{"Type":"wireguard"}}"#).unwrap();
+    fs::write(lab.path("wireguard.json"), r#"{"Network":"10.0.0.0/8","Backend":{"Type":"wireguard"}}"#)
+        .unwrap();
     options.net_conf = lab.path("wireguard.json");
     assert!(says(options).await.contains("wireguard"));
     let mut options = lab.options();

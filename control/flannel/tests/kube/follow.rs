@@ -18,7 +18,8 @@ async fn whatever_changes_in_a_node_changes_the_peer() {
 
     lab.server.put("nodes", node(4));
     running.until("a node that comes", |r| r.names() == ["n2", "n3", "n4"]).await;
-    lab.server.change("nodes", "n2", |node| annotate(node, "backend-data", &backend_data("02:00:00:00:99:99")));
+    lab.server
+        .change("nodes", "n2", |node| annotate(node, "backend-data", &backend_data("02:00:00:00:99:99")));
     running.until("another MAC address", |r| r.data("n2") == backend_data("02:00:00:00:99:99")).await;
     lab.server.change("nodes", "n2", |node| annotate(node, "public-ip", "172.16.99.99"));
     running
@@ -98,14 +99,16 @@ async fn a_list_that_grows_old_while_it_is_read_is_read_whole() {
     lab.server.fail(Verb::List, "nodes", Fault::Gone);
     let running = lab.run().await;
     assert_eq!(running.last.peers.len(), 599);
-    let last = lab.server.asked().into_iter().rfind(|a| a.verb == Verb::List && a.uri.contains("/nodes")).unwrap();
+    let last =
+        lab.server.asked().into_iter().rfind(|a| a.verb == Verb::List && a.uri.contains("/nodes")).unwrap();
     assert!(!last.uri.contains("limit"), "{}", last.uri);
     assert_eq!(*running.last, lab.fresh().await);
 }
 
 /// Breaks all connections, and waits until the store has come again.
 async fn cut_off(lab: &Lab) {
-    let watches = || lab.server.asked().iter().filter(|a| a.verb == Verb::Watch && a.uri.contains("/nodes")).count();
+    let watches =
+        || lab.server.asked().iter().filter(|a| a.verb == Verb::Watch && a.uri.contains("/nodes")).count();
     let before = watches();
     lab.server.cut();
     wait_for("the next watch", || (watches() > before).then_some(())).await;
@@ -147,9 +150,11 @@ async fn a_watch_that_fails_loses_nothing() {
         lab.server.put("nodes", node(4));
         lab.server.remove("nodes", "n2");
         running.until(&format!("the changes after {fault:?}"), |r| r.names() == ["n3", "n4", "n9"]).await;
-        running.until(&format!("an end of {fault:?}"), |r| {
+        running
+            .until(&format!("an end of {fault:?}"), |r| {
                 r.lost == r.back && lost.is_none_or(|lost| (r.lost > 0) == lost)
-            }).await;
+            })
+            .await;
         lab.server.put("nodes", node(5));
         running.until(&format!("the watch after {fault:?}"), |r| r.names() == ["n3", "n4", "n5", "n9"]).await;
         assert_eq!(*running.last, lab.fresh().await, "{fault:?}");
@@ -201,7 +206,8 @@ async fn a_server_that_says_when_to_come_again_is_left_alone_until_then() {
     let lab = Lab::new(VXLAN);
     let mut running = lab.run().await;
     wait_for("the watch", || (lab.server.watching() == 2).then_some(())).await;
-    let watches = || lab.server.asked().iter().filter(|a| a.verb == Verb::Watch && a.uri.contains("/nodes")).count();
+    let watches =
+        || lab.server.asked().iter().filter(|a| a.verb == Verb::Watch && a.uri.contains("/nodes")).count();
     let before = watches();
     lab.server.fail(Verb::Watch, "nodes", Fault::Status(429, Some(1)));
     let begun = std::time::Instant::now();
@@ -217,7 +223,8 @@ async fn a_silent_watch_is_begun_again_where_it_stood() {
     lab.patience.silence = Duration::from_millis(50);
     let mut running = lab.run().await;
     let watches = || {
-        let asked = lab.server.asked().into_iter().filter(|a| a.verb == Verb::Watch && a.uri.contains("/nodes"));
+        let asked =
+            lab.server.asked().into_iter().filter(|a| a.verb == Verb::Watch && a.uri.contains("/nodes"));
         asked.map(|asked| asked.uri).collect::<Vec<_>>()
     };
     wait_for("several watches", || (watches().len() >= 3).then_some(())).await;
@@ -236,14 +243,16 @@ async fn bookmarks_say_where_to_go_on() {
     wait_for("the watch", || (lab.server.watching() == 2).then_some(())).await;
     // Pods count versions too, and nobody tells us but by bookmarks.
     for index in 0..50 {
-        lab.server.put("pods", json!({"metadata": {"namespace": "a", "name": format!("p{index}")}, "spec": {}}));
+        lab.server
+            .put("pods", json!({"metadata": {"namespace": "a", "name": format!("p{index}")}, "spec": {}}));
     }
     lab.server.bookmark();
     let version = lab.server.version();
     let status = running.status.clone();
     wait_for("the bookmark", || (status.borrow().position.as_ref() == Some(&version)).then_some(())).await;
     lab.server.compact();
-    let lists = || lab.server.asked().iter().filter(|a| a.verb == Verb::List && a.uri.contains("/nodes")).count();
+    let lists =
+        || lab.server.asked().iter().filter(|a| a.verb == Verb::List && a.uri.contains("/nodes")).count();
     let before = lists();
     lab.server.cut();
     lab.server.put("nodes", node(4));
@@ -253,7 +262,7 @@ async fn bookmarks_say_where_to_go_on() {
 
 #[tokio::test]
 async fn a_server_that_is_away_changes_nothing_and_is_missed_once() {
-    let (log, _guard) = Log::begin();
+    let log = Log::begin();
     let lab = Lab::new(VXLAN);
     let mut running = lab.run().await;
     wait_for("the watch", || (lab.server.watching() == 2).then_some(())).await;

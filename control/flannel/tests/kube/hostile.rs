@@ -40,7 +40,10 @@ async fn a_node_that_says_nonsense_costs_one_line_and_itself() {
         ("a subnet outside", wrong(|node| node["spec"] = json!({"podCIDR": "192.168.4.0/24"}))),
         ("a subnet around", wrong(|node| node["spec"] = json!({"podCIDR": "8.0.0.0/6"}))),
         ("a subnet that is none", wrong(|node| node["spec"] = json!({"podCIDR": "10.0.4.0/33"}))),
-        ("many subnets", wrong(|node| node["spec"] = json!({"podCIDRs": ["10.0.4.0/24", "10.0.5.0/24", "10.0.6.0/24"]}))),
+        (
+            "many subnets",
+            wrong(|node| node["spec"] = json!({"podCIDRs": ["10.0.4.0/24", "10.0.5.0/24", "10.0.6.0/24"]})),
+        ),
         ("no subnet", wrong(|node| node["spec"] = json!({}))),
         ("only the other family", wrong(|node| node["spec"] = json!({"podCIDR": "fd00::/64"}))),
         ("annotations of another kind", wrong(|node| node["metadata"]["annotations"] = json!([1, 2]))),
@@ -58,7 +61,7 @@ async fn a_node_that_says_nonsense_costs_one_line_and_itself() {
         ("our MAC address", note("backend-data", &backend_data(&mac(1)))),
     ];
     let lab = Lab::new(VXLAN);
-    let (log, _guard) = Log::begin();
+    let log = Log::begin();
     let mut running = lab.run().await;
     for (what, nonsense) in nonsense {
         let before = log.about("n4").len();
@@ -128,9 +131,10 @@ async fn a_node_that_was_left_over_does_not_keep_its_successors_address() {
 
 #[tokio::test]
 async fn a_peer_of_one_family_is_reached_by_that_one() {
-    let (log, _guard) = Log::begin();
+    let log = Log::begin();
     let lab = Lab::new(DUAL);
-    lab.server.change("nodes", "n1", |node| node["spec"]["podCIDRs"] = json!(["10.0.1.0/24", "fd00:10:0:1::/64"]));
+    lab.server
+        .change("nodes", "n1", |node| node["spec"]["podCIDRs"] = json!(["10.0.1.0/24", "fd00:10:0:1::/64"]));
     let both = |index: u16| {
         let mut node = node(index);
         node["spec"]["podCIDRs"] = json!([format!("10.0.{index}.0/24"), format!("fd00:10:0:{index}::/64")]);

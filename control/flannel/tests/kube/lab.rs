@@ -2,14 +2,13 @@
 
 use std::fs;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
-use tracing_subscriber::fmt::MakeWriter;
 use weft_flannel::kube::{Access, Kube, Options, Patience, Pods, ThisNode};
 use weft_flannel::store::{Cluster, Own, Peer, Status, Store, Update};
 
@@ -179,12 +178,14 @@ impl Running {
 
     /// Takes in whatever comes within that time.
     pub(crate) async fn rest(&mut self, time: Duration) {
-        drop(timeout(time, async {
-            loop {
-                self.step().await;
-            }
-        })
-        .await);
+        drop(
+            timeout(time, async {
+                loop {
+                    self.step().await;
+                }
+            })
+            .await,
+        );
     }
 
     pub(crate) async fn until(&mut self, what: &str, is: impl Fn(&Self) -> bool) {
@@ -222,47 +223,47 @@ pub(crate) async fn wait_for<T>(what: &str, mut is: impl FnMut() -> Option<T>) -
     waiting.await.unwrap_or_else(|_| panic!("{what}: not within {PATIENCE:?}"))
 }
 
-/// The log of this thread.
-#[derive(Clone, Default)]
-pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
+thread_local! {
+    static LINES: std::cell::RefCell<Vec<u8>> = const { std::cell::RefCell::new(Vec::new()) };
+}
+
+/// The warnings of this thread: a test's tasks are all on its own.
+pub(crate) struct Log;
 
 impl Log {
-    /// Collects warnings as long as the guard lives.
-    pub(crate) fn begin() -> (Self, tracing::subscriber::DefaultGuard) {
-        let log = Self::default();
-        let subscriber = tracing_subscriber::fmt()
-            .with_max_level(tracing::Level::WARN)
-            .with_ansi(false)
-            .without_time()
-            .with_writer(log.clone())
-            .finish();
-        let guard = tracing::subscriber::set_default(subscriber);
-        (log, guard)
+    /// Collects them from now on. One subscriber for all threads: what several that come and go want is not certain.
+    pub(crate) fn begin() -> Self {
+        static ONCE: std::sync::Once = std::sync::Once::new();
+        ONCE.call_once(|| {
+            let subscriber = tracing_subscriber::fmt()
+                .with_max_level(tracing::Level::WARN)
+                .with_ansi(false)
+                .without_time()
+                .with_writer(|| Lines)
+                .finish();
+            tracing::subscriber::set_global_default(subscriber).unwrap();
+        });
+        LINES.with_borrow_mut(Vec::clear);
+        Self
     }
 
     /// The lines about this.
     pub(crate) fn about(&self, what: &str) -> Vec<String> {
-        let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
+        let text = LINES.with_borrow(|lines| String::from_utf8(lines.clone()).unwrap());
         text.lines().filter(|line| line.contains(what)).map(str::to_owned).collect()
     }
 }
 
-impl std::io::Write for Log {
+struct Lines;
+
+impl std::io::Write for Lines {
     fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(text);
+        LINES.with_borrow_mut(|lines| lines.extend_from_slice(text));
         Ok(text.len())
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
-    }
-}
-
-impl MakeWriter<'_> for Log {
-    type Writer = Self;
-
-    fn make_writer(&self) -> Self {
-        self.clone()
     }
 }
 

@@ -7,7 +7,9 @@ use tokio::time::timeout;
 use weft_flannel::kube::{Kube, ThisNode};
 use weft_flannel::store::{Store, StoreError};
 
-use crate::lab::{DUAL, Lab, Log, PATIENCE, Running, VXLAN, annotate, backend_data, bare_node, mac, own, wait_for};
+use crate::lab::{
+    DUAL, Lab, Log, PATIENCE, Running, VXLAN, annotate, backend_data, bare_node, mac, own, wait_for,
+};
 use crate::server::{Fault, Server, Verb};
 
 /// The annotations of `n1`, as flanneld patches them.
@@ -49,7 +51,8 @@ async fn a_node_is_published_when_it_forwards_and_not_before() {
 #[tokio::test]
 async fn a_node_with_both_families_says_both() {
     let lab = Lab::new(DUAL);
-    lab.server.change("nodes", "n1", |node| node["spec"]["podCIDRs"] = json!(["10.0.1.0/24", "fd00:10:0:1::/64"]));
+    lab.server
+        .change("nodes", "n1", |node| node["spec"]["podCIDRs"] = json!(["10.0.1.0/24", "fd00:10:0:1::/64"]));
     let running = lab.run().await;
     assert_eq!(running.last.own.to_string(), "10.0.1.0/24 and fd00:10:0:1::/64");
     let v6 = concat!(
@@ -63,7 +66,7 @@ async fn a_node_with_both_families_says_both() {
 
 #[tokio::test]
 async fn a_subnet_that_comes_late_is_waited_for() {
-    let (log, _guard) = Log::begin();
+    let log = Log::begin();
     let lab = Lab::empty(Server::start(), VXLAN);
     let mut store = Store::Kube(Box::new(lab.connect().await));
     let own = own();
@@ -87,7 +90,11 @@ async fn wait_for_line<T>(running: &mut (impl Future<Output = T> + Unpin), is: i
 }
 
 /// Lets `running` go on until `is`.
-async fn wait_for_while<T>(running: &mut (impl Future<Output = T> + Unpin), what: &str, is: impl Fn() -> bool) {
+async fn wait_for_while<T>(
+    running: &mut (impl Future<Output = T> + Unpin),
+    what: &str,
+    is: impl Fn() -> bool,
+) {
     tokio::select! {
         _ = running => panic!("{what}: it has ended"),
         () = wait_for(what, || is().then_some(())) => {}
@@ -118,7 +125,9 @@ async fn what_is_lost_or_edited_is_said_again() {
     let mut running = lab.run().await;
     let says = |name: &'static str| {
         let node = lab.server.get("nodes", "n1");
-        node["metadata"]["annotations"][format!("flannel.alpha.coreos.com/{name}")].as_str().map(str::to_owned)
+        node["metadata"]["annotations"][format!("flannel.alpha.coreos.com/{name}")]
+            .as_str()
+            .map(str::to_owned)
     };
     let available = || {
         let node = lab.server.get("nodes", "n1");
@@ -139,7 +148,8 @@ async fn what_is_lost_or_edited_is_said_again() {
     });
     wait_for("the condition again", || available().then_some(())).await;
     lab.server.change("nodes", "n1", |node| annotate(node, "public-ip-overwrite", "203.0.113.1"));
-    wait_for("the operator's word", || (says("public-ip").as_deref() == Some("203.0.113.1")).then_some(())).await;
+    wait_for("the operator's word", || (says("public-ip").as_deref() == Some("203.0.113.1")).then_some(()))
+        .await;
 
     // Registered with another subnet, it is another node of the network.
     lab.server.remove("nodes", "n1");
@@ -151,7 +161,7 @@ async fn what_is_lost_or_edited_is_said_again() {
 
 #[tokio::test]
 async fn a_write_that_fails_is_tried_again_while_the_node_works() {
-    let (log, _guard) = Log::begin();
+    let log = Log::begin();
     let lab = Lab::new(VXLAN);
     for code in [500, 409, 403] {
         lab.server.fail(Verb::Patch, "nodes", Fault::Status(code, None));
@@ -213,7 +223,10 @@ async fn the_pod_that_we_are_says_the_node() {
     let connecting = Kube::connect(options);
     let mut connecting = Box::pin(connecting);
     assert!(timeout(Duration::from_millis(30), &mut connecting).await.is_err(), "there is no such pod yet");
-    lab.server.put("pods", json!({"metadata": {"namespace": "kube-flannel", "name": "weft-x"}, "spec": {"nodeName": "n1"}}));
+    lab.server.put(
+        "pods",
+        json!({"metadata": {"namespace": "kube-flannel", "name": "weft-x"}, "spec": {"nodeName": "n1"}}),
+    );
     let kube = timeout(PATIENCE, connecting).await.unwrap().unwrap();
     assert_eq!(kube.node(), "n1");
     assert_eq!(Running::of(kube).await.names(), ["n2", "n3"]);

@@ -16,7 +16,7 @@ fn pod(name: &str, on: &str, address: &str) -> Value {
 
 #[tokio::test]
 async fn the_pods_of_this_node_are_known_and_no_others() {
-    let (log, _guard) = Log::begin();
+    let log = Log::begin();
     let lab = Lab::new(VXLAN);
     lab.server.put("pods", pod("web", "n1", "10.0.1.2"));
     lab.server.put("pods", pod("far", "n2", "10.0.2.2"));
@@ -28,7 +28,10 @@ async fn the_pods_of_this_node_are_known_and_no_others() {
         assert_eq!(pods.iter().map(|(name, _)| name).collect::<Vec<_>>(), ["shop/web"]);
         let web = pods.get("shop/web").unwrap();
         assert_eq!(web.labels["app"], "web");
-        assert_eq!(web.addresses, ["10.0.1.2".parse::<std::net::IpAddr>().unwrap(), "fd00:10:0:1::2".parse().unwrap()]);
+        assert_eq!(
+            web.addresses,
+            ["10.0.1.2".parse::<std::net::IpAddr>().unwrap(), "fd00:10:0:1::2".parse().unwrap()]
+        );
         assert_eq!((web.ingress_bandwidth, web.egress_bandwidth), (None, None));
         assert_eq!(pods.with_address("fd00:10:0:1::2".parse().unwrap()).unwrap().0, "shop/web");
     }
@@ -57,7 +60,7 @@ async fn the_pods_of_this_node_are_known_and_no_others() {
 
 #[tokio::test]
 async fn who_may_not_see_pods_still_sees_nodes() {
-    let (log, _guard) = Log::begin();
+    let log = Log::begin();
     let lab = Lab::new(VXLAN);
     lab.server.put("pods", pod("web", "n1", "10.0.1.2"));
     for _ in 0..5 {

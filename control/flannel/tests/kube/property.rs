@@ -97,7 +97,9 @@ async fn happen(lab: &Lab, what: &Happens) {
             tokio::time::sleep(Duration::from_millis(5)).await;
             server.set_up(true);
         }
-        Happens::Wait(milliseconds) => tokio::time::sleep(Duration::from_millis((*milliseconds).into())).await,
+        Happens::Wait(milliseconds) => {
+            tokio::time::sleep(Duration::from_millis((*milliseconds).into())).await
+        }
     }
 }
 

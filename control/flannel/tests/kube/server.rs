@@ -426,11 +426,14 @@ fn refuse(code: u16, retry_after: Option<u64>) -> Answer {
 async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Answer {
     let (head, body) = request.into_parts();
     let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
-    let query: HashMap<String, String> = head.uri.query().unwrap_or_default().split('&').filter_map(pair).collect();
+    let query: HashMap<String, String> =
+        head.uri.query().unwrap_or_default().split('&').filter_map(pair).collect();
     let path: Vec<&str> = head.uri.path().trim_matches('/').split('/').collect();
     let (kind, key): (&'static str, Option<String>) = match path[..] {
         ["api", "v1", "nodes"] => ("nodes", None),
-        ["api", "v1", "nodes", name] | ["api", "v1", "nodes", name, "status"] => ("nodes", Some(name.to_owned())),
+        ["api", "v1", "nodes", name] | ["api", "v1", "nodes", name, "status"] => {
+            ("nodes", Some(name.to_owned()))
+        }
         ["api", "v1", "pods"] => ("pods", None),
         ["api", "v1", "namespaces", namespace, "pods", name] => ("pods", Some(format!("{namespace}/{name}"))),
         _ => return refuse(404, None),
@@ -532,13 +535,19 @@ fn pair(text: &str) -> Option<(String, String)> {
 
 /// Whether the field selector wants the object.
 fn selected(object: &Value, query: &HashMap<String, String>) -> bool {
-    let Some((field, value)) = query.get("fieldSelector").and_then(|selector| selector.split_once('=')) else {
+    let Some((field, value)) = query.get("fieldSelector").and_then(|selector| selector.split_once('='))
+    else {
         return true;
     };
     field.split('.').fold(object, |object, name| &object[name]) == value
 }
 
-fn list(kind: &'static str, query: &HashMap<String, String>, fault: Option<&Fault>, shared: &Shared) -> Answer {
+fn list(
+    kind: &'static str,
+    query: &HashMap<String, String>,
+    fault: Option<&Fault>,
+    shared: &Shared,
+) -> Answer {
     let mut world = shared.world.lock().unwrap_or_else(PoisonError::into_inner);
     let (version, mut items) = match query.get("continue") {
         Some(token) => match world.rests.get(token).cloned() {
@@ -612,7 +621,8 @@ fn watch_objects(
                     "BOOKMARK" => bookmarks,
                     _ => selected(&logged.object, &query),
                 });
-                mine.map(|logged| json!({"type": logged.what, "object": logged.object}).to_string() + "\n").collect()
+                mine.map(|logged| json!({"type": logged.what, "object": logged.object}).to_string() + "\n")
+                    .collect()
             };
             for line in lines {
                 out.send(line.as_bytes()).await?;

@@ -23,11 +23,16 @@ async fn five_thousand_nodes() {
     }
     let mut running = lab.run().await;
     assert_eq!(running.last.peers.len(), usize::from(NODES) - 1);
-    lab.server.change("nodes", "n4000", |node| annotate(node, "backend-data", &backend_data("02:00:00:00:99:99")));
+    lab.server
+        .change("nodes", "n4000", |node| annotate(node, "backend-data", &backend_data("02:00:00:00:99:99")));
     running.until("one node's change", |r| r.data("n4000") == backend_data("02:00:00:00:99:99")).await;
     for index in 2..=NODES {
         lab.server.change("nodes", &format!("n{index}"), |node| {
-            annotate(node, "backend-data", &backend_data(&format!("02:00:00:01:{:02x}:{:02x}", index >> 8, index & 255)));
+            annotate(
+                node,
+                "backend-data",
+                &backend_data(&format!("02:00:00:01:{:02x}:{:02x}", index >> 8, index & 255)),
+            );
         });
     }
     let last = backend_data("02:00:00:01:13:88");
