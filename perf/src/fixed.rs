@@ -1,5 +1,5 @@
 //! A platform without allocations, locks and devices: a buffer is taken once and then goes round, from the source into
-//! the switch, out to the sink, and back to the source of the same thread.
+//! the switch, out to the sink, and back to the source of the same thread; dropped, it goes back at once.
 //!
 //! What it costs beside the switch: the source copies each frame into its buffer, as a NIC would write it.
 
@@ -11,6 +11,7 @@ use weft_switch::memory::NoWake;
 use weft_switch::offload::Offload;
 use weft_switch::packet::{BufPool, HEADROOM, MAX_CHAIN, PacketBuf};
 use weft_switch::port::{BURST, Burst, RxLoss, RxQueue, TxCaps, TxQueue};
+use weft_switch::wire::checksum::Sum;
 use weft_switch::worker::Platform;
 use weft_sync::prefetch::prefetch_bytes;
 
@@ -42,37 +43,66 @@ impl Slot {
     }
 }
 
-/// A packet in memory that is used again: of one segment, until others are appended.
+/// A packet in memory that is used again: of one segment, until others are appended. It has a slot as long as it lives.
 #[derive(Debug)]
-pub struct FixedBuf(Box<Slot>);
+pub struct FixedBuf(Option<Box<Slot>>);
+
+/// Where a buffer ends, its memory is used again.
+impl Drop for FixedBuf {
+    #[inline]
+    fn drop(&mut self) {
+        let mut next = self.0.take();
+        while let Some(mut slot) = next {
+            next = slot.behind.take();
+            // A thread that ends has no list any more: then the memory goes.
+            let _ = FREE.try_with(|free| free.borrow_mut().push(Self(Some(slot))));
+        }
+    }
+}
 
 impl FixedBuf {
     /// Takes memory: before the measurement, not in it.
     fn new() -> Self {
         let (start, end) = (HEADROOM, HEADROOM);
-        Self(Box::new(Slot { start, end, offload: Offload::default(), behind: None, room: [0; ROOM] }))
+        Self(Some(Box::new(Slot { start, end, offload: Offload::default(), behind: None, room: [0; ROOM] })))
     }
 
     /// Makes it a fresh packet of `len` undefined bytes. False when it has not the room.
     fn renew(&mut self, len: usize) -> bool {
         let fits = len <= ROOM - HEADROOM;
-        if fits {
-            (self.0.start, self.0.end, self.0.offload) = (HEADROOM, HEADROOM + len, Offload::default());
+        if let Some(slot) = self.0.as_deref_mut().filter(|_| fits) {
+            (slot.start, slot.end, slot.offload) = (HEADROOM, HEADROOM + len, Offload::default());
         }
         fits
     }
 
+    #[inline(always)]
+    fn slot(&self) -> &Slot {
+        match &self.0 {
+            Some(slot) => slot,
+            None => unreachable!("only what ends gives its slot away"),
+        }
+    }
+
+    #[inline(always)]
+    fn slot_mut(&mut self) -> &mut Slot {
+        match &mut self.0 {
+            Some(slot) => slot,
+            None => unreachable!("only what ends gives its slot away"),
+        }
+    }
+
     fn slots(&self) -> impl Iterator<Item = &Slot> {
-        std::iter::successors(Some(&*self.0), |slot| slot.behind.as_deref())
+        std::iter::successors(Some(self.slot()), |slot| slot.behind.as_deref())
     }
 
     /// Each segment by itself.
-    fn unchain(self) -> impl Iterator<Item = Self> {
-        let mut next = Some(self.0);
+    fn unchain(mut self) -> impl Iterator<Item = Self> {
+        let mut next = self.0.take();
         std::iter::from_fn(move || {
             let mut slot = next.take()?;
             next = slot.behind.take();
-            Some(Self(slot))
+            Some(Self(Some(slot)))
         })
     }
 }
@@ -80,11 +110,12 @@ impl FixedBuf {
 impl PacketBuf for FixedBuf {
     #[inline]
     fn head(&self) -> &[u8] {
-        self.0.bytes()
+        self.slot().bytes()
     }
     #[inline]
     fn head_mut(&mut self) -> &mut [u8] {
-        &mut self.0.room[self.0.start..self.0.end]
+        let slot = self.slot_mut();
+        &mut slot.room[slot.start..slot.end]
     }
     #[inline]
     fn len(&self) -> usize {
@@ -92,21 +123,23 @@ impl PacketBuf for FixedBuf {
     }
     #[inline]
     fn prepend(&mut self, count: usize) -> Option<&mut [u8]> {
-        self.0.start = self.0.start.checked_sub(count)?;
+        let slot = self.slot_mut();
+        slot.start = slot.start.checked_sub(count)?;
         Some(self.head_mut())
     }
     #[inline]
     fn trim_front(&mut self, count: usize) -> bool {
-        let fits = count <= self.0.end - self.0.start;
+        let slot = self.slot_mut();
+        let fits = count <= slot.end - slot.start;
         if fits {
-            self.0.start += count;
+            slot.start += count;
         }
         fits
     }
     /// Segments that are cut off whole stay, empty: who gives buffers back must not lose them.
     #[inline]
     fn truncate(&mut self, mut len: usize) {
-        let mut next = Some(&mut *self.0);
+        let mut next = Some(self.slot_mut());
         while let Some(slot) = next {
             let kept = len.min(slot.end - slot.start);
             slot.end = slot.start + kept;
@@ -121,18 +154,20 @@ impl PacketBuf for FixedBuf {
     fn segments(&self) -> usize {
         self.slots().count()
     }
-    fn append(&mut self, other: Self) -> Result<(), Self> {
+    fn append(&mut self, mut other: Self) -> Result<(), Self> {
         if self.segments() + other.segments() > MAX_CHAIN {
             return Err(other);
         }
-        self.0.append(other.0);
+        if let Some(slot) = other.0.take() {
+            self.slot_mut().append(slot);
+        }
         Ok(())
     }
     fn for_each_segment(&self, mut see: impl FnMut(&[u8])) {
         self.pieces().for_each(&mut see);
     }
     fn for_each_segment_mut(&mut self, mut see: impl FnMut(&mut [u8])) {
-        let mut next = Some(&mut *self.0);
+        let mut next = Some(self.slot_mut());
         while let Some(slot) = next {
             see(&mut slot.room[slot.start..slot.end]);
             next = slot.behind.as_deref_mut();
@@ -170,15 +205,15 @@ impl PacketBuf for FixedBuf {
     }
     #[inline]
     fn offload(&self) -> Offload {
-        self.0.offload
+        self.slot().offload
     }
     #[inline]
     fn set_offload(&mut self, offload: Offload) {
-        self.0.offload = offload;
+        self.slot_mut().offload = offload;
     }
 }
 
-/// Gives buffers that it took memory for when it was made. They do not come back.
+/// Gives buffers that it took memory for when it was made. They do not come back: where they end, the thread has them.
 #[derive(Debug)]
 pub struct FixedPool(Vec<FixedBuf>);
 
@@ -274,14 +309,25 @@ pub struct Source {
     frames: Arc<Frames>,
     next: usize,
     fresh: Option<Fresh>,
+    state: Offload,
 }
 
-/// Makes each frame another flow.
+/// Makes each frame another one than all before.
 #[derive(Debug)]
 struct Fresh {
-    /// Where the UDP header is.
-    at: usize,
-    flow: u32,
+    what: New,
+    number: u32,
+}
+
+/// What is new about each frame.
+#[derive(Debug, Clone, Copy)]
+pub enum New {
+    /// The flow: the ports in the UDP header, which is at this place.
+    Ports(usize),
+    /// The IPv4 destination, in 10.0.0.0/9, where a scene has nobody. The frames are plain.
+    Destination,
+    /// The source's MAC address. It is none of a scene's.
+    Station,
 }
 
 /// Takes everything and gives the buffers back.
@@ -295,24 +341,47 @@ impl Source {
     /// A source of these frames, of which there is at least one, each with room for a tunnel's headers in a buffer.
     pub fn new(frames: Arc<Frames>) -> Self {
         FREE.with_borrow_mut(fill);
-        Self { frames, next: 0, fresh: None }
+        Self { frames, next: 0, fresh: None, state: Offload::default() }
     }
 
-    /// The same frames, but each time with other UDP ports: 2^32 flows, of which none comes twice until then. `at`: where in each
-    /// frame the UDP header is.
-    pub fn with_fresh_flows(self, at: usize) -> Self {
-        Self { fresh: Some(Fresh { at, flow: 0 }), ..self }
+    /// The same frames, but each time with something new: 2^32 of it, or for destinations 2^23, come before one comes again.
+    pub fn with_new(self, what: New) -> Self {
+        Self { fresh: Some(Fresh { what, number: 0 }), ..self }
+    }
+
+    /// The same frames in this state.
+    pub fn in_state(self, state: Offload) -> Self {
+        Self { state, ..self }
     }
 }
 
 impl Fresh {
     #[inline]
     fn mark(&mut self, frame: &mut [u8]) {
-        // An odd factor: every flow once, and neighbours differ in both ports.
-        self.flow = self.flow.wrapping_add(0x9e37_79b1);
-        if let Some(udp) = frame.get_mut(self.at..self.at + 8) {
-            udp[0..4].copy_from_slice(&self.flow.to_be_bytes());
-            udp[6..8].fill(0);
+        // An odd step: every number once, and neighbours differ in all parts.
+        self.number = self.number.wrapping_add(0x9e37_79b1);
+        let number = self.number.to_be_bytes();
+        match self.what {
+            New::Ports(at) => {
+                if let Some(udp) = frame.get_mut(at..at + 8) {
+                    udp[0..4].copy_from_slice(&number);
+                    udp[6..8].fill(0);
+                }
+            }
+            New::Destination => {
+                if let Some(ip) = frame.get_mut(14..34) {
+                    ip[10..12].fill(0);
+                    ip[16..20].copy_from_slice(&(10 << 24 | self.number >> 9).to_be_bytes());
+                    let sum = Sum::new().add(ip).checksum();
+                    ip[10..12].copy_from_slice(&sum.to_be_bytes());
+                }
+            }
+            New::Station => {
+                if let Some(source) = frame.get_mut(6..12) {
+                    source[..2].copy_from_slice(&[2, 0xee]);
+                    source[2..].copy_from_slice(&number);
+                }
+            }
         }
     }
 }
@@ -320,13 +389,14 @@ impl Fresh {
 impl RxQueue<FixedPool> for Source {
     #[inline]
     fn rx(&mut self, _: &mut FixedPool, burst: &mut Burst<FixedBuf>) -> RxLoss {
-        let Self { frames, next, fresh } = self;
+        let Self { frames, next, fresh, state } = self;
         FREE.with_borrow_mut(|free| {
             let room = burst.remaining_capacity();
             if free.len() < room {
                 fill(free);
             }
-            for mut buf in free.drain(free.len() - room..) {
+            for _ in 0..room {
+                let Some(mut buf) = free.pop() else { break };
                 let frame = frames.get(*next);
                 frames.prefetch_after(*next);
                 *next = frames.after(*next);
@@ -335,6 +405,9 @@ impl RxQueue<FixedPool> for Source {
                 }
                 if let Some(fresh) = fresh {
                     fresh.mark(buf.head_mut());
+                }
+                if *state != Offload::default() {
+                    buf.set_offload(*state);
                 }
                 burst.push(buf);
             }
@@ -367,7 +440,12 @@ impl TxQueue<FixedPool> for Sink {
     fn tx(&mut self, burst: &mut Burst<FixedBuf>) {
         FREE.with_borrow_mut(|free| {
             let before = free.len();
-            free.extend(burst.drain(..).flat_map(FixedBuf::unchain));
+            for buf in burst.drain(..) {
+                match buf.slot().behind {
+                    None => free.push(buf),
+                    Some(_) => free.extend(buf.unchain()),
+                }
+            }
             self.sent += (free.len() - before) as u64;
         });
     }

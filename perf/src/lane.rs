@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex};
 use weft_switch::memory::{NoSleep, NoWake};
 use weft_switch::port::TxCaps;
 use weft_switch::tables::Snapshot;
-use weft_switch::types::PortId;
+use weft_switch::types::{MacAddr, PortId};
 use weft_switch::worker::{Command, Handle, Parts, Worker, make};
+use weft_sync::learned::Rules;
 use weft_sync::snapshot::{Publisher, cell};
 
 use crate::fixed::{Fixed, FixedPool, Frames, Sink, Source};
@@ -40,11 +41,13 @@ impl Lane {
 
     /// The workers of one switch, as lanes that have no source yet.
     pub fn idle(scene: &Scene, way: Way, workers: usize) -> Result<Vec<Self>, SceneError> {
-        let (publisher, readers) = cell(Box::new(scene.tables()?), workers);
+        let tables = scene.tables()?;
+        let rules = Rules { ageing: tables.ageing, limit: tables.learn_limit };
+        let (publisher, readers) = cell(Box::new(tables), workers);
         let publisher = Arc::new(Mutex::new(publisher));
         let parts =
             readers.into_iter().map(|snapshot| Parts { snapshot, pool: FixedPool::new(8), waker: NoWake });
-        let sinks = scene.sinks(way)?;
+        let (sinks, stations) = (scene.sinks(way)?, scene.stations()?);
         let lane = |(worker, handle)| Self {
             worker,
             handle,
@@ -52,7 +55,11 @@ impl Lane {
             sinks: sinks.clone(),
             _publisher: publisher.clone(),
         };
-        Ok(make(parts.collect()).into_iter().map(lane).collect())
+        let lanes: Vec<_> = make(parts.collect()).into_iter().map(lane).collect();
+        if let Some(lane) = lanes.first() {
+            lane.learn(&stations, rules);
+        }
+        Ok(lanes)
     }
 
     /// Gives the worker its queues. Called on the thread that it works on: the buffers belong to that.
@@ -61,9 +68,21 @@ impl Lane {
         for sink in &self.sinks {
             self.handle.send(Command::AddTx(*sink, Sink::new(caps)));
         }
-        self.handle.send(Command::AddRx(Scene::source(self.way)?, source));
+        let from = Scene::source(self.way)?;
+        if !self.sinks.contains(&from) {
+            // For what the switch has to say to who sends.
+            self.handle.send(Command::AddTx(from, Sink::new(caps)));
+        }
+        self.handle.send(Command::AddRx(from, source));
         self.worker.obey(&mut NoSleep);
         Ok(())
+    }
+
+    /// Has the workers know the stations that are in no table.
+    fn learn(&self, stations: &[(MacAddr, PortId)], rules: Rules) {
+        for (mac, port) in stations {
+            self.handle.learned().learn(*mac, *port, 0, rules, || false);
+        }
     }
 
     /// Takes one burst all the way; how many frames it had.

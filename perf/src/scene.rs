@@ -8,7 +8,7 @@
 //! picked by multiplication, not in turn: the processor cannot guess which entry of a table is next.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use serde_json::{Value, json};
@@ -36,12 +36,30 @@ pub enum Way {
     DecapValid,
     /// As `Decap`, to pods that take large frames: what follows in a flow is merged.
     Merge,
+    /// As `Bridge`, over IPv6.
+    Bridge6,
+    /// As `Route`, over IPv6.
+    Route6,
+    /// As `Encap`, of IPv6 packets; the tunnels are over IPv4.
+    Encap6,
+    /// As `Decap`, of IPv6 packets.
+    Decap6,
 }
 
 impl Way {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Bridge, Self::Route, Self::Encap, Self::Decap, Self::DecapValid, Self::Merge];
+    pub const ALL: [Self; 10] = [
+        Self::Bridge,
+        Self::Route,
+        Self::Encap,
+        Self::Decap,
+        Self::DecapValid,
+        Self::Merge,
+        Self::Bridge6,
+        Self::Route6,
+        Self::Encap6,
+        Self::Decap6,
+    ];
 
     /// A word for reports and arguments.
     pub fn name(self) -> &'static str {
@@ -52,12 +70,21 @@ impl Way {
             Self::Decap => "decap",
             Self::DecapValid => "decap-valid",
             Self::Merge => "merge",
+            Self::Bridge6 => "bridge6",
+            Self::Route6 => "route6",
+            Self::Encap6 => "encap6",
+            Self::Decap6 => "decap6",
         }
     }
 
     /// Whether the frames come in through the tunnel.
     pub fn is_tunnelled(self) -> bool {
-        matches!(self, Self::Decap | Self::DecapValid | Self::Merge)
+        matches!(self, Self::Decap | Self::DecapValid | Self::Merge | Self::Decap6)
+    }
+
+    /// Whether the (inner) packets are IPv6.
+    pub fn is_v6(self) -> bool {
+        matches!(self, Self::Bridge6 | Self::Route6 | Self::Encap6 | Self::Decap6)
     }
 }
 
@@ -137,7 +164,7 @@ pub enum SceneError {
     #[error(transparent)]
     Type(#[from] TypeError),
     /// No way's name.
-    #[error("{0:?} is no way: there are bridge, route, encap, decap, decap-valid and merge")]
+    #[error("{0:?} is no way: there are {all}", all = Way::ALL.map(Way::name).join(", "))]
     Way(String),
     /// No length.
     #[error("{0:?} is no frame size: take 64 to {most} bytes, or imix", most = FrameSize::LONGEST + FrameSize::FCS)]
@@ -161,12 +188,14 @@ pub struct Sizes {
     /// The ports that the other pods and stations are behind, in turn: fewer than pods. One, where what is measured is looking
     /// them up.
     pub ports: u32,
+    /// Whether all pods are trusted. Then the stations that are no pods are in no table: they are to be learned.
+    pub trusted: bool,
 }
 
 impl Default for Sizes {
     /// A full node in a cluster of 100.
     fn default() -> Self {
-        Self { pods: 250, vteps: 99, routes: 99, macs: 250, ports: 1 }
+        Self { pods: 250, vteps: 99, routes: 99, macs: 250, ports: 1, trusted: false }
     }
 }
 
@@ -177,8 +206,14 @@ const POD: usize = 1;
 const OTHERS: usize = 2;
 
 const POD_MTU: u32 = 1450;
+/// Addresses that are learned behind a port, if there are no more: the default of `bridge.learn_limit`.
+const LEARN_LIMIT: u32 = 256;
+/// Seconds that they are kept.
+const AGEING: u32 = 300;
 /// Ethernet, IPv4 and UDP.
 const HEADERS: usize = 14 + 20 + 8;
+/// Ethernet, IPv6 and UDP: two bytes more than the shortest frame has.
+const HEADERS6: usize = 14 + 40 + 8;
 /// A pod subnet's hosts, from its third address on.
 const HOSTS: u32 = 250;
 
@@ -219,6 +254,19 @@ fn pod_ip(subnet_number: u32, pod: u32) -> Ipv4Addr {
     Ipv4Addr::from_bits(subnet(subnet_number).to_bits() + 2 + pod)
 }
 
+/// As [`subnet`], a /64.
+fn subnet6(number: u32) -> Ipv6Addr {
+    Ipv6Addr::new(0xfd00, 0x10, 0x244, number as u16, 0, 0, 0, 0)
+}
+
+fn pod_ip6(subnet_number: u32, pod: u32) -> Ipv6Addr {
+    Ipv6Addr::from_bits(subnet6(subnet_number).to_bits() + 2 + u128::from(pod))
+}
+
+fn gateway_ip6() -> Ipv6Addr {
+    Ipv6Addr::from_bits(subnet6(0).to_bits() + 1)
+}
+
 fn gateway_ip() -> Ipv4Addr {
     Ipv4Addr::from_bits(subnet(0).to_bits() + 1)
 }
@@ -237,7 +285,7 @@ pub struct Scene {
 impl Scene {
     /// A node of these sizes.
     pub fn new(sizes: Sizes) -> Result<Self, SceneError> {
-        let Sizes { pods, vteps, routes, macs, ports } = sizes;
+        let Sizes { pods, vteps, routes, macs, ports, .. } = sizes;
         let fits = (2..=HOSTS + 2).contains(&pods)
             && (1..=50_000).contains(&vteps)
             && (vteps..=60_000).contains(&routes)
@@ -258,7 +306,7 @@ impl Scene {
     /// The ports that they leave by.
     pub fn sinks(&self, way: Way) -> Result<Vec<PortId>, SceneError> {
         let ports = match way {
-            Way::Encap => UPLINK..UPLINK + 1,
+            Way::Encap | Way::Encap6 => UPLINK..UPLINK + 1,
             _ => OTHERS..OTHERS + self.sizes.ports as usize,
         };
         Ok(ports.map(PortId::new).collect::<Result<_, _>>()?)
@@ -276,28 +324,42 @@ impl Scene {
 
     /// The node's tables. Every port has a queue for each worker, as the ports of a node have.
     pub fn tables(&self) -> Result<Snapshot, SceneError> {
-        let Sizes { pods, vteps, routes, macs, ports } = self.sizes;
+        let Sizes { pods, vteps, routes, macs, ports, trusted } = self.sizes;
         let (mtu, place) = (Mtu::new(POD_MTU)?, Place::Each);
-        let mut tables = Snapshot { vxlan_port: VXLAN_PORT_LINUX, ..Snapshot::default() };
+        let mut tables = Snapshot {
+            vxlan_port: VXLAN_PORT_LINUX,
+            learn_limit: if trusted { macs.max(LEARN_LIMIT) } else { LEARN_LIMIT },
+            ageing: AGEING,
+            ..Snapshot::default()
+        };
         let uplink = PortId::new(UPLINK)?;
+        let addresses = |pod| [pod_ip(0, pod).into(), pod_ip6(0, pod).into()];
         let port = Port { role: Role::Uplink, mtu: Mtu::new(1500)?, place, tunnel_gso: false };
         tables.ports.insert(uplink, port);
         for pod in 0..=ports {
-            let guard = PodGuard::new(station_mac(pod), &[pod_ip(0, pod).into()]);
-            let port = Port { role: Role::Pod(guard), mtu, place, tunnel_gso: false };
-            tables.ports.insert(self.port_of(pod)?, port);
+            let guard = PodGuard::new(station_mac(pod), &addresses(pod));
+            let role = if trusted { Role::Trusted } else { Role::Pod(guard) };
+            let (id, port) = (self.port_of(pod)?, Port { role, mtu, place, tunnel_gso: false });
+            tables.ports.insert(id, port);
+            tables.segment.push(id);
+            if trusted {
+                tables.trusted.push(id);
+            }
         }
         tables.gateway = Gateway {
             mac: gateway_mac(),
             v4: vec![gateway_ip()],
             subnets4: vec![(subnet(0), 24, gateway_ip())],
+            v6: vec![gateway_ip6()],
+            subnets6: vec![(subnet6(0), 64, gateway_ip6())],
             ..Gateway::default()
         };
         for number in 0..macs {
             let (mac, port) = (station_mac(number), self.port_of(number)?);
-            match number < pods {
-                true => tables.add_pod(port, mac, &[pod_ip(0, number).into()]),
-                false => drop(tables.fdb.insert(mac, port)),
+            if number < pods {
+                tables.add_pod(port, mac, &addresses(number));
+            } else if !trusted {
+                tables.fdb.insert(mac, port);
             }
         }
         tables.routes4.insert(Ipv4Addr::new(10, 0, 0, 0), 8, NextHop::Unreachable);
@@ -305,8 +367,13 @@ impl Scene {
         tables.routes4.insert(subnet(0), 32, NextHop::Host);
         tables.routes4.insert(gateway_ip(), 32, NextHop::Host);
         for number in 1..=routes {
-            tables.routes4.insert(subnet(number), 24, NextHop::Vtep(self.node(number) - 1));
+            let far = NextHop::Vtep(self.node(number) - 1);
+            tables.routes4.insert(subnet(number), 24, far);
+            tables.routes6.insert(subnet6(number), 64, far);
         }
+        tables.routes6.insert(subnet6(0), 48, NextHop::Unreachable);
+        tables.routes6.insert(subnet6(0), 64, NextHop::Local);
+        tables.routes6.insert(gateway_ip6(), 128, NextHop::Host);
         for node in 1..=vteps {
             let outer = Outer {
                 src_mac: uplink_mac(0),
@@ -324,6 +391,13 @@ impl Scene {
         Ok(tables)
     }
 
+    /// Stations that are in no table, and where they are: to be learned.
+    pub fn stations(&self) -> Result<Vec<(MacAddr, PortId)>, SceneError> {
+        let Sizes { pods, macs, trusted, .. } = self.sizes;
+        let first = if trusted { pods } else { macs };
+        (first..macs).map(|number| Ok((station_mac(number), self.port_of(number)?))).collect()
+    }
+
     /// Frames on one way, flow by flow in turn: each flow at least once. At most 64,000 flows times 60,000 are distinct.
     pub fn frames(&self, way: Way, flows: u32, size: FrameSize) -> impl Iterator<Item = Vec<u8>> + use<> {
         let (scene, flows) = (*self, flows.max(1));
@@ -332,21 +406,27 @@ impl Scene {
 
     fn frame(&self, way: Way, flow: u32, len: usize) -> Vec<u8> {
         let Sizes { pods, routes, macs, .. } = self.sizes;
-        let station = 1 + nth(flow, if way == Way::Bridge { macs - 1 } else { pods - 1 });
-        // A station without an address of its own has a pod's: a bridge does not look.
-        let own_ip = pod_ip(0, 1 + (station - 1) % (pods - 1));
+        let bridged = matches!(way, Way::Bridge | Way::Bridge6);
+        let station = 1 + nth(flow, if bridged { macs - 1 } else { pods - 1 });
         let far = 1 + nth(flow, routes);
-        let far_ip = pod_ip(far, flow % HOSTS);
+        let ip = |subnet, pod| match way.is_v6() {
+            false => IpAddr::V4(pod_ip(subnet, pod)),
+            true => IpAddr::V6(pod_ip6(subnet, pod)),
+        };
+        // A station without an address of its own has a pod's: a bridge does not look.
+        let own_ip = ip(0, 1 + (station - 1) % (pods - 1));
+        let far_ip = ip(far, flow % HOSTS);
         let ((src_mac, dst_mac), (src, dst)) = match way {
-            Way::Bridge => ((station_mac(0), station_mac(station)), (pod_ip(0, 0), own_ip)),
-            Way::Route => ((station_mac(0), gateway_mac()), (pod_ip(0, 0), own_ip)),
-            Way::Encap => ((station_mac(0), gateway_mac()), (pod_ip(0, 0), far_ip)),
-            Way::Decap | Way::DecapValid | Way::Merge => {
+            Way::Bridge | Way::Bridge6 => ((station_mac(0), station_mac(station)), (ip(0, 0), own_ip)),
+            Way::Route | Way::Route6 => ((station_mac(0), gateway_mac()), (ip(0, 0), own_ip)),
+            Way::Encap | Way::Encap6 => ((station_mac(0), gateway_mac()), (ip(0, 0), far_ip)),
+            Way::Decap | Way::DecapValid | Way::Merge | Way::Decap6 => {
                 ((vtep_mac(self.node(far)), vtep_mac(0)), (far_ip, own_ip))
             }
         };
         let ports = (1024 + (flow % 64_000) as u16, 5000 + (flow / 64_000) as u16);
-        let payload = vec![0x5a; len.saturating_sub(HEADERS)];
+        let headers = if way.is_v6() { HEADERS6 } else { HEADERS };
+        let payload = vec![0x5a; len.saturating_sub(headers)];
         let inner = Datagram { macs: (src_mac, dst_mac), ips: (src, dst), ports, dont_fragment: true };
         let inner = inner.frame(&payload, true);
         if !way.is_tunnelled() {
@@ -358,7 +438,7 @@ impl Scene {
         let node = self.node(far);
         let outer = Datagram {
             macs: (uplink_mac(node), uplink_mac(0)),
-            ips: (node_ip(node), node_ip(0)),
+            ips: (node_ip(node).into(), node_ip(0).into()),
             ports: (32_768 + (flow % 28_000) as u16, VXLAN_PORT_LINUX),
             dont_fragment: false,
         };
@@ -399,38 +479,63 @@ impl Scene {
     }
 }
 
-/// Source and destination of a UDP datagram over IPv4.
+/// Source and destination of a UDP datagram; both addresses are of one family.
 struct Datagram {
     macs: (MacAddr, MacAddr),
-    ips: (Ipv4Addr, Ipv4Addr),
+    ips: (IpAddr, IpAddr),
     ports: (u16, u16),
+    /// Over IPv4.
     dont_fragment: bool,
 }
 
 impl Datagram {
     fn frame(&self, payload: &[u8], checksum: bool) -> Vec<u8> {
         let udp_len = payload.len() + 8;
-        let mut frame = Vec::with_capacity(HEADERS + payload.len());
+        let mut frame = Vec::with_capacity(HEADERS6 + payload.len());
         frame.extend(self.macs.1.0);
         frame.extend(self.macs.0.0);
-        frame.extend([0x08, 0x00]);
-        frame.extend([0x45, 0]);
-        frame.extend((20 + udp_len as u16).to_be_bytes());
-        frame.extend([0, 0, if self.dont_fragment { 0x40 } else { 0 }, 0, 64, IpProtocol::UDP.0, 0, 0]);
-        frame.extend(self.ips.0.octets());
-        frame.extend(self.ips.1.octets());
-        let sum = Sum::new().add(&frame[14..34]).checksum();
-        frame[24..26].copy_from_slice(&sum.to_be_bytes());
+        let pseudo = match self.ips {
+            (IpAddr::V4(src), IpAddr::V4(dst)) => {
+                frame.extend(self.ipv4(src, dst, udp_len));
+                Sum::pseudo_v4(src, dst, IpProtocol::UDP, udp_len)
+            }
+            (src, dst) => {
+                let v6 = |ip| match ip {
+                    IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+                    IpAddr::V6(v6) => v6,
+                };
+                frame.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
+                frame.extend((udp_len as u16).to_be_bytes());
+                frame.extend([IpProtocol::UDP.0, 64]);
+                frame.extend(v6(src).octets());
+                frame.extend(v6(dst).octets());
+                Sum::pseudo_v6(v6(src), v6(dst), IpProtocol::UDP, udp_len)
+            }
+        };
+        let udp = frame.len();
         frame.extend(self.ports.0.to_be_bytes());
         frame.extend(self.ports.1.to_be_bytes());
         frame.extend((udp_len as u16).to_be_bytes());
         frame.extend([0, 0]);
         frame.extend(payload);
         if checksum {
-            let pseudo = Sum::pseudo_v4(self.ips.0, self.ips.1, IpProtocol::UDP, udp_len);
-            let sum = udp_never_zero(pseudo.add(&frame[34..]).checksum());
-            frame[40..42].copy_from_slice(&sum.to_be_bytes());
+            let sum = udp_never_zero(pseudo.add(&frame[udp..]).checksum());
+            frame[udp + 6..udp + 8].copy_from_slice(&sum.to_be_bytes());
         }
         frame
+    }
+
+    /// What the frame carries, and the header.
+    fn ipv4(&self, src: Ipv4Addr, dst: Ipv4Addr, udp_len: usize) -> [u8; 22] {
+        let mut header = [0; 22];
+        header[..4].copy_from_slice(&[0x08, 0x00, 0x45, 0]);
+        header[4..6].copy_from_slice(&(20 + udp_len as u16).to_be_bytes());
+        header[8] = if self.dont_fragment { 0x40 } else { 0 };
+        header[10..12].copy_from_slice(&[64, IpProtocol::UDP.0]);
+        header[14..18].copy_from_slice(&src.octets());
+        header[18..22].copy_from_slice(&dst.octets());
+        let sum = Sum::new().add(&header[2..]).checksum();
+        header[12..14].copy_from_slice(&sum.to_be_bytes());
+        header
     }
 }

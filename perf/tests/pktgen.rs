@@ -50,6 +50,24 @@ impl Running {
         Self(command.args(["-o", "json"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
     }
 
+    fn id(&self) -> Pid {
+        Pid::from_raw(self.0.id() as i32)
+    }
+
+    /// Returns when its thread is there that sends: signals are waited for by then.
+    fn wait_until_ready(&self) {
+        let (begin, tasks) = (Instant::now(), format!("/proc/{}/task", self.0.id()));
+        let is_there = || {
+            let tasks = fs::read_dir(&tasks).unwrap().flatten();
+            let name = |task: fs::DirEntry| fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+            tasks.map(name).any(|name| name.trim() == "pktgen")
+        };
+        while !is_there() {
+            assert!(begin.elapsed() < PATIENCE, "it does not begin");
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     fn end(mut self) -> (Option<i32>, Value, String) {
         let begin = Instant::now();
         let status = loop {
@@ -360,14 +378,46 @@ fn a_search_without_a_result_says_so() {
 
 #[test]
 fn a_signal_ends_the_run_and_the_report_comes() {
-    let running = Running::start("run --port net_ring0 --rate 10k --seconds 3600");
-    // Once it sends, signals are waited for; before that they are blocked, and kept.
-    thread::sleep(Duration::from_millis(500));
-    let id = Pid::from_raw(running.0.id() as i32);
-    kill(id, Signal::SIGINT).unwrap();
+    for (signal, code) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
+        let running = Running::start("run --port net_ring0 --rate 10k --seconds 3600");
+        // Once it sends, signals are waited for.
+        running.wait_until_ready();
+        kill(running.id(), signal).unwrap();
+        let (found, report, stderr) = running.end();
+        assert_eq!(found, Some(code), "{stderr}");
+        assert_eq!(count(&report, "received"), count(&report, "sent"));
+        let error: Value = serde_json::from_str(stderr.lines().last().unwrap()).unwrap();
+        assert_eq!(error["code"], "stopped");
+        assert!(error["error"].as_str().unwrap().contains(&format!("stopped by {signal}")), "{stderr}");
+    }
+}
+
+#[test]
+fn a_signal_ends_a_search() {
+    let running = Running::start("throughput --port net_ring0 --max-rate 10k --seconds 3600");
+    running.wait_until_ready();
+    kill(running.id(), Signal::SIGINT).unwrap();
     let (code, report, stderr) = running.end();
-    assert_eq!(code, Some(0), "{stderr}");
-    assert_eq!(count(&report, "received"), count(&report, "sent"));
+    assert_eq!(code, Some(130), "{stderr}");
+    assert!(report["zero_loss_pps"].is_null());
+    assert!(stderr.contains("no rate was found"), "{stderr}");
+}
+
+/// Who waits for the other end can be ended as well, by the first signal.
+#[test]
+fn a_signal_ends_the_wait_for_a_link() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("memif.sock");
+    let port = format!("net_memif0,role=server,socket={},socket-abstract=no", socket.display());
+    let running = Running::start(&format!("run --port {port} --link-wait 3600 --no-hugepages"));
+    let begin = Instant::now();
+    while !socket.exists() {
+        assert!(begin.elapsed() < PATIENCE, "it makes no socket");
+        thread::sleep(Duration::from_millis(20));
+    }
+    kill(running.id(), Signal::SIGINT).unwrap();
+    let (code, report, stderr) = running.end();
+    assert_eq!((code, report), (Some(130), Value::Null), "{stderr}");
 }
 
 #[test]

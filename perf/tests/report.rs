@@ -132,7 +132,7 @@ fn bars_are_as_many_as_rows() {
 fn lines_are_as_many_as_tables_that_grow() {
     let (folder, output) = report(&[&data("rows.json")]);
     assert!(output.status.success(), "{}", said(&output));
-    for (name, lines, points) in [("scale-flows", 2, 4 + 3), ("scale-tables", 4, 3 + 3 + 2 + 2)] {
+    for (name, lines, points) in [("scale-flows", 3, 4 + 3 + 2), ("scale-tables", 5, 3 + 3 + 2 + 2 + 2)] {
         let svg = fs::read_to_string(folder.path().join(format!("plots/{name}.svg"))).unwrap();
         let circles = shapes(&svg, "circle", "fill");
         assert_eq!((circles.len(), circles.values().sum::<usize>()), (lines, points), "{name}");

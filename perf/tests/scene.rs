@@ -2,7 +2,7 @@
 //! frame goes its way through a switch with these tables.
 
 use std::collections::{HashMap, HashSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use serde_json::Value;
@@ -16,25 +16,39 @@ const OUTER: usize = 50;
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Said {
     macs: (MacAddr, MacAddr),
-    ips: (Ipv4Addr, Ipv4Addr),
+    ips: (IpAddr, IpAddr),
     ports: (u16, u16),
     checksum: u16,
 }
 
 fn read(frame: &[u8]) -> (Said, Vec<u8>) {
     let packet = SlicedPacket::from_ethernet(frame).unwrap();
-    let Some(NetSlice::Ipv4(ip)) = packet.net else { panic!("no IPv4") };
     let Some(TransportSlice::Udp(udp)) = packet.transport else { panic!("no UDP") };
-    let (header, udp_header) = (ip.header().to_header(), udp.to_header());
-    assert_eq!(header.header_checksum, header.calc_header_checksum());
-    assert_eq!(14 + usize::from(header.total_len), frame.len(), "no padding, nothing missing");
-    assert_eq!((usize::from(udp_header.length), header.time_to_live), (frame.len() - 34, 64));
+    let udp_header = udp.to_header();
+    let (ips, hops, len, sum) = match packet.net {
+        Some(NetSlice::Ipv4(ip)) => {
+            let header = ip.header().to_header();
+            assert_eq!(header.header_checksum, header.calc_header_checksum());
+            let ips: (Ipv4Addr, Ipv4Addr) = (header.source.into(), header.destination.into());
+            let sum = udp_header.calc_checksum_ipv4(&header, udp.payload()).unwrap();
+            ((ips.0.into(), ips.1.into()), header.time_to_live, usize::from(header.total_len), sum)
+        }
+        Some(NetSlice::Ipv6(ip)) => {
+            let header = ip.header().to_header();
+            let ips: (Ipv6Addr, Ipv6Addr) = (header.source.into(), header.destination.into());
+            let sum = udp_header.calc_checksum_ipv6(&header, udp.payload()).unwrap();
+            ((ips.0.into(), ips.1.into()), header.hop_limit, 40 + usize::from(header.payload_length), sum)
+        }
+        _ => panic!("no IP"),
+    };
+    assert_eq!((14 + len, hops), (frame.len(), 64), "no padding, nothing missing");
+    assert_eq!(usize::from(udp_header.length), 8 + udp.payload().len());
     if udp_header.checksum != 0 {
-        assert_eq!(udp_header.checksum, udp_header.calc_checksum_ipv4(&header, udp.payload()).unwrap());
+        assert_eq!(udp_header.checksum, sum);
     }
     let said = Said {
         macs: (MacAddr::from_slice(&frame[6..]), MacAddr::from_slice(frame)),
-        ips: (header.source.into(), header.destination.into()),
+        ips,
         ports: (udp_header.source_port, udp_header.destination_port),
         checksum: udp_header.checksum,
     };
@@ -55,13 +69,14 @@ fn frames_are_right_and_every_flow_is_another() {
         let mut flows = HashSet::new();
         for frame in scene().frames(way, 100_000, FrameSize::MIN) {
             let (said, payload) = read(&frame);
+            let len = if way.is_v6() { 62 } else { 60 };
             let inner = if way.is_tunnelled() {
-                assert_eq!((frame.len(), said.ports.1), (60 + OUTER, 8472));
+                assert_eq!((frame.len(), said.ports.1), (len + OUTER, 8472));
                 assert_eq!(said.checksum != 0, way == Way::DecapValid);
                 assert_eq!(payload[..8], [8, 0, 0, 0, 0, 0, 1, 0], "VXLAN, network 1");
                 read(&payload[8..]).0
             } else {
-                assert_eq!(frame.len(), 60);
+                assert_eq!(frame.len(), len);
                 said
             };
             assert_ne!(inner.checksum, 0);
@@ -182,14 +197,17 @@ fn the_plan_is_the_tables() {
 fn frames_are_of_those_in_the_plan() {
     let plan = scene().plan();
     let list = |name: &str| plan[name].as_array().unwrap().clone();
-    let pods: HashMap<Ipv4Addr, MacAddr> =
+    let pods: HashMap<IpAddr, MacAddr> =
         list("others").iter().map(|pod| (text(&pod["ip"]), text(&pod["mac"]))).collect();
-    let vteps: HashMap<Ipv4Addr, Value> =
+    let vteps: HashMap<IpAddr, Value> =
         list("vteps").into_iter().map(|vtep| (text(&vtep["ip"]), vtep)).collect();
-    let sender: (MacAddr, Ipv4Addr) = (text(&plan["sender"]["mac"]), text(&plan["sender"]["ip"]));
+    let sender: (MacAddr, IpAddr) = (text(&plan["sender"]["mac"]), text(&plan["sender"]["ip"]));
     let gateway: MacAddr = text(&plan["gateway"]["mac"]);
-    let net = |ip: Ipv4Addr| format!("{}/24", Ipv4Addr::from_bits(ip.to_bits() & !0xff));
-    for way in Way::ALL {
+    let net = |ip: IpAddr| {
+        let IpAddr::V4(ip) = ip else { panic!("{ip}: the plan is of IPv4") };
+        format!("{}/24", Ipv4Addr::from_bits(ip.to_bits() & !0xff))
+    };
+    for way in Way::ALL.into_iter().filter(|way| !way.is_v6()) {
         for frame in scene().frames(way, 2000, FrameSize::MIN) {
             let (said, payload) = read(&frame);
             if !way.is_tunnelled() {
@@ -208,13 +226,44 @@ fn frames_are_of_those_in_the_plan() {
                     let vtep = &vteps[&said.ips.0];
                     assert_eq!(said.macs.0, text(&vtep["uplink_mac"]));
                     assert_eq!(said.macs.1, text(&plan["local_vtep"]["uplink_mac"]));
-                    assert_eq!(said.ips.1, text::<Ipv4Addr>(&plan["local_vtep"]["ip"]));
+                    assert_eq!(said.ips.1, text::<IpAddr>(&plan["local_vtep"]["ip"]));
                     let (inner, _) = read(&payload[8..]);
                     assert_eq!(inner.macs.0, text(&vtep["mac"]));
                     assert_eq!(inner.macs.1, text(&plan["local_vtep"]["mac"]));
                     assert!(vtep["subnets"].as_array().unwrap().contains(&net(inner.ips.0).into()));
                     assert!(pods.contains_key(&inner.ips.1));
                 }
+                Way::Bridge6 | Way::Route6 | Way::Encap6 | Way::Decap6 => unreachable!(),
+            }
+        }
+    }
+}
+
+/// Over IPv6 the same pods and nodes speak to each other as over IPv4, flow by flow.
+#[test]
+fn ipv6_goes_where_ipv4_goes() {
+    let tables = scene().tables().unwrap();
+    let inner = |way: Way, frame: Vec<u8>| {
+        if way.is_tunnelled() { read(&read(&frame).1[8..]).0 } else { read(&frame).0 }
+    };
+    let mac_of = |ip| tables.neighbour(ip).map(|there| there.mac);
+    let vtep_of = |ip| match ip {
+        IpAddr::V4(ip) => tables.routes4.lookup(ip),
+        IpAddr::V6(ip) => tables.routes6.lookup(ip),
+    };
+    for (over4, over6) in [
+        (Way::Bridge, Way::Bridge6),
+        (Way::Route, Way::Route6),
+        (Way::Encap, Way::Encap6),
+        (Way::Decap, Way::Decap6),
+    ] {
+        let frames = |way| scene().frames(way, 2000, FrameSize::MIN).map(move |frame| inner(way, frame));
+        for (old, new) in frames(over4).zip(frames(over6)) {
+            assert_eq!((old.macs, old.ports), (new.macs, new.ports));
+            for (old, new) in [(old.ips.0, new.ips.0), (old.ips.1, new.ips.1)] {
+                assert!(old.is_ipv4() && new.is_ipv6());
+                assert_eq!((mac_of(old), vtep_of(old)), (mac_of(new), vtep_of(new)));
+                assert!(mac_of(new).is_some() || matches!(vtep_of(new), Some(NextHop::Vtep(_))));
             }
         }
     }

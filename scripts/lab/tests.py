@@ -621,11 +621,12 @@ class Runs(unittest.TestCase):
         self.assertIn("1000 are others", said)
 
     def test_scale(self):
-        code, said, written = self.run_bench("scale", "fdb", "flood")
+        code, said, written = self.run_bench("scale", "fdb", "flood", "scan", "macs")
         self.assertEqual(code, 0, said)
         self.assertEqual([row["size"] for row in written if row["case"] == "fdb"], [10, 100, 1000, 10_000, 100_000], said)
         self.assertEqual({row["way"] for row in written if row["case"] == "flood"}, {"bridge", "route", "encap", "decap"})
-        self.assertEqual(sum("met_at_least" in row for row in written), 5)
+        self.assertEqual(sum("met_at_least" in row for row in written), 7)
+        self.assertEqual({row["size"] for row in written if row["case"] == "scan"}, {1000, "new"})
         for row in written:
             self.assertEqual(len(row["rounds"]), scale.IN_MEMORY_ROUNDS)
 

@@ -8,7 +8,7 @@ mod guard;
 pub mod neighbour;
 mod next_hop;
 mod route;
-pub(crate) mod usual;
+pub mod usual;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 

@@ -164,6 +164,8 @@ pub enum StoreError {
 }
 
 /// Where a cluster's nodes meet.
+// A daemon has one of them.
+#[allow(clippy::large_enum_variant)]
 pub enum Store {
     /// etcd, version 3.
     Etcd(crate::etcd::Etcd),

@@ -11,7 +11,6 @@ import contextlib
 import http.client
 import json
 import os
-import shutil
 import signal
 import socket
 import time
@@ -19,12 +18,14 @@ from collections import Counter
 
 from checks import end
 from gauges import busy_pct, thread_seconds, usable_cores
+from goals import goal
 from nodes import BIN
 from pktgen import PROGRAM, pktgen
 from rig import Failures, Progress, columns, in_turn, middle, parsed, parser, say, spread, warn_if_busy
 from rigs import vhost
 from rigs.core import WEFT, prepare_peers
-from run import Hopeless, LabError, call, wait_for
+from rigs.vhost import toml
+from run import LabError, call, wait_for
 
 WHAT = "packets lost and the longest gap while weft's tables change under load"
 
@@ -39,7 +40,7 @@ CASES = {
     SNAPSHOTS: "100 snapshots a second: a peer's VTEP has another MAC address each time",
     PODS: "100 snapshots a second: another pod is removed and comes again",
 }
-LEAST_RATE = 0.9  # of the rate without changes
+LEAST_RATE, _ = goal("reconf", "rate")  # of the rate without changes
 LEAST_SNAPSHOTS = 0.95  # of those asked for, or the rate says nothing
 NODES, MORE_NODES, PUBLISHED_A_SECOND = 100, 1000, 100
 # With room to spare: what is lost then was lost by the change.
@@ -86,10 +87,6 @@ class OverSocket(http.client.HTTPConnection):
         self.sock.connect(str(self.path))
 
 
-def toml(head, values):
-    return "\n".join([head, *(f"{key} = {json.dumps(value)}" for key, value in values.items()), ""])
-
-
 class Node:
     """weftd as a node has it, on one core that it polls always, between the two sockets of a guest."""
 
@@ -98,39 +95,17 @@ class Node:
     def __init__(self, bench):
         self.bench, self.dir = bench, bench.run.dir / "weft"
         self.log, self.mtu, self.nodes, self.version = bench.run.dir / "weftd.log", None, bench.options.nodes, 0
-        shutil.rmtree(self.dir, ignore_errors=True)
-        (self.dir / "state").mkdir(parents=True)
-        self.log.unlink(missing_ok=True)
-        sections = {
-            "node": {"name": "n0"},
-            "dataplane": {"workers": 1, "cores": [bench.core], "idle": "poll", "hugepages": "require" if bench.huge else "never"},
-            "uplink": {"interface": "u0"},
-            "source": {"path": f"{self.dir}/cluster.toml"},
-            "control": {"socket": f"{self.dir}/weft.sock"},
-            "state": {"dir": f"{self.dir}/state"},
-            "metrics": {"listen": ""},
-            "log": {"level": "warn"},
-        }
-        (self.dir / "weftd.toml").write_text("\n".join(toml(f"[{name}]", values) for name, values in sections.items()))
-        self.pods = [
-            {"name": f"pod{index}", "node": "n0", "addresses": [ip], "mac": mac, "kind": "vhost-user", "socket": str(path), "mode": "client"}
-            for index, ((mac, ip), path) in enumerate(zip(vhost.PODS, bench.sockets))
-        ]
+        vhost.settings(self.dir, self.log, "n0", bench.core, bench.huge, log={"level": "warn"})
+        self.pods = vhost.pods("n0", bench.sockets)
         self.peers = {}
         self.write()
         bench.uplink()
         mains = ",".join(map(str, {*bench.mains, bench.core}))
         self.process = bench.run.spawn(bench.netns, "taskset", "-c", mains, BIN / "weftd", "--config", self.dir / "weftd.toml", log=self.log.name)
-        wait_for("weftd to be ready", self.is_ready, timeout=30)
+        wait_for("weftd to be ready", lambda: vhost.is_ready(self.process, self.log), timeout=30)
         self.control = OverSocket(self.dir / "weft.sock")
         self.pid = self.ask("GET", "/v1/status")["pid"]
         self.add_third()
-
-    def is_ready(self):
-        text = self.log.read_text(errors="replace") if self.log.exists() else ""
-        if self.process.poll() is not None:
-            raise Hopeless(f"weftd ended, code {self.process.returncode}: {' | '.join(text.strip().splitlines()[-3:])}")
-        return "weftd: ready" in text
 
     def peer(self, number):
         """A node's table. The text of those that stay is kept: to make 1,000 takes longer than weftd has to read them."""

@@ -9,13 +9,15 @@ from dataclasses import dataclass
 
 import machine
 from gauges import busy_pct, cores_apart, usable_cores
+from goals import goal
 from nodes import BIN
 from rig import Progress, columns, in_turn, middle, parsed, parser, say, spread, warn_if_busy
 from run import LabError, call
 
-WHAT = "cost against size: flows, tables, ports, workers, and a port scan"
+WHAT = "cost against size: flows, tables, ports, workers, and under floods"
 FRAME, FLOWS = "64", 1000
 DEVICES = "workers-dpdk"
+ONE_AND_TWO, FEW_AND_NEW = {"of": 1, "to": 2}, {"of": FLOWS, "to": "new"}
 # The rounds of weft-rig are short.
 IN_MEMORY_ROUNDS, IN_MEMORY_SECONDS = 3, 300
 HUGE_MIB = 256
@@ -59,16 +61,19 @@ class Case:
         return f" ({', '.join(bounds)})"
 
 
-CASES = [
-    Case("flows", "1 to 1,000,000 flows, each way"),
-    Case("fdb", "10 to 100,000 MAC addresses", 0.2, 0.05),
-    Case("vteps", "1 to 5,000 VTEPs", 0.2, 0.05),
-    Case("routes", "1 to 5,000 routes", 0.2, 0.05),
-    Case("pods", "1 to 250 ports"),
-    Case("workers", "one worker and two, each with its source", 1.8, 1.95, of=1, to=2),
-    Case(DEVICES, "the same between DPDK devices", 1.8, 1.95, of=1, to=2),
-    Case("flood", "a port scan, every packet a new flow, against 1,000 flows", 0.35, of=FLOWS, to="new"),
-]
+CASES = [Case(name, what, *goal("scale", name), **how) for name, what, how in (
+    ("flows", "1 to 1,000,000 flows, each way, over IPv6 too", {}),
+    ("fdb", "10 to 100,000 MAC addresses", {}),
+    ("vteps", "1 to 5,000 VTEPs", {}),
+    ("routes", "1 to 5,000 routes", {}),
+    ("pods", "1 to 250 ports", {}),
+    ("stations", "10 to 10,000 learned MAC addresses", {}),
+    ("workers", "one worker and two, each with its source", ONE_AND_TWO),
+    (DEVICES, "the same between DPDK devices", ONE_AND_TWO),
+    ("flood", "a port scan, every packet a new flow, against 1,000 flows", FEW_AND_NEW),
+    ("scan", "the same, every packet to another address that nobody has", FEW_AND_NEW),
+    ("macs", "the same, every packet from another MAC address of a trusted pod", FEW_AND_NEW),
+)]  # fmt: skip
 CASE = {case.name: case for case in CASES}
 
 

@@ -17,6 +17,7 @@ import captures
 import machine
 from checks import end
 from gauges import busy_pct, cores_apart, usable_cores
+from goals import goal
 from nodes import BIN
 from ovs import MEMORY_MIB, Ovs
 from rig import Failures, Progress, above_zero, columns, in_turn, middle, parsed, parser, say, several, spread, warn_if_busy
@@ -28,7 +29,7 @@ WHAT = "two vhost-user ports with a guest that sends on both, against OVS-DPDK a
 
 SUBJECTS = (IO, OVS, WEFT)
 FLOWS, SOME = (1, 1000, 100_000), 1000
-AT_LEAST, AIM = 1.5, 0.8  # of OVS-DPDK's rate, and of testpmd io's
+AT_LEAST, AIM = goal("vhost", "bridge")  # of OVS-DPDK's rate, and of testpmd io's
 WARM_UP_SECONDS = 1.0
 # From a connected guest to one whose rings are polled.
 SETTLE_SECONDS = 1.0
@@ -67,6 +68,40 @@ def frames_of(sender, flows):
     (src_mac, src), (dst_mac, dst) = PODS[sender], PODS[1 - sender]
     return [captures.udp_frame(src_mac, dst_mac, src, dst, (1024 + flow % 60_000, 5000 + flow // 60_000), FRAME_BYTES)
             for flow in range(flows)]  # fmt: skip
+
+
+def toml(head, values):
+    return "\n".join([head, *(f"{key} = {json.dumps(value)}" for key, value in values.items()), ""])
+
+
+def settings(folder, log, node, core, huge, **more):
+    """A fresh folder for weftd, with its settings: one worker that polls always, on `core`."""
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "state").mkdir(parents=True)
+    log.unlink(missing_ok=True)
+    sections = {
+        "node": {"name": node},
+        "dataplane": {"workers": 1, "cores": [core], "idle": "poll", "hugepages": "require" if huge else "never"},
+        "uplink": {"interface": "u0"},
+        "source": {"path": f"{folder}/cluster.toml"},
+        "control": {"socket": f"{folder}/weft.sock"},
+        "state": {"dir": f"{folder}/state"},
+        "metrics": {"listen": ""},
+    } | more
+    (folder / "weftd.toml").write_text("\n".join(toml(f"[{name}]", values) for name, values in sections.items()))
+
+
+def pods(node, sockets):
+    """The two pods, behind sockets that the guest makes."""
+    return [{"name": f"pod{index}", "node": node, "addresses": [ip], "mac": mac, "kind": "vhost-user", "socket": str(path), "mode": "client"}
+            for index, ((mac, ip), path) in enumerate(zip(PODS, sockets))]  # fmt: skip
+
+
+def is_ready(weftd, log):
+    text = log.read_text(errors="replace") if log.exists() else ""
+    if weftd.poll() is not None:
+        raise Hopeless(f"weftd ended, code {weftd.returncode}: {' | '.join(text.strip().splitlines()[-3:])}")
+    return "weftd: ready" in text
 
 
 class Bench:
@@ -125,39 +160,16 @@ class Bench:
     def weft(self):
         """weftd as a node has it, on one core that it polls always; its pods may send from their own addresses only."""
         folder, log = self.run.dir / "weft", self.run.dir / "weftd.log"
-        shutil.rmtree(folder, ignore_errors=True)
-        (folder / "state").mkdir(parents=True)
-        log.unlink(missing_ok=True)
-        sections = {
-            "node": {"name": "node"},
-            "dataplane": {"workers": 1, "cores": [self.core], "idle": "poll", "hugepages": "require" if self.huge else "never"},
-            "uplink": {"interface": "u0"},
-            "source": {"path": f"{folder}/cluster.toml"},
-            "control": {"socket": f"{folder}/weft.sock"},
-            "state": {"dir": f"{folder}/state"},
-            "metrics": {"listen": ""},
-        }
-        cluster = {"[network]": {"ipv4": "10.244.0.0/16"},
-                   "[[node]]": {"name": "node", "subnets": ["10.244.0.0/24"], "public_ip": "172.16.0.1"}}  # fmt: skip
-        pods = [{"name": f"pod{index}", "node": "node", "addresses": [ip], "mac": mac, "kind": "vhost-user",
-                 "socket": str(self.sockets[index]), "mode": "client"} for index, (mac, ip) in enumerate(PODS)]  # fmt: skip
-        toml = lambda head, values: "\n".join([head, *(f"{key} = {json.dumps(value)}" for key, value in values.items()), ""])
-        (folder / "weftd.toml").write_text("\n".join(toml(f"[{name}]", values) for name, values in sections.items()))
-        (folder / "cluster.toml").write_text(
-            "\n".join([*(toml(head, values) for head, values in cluster.items()), *(toml("[[pod]]", pod) for pod in pods)])
-        )
+        settings(folder, log, "node", self.core, self.huge)
+        cluster = [toml("[network]", {"ipv4": "10.244.0.0/16"}),
+                   toml("[[node]]", {"name": "node", "subnets": ["10.244.0.0/24"], "public_ip": "172.16.0.1"})]  # fmt: skip
+        (folder / "cluster.toml").write_text("\n".join([*cluster, *(toml("[[pod]]", pod) for pod in pods("node", self.sockets))]))
         self.uplink()
         mains = ",".join(map(str, self.mains))
         weftd = self.run.spawn(self.netns, "taskset", "-c", f"{mains},{self.core}", BIN / "weftd", "--config", folder / "weftd.toml", log=log.name)
 
-        def ready():
-            text = log.read_text(errors="replace") if log.exists() else ""
-            if weftd.poll() is not None:
-                raise Hopeless(f"weftd ended, code {weftd.returncode}: {' | '.join(text.strip().splitlines()[-3:])}")
-            return "weftd: ready" in text
-
         try:
-            wait_for("weftd to be ready", ready, timeout=30)
+            wait_for("weftd to be ready", lambda: is_ready(weftd, log), timeout=30)
             self.keep_off(weftd.pid)
             listed = lambda: json.loads(call(BIN / "weft", "--socket", folder / "weft.sock", "pod", "list", "-o", "json").stdout)["pods"]
             yield lambda: [pod["state"] for pod in listed()] == ["up", "up"]

@@ -42,7 +42,8 @@ pub(super) fn bridge(
 /// The port of an address that is no pod's: the host's, or a learned one. What was learned behind a port is not believed when
 /// that port is not trusted any more.
 #[cold]
-fn unconfigured(tables: &Snapshot, from: &Ingress<'_>, mac: MacAddr) -> Option<PortId> {
+#[inline(never)]
+pub(super) fn unconfigured(tables: &Snapshot, from: &Ingress<'_>, mac: MacAddr) -> Option<PortId> {
     if let Some(host) = tables.gateway.host.filter(|host| host.mac == mac) {
         return Some(host.port);
     }

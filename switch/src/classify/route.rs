@@ -181,7 +181,7 @@ fn bad_options(head: &[u8], parsed: &Parsed) -> Option<DropReason> {
 
 /// The route leads nowhere, or to nobody.
 #[cold]
-fn nowhere(reason: DropReason) -> Action {
+pub(super) fn nowhere(reason: DropReason) -> Action {
     let error = match reason {
         DropReason::RouteBlackhole => return Action::Drop(reason),
         DropReason::RouteProhibited => IcmpError::Prohibited,

@@ -4,45 +4,41 @@
 //!
 //! A burst is gone through in passes, so that table lines that are far away are all on their way before the first is needed: [`Usual::look`]
 //! reads the headers, [`Usual::decide`] looks into the tables, and, only where the VTEPs are many, [`Usual::confirm`] looks at them. What the packet before had found is kept in front of each table.
+//! IPv6, and what leads to no pod, is decided apart from these passes ([`Usual::decide_other`]).
+
+mod headers;
+mod inside;
+mod way;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::bridge::refuse_new_source;
+use super::bridge::{refuse_new_source, unconfigured};
 use super::guard::{DHCP, DHCPV6, is_from_server};
-use super::next_hop::{Target, resolve};
 use super::route::Family;
 use super::{Action, ECN_CE, ECN_NOT_ECT, Ingress};
-use crate::offload::checksum::udp_checksum_ok;
 use crate::packet::PacketBuf;
 use crate::parse::{Brief, Carries, Ip, L3, Parsed};
-use crate::tables::{LocalVtep, NEAR, Neighbour, PodGuard, Role, Snapshot, v4_key};
+use crate::tables::{LocalVtep, NEAR, PodGuard, Role, Snapshot, v4_key};
 use crate::types::{MacAddr, PortId};
-use crate::wire::checksum::{ipv4_header_ok, udp4_ok};
 use crate::wire::ethernet::{ETHERNET_LEN, EtherType, EthernetView};
 use crate::wire::ip::IpProtocol;
 use crate::wire::ipv4::IPV4_LEN;
 use crate::wire::ipv6::IPV6_LEN;
 use crate::wire::udp::UdpHeader;
-use crate::wire::vxlan::{FLAG_VNI, VXLAN_LEN};
-
-/// Of the transport header so much must be there: as much as UDP has.
-const TRANSPORT: usize = UdpHeader::LEN;
-/// Headers of a frame over IPv4, and over IPv6.
-const PLAIN4: usize = ETHERNET_LEN + IPV4_LEN + TRANSPORT;
-const PLAIN6: usize = ETHERNET_LEN + IPV6_LEN + TRANSPORT;
-/// Where, in a tunnel packet over IPv4, the UDP header begins, the inner frame and the inner IP header.
-const OUTER_UDP: usize = ETHERNET_LEN + IPV4_LEN;
-const INNER: usize = OUTER_UDP + UdpHeader::LEN + VXLAN_LEN;
-const INNER_IP: usize = INNER + ETHERNET_LEN;
-/// Headers of a tunnel packet with IPv4 inside and outside.
-const TUNNEL4: usize = INNER + PLAIN4;
+use crate::wire::vxlan::FLAG_VNI;
+use headers::{
+    INNER, INNER_IP, OUTER_UDP, PLAIN4, PLAIN6, TUNNEL4, is_multicast, is_routable, is_to_be_cut, is_unicast,
+    macs, outer_sum_ok, part, read_v4, read_v6,
+};
+use inside::Inside;
+use way::{By, Out};
 
 /// No MAC address has so many bits.
 const NOBODY: u64 = u64::MAX;
 
 /// A frame's headers, and which way it wants to go. Filled in where it stays: a copy right after it would wait for the writes.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Look<A> {
+pub struct Look<A> {
     ip: Ip<A>,
     wish: Wish,
     /// Bytes from the (inner) Ethernet header to the end.
@@ -63,7 +59,7 @@ enum Wish {
 
 impl Look<Ipv4Addr> {
     /// Of no frame yet.
-    pub(crate) const UNKNOWN: Self = {
+    pub const UNKNOWN: Self = {
         let (src, dst, protocol) = (Ipv4Addr::UNSPECIFIED, Ipv4Addr::UNSPECIFIED, IpProtocol(0));
         let ip = Ip { src, dst, ttl: 0, ecn: 0, protocol, fragment: false, l4: 0, ports: 0, len: 0 };
         Self { ip, wish: Wish::Unknown, len: 0, outer_ecn: 0 }
@@ -82,37 +78,9 @@ impl Look<Ipv4Addr> {
     }
 }
 
-/// A way out, and the longest IP packet that it carries.
-#[derive(Debug, Clone, Copy)]
-struct Out {
-    /// A neighbour's, as a number.
-    mac: u64,
-    port: PortId,
-    /// This VTEP's instead, if it is below [`NO_VTEP`].
-    vtep: u32,
-    mtu: u32,
-    /// TTL or hop limit less one.
-    hop: bool,
-}
-
-/// More than there can be.
-const NO_VTEP: u32 = u32::MAX;
-
-impl Out {
-    #[inline(always)]
-    fn action(&self) -> Action {
-        let hop = self.hop;
-        if self.vtep == NO_VTEP {
-            Action::Deliver { to: Neighbour { mac: MacAddr::from_bits(self.mac), port: self.port }, hop }
-        } else {
-            Action::Encap { vtep: self.vtep, hop }
-        }
-    }
-}
-
 /// Reads and decides the usual frames of one burst. Keyed on all that an answer depends on, and made anew for every burst, so never
 /// stale.
-pub(crate) struct Usual<'a> {
+pub struct Usual<'a> {
     tables: &'a Snapshot,
     from: &'a Ingress<'a>,
     gateway: u64,
@@ -134,10 +102,12 @@ pub(crate) struct Usual<'a> {
     bridged: Option<(u64, PortId, usize)>,
     routed4: Option<(Ipv4Addr, Out)>,
     routed6: Option<(Ipv6Addr, Out)>,
+    inside: Inside,
 }
 
 impl<'a> Usual<'a> {
-    pub(crate) fn new(tables: &'a Snapshot, from: &'a Ingress<'a>) -> Self {
+    /// For a burst from this port.
+    pub fn new(tables: &'a Snapshot, from: &'a Ingress<'a>) -> Self {
         Self {
             tables,
             from,
@@ -156,12 +126,13 @@ impl<'a> Usual<'a> {
             bridged: None,
             routed4: None,
             routed6: None,
+            inside: Inside::default(),
         }
     }
 
     /// The headers of a frame from a pod or the host.
     #[inline(always)]
-    pub(crate) fn look(&mut self, frame: &impl PacketBuf, look: &mut Look<Ipv4Addr>) {
+    pub fn look(&mut self, frame: &impl PacketBuf, look: &mut Look<Ipv4Addr>) {
         look.wish = Wish::Unknown;
         if let Some((ip, wish)) = self.look_v4(frame) {
             *look = Look { ip, wish, len: frame.len() as u32, outer_ecn: 0 };
@@ -212,7 +183,7 @@ impl<'a> Usual<'a> {
 
     /// The headers of a tunnel packet, with everything that a receiver must check of the outer ones but who sends it.
     #[inline(always)]
-    pub(crate) fn look_through(&mut self, frame: &impl PacketBuf, look: &mut Look<Ipv4Addr>) {
+    pub fn look_through(&mut self, frame: &impl PacketBuf, look: &mut Look<Ipv4Addr>) {
         look.wish = Wish::Unknown;
         if let Some((ip, peer, end, outer_ecn)) = self.look_inside(frame) {
             *look = Look { ip, wish: Wish::Decap(peer), len: (end - INNER) as u32, outer_ecn };
@@ -258,7 +229,7 @@ impl<'a> Usual<'a> {
 
     /// Fetches what [`Self::decide`] will look at, if that is far away.
     #[inline(always)]
-    pub(crate) fn prefetch(&self, look: &Look<Ipv4Addr>) {
+    pub fn prefetch(&self, look: &Look<Ipv4Addr>) {
         if self.far {
             self.prefetch_far(look);
         }
@@ -278,7 +249,7 @@ impl<'a> Usual<'a> {
 
     /// What is to be done with the frame. False, with nothing said, where that is another's to say.
     #[inline(always)]
-    pub(crate) fn decide(&mut self, look: &Look<Ipv4Addr>, action: &mut Action, brief: &mut Brief) -> bool {
+    pub fn decide(&mut self, look: &Look<Ipv4Addr>, action: &mut Action, to: &mut Brief) -> bool {
         let decided = match look.wish {
             Wish::Unknown => None,
             Wish::Bridge(mac) => self.bridge(mac, look.len),
@@ -290,39 +261,79 @@ impl<'a> Usual<'a> {
             }
         };
         let Some(decided) = decided else { return false };
-        *brief = look.brief(decided, Carries::V4);
+        *to = brief(look, decided, Carries::V4);
         *action = decided;
         true
     }
 
     /// Whether [`Self::confirm`] has to be asked about what was decided.
     #[inline]
-    pub(crate) fn must_confirm(&self) -> bool {
+    pub fn must_confirm(&self) -> bool {
         self.far_vteps
     }
 
-    /// Whether the tunnel over IPv4 takes the packet, if it is to go there. Where not, it is another's to say what is done with it.
+    /// Whether the tunnel over IPv4 takes the packet, if it is to go there. Where not, it is another's to say what is done with it. Of a
+    /// frame that is to be cut that has been said.
     #[inline(always)]
-    pub(crate) fn confirm(&self, action: Action, brief: &Brief) -> bool {
+    pub fn confirm(&self, frame: &impl PacketBuf, action: Action, brief: &Brief) -> bool {
         let Action::Encap { vtep, .. } = action else { return true };
         let far = self.tables.vteps.get(vtep as usize);
         brief.carries != Carries::V4
+            || is_to_be_cut(frame)
             || far.is_some_and(|far| far.encap.is_some() && brief.ip_len as usize <= far.mtu.get())
     }
 
-    /// As [`Self::look`] and [`Self::decide`], over IPv6: at once, so a table that is far away is waited for.
+    /// The same for what [`Self::decide`] says nothing about: IPv6, at once, so a table that is far away is waited for; stations that are in
+    /// no table; and addresses that nobody has.
     #[inline]
-    pub(crate) fn decide_v6(&mut self, frame: &impl PacketBuf) -> Option<(Action, Brief)> {
+    pub fn decide_other(&mut self, frame: &impl PacketBuf, look: &Look<Ipv4Addr>) -> Option<(Action, Brief)> {
+        match look.wish {
+            Wish::Unknown if matches!(self.from.port.role, Role::Uplink) => {
+                self.inside.decide(self.tables, self.from, frame)
+            }
+            Wish::Unknown => self.decide_v6(frame),
+            _ => self.decide_stranger(look),
+        }
+    }
+
+    #[inline(never)]
+    fn decide_stranger(&mut self, look: &Look<Ipv4Addr>) -> Option<(Action, Brief)> {
+        let action = match look.wish {
+            Wish::Bridge(mac) => self.bridge_to_station(mac, look.len)?,
+            Wish::Decap(peer) if !self.accepts(peer) => return None,
+            Wish::Route | Wish::Decap(_) => self.by().nowhere(look.ip.dst)?,
+            Wish::Unknown => return None,
+        };
+        Some((action, brief(look, action, Carries::V4)))
+    }
+
+    fn decide_v6(&mut self, frame: &impl PacketBuf) -> Option<(Action, Brief)> {
         let look = self.look_v6(frame)?;
         let action = match look.wish {
-            Wish::Bridge(mac) => self.bridge(mac, look.len)?,
-            Wish::Route => {
-                let by = By { tables: self.tables, from: self.from, hop: self.hop, confirmed: false };
-                by.forward(&mut self.routed6, &look.ip)?
+            Wish::Bridge(mac) => {
+                self.bridge(mac, look.len).or_else(|| self.bridge_to_station(mac, look.len))?
             }
+            Wish::Route => self.by().forward(&mut self.routed6, &look.ip)?,
             Wish::Unknown | Wish::Decap(_) => return None,
         };
-        Some((action, look.brief(action, Carries::V6)))
+        Some((action, brief(&look, action, Carries::V6)))
+    }
+
+    fn by(&self) -> By<'a> {
+        By { tables: self.tables, from: self.from, hop: self.hop, confirmed: false }
+    }
+
+    /// To the host, or to a station that was learned.
+    #[inline(never)]
+    fn bridge_to_station(&mut self, mac: u64, len: u32) -> Option<Action> {
+        let station = MacAddr::from_bits(mac);
+        if self.tables.fdb.contains_key(&station) {
+            return None;
+        }
+        let to = unconfigured(self.tables, self.from, station).filter(|to| *to != self.from.id)?;
+        let mtu = self.tables.ports.get(to)?.mtu.get();
+        self.bridged = Some((mac, to, mtu));
+        (len as usize - ETHERNET_LEN <= mtu).then_some(Action::Bridge(to))
     }
 
     #[inline(always)]
@@ -411,175 +422,24 @@ impl<'a> Usual<'a> {
     }
 }
 
-impl<A: Family> Look<A> {
-    #[inline(always)]
-    fn brief(&self, action: Action, carries: Carries) -> Brief {
-        let l4 = self.ip.l4;
-        let l3 = l4 - if matches!(carries, Carries::V6) { IPV6_LEN } else { IPV4_LEN } as u16;
-        let hash = if matches!(action, Action::Encap { .. }) { A::flow_hash(&self.ip) } else { 0 };
-        Brief {
-            l2: l3 - ETHERNET_LEN as u16,
-            l3,
-            l4,
-            carries,
-            ecn: self.ip.ecn,
-            outer_ecn: self.outer_ecn,
-            priority: false,
-            len: self.len,
-            ip_len: self.ip.len,
-            hash,
-        }
+/// What the stages behind need of a frame that is decided.
+#[inline(always)]
+fn brief<A: Family>(look: &Look<A>, action: Action, carries: Carries) -> Brief {
+    let l4 = look.ip.l4;
+    let l3 = l4 - if matches!(carries, Carries::V6) { IPV6_LEN } else { IPV4_LEN } as u16;
+    let hash = if matches!(action, Action::Encap { .. }) { A::flow_hash(&look.ip) } else { 0 };
+    Brief {
+        l2: l3 - ETHERNET_LEN as u16,
+        l3,
+        l4,
+        carries,
+        ecn: look.ip.ecn,
+        outer_ecn: look.outer_ecn,
+        priority: false,
+        len: look.len,
+        ip_len: look.ip.len,
+        hash,
     }
-}
-
-/// What the router goes by.
-struct By<'a> {
-    tables: &'a Snapshot,
-    from: &'a Ingress<'a>,
-    hop: bool,
-    /// What is said of a VTEP will be confirmed.
-    confirmed: bool,
-}
-
-impl By<'_> {
-    /// The router's part. `last` is what the packet before has found.
-    #[inline(always)]
-    fn forward<A: Family>(&self, last: &mut Option<(A, Out)>, ip: &Ip<A>) -> Option<Action> {
-        let out = match last {
-            Some((dst, out)) if *dst == ip.dst => *out,
-            _ => {
-                let out = self.way_out(ip.dst)?;
-                *last = Some((ip.dst, out));
-                out
-            }
-        };
-        (ip.len <= out.mtu && (ip.ttl > 1 || !out.hop)).then(|| out.action())
-    }
-
-    /// Where `dst` leads, if that is the same for all packets.
-    #[inline(always)]
-    fn way_out<A: Family>(&self, dst: A) -> Option<Out> {
-        let Self { tables, from, hop, confirmed } = *self;
-        let to = match resolve(tables, dst) {
-            Target::Neighbour(to) => to,
-            Target::Hop(to) if to.port != from.id => to,
-            // Its kernel routes on, and has an MTU of its own to tell of.
-            Target::Host => {
-                let to = tables.gateway.host.filter(|to| to.port != from.id)?;
-                let mac = to.mac.to_bits();
-                return Some(Out { mac, port: to.port, vtep: NO_VTEP, mtu: u32::MAX, hop: false });
-            }
-            Target::Vtep(vtep) if !matches!(from.port.role, Role::Uplink) => {
-                let far = tables.vteps.get(vtep as usize)?;
-                far.prefetch();
-                let mtu = if confirmed {
-                    u32::MAX
-                } else {
-                    far.encap.as_ref()?;
-                    A::tunnel_mtu(tables, far).get() as u32
-                };
-                return Some(Out { mac: 0, port: from.id, vtep, mtu, hop });
-            }
-            _ => return None,
-        };
-        let mtu = tables.ports.get(to.port)?.mtu.get() as u32;
-        Some(Out { mac: to.mac.to_bits(), port: to.port, vtep: NO_VTEP, mtu, hop })
-    }
-}
-
-/// It stands for several packets: how long they are is more than a length. What else its state says is not asked here.
-#[inline(always)]
-fn is_to_be_cut(frame: &impl PacketBuf) -> bool {
-    !frame.is_plain() && frame.offload().gso.is_some()
-}
-
-/// Whether the checksum of the outer UDP packet, which ends at `end`, is right or need not be looked at.
-#[inline(always)]
-fn outer_sum_ok(frame: &impl PacketBuf, end: usize) -> bool {
-    match frame.head().get(OUTER_UDP - 2 * size_of::<Ipv4Addr>()..end) {
-        Some(bytes) if frame.is_plain() => udp4_ok(bytes, (end - OUTER_UDP) as u16),
-        _ => udp_checksum_ok(frame, ETHERNET_LEN, OUTER_UDP),
-    }
-}
-
-#[inline(always)]
-fn is_routable<A: Family>(ip: &Ip<A>) -> bool {
-    ip.dst.is_destination() && ip.src.is_source()
-}
-
-/// An IPv4 header without options and the beginning of what follows, which stand at `at` in a frame of `end` bytes.
-#[inline(always)]
-fn read_v4(head: &[u8; IPV4_LEN + TRANSPORT], at: usize, end: usize) -> Option<Ip<Ipv4Addr>> {
-    let total = u16::from_be_bytes(*part(head, 2));
-    let fragment = u16::from_be_bytes(*part(head, 6)) & 0x3fff;
-    if head[0] != 0x45
-        || fragment != 0
-        || usize::from(total) < IPV4_LEN + TRANSPORT
-        || at + usize::from(total) > end
-        || !ipv4_header_ok(part(head, 0))
-    {
-        return None;
-    }
-    Some(Ip {
-        src: Ipv4Addr::from_bits(u32::from_be_bytes(*part(head, 12))),
-        dst: Ipv4Addr::from_bits(u32::from_be_bytes(*part(head, 16))),
-        ttl: head[8],
-        ecn: head[1] & 3,
-        protocol: IpProtocol(head[9]),
-        fragment: false,
-        l4: (at + IPV4_LEN) as u16,
-        ports: u32::from_be_bytes(*part(head, IPV4_LEN)),
-        len: total.into(),
-    })
-}
-
-/// An IPv6 header with TCP or UDP behind it.
-#[inline(always)]
-fn read_v6(head: &[u8; IPV6_LEN + TRANSPORT], at: usize, end: usize) -> Option<Ip<Ipv6Addr>> {
-    let payload = usize::from(u16::from_be_bytes(*part(head, 4)));
-    let protocol = IpProtocol(head[6]);
-    if head[0] >> 4 != 6
-        || payload < TRANSPORT
-        || at + IPV6_LEN + payload > end
-        || !matches!(protocol, IpProtocol::TCP | IpProtocol::UDP)
-    {
-        return None;
-    }
-    Some(Ip {
-        src: Ipv6Addr::from_bits(u128::from_be_bytes(*part(head, 8))),
-        dst: Ipv6Addr::from_bits(u128::from_be_bytes(*part(head, 24))),
-        ttl: head[7],
-        ecn: head[1] >> 4 & 3,
-        protocol,
-        fragment: false,
-        l4: (at + IPV6_LEN) as u16,
-        ports: u32::from_be_bytes(*part(head, IPV6_LEN)),
-        len: (IPV6_LEN + payload) as u32,
-    })
-}
-
-/// Destination and source as numbers, and what the frame carries.
-#[inline(always)]
-fn macs(head: &[u8; ETHERNET_LEN]) -> (u64, u64, u16) {
-    let dst = u64::from_be_bytes(*part(head, 0)) >> 16;
-    let src = u64::from_be_bytes(*part(head, 6));
-    (dst, src >> 16, src as u16)
-}
-
-#[inline(always)]
-fn is_multicast(mac: u64) -> bool {
-    mac & 1 << 40 != 0
-}
-
-#[inline(always)]
-fn is_unicast(mac: u64) -> bool {
-    !is_multicast(mac) && mac != 0
-}
-
-/// The `N` bytes at `at`, which are constants: no check is left when it is compiled.
-#[inline(always)]
-fn part<const N: usize>(bytes: &[u8], at: usize) -> &[u8; N] {
-    bytes.get(at..).and_then(<[u8]>::first_chunk).unwrap_or(&[0; N])
 }
 
 #[cfg(test)]

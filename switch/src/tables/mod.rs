@@ -14,8 +14,8 @@ pub(crate) use hash::NEAR;
 pub use hash::{KeyHasher, Map};
 pub use ports::{Place, PodGuard, Port, Ports, Role};
 pub use routes::{NextHop, Prefix, Routes};
-pub(crate) use vteps::{BLOCK_V4, v4_key};
-pub use vteps::{Encap, LocalVtep, Outer, Peers, SourcePorts, Vtep};
+pub(crate) use vteps::BLOCK_V4;
+pub use vteps::{Encap, LocalVtep, Outer, Peers, SourcePorts, Vtep, v4_key};
 
 use crate::limits::Limits;
 use crate::types::{Generation, MacAddr, PortId};

@@ -218,9 +218,9 @@ impl Peers {
     }
 }
 
-/// IPv4 address and network as one number.
+/// IPv4 address and network as one number: the key of a peer, and of this node's own ends of tunnels.
 #[inline]
-pub(crate) fn v4_key(address: u32, vni: u32) -> u64 {
+pub fn v4_key(address: u32, vni: u32) -> u64 {
     u64::from(vni) << 32 | u64::from(address)
 }
 

@@ -85,10 +85,10 @@ pub(super) fn read_burst<'n, B: PacketBuf>(
     }
     for ((frame, look), read) in frames.iter().zip(looks).zip(&mut *reads) {
         if !usual.decide(look, &mut read.action, &mut read.brief) {
-            *read = if from_underlay {
-                read_tunnel(tables, &mut last, &ingress, frame)
-            } else if let Some((action, brief)) = usual.decide_v6(frame) {
+            *read = if let Some((action, brief)) = usual.decide_other(frame, look) {
                 Read { brief, action }
+            } else if from_underlay {
+                read_tunnel(tables, &mut last, &ingress, frame)
             } else {
                 // What nobody has, or what may not be sent: the headers need not be read a second time to say so.
                 read_plain(tables, &mut last, &ingress, frame, look.parsed(frame.head()))
@@ -97,7 +97,7 @@ pub(super) fn read_burst<'n, B: PacketBuf>(
     }
     if usual.must_confirm() && !from_underlay {
         for (frame, read) in frames.iter().zip(&mut *reads) {
-            if !usual.confirm(read.action, &read.brief) {
+            if !usual.confirm(frame, read.action, &read.brief) {
                 *read = read_plain(tables, &mut last, &ingress, frame, None);
             }
         }

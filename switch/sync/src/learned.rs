@@ -130,6 +130,8 @@ impl LearnTable {
                 Learn::Known
             }
             _ if number == 0 => Learn::Full,
+            // A port's flood of addresses ends here: nothing more is looked at, and nothing written.
+            None if self.has_its_fill(port, rules.limit) => Learn::PortFull,
             _ => self.change(number, port, now, rules, may_move),
         }
     }
@@ -301,15 +303,20 @@ impl LearnTable {
 
     /// Counts one more behind `port`, if it may have more. First reads: a port that has its fill writes nothing.
     fn count(&self, port: u16, limit: u32) -> bool {
-        let Some(count) = self.counts.get(usize::from(port)) else { return false };
-        if count.load(Relaxed) >= limit {
+        if self.has_its_fill(port, limit) {
             return false;
         }
+        let Some(count) = self.counts.get(usize::from(port)) else { return false };
         let fits = count.fetch_add(1, Relaxed) < limit;
         if !fits {
             count.fetch_sub(1, Relaxed);
         }
         fits
+    }
+
+    #[inline]
+    fn has_its_fill(&self, port: u16, limit: u32) -> bool {
+        self.counts.get(usize::from(port)).is_none_or(|count| count.load(Relaxed) >= limit)
     }
 
     fn uncount(&self, port: u16) {

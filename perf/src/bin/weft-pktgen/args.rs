@@ -31,7 +31,7 @@ const SEARCH: &str = "Search";
         the highest rate without loss, and the latency at a tenth, half and nine tenths of it
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but something was corrupted, more was lost than --max-loss allows,
-or no rate without loss was found. Progress goes to stderr when that is a terminal.")]
+or no rate without loss was found, 130 stopped by SIGINT and 143 by SIGTERM: what was measured until then is printed. Progress goes to stderr when that is a terminal.")]
 pub(crate) struct Cli {
     /// How to print
     #[arg(short, long, global = true, value_enum, default_value_t = Output::Table)]

@@ -21,7 +21,7 @@ mod tracker;
 use std::io::Write;
 use std::process::{self, ExitCode};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -89,18 +89,30 @@ impl std::fmt::Display for Usage {
     }
 }
 
+/// A signal has ended it before it was through.
+#[derive(Debug)]
+struct Stopped(Signal);
+
+impl std::fmt::Display for Stopped {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "stopped by {}", self.0)
+    }
+}
+
 fn fail(error: &anyhow::Error, output: Output) -> ExitCode {
-    let usage = error.downcast_ref::<Usage>().is_some();
+    let (word, code) = match error.downcast_ref::<Stopped>() {
+        Some(Stopped(signal)) => ("stopped", 128 + *signal as u8),
+        None if error.downcast_ref::<Usage>().is_some() => ("usage", 2),
+        None => ("failed", 1),
+    };
     let text = format!("{error:#}");
     let text = match output {
         Output::Table => format!("weft-pktgen: {text}\n"),
-        Output::Json => {
-            format!("{}\n", json!({ "error": text, "code": if usage { "usage" } else { "failed" } }))
-        }
+        Output::Json => format!("{}\n", json!({ "error": text, "code": word })),
     };
     // Nobody is left to be told.
     let _ = std::io::stderr().write_all(text.as_bytes());
-    ExitCode::from(if usage { 2 } else { 1 })
+    ExitCode::from(code)
 }
 
 fn print(bytes: &[u8]) -> Result<()> {
@@ -117,7 +129,7 @@ struct Bench {
     trials: Option<Sender<Trial>>,
     tallies: Receiver<Result<Tally>>,
     live: Arc<Live>,
-    stop: Arc<AtomicBool>,
+    signals: Arc<Signals>,
     thread: Option<JoinHandle<()>>,
     wire_bits: f64,
     settle: f64,
@@ -139,15 +151,23 @@ impl Bench {
             setup.descriptors
         );
         let core = core(common.core).context(Usage)?;
-        let stop = Arc::new(AtomicBool::new(false));
-        watch_signals(&stop)?;
+        let signals = Arc::new(Signals::default());
+        watch(&signals)?;
         // Measured while nobody waits for it.
         weft_ffi::kernel::clock::tsc_hz();
         let (ports, tx, rx) = Ports::open(&setup)?;
+        signals.heeded.store(true, Ordering::Relaxed);
+        ports.wait_for_links(setup.link_wait, || signals.check("nothing was sent"))?;
         let (live, wire_bits) = (Arc::new(Live::default()), common.wire_bits(&traffic));
         let queues = (Some(tx).filter(|_| sends), Some(rx).filter(|_| receives));
-        let mut engine =
-            Engine::new(traffic, mix, queues, ports.pool.clone(), Arc::clone(&live), Arc::clone(&stop));
+        let mut engine = Engine::new(
+            traffic,
+            mix,
+            queues,
+            ports.pool.clone(),
+            Arc::clone(&live),
+            Arc::clone(&signals.stop),
+        );
         let (trials, orders) = mpsc::channel();
         let (answers, tallies) = mpsc::channel();
         let eal = ports.eal.clone();
@@ -171,7 +191,7 @@ impl Bench {
             trials: Some(trials),
             tallies,
             live,
-            stop,
+            signals,
             thread: Some(thread),
             wire_bits,
             settle: common.settle.as_secs_f64(),
@@ -213,7 +233,7 @@ impl Bench {
     }
 
     fn is_stopped(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
+        self.signals.stop.load(Ordering::Relaxed)
     }
 
     /// What the drivers say; then the ports are closed.
@@ -250,14 +270,37 @@ fn core(asked: Option<usize>) -> Result<Option<usize>> {
     }
 }
 
+/// What signals have asked for.
+#[derive(Default)]
+struct Signals {
+    /// Somebody looks at `stop`. Until then the program waits for a driver, which does not: a signal ends it.
+    heeded: AtomicBool,
+    stop: Arc<AtomicBool>,
+    /// Which it was.
+    number: AtomicI32,
+}
+
+impl Signals {
+    /// An error if it is to stop, which says what became of the result.
+    fn check(&self, result: &'static str) -> Result<()> {
+        if !self.stop.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let signal = Signal::try_from(self.number.load(Ordering::Relaxed)).unwrap_or(Signal::SIGINT);
+        Err(anyhow!(result).context(Stopped(signal)))
+    }
+}
+
 /// The first SIGINT or SIGTERM ends the trial, which is reported as far as it went; the second ends the program.
-fn watch_signals(stop: &Arc<AtomicBool>) -> Result<()> {
-    let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM]);
-    signals.thread_block().context("cannot block signals")?;
-    let stop = Arc::clone(stop);
+fn watch(signals: &Arc<Signals>) -> Result<()> {
+    let watched = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM]);
+    watched.thread_block().context("cannot block signals")?;
+    let signals = Arc::clone(signals);
     let watch = move || {
-        while let Ok(signal) = signals.wait() {
-            if stop.swap(true, Ordering::Relaxed) {
+        while let Ok(signal) = watched.wait() {
+            signals.number.store(signal as i32, Ordering::Relaxed);
+            if signals.stop.swap(true, Ordering::Relaxed) || !signals.heeded.load(Ordering::Relaxed) {
+                eprintln!("weft-pktgen: {}", Stopped(signal));
                 process::exit(128 + signal as i32);
             }
         }
@@ -274,6 +317,7 @@ fn run(args: &RunArgs, traffic: Arc<Traffic>, output: Output) -> Result<ExitCode
     bench.warm_up(pps, args.common.warm_up)?;
     let count = args.count.unwrap_or(u64::MAX);
     let report = bench.report("running", Trial { count, ..bench.trial(pps, args.seconds) })?;
+    let stopped = bench.signals.check("what is reported was measured until then");
     let drivers = bench.close();
     match output {
         Output::Table => print((report.table() + &drivers.table()).as_bytes())?,
@@ -283,6 +327,7 @@ fn run(args: &RunArgs, traffic: Arc<Traffic>, output: Output) -> Result<ExitCode
             print_json(&value)?;
         }
     }
+    stopped?;
     let lost = args.max_loss.is_some_and(|most| 100.0 * report.loss() > most || nothing_came(&report));
     Ok(verdict(report.corrupted() == 0 && !lost))
 }
@@ -356,6 +401,10 @@ fn throughput(args: &ThroughputArgs, traffic: Arc<Traffic>, output: Output) -> R
             report.at.push(ShareReport { percent: *percent, trial });
         }
     }
+    let stopped = bench.signals.check(match found {
+        Found::Stopped => "no rate was found until then",
+        Found::Rate(_) | Found::Nothing(_) => "what is reported was measured until then",
+    });
     let drivers = bench.close();
     match output {
         Output::Table => print((report.table() + &drivers.table()).as_bytes())?,
@@ -366,9 +415,7 @@ fn throughput(args: &ThroughputArgs, traffic: Arc<Traffic>, output: Output) -> R
             print_json(&value)?;
         }
     }
-    if found == Found::Stopped {
-        return Err(anyhow!("stopped before a rate was found"));
-    }
+    stopped?;
     let corrupted: u64 = report.trials.iter().map(TrialReport::corrupted).sum();
     Ok(verdict(report.zero_loss_pps.is_some() && corrupted == 0))
 }

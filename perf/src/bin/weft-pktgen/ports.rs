@@ -63,9 +63,7 @@ impl Ports {
         let tx = queues.first_mut().and_then(|(_, tx)| tx.pop());
         let rx = queues.last_mut().and_then(|(rx, _)| rx.pop());
         let (Some(tx), Some(rx)) = (tx, rx) else { bail!("no port was given") };
-        let opened = Self { ports, pool, eal };
-        opened.wait_for_links(setup.link_wait)?;
-        Ok((opened, tx, rx))
+        Ok((Self { ports, pool, eal }, tx, rx))
     }
 
     /// Whether packets find buffers in hugepages.
@@ -73,9 +71,11 @@ impl Ports {
         self.eal.memory().to_string()
     }
 
-    fn wait_for_links(&self, patience: Duration) -> Result<()> {
+    /// Returns when all ports have a link. `may_wait` says whether to go on waiting.
+    pub(crate) fn wait_for_links(&self, patience: Duration, may_wait: impl Fn() -> Result<()>) -> Result<()> {
         let end = Instant::now() + patience;
         loop {
+            may_wait()?;
             let Some(down) = self.ports.iter().find(|port| !port.link().up) else { return Ok(()) };
             if Instant::now() >= end {
                 bail!(

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Deserialize;
 
 use crate::field::{Frame, Median, Positive, Rounds};
-use crate::goal::{Bound, Goal, Unit};
+use crate::goal::{Bound, Goal, Unit, wanted};
 use crate::markdown::{Table, capital, count, median, number, ratio};
 use crate::plot::{Bar, Bars, Group, Panel, Plot, short};
 use crate::rows::Record;
@@ -33,12 +33,12 @@ impl Case {
         }
     }
 
-    /// What weft must reach of OVS-DPDK's rate, and aims at of testpmd io's.
-    fn wanted(self) -> (&'static str, f64, f64) {
+    /// The line of the summary that it belongs to.
+    fn line(self) -> &'static str {
         match self {
-            Self::Bridge | Self::Route => ("core, bridge and route, up to 100,000 flows", 1.5, 0.55),
-            Self::Encap => ("core, encap, up to 100,000 flows", 1.4, 0.4),
-            Self::Decap | Self::DecapValid => ("core, decap, up to 100,000 flows", 2.5, 0.45),
+            Self::Bridge | Self::Route => "core, bridge and route, up to 100,000 flows",
+            Self::Encap => "core, encap, up to 100,000 flows",
+            Self::Decap | Self::DecapValid => "core, decap, up to 100,000 flows",
         }
     }
 }
@@ -126,7 +126,7 @@ impl Sheet<'_> {
     }
 
     fn subjects(&self) -> Vec<Subject> {
-        Subject::ALL.into_iter().filter(|s| self.rows.keys().any(|(.., other)| other == s)).collect()
+        Subject::among(self.rows.keys().map(|(.., subject)| *subject))
     }
 
     fn goal(&self, case: Case, flows: u64) -> Option<Goal> {
@@ -148,16 +148,17 @@ impl Sheet<'_> {
 }
 
 fn rate_goal(case: Case, by_ovs: Option<f64>, by_io: Option<f64>) -> Goal {
-    let (line, at_least, aim) = case.wanted();
     let (ovs, io) = (Unit::Times(Subject::OvsDpdk.name()), Unit::Times(Subject::TestpmdIo.name()));
-    let (at_least, aim) = (Bound::at_least(at_least, ovs, by_ovs), Bound::at_least(aim, io, by_io));
-    Goal { line: line.into(), at_least: Some(at_least), aim: Some(aim) }
+    let [at_least, aim] =
+        Bound::of(wanted("core", case.name()), Bound::at_least, [(ovs, by_ovs), (io, by_io)]);
+    Goal { line: case.line().into(), at_least, aim }
 }
 
 fn many_goal(kept: Option<f64>) -> Goal {
-    let bound = |wanted| Some(Bound::at_least(wanted, Unit::Times("the ratio at 1,000 flows"), kept));
+    let found = (Unit::Times("the ratio at 1,000 flows"), kept);
+    let [at_least, aim] = Bound::of(wanted("core", "million-flows"), Bound::at_least, [found; 2]);
     let line = "core, 1,000,000 flows: weft by testpmd-io on the same capture";
-    Goal { line: line.into(), at_least: bound(0.8), aim: bound(0.95) }
+    Goal { line: line.into(), at_least, aim }
 }
 
 /// What is asked for, whether it was measured or not.
@@ -199,11 +200,10 @@ fn kept(sheet: &Sheet<'_>) -> Option<String> {
     let cases: BTreeSet<Case> = sheet.cases().into_iter().map(|(case, _)| case).collect();
     let mut some = false;
     for case in cases {
-        if let Some(Goal { at_least: Some(at_least), aim: Some(aim), .. }) = sheet.many_flows(case) {
-            let mut cells = vec![case.name().to_string(), at_least.found.map_or("–".into(), ratio)];
-            cells.extend(
-                [at_least, aim].iter().flat_map(|bound| [ratio(bound.wanted), bound.verdict().into()]),
-            );
+        if let Some(goal) = sheet.many_flows(case) {
+            let found = goal.at_least.and_then(|bound| bound.found);
+            let mut cells = vec![case.name().to_string(), found.map_or("–".into(), ratio)];
+            cells.extend(goal.verdicts(ratio).into_iter().flatten());
             table.line(cells);
             some = true;
         }
@@ -215,21 +215,14 @@ fn rates(sheet: &Sheet<'_>) -> String {
     let subjects = sheet.subjects();
     let mut head = vec!["case".to_string(), "flows".into()];
     head.extend(subjects.iter().map(|subject| subject.name().into()));
-    head.extend(["by ovs-dpdk", "at least", "reached", "by testpmd-io", "aim", "reached"].map(String::from));
+    head.extend(Goal::BY_PEERS.map(String::from));
     let mut table = Table::new(head);
     for (case, flows) in sheet.cases() {
         let mut cells = vec![case.name().to_string(), count(flows)];
         let cell = |subject: &Subject| sheet.rows.get(&(case, flows, *subject)).map(|row| median(&row.mpps));
         cells.extend(subjects.iter().map(|subject| cell(subject).unwrap_or_else(|| "–".into())));
-        let goal = sheet.goal(case, flows);
-        for (peer, bound) in [
-            (Subject::OvsDpdk, goal.as_ref().and_then(|goal| goal.at_least)),
-            (Subject::TestpmdIo, goal.as_ref().and_then(|goal| goal.aim)),
-        ] {
-            cells.push(sheet.ratio(case, flows, peer).map_or("–".into(), ratio));
-            cells.push(bound.map_or("–".into(), |bound| ratio(bound.wanted)));
-            cells.push(bound.map_or("–", |bound| bound.verdict()).into());
-        }
+        let by = [Subject::OvsDpdk, Subject::TestpmdIo].map(|peer| sheet.ratio(case, flows, peer));
+        cells.extend(Goal::by_peers(sheet.goal(case, flows).as_ref(), by));
         table.line(cells);
     }
     table.to_markdown()
@@ -259,11 +252,7 @@ fn plot(sheet: &Sheet<'_>) -> Plot {
         let bars = subjects
             .iter()
             .map(|&subject| sheet.rows.get(&(case, flows, subject)).map(|row| Bar::of(&row.cycles)));
-        let group = Group { label: short(flows), bars: bars.collect() };
-        match panels.iter_mut().find(|panel| panel.title == case.name()) {
-            Some(panel) => panel.groups.push(group),
-            None => panels.push(Panel { title: case.name().into(), groups: vec![group] }),
-        }
+        Panel::add(&mut panels, case.name(), Group { label: short(flows), bars: bars.collect() });
     }
     Plot::bars(
         format!("core-{}", frame.word()),

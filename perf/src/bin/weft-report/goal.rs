@@ -1,6 +1,30 @@
 //! What must be reached, what is aimed at, and what was found.
 
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use serde::Deserialize;
+
 use crate::markdown::{Table, percent, ratio};
+
+/// The bounds of a case.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Wanted {
+    pub(crate) at_least: f64,
+    pub(crate) aim: Option<f64>,
+}
+
+/// What is asked for, by rig and case: the rigs read the same file.
+static GOALS: LazyLock<BTreeMap<String, BTreeMap<String, Wanted>>> = LazyLock::new(|| {
+    serde_json::from_str(include_str!("../../../goals.json"))
+        .expect("part of the program, as a test has seen it")
+});
+
+/// What is asked for in this case, if anything is.
+pub(crate) fn wanted(rig: &str, case: &str) -> Option<Wanted> {
+    GOALS.get(rig)?.get(case).copied()
+}
 
 /// How a figure is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +56,16 @@ pub(crate) struct Bound {
 }
 
 impl Bound {
+    /// Both bounds of a case; none where nothing is asked for.
+    pub(crate) fn of(
+        wanted: Option<Wanted>,
+        bound: fn(f64, Unit, Option<f64>) -> Self,
+        [at_least, aim]: [(Unit, Option<f64>); 2],
+    ) -> [Option<Self>; 2] {
+        let of = |wanted, (unit, found)| Some(bound(wanted?, unit, found));
+        [of(wanted.map(|wanted| wanted.at_least), at_least), of(wanted.and_then(|wanted| wanted.aim), aim)]
+    }
+
     pub(crate) fn at_least(wanted: f64, unit: Unit, found: Option<f64>) -> Self {
         Self { unit, wanted, less: false, found }
     }
@@ -74,6 +108,30 @@ pub(crate) struct Goal {
     pub(crate) line: String,
     pub(crate) at_least: Option<Bound>,
     pub(crate) aim: Option<Bound>,
+}
+
+impl Goal {
+    /// Head of the columns of [`Self::by_peers`].
+    pub(crate) const BY_PEERS: [&str; 6] =
+        ["by ovs-dpdk", "at least", "reached", "by testpmd-io", "aim", "reached"];
+
+    /// Of both bounds what was wanted, and whether it was reached.
+    pub(crate) fn verdicts(&self, show: impl Fn(f64) -> String) -> [[String; 2]; 2] {
+        [self.at_least, self.aim].map(|bound| match bound {
+            Some(bound) => [show(bound.wanted), bound.verdict().into()],
+            None => ["–", "–"].map(String::from),
+        })
+    }
+
+    /// A rate by that of OVS-DPDK and of testpmd io, each with what is asked of it, if this case is one that something is asked of.
+    pub(crate) fn by_peers(goal: Option<&Self>, by: [Option<f64>; 2]) -> Vec<String> {
+        let nothing = Self { line: String::new(), at_least: None, aim: None };
+        let verdicts = goal.unwrap_or(&nothing).verdicts(ratio);
+        let cells = |(by, verdict): (Option<f64>, [String; 2])| {
+            [by.map_or("–".into(), ratio)].into_iter().chain(verdict)
+        };
+        by.into_iter().zip(verdicts).flat_map(cells).collect()
+    }
 }
 
 /// What the cases of a line have found of one bound.
@@ -162,5 +220,21 @@ mod tests {
         let some = [goal(None, false), goal(Some(0.9), false)];
         assert!(summary(&[], &some).contains("| a | 2 | ≥ 50 % | 90 % | yes, 1 not measured |"));
         assert_eq!(Bound::at_most(0.0, Unit::Packets, Some(0.0)).verdict(), "yes");
+    }
+
+    #[test]
+    fn all_that_is_asked_for_has_its_bounds_in_the_file() {
+        use crate::{core, reconf, scale, vhost};
+        let asked = [core::asked(), vhost::asked(), scale::asked(), reconf::asked()].concat();
+        assert!(asked.iter().all(|goal| goal.at_least.is_some()), "{asked:?}");
+        let bounds = asked.iter().filter_map(|goal| goal.at_least).map(|bound| bound.wanted).sum::<f64>();
+        let in_file = GOALS.values().flat_map(BTreeMap::values).map(|wanted| wanted.at_least).sum::<f64>();
+        // Route has bridge's, and decap-valid has decap's.
+        let twice =
+            ["route", "decap-valid"].iter().filter_map(|case| wanted("core", case)).map(|w| w.at_least);
+        assert!(
+            (bounds + twice.sum::<f64>() - in_file).abs() < 1e-9,
+            "nothing in the file is asked for by nobody"
+        );
     }
 }

@@ -57,6 +57,16 @@ pub(crate) struct Panel {
     pub(crate) groups: Vec<Group>,
 }
 
+impl Panel {
+    /// Puts a group into the panel of this title.
+    pub(crate) fn add(panels: &mut Vec<Self>, title: &str, group: Group) {
+        match panels.iter_mut().find(|panel| panel.title == title) {
+            Some(panel) => panel.groups.push(group),
+            None => panels.push(Self { title: title.into(), groups: vec![group] }),
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Group {
     pub(crate) label: String,

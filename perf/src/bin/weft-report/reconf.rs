@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use crate::field::{Amount, Median, Positive, Rounds};
-use crate::goal::{Bound, Goal, Unit};
+use crate::goal::{Bound, Goal, Unit, wanted};
 use crate::markdown::{Table, count, median, number, ratio};
 use crate::plot::{Bar, Bars, Group, Panel, Plot};
 use crate::rows::Record;
@@ -107,12 +107,14 @@ impl Row {
 }
 
 fn lost_goal(lost: Option<u64>) -> Goal {
-    let bound = Some(Bound::at_most(0.0, Unit::Packets, lost.map(|lost| lost as f64)));
+    let found = (Unit::Packets, lost.map(|lost| lost as f64));
+    let [bound, _] = Bound::of(wanted("reconf", "lost"), Bound::at_most, [found; 2]);
     Goal { line: "reconf, packets lost".into(), at_least: bound, aim: bound }
 }
 
 fn rate_goal(share: Option<f64>) -> Goal {
-    let bound = Some(Bound::at_least(0.9, Unit::Times("the rate without changes"), share));
+    let found = (Unit::Times("the rate without changes"), share);
+    let [bound, _] = Bound::of(wanted("reconf", "rate"), Bound::at_least, [found; 2]);
     Goal { line: "reconf, rate with 100 snapshots a second".into(), at_least: bound, aim: bound }
 }
 

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error};
 
 use crate::field::{Median, Positive, Rounds};
-use crate::goal::{Bound, Goal, Unit};
+use crate::goal::{Bound, Goal, Unit, wanted};
 use crate::markdown::{Table, count, median, number, percent, ratio};
 use crate::plot::{Line, Lines, Plot};
 use crate::rows::Record;
@@ -23,25 +23,67 @@ enum Case {
     Vteps,
     Routes,
     Pods,
+    /// MAC addresses that were learned.
+    Stations,
     Workers,
     /// As `Workers`, between DPDK devices.
     WorkersDpdk,
     /// A thousand flows, and a port scan: every packet a new one.
     Flood,
+    /// The same, every packet to an address that nobody has.
+    Scan,
+    /// The same, every packet from another MAC address.
+    Macs,
 }
 
 impl Case {
-    fn name(self) -> &'static str {
+    const ALL: [Self; 11] = [
+        Self::Flows,
+        Self::Fdb,
+        Self::Vteps,
+        Self::Routes,
+        Self::Pods,
+        Self::Stations,
+        Self::Workers,
+        Self::WorkersDpdk,
+        Self::Flood,
+        Self::Scan,
+        Self::Macs,
+    ];
+
+    /// As the rows have it.
+    fn word(self) -> &'static str {
         match self {
             Self::Flows => "flows",
-            Self::Fdb => "MAC addresses",
-            Self::Vteps => "VTEPs",
+            Self::Fdb => "fdb",
+            Self::Vteps => "vteps",
             Self::Routes => "routes",
             Self::Pods => "pods",
+            Self::Stations => "stations",
             Self::Workers => "workers",
+            Self::WorkersDpdk => "workers-dpdk",
+            Self::Flood => "flood",
+            Self::Scan => "scan",
+            Self::Macs => "macs",
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Fdb => "MAC addresses",
+            Self::Vteps => "VTEPs",
+            Self::Stations => "learned MAC addresses",
             Self::WorkersDpdk => "workers, DPDK devices",
             Self::Flood => "port scan",
+            Self::Scan => "scan of addresses that nobody has",
+            Self::Macs => "flood of MAC addresses",
+            Self::Flows | Self::Routes | Self::Pods | Self::Workers => self.word(),
         }
+    }
+
+    /// Every packet has something new.
+    fn floods(self) -> bool {
+        matches!(self, Self::Flood | Self::Scan | Self::Macs)
     }
 
     /// The tables whose size may cost nothing.
@@ -49,9 +91,9 @@ impl Case {
         matches!(self, Self::Fdb | Self::Vteps | Self::Routes)
     }
 
-    /// The tables: what is flat, and ports.
+    /// The tables: what is flat, ports, and what was learned.
     fn table(self) -> bool {
-        self.flat() || self == Self::Pods
+        self.flat() || matches!(self, Self::Pods | Self::Stations)
     }
 }
 
@@ -62,6 +104,10 @@ enum Way {
     Route,
     Encap,
     Decap,
+    Bridge6,
+    Route6,
+    Encap6,
+    Decap6,
 }
 
 impl Way {
@@ -71,6 +117,10 @@ impl Way {
             Self::Route => "route",
             Self::Encap => "encap",
             Self::Decap => "decap",
+            Self::Bridge6 => "bridge, IPv6",
+            Self::Route6 => "route, IPv6",
+            Self::Encap6 => "encap, IPv6",
+            Self::Decap6 => "decap, IPv6",
         }
     }
 }
@@ -89,7 +139,7 @@ impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Count(number) => f.write_str(&count(*number)),
-            Self::New => f.write_str("every packet a new flow"),
+            Self::New => f.write_str("every packet a new one"),
         }
     }
 }
@@ -144,7 +194,7 @@ impl TryFrom<Raw> for Row {
     type Error = String;
 
     fn try_from(raw: Raw) -> Result<Self, String> {
-        if raw.size == Size::New && raw.case != Case::Flood {
+        if raw.size == Size::New && !raw.case.floods() {
             return Err(format!("size is \"new\", but the case is {}", raw.case.name()));
         }
         Ok(Self {
@@ -196,33 +246,32 @@ fn slope_of(line: &[f64]) -> Option<f64> {
 fn goal(of: LineOf, line: &BTreeMap<Size, &Row>) -> Option<Goal> {
     let rate = |size| line.get(&size).map(|row| row.mpps);
     let by = |a, b| rate(a).zip(rate(b)).map(|(a, b)| a / b);
-    let (name, at_least, aim) = match of.case {
+    let (name, bound, found): (_, fn(_, _, _) -> _, _) = match of.case {
         Case::Fdb | Case::Vteps | Case::Routes => {
-            let bound = |wanted| Bound::at_most(wanted, Unit::Share, slope(line));
             let name =
                 format!("scale, cost over the number of {}: dearest by cheapest, less 1", of.case.name());
-            (name, bound(0.20), Some(bound(0.05)))
+            (name, Bound::at_most, (Unit::Share, slope(line)))
         }
         Case::Workers | Case::WorkersDpdk => {
-            let found = by(Size::Count(2), Size::Count(1));
-            let bound = |wanted| Bound::at_least(wanted, Unit::Times("one worker"), found);
             let where_ = if of.case == Case::Workers { "in memory" } else { "DPDK devices" };
-            (format!("scale, two workers, {where_}"), bound(1.8), Some(bound(1.95)))
+            let found = by(Size::Count(2), Size::Count(1));
+            (format!("scale, two workers, {where_}"), Bound::at_least, (Unit::Times("one worker"), found))
         }
-        Case::Flood => {
+        Case::Flood | Case::Scan | Case::Macs => {
             let found = by(Size::New, Size::Count(FEW_FLOWS));
-            let bound = Bound::at_least(0.35, Unit::Times("the rate at 1,000 flows"), found);
-            ("scale, port scan".into(), bound, None)
+            let unit = Unit::Times("the rate at 1,000 flows");
+            (format!("scale, {}", of.case.name()), Bound::at_least, (unit, found))
         }
-        Case::Flows | Case::Pods => return None,
+        Case::Flows | Case::Pods | Case::Stations => return None,
     };
-    Some(Goal { line: name, at_least: Some(at_least), aim })
+    let [at_least, aim] = Bound::of(wanted("scale", of.case.word()), bound, [found; 2]);
+    Some(Goal { line: name, at_least, aim })
 }
 
 /// What is asked for, whether it was measured or not.
 pub(crate) fn asked() -> Vec<Goal> {
-    let cases = [Case::Fdb, Case::Vteps, Case::Routes, Case::Workers, Case::WorkersDpdk, Case::Flood];
-    cases.into_iter().filter_map(|case| goal(LineOf { case, way: Way::Bridge }, &BTreeMap::new())).collect()
+    let goal = |case| goal(LineOf { case, way: Way::Bridge }, &BTreeMap::new());
+    Case::ALL.into_iter().filter_map(goal).collect()
 }
 
 pub(crate) fn section(rows: &[Row]) -> Section {
@@ -276,10 +325,8 @@ pub(crate) fn section(rows: &[Row]) -> Section {
     for (of, line) in points.iter().filter(|(of, _)| of.case.flat()) {
         let mut cells = vec![of.case.name().to_string(), of.way.name().into()];
         cells.push(slope(line).map_or("–".into(), |slope| format!("+{}", percent(slope))));
-        if let Some(Goal { at_least: Some(at_least), aim: Some(aim), .. }) = goal(*of, line) {
-            for bound in [at_least, aim] {
-                cells.extend([format!("+{}", percent(bound.wanted)), bound.verdict().into()]);
-            }
+        if let Some(goal) = goal(*of, line) {
+            cells.extend(goal.verdicts(|wanted| format!("+{}", percent(wanted))).into_iter().flatten());
         }
         cells.push(net_slope(line).map_or("–".into(), |slope| format!("+{}", percent(slope))));
         table.line(cells);

@@ -25,4 +25,10 @@ impl Subject {
             Self::Weft => "weft",
         }
     }
+
+    /// Those that occur, in their order.
+    pub(crate) fn among(found: impl Iterator<Item = Self>) -> Vec<Self> {
+        let found: Vec<Self> = found.collect();
+        Self::ALL.into_iter().filter(|subject| found.contains(subject)).collect()
+    }
 }

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Deserialize;
 
 use crate::field::{Frame, Median, Positive, Rounds};
-use crate::goal::{Bound, Goal, Unit};
-use crate::markdown::{Table, count, median, ratio};
+use crate::goal::{Bound, Goal, Unit, wanted};
+use crate::markdown::{Table, count, median};
 use crate::plot::{Bar, Bars, Group, Panel, Plot, short};
 use crate::rows::Record;
 use crate::section::Section;
@@ -61,19 +61,16 @@ impl Record for Row {
     }
 }
 
-fn bounds(by_ovs: Option<f64>, by_io: Option<f64>) -> [Bound; 2] {
-    let bound = |peer: Subject, wanted, found| Bound::at_least(wanted, Unit::Times(peer.name()), found);
-    [bound(Subject::OvsDpdk, 1.5, by_ovs), bound(Subject::TestpmdIo, 0.8, by_io)]
-}
-
-fn goal(bounds: [Bound; 2]) -> Goal {
-    let [at_least, aim] = bounds.map(Some);
+fn goal(by_ovs: Option<f64>, by_io: Option<f64>) -> Goal {
+    let by = |peer: Subject, found| (Unit::Times(peer.name()), found);
+    let found = [by(Subject::OvsDpdk, by_ovs), by(Subject::TestpmdIo, by_io)];
+    let [at_least, aim] = Bound::of(wanted("vhost", "bridge"), Bound::at_least, found);
     Goal { line: "vhost, bridge".into(), at_least, aim }
 }
 
 /// What is asked for, whether it was measured or not.
 pub(crate) fn asked() -> Vec<Goal> {
-    vec![goal(bounds(None, None))]
+    vec![goal(None, None)]
 }
 
 pub(crate) fn section(rows: &[Row]) -> Section {
@@ -81,11 +78,10 @@ pub(crate) fn section(rows: &[Row]) -> Section {
     section.say("Median Mpps of both directions together, and in parentheses the spread of the rounds.");
     let found: BTreeMap<_, _> = rows.iter().map(|row| ((row.frame, row.flows, row.subject), row)).collect();
     let points: BTreeSet<_> = rows.iter().map(|row| (row.frame, row.flows)).collect();
-    let subjects: Vec<Subject> =
-        Subject::ALL.into_iter().filter(|subject| rows.iter().any(|row| row.subject == *subject)).collect();
+    let subjects = Subject::among(rows.iter().map(|row| row.subject));
     let mut head = vec!["frame".to_string(), "flows".into()];
     head.extend(subjects.iter().map(|subject| subject.name().into()));
-    head.extend(["by ovs-dpdk", "at least", "reached", "by testpmd-io", "aim", "reached"].map(String::from));
+    head.extend(Goal::BY_PEERS.map(String::from));
     let mut table = Table::new(head);
     let mut panels: Vec<Panel> = Vec::new();
     for (frame, flows) in points {
@@ -95,21 +91,15 @@ pub(crate) fn section(rows: &[Row]) -> Section {
             .extend(subjects.iter().map(|&subject| row(subject).map_or("–".into(), |row| median(&row.mpps))));
         let weft = row(Subject::Weft);
         let by = |peer| Some(weft?.mpps.value / row(peer)?.mpps.value);
-        let bounds = bounds(by(Subject::OvsDpdk), by(Subject::TestpmdIo));
-        for bound in &bounds {
-            cells.push(bound.found.map_or("–".into(), ratio));
-            cells.extend([ratio(bound.wanted), bound.verdict().into()]);
-        }
+        let found = [by(Subject::OvsDpdk), by(Subject::TestpmdIo)];
+        let goal = goal(found[0], found[1]);
+        cells.extend(Goal::by_peers(Some(&goal), found));
         table.line(cells);
         if weft.is_some() {
-            section.goals.push(goal(bounds));
+            section.goals.push(goal);
         }
         let bars = subjects.iter().map(|&subject| row(subject).map(|row| Bar::of(&row.mpps))).collect();
-        let (title, group) = (frame.frames(), Group { label: short(flows), bars });
-        match panels.iter_mut().find(|panel| panel.title == title) {
-            Some(panel) => panel.groups.push(group),
-            None => panels.push(Panel { title, groups: vec![group] }),
-        }
+        Panel::add(&mut panels, &frame.frames(), Group { label: short(flows), bars });
     }
     section.say(&table.to_markdown());
     section.plot(Plot::bars(

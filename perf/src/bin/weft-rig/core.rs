@@ -1,6 +1,7 @@
 //! weft's own workers between DPDK's own devices: for each worker a `net_pcap` device that delivers a capture without end, and a
 //! `net_null` device that takes everything. What is measured is the whole program; what counts is what the sinks have counted.
 
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::thread::{JoinHandle, sleep};
 use std::time::{Duration, Instant};
@@ -105,11 +106,13 @@ struct Rig {
 pub(crate) fn run(args: &CoreArgs) -> Result<()> {
     ensure!(args.sink_pcap.is_none() || args.core.len() == 1, "--sink-pcap goes with one --core");
     let mut pcap = args.pcap.clone();
-    let cut = tempfile::NamedTempFile::new()?;
+    // A file without a name: whatever ends this program, nothing stays.
+    let cut;
     if let Some(count) = args.count {
+        cut = tempfile::tempfile()?;
         let frames = capture::read(&pcap).with_context(|| format!("cannot read {}", pcap.display()))?;
-        capture::write(cut.path(), frames.map_while(Result::ok).take(count as usize))?;
-        pcap = cut.path().to_owned();
+        pcap = format!("/proc/self/fd/{}", cut.as_raw_fd()).into();
+        capture::write(&pcap, frames.map_while(Result::ok).take(count as usize))?;
     }
     let load = Load::of(&pcap).with_context(|| format!("cannot use {}", args.pcap.display()))?;
     let room = load.room(args.buffer)?;

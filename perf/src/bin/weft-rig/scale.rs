@@ -11,7 +11,7 @@ use anyhow::{Result, ensure};
 use clap::ValueEnum;
 use serde_json::json;
 use weft_ffi::kernel::clock::{tsc, tsc_hz};
-use weft_perf::fixed::{FixedPool, Frames, Sink, Source};
+use weft_perf::fixed::{FixedPool, Frames, New, Sink, Source};
 use weft_perf::lane::Lane;
 use weft_perf::scene::{FrameSize, Scene, Sizes, Way};
 use weft_switch::port::{BURST, Burst, RxQueue, TxCaps, TxQueue};
@@ -27,12 +27,20 @@ pub(crate) enum What {
     Routes,
     Pods,
     Workers,
+    /// MAC addresses that were learned
+    Stations,
     /// Not a size: every packet a new flow, against a thousand flows
     Flood,
+    /// The same with addresses that nobody has: every packet another
+    Scan,
+    /// The same with MAC addresses: a trusted pod sends from another one with every packet
+    Macs,
 }
 
 /// Flows where another size than theirs is measured: as many as the largest table has entries.
 const FLOWS: u32 = 100_000;
+/// What a flood is held against.
+const FEW: u32 = 1000;
 /// Packets of a round at least, and every flow once.
 const PACKETS: u32 = 100_000;
 /// How long two workers work in a round.
@@ -44,6 +52,7 @@ const TUNNEL: usize = 50;
 
 const LOCAL: [Way; 2] = [Way::Bridge, Way::Route];
 const FLAT: [Way; 4] = [Way::Bridge, Way::Route, Way::Encap, Way::Decap];
+const OVER_V6: [Way; 4] = [Way::Bridge6, Way::Route6, Way::Encap6, Way::Decap6];
 
 /// One measurement.
 struct Point {
@@ -51,7 +60,7 @@ struct Point {
     size: u32,
     /// Its frames, and how many make a round.
     packets: u32,
-    run: Box<dyn FnMut() -> usize>,
+    lane: Lane,
     floor: Box<dyn FnMut() -> usize>,
     cycles: Vec<f64>,
     floor_cycles: Vec<f64>,
@@ -65,15 +74,10 @@ impl Point {
     }
 
     fn of(scene: &Scene, way: Way, size: u32, source: impl Fn() -> Source, flows: u32) -> Result<Self> {
-        let mut lane = Lane::of(scene, way, source())?;
-        let run = Box::new(move || {
-            let count = lane.burst();
-            debug_assert_eq!(lane.counts().2, 0);
-            count
-        });
+        let lane = Lane::of(scene, way, source())?;
         let (cycles, floor_cycles) = (Vec::new(), Vec::new());
         let floor = Box::new(floor(source(), scene.sinks(way)?.len()));
-        Ok(Self { way, size, packets: flows.max(PACKETS), run, floor, cycles, floor_cycles })
+        Ok(Self { way, size, packets: flows.max(PACKETS), lane, floor, cycles, floor_cycles })
     }
 }
 
@@ -139,9 +143,12 @@ fn of(ways: &[Way], sizes: &[u32], point: impl Fn(Way, u32) -> Result<Point>) ->
 fn make(what: What) -> Result<Vec<Point>> {
     let full = Sizes::default();
     match what {
-        What::Flows => of(&FLAT, &[1, 10, 100, 1000, 10_000, 100_000, 1_000_000], |way, flows| {
-            Point::new(way, flows, full, flows)
-        }),
+        What::Flows => {
+            let point = |way, flows| Point::new(way, flows, full, flows);
+            let mut points = of(&FLAT, &[1, 10, 100, 1000, 10_000, 100_000, 1_000_000], point)?;
+            points.extend(of(&OVER_V6, &[1, 1000, 100_000], point)?);
+            Ok(points)
+        }
         What::Fdb => of(&[Way::Bridge], &[10, 100, 1000, 10_000, 100_000], |way, macs| {
             Point::new(way, macs, Sizes { macs, pods: full.pods.min(macs), ..full }, FLOWS)
         }),
@@ -154,18 +161,29 @@ fn make(what: What) -> Result<Vec<Point>> {
         What::Pods => of(&[Way::Bridge, Way::Route, Way::Decap], &[1, 10, 50, 100, 250], |way, ports| {
             Point::new(way, ports, Sizes { pods: ports + 1, macs: ports + 1, ports, ..full }, FLOWS)
         }),
-        What::Flood => of(&FLAT, &[1000, u32::MAX], |way, flows| {
-            let scene = Scene::new(full)?;
-            let frames: Arc<Frames> = Arc::new(scene.frames(way, 1000, FrameSize::MIN).collect());
-            let udp = if way.is_tunnelled() { TUNNEL + UDP } else { UDP };
-            let source = || match flows {
-                1000 => Source::new(frames.clone()),
-                _ => Source::new(frames.clone()).with_fresh_flows(udp),
-            };
-            Point::of(&scene, way, flows, source, 1000)
+        What::Stations => of(&[Way::Bridge], &[10, 100, 1000, 10_000], |way, macs| {
+            Point::new(way, macs, Sizes { macs, pods: 2, trusted: true, ..full }, FLOWS)
         }),
+        What::Flood => {
+            floods(&FLAT, full, |way| New::Ports(if way.is_tunnelled() { TUNNEL + UDP } else { UDP }))
+        }
+        What::Scan => floods(&[Way::Route], full, |_| New::Destination),
+        What::Macs => floods(&[Way::Bridge], Sizes { trusted: true, ..full }, |_| New::Station),
         What::Workers => Ok(Vec::new()),
     }
+}
+
+/// The same frames as they are, of [`FEW`] flows, and each with something new.
+fn floods(ways: &[Way], sizes: Sizes, what: impl Fn(Way) -> New) -> Result<Vec<Point>> {
+    of(ways, &[FEW, u32::MAX], |way, flows| {
+        let scene = Scene::new(sizes)?;
+        let frames: Arc<Frames> = Arc::new(scene.frames(way, FEW, FrameSize::MIN).collect());
+        let source = || match flows {
+            FEW => Source::new(frames.clone()),
+            _ => Source::new(frames.clone()).with_new(what(way)),
+        };
+        Point::of(&scene, way, flows, source, FEW)
+    })
 }
 
 fn points(what: What, args: &ScaleArgs) -> Result<()> {
@@ -173,7 +191,7 @@ fn points(what: What, args: &ScaleArgs) -> Result<()> {
     // The first round warms up.
     for number in 0..=args.rounds {
         for point in &mut points {
-            let cycles = round(&mut *point.run, point.packets);
+            let cycles = round(&mut || point.lane.burst(), point.packets);
             let floor = round(&mut *point.floor, point.packets);
             if number > 0 {
                 point.cycles.push(cycles);
@@ -182,7 +200,19 @@ fn points(what: What, args: &ScaleArgs) -> Result<()> {
         }
     }
     for point in &points {
+        let (came, _, dropped) = point.lane.counts();
         let fresh = point.size == u32::MAX;
+        let right = match what {
+            What::Scan if fresh => dropped == came,
+            // Among all ports there are a few that a pod may not send from.
+            What::Flood if fresh => dropped < came / 1000,
+            _ => dropped == 0,
+        };
+        ensure!(
+            right,
+            "{}: {dropped} of {came} frames were dropped: what was measured is not their way",
+            point.way.name()
+        );
         report(args, what, point.way, (!fresh).then_some(point.size), &point.cycles, &point.floor_cycles);
     }
     Ok(())

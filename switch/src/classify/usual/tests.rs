@@ -8,17 +8,24 @@ use crate::parse::{parse, parse_tunnel};
 use crate::stations::Stations;
 use crate::tables::{Encap, Gateway, Neighbour, NextHop, Outer, Place, Port, Vtep};
 use crate::types::{Mtu, Vni};
-use crate::wire::checksum::Sum;
+use crate::wire::checksum::{Sum, udp_never_zero};
 use proptest::prelude::*;
+use weft_sync::learned::{Learn, Rules};
 
 const UPLINK: usize = 0;
 const POD: usize = 1;
 const OTHER: usize = 2;
 const TRUSTED: usize = 3;
 const HOST: usize = 4;
+/// Not a port's, but a station's behind one.
+const LEARNED: usize = 5;
 
 const GATEWAY: [u8; 6] = [2, 0, 0, 0, 0, 0xfe];
 const VTEP: [u8; 6] = [2, 0, 0, 0, 0, 0xaa];
+
+/// The underlay's other family.
+const OWN6: &str = "fd10::1";
+const PEER6: &str = "fd10::2";
 
 const PARTIAL: Checksum = Checksum::Partial { start: 34, offset: 6 };
 const STATES: [Offload; 4] = [
@@ -41,7 +48,7 @@ fn addresses(pod: usize) -> [IpAddr; 2] {
 }
 
 fn tables(vteps: usize) -> Snapshot {
-    let mut tables = Snapshot { vxlan_port: 8472, ..Snapshot::default() };
+    let mut tables = Snapshot { vxlan_port: 8472, learn_limit: 8, ageing: 300, ..Snapshot::default() };
     let guard = |pod| Role::Pod(PodGuard::new(pod_mac(pod), &addresses(pod)));
     for (port, role) in [
         (UPLINK, Role::Uplink),
@@ -79,7 +86,18 @@ fn tables(vteps: usize) -> Snapshot {
     }
     tables.peers.insert(peer, vni);
     tables.local_vteps.push(LocalVtep { vni, mac: MacAddr(VTEP), address: own });
+    tables.peers.insert(PEER6.parse().unwrap(), vni);
+    let own = OWN6.parse().unwrap();
+    tables.local_vteps.push(LocalVtep { vni, mac: MacAddr(VTEP), address: own });
     tables
+}
+
+/// The station [`LEARNED`] is behind the trusted port.
+fn stations(tables: &Snapshot) -> Stations {
+    let stations = Stations::default();
+    let rules = Rules { ageing: tables.ageing, limit: tables.learn_limit };
+    assert_eq!(stations.learn(pod_mac(LEARNED), id(TRUSTED), 0, rules, || false), Learn::Learned);
+    stations
 }
 
 /// An IPv4 packet with `payload`, of which the first 8 bytes are a UDP header's.
@@ -93,9 +111,20 @@ fn v4(src: [u8; 4], dst: [u8; 4], protocol: u8, payload: &[u8]) -> Vec<u8> {
     ip
 }
 
+/// With its checksum.
+fn right_ip(mut ip: Vec<u8>) -> Vec<u8> {
+    let checksum = Sum::new().add(&ip[..20]).checksum();
+    ip[10..12].copy_from_slice(&checksum.to_be_bytes());
+    ip
+}
+
 fn v6(dst: &str, protocol: u8, payload: &[u8]) -> Vec<u8> {
+    v6_from("fd00::1", dst, protocol, payload)
+}
+
+fn v6_from(src: &str, dst: &str, protocol: u8, payload: &[u8]) -> Vec<u8> {
     let mut ip = vec![0x60, 0, 0, 0, 0, payload.len() as u8, protocol, 64];
-    ip.extend("fd00::1".parse::<Ipv6Addr>().unwrap().octets());
+    ip.extend(src.parse::<Ipv6Addr>().unwrap().octets());
     ip.extend(dst.parse::<Ipv6Addr>().unwrap().octets());
     ip.extend(payload);
     ip
@@ -129,20 +158,39 @@ fn any_plain() -> impl Strategy<Value = Vec<u8>> {
     )
 }
 
+/// A tunnel packet with this IP packet inside; without a checksum yet.
+fn tunnelled(inner: &[u8], inner_is_v6: bool, outer_is_v6: bool) -> Vec<u8> {
+    let ethertype = |is_v6| if is_v6 { [0x86, 0xdd] } else { [8, 0] };
+    let inner = ethernet(VTEP, pod_mac(0xab).0, ethertype(inner_is_v6), inner);
+    let mut udp = vec![0x99, 0x99, 0x21, 0x18, 0, (16 + inner.len()) as u8, 0, 0, 8, 0, 0, 0, 0, 0, 1, 0];
+    udp.extend(inner);
+    let outer = if outer_is_v6 {
+        v6_from(PEER6, OWN6, 17, &udp)
+    } else {
+        v4([172, 16, 0, 2], [172, 16, 0, 1], 17, &udp)
+    };
+    ethernet(pod_mac(9).0, pod_mac(8).0, ethertype(outer_is_v6), &outer)
+}
+
 /// What a peer sends.
 fn any_tunnelled() -> impl Strategy<Value = Vec<u8>> {
-    (0u8..6, 0u8..5, 0usize..30).prop_map(|(net, host, len)| {
-        let inner = v4([10, 244, 1, 7], [10, 244, net, host], 17, &vec![0x11; len]);
-        let inner = ethernet(VTEP, pod_mac(0xab).0, [8, 0], &inner);
-        let mut udp = vec![0x99, 0x99, 0x21, 0x18, 0, (16 + inner.len()) as u8, 0, 0, 8, 0, 0, 0, 0, 0, 1, 0];
-        udp.extend(inner);
-        ethernet(pod_mac(9).0, pod_mac(8).0, [8, 0], &v4([172, 16, 0, 2], [172, 16, 0, 1], 17, &udp))
-    })
+    let protocol = prop_oneof![4 => Just(17u8), 2 => Just(6), 1 => Just(58), 1 => any::<u8>()];
+    (0u8..6, 0u8..5, 0usize..30, protocol, any::<bool>(), any::<bool>()).prop_map(
+        |(net, host, len, protocol, inner_is_v6, outer_is_v6)| {
+            let payload = vec![0x11; len];
+            let inner = if inner_is_v6 {
+                v6_from("fd00::1:7", &format!("fd00::{}:{host}", net % 2), protocol, &payload)
+            } else {
+                v4([10, 244, 1, 7], [10, 244, net, host], protocol, &payload)
+            };
+            tunnelled(&inner, inner_is_v6, outer_is_v6)
+        },
+    )
 }
 
 /// Some bytes are others, and the frame is longer or shorter; then, mostly, the headers' checksums are right.
 fn any_change() -> impl Strategy<Value = (Vec<(usize, u8)>, i8, bool)> {
-    let at = prop_oneof![0..100usize, 12..24usize, 62..74usize];
+    let at = prop_oneof![0..140usize, 12..24usize, 62..74usize, 82..96usize];
     (
         prop::collection::vec((at, any::<u8>()), 0..3),
         prop_oneof![3 => Just(0i8), 1 => -20..20i8],
@@ -157,14 +205,29 @@ fn change(mut frame: Vec<u8>, (bytes, longer, right): (Vec<(usize, u8)>, i8, boo
         }
     }
     frame.resize((frame.len() as isize + isize::from(longer)).max(0) as usize, 0);
-    for at in [64, 14] {
+    for at in [84, 64, 14] {
         if let Some(header) = frame.get_mut(at..at + 20).filter(|header| right && header[0] == 0x45) {
             header[10..12].fill(0);
             let checksum = Sum::new().add(header).checksum();
             header[10..12].copy_from_slice(&checksum.to_be_bytes());
         }
     }
+    if right && frame.get(12..14) == Some(&[0x86, 0xdd]) && frame.get(20) == Some(&17) {
+        sum_over_v6(&mut frame);
+    }
     frame
+}
+
+/// Fills the checksum of a UDP datagram over IPv6 in, as far as its length is in the frame.
+fn sum_over_v6(frame: &mut [u8]) {
+    let Some(Ok(len)) = frame.get(58..60).map(|len| len.try_into().map(u16::from_be_bytes)) else { return };
+    let len = usize::from(len);
+    if len < 8 || frame.len() < 54 + len {
+        return;
+    }
+    frame[60..62].fill(0);
+    let sum = Sum::new().add(&frame[22..54]).add_u32(len as u32).add_u16(17).add(&frame[54..54 + len]);
+    frame[60..62].copy_from_slice(&udp_never_zero(sum.checksum()).to_be_bytes());
 }
 
 /// What both say about these frames, one after the other in a burst; how many were usual.
@@ -175,7 +238,8 @@ fn compare(port: usize, frames: Vec<Vec<u8>>) -> Result<usize, TestCaseError> {
 }
 
 fn compare_with(vteps: usize, port: usize, frames: &[Vec<u8>]) -> Result<usize, TestCaseError> {
-    let (tables, stations) = (tables(vteps), Stations::default());
+    let tables = tables(vteps);
+    let stations = stations(&tables);
     let from =
         Ingress { id: id(port), port: tables.ports.get(id(port)).unwrap(), stations: &stations, now: 0 };
     let (mut usual, mut last) = (Usual::new(&tables, &from), LastHits::default());
@@ -197,11 +261,11 @@ fn compare_with(vteps: usize, port: usize, frames: &[Vec<u8>]) -> Result<usize, 
         let answer = if usual.decide(&look, &mut action, &mut brief) {
             Some((action, brief))
         } else {
-            (port != UPLINK).then(|| usual.decide_v6(&frame)).flatten()
+            usual.decide_other(&frame, &look)
         };
         let Some((action, brief)) = answer else { continue };
         prop_assert_eq!(frame.offload().gso, None);
-        if usual.must_confirm() && !usual.confirm(action, &brief) {
+        if usual.must_confirm() && !usual.confirm(&frame, action, &brief) {
             continue;
         }
         found += 1;
@@ -255,22 +319,46 @@ fn what_is_usual_is_found_so() {
         plain(gateway, 1, 17),
         plain(gateway, 3, 17),
         plain(gateway, 9, 17),
+        plain(gateway, 5, 6),
         over_v6(other),
         over_v6(gateway),
+        // The host's MAC address, and a station's.
+        plain(pod_mac(HOST).0, 0, 17),
+        plain(pod_mac(LEARNED).0, 0, 17),
+        over_v6(pod_mac(LEARNED).0),
     ];
     for frame in usual {
         assert_eq!(compare(POD, vec![frame.clone(), frame.clone(), frame.clone(), frame]).unwrap(), 3);
     }
-    // ICMP, a group of next hops, nowhere, nobody.
-    let unusual = vec![plain(other, 0, 1), plain(gateway, 4, 6), plain(gateway, 5, 6), plain([2; 6], 0, 6)];
+    // ICMP, a group of next hops, nobody.
+    let unusual = vec![plain(other, 0, 1), plain(gateway, 4, 6), plain([2; 6], 0, 6)];
     assert_eq!(compare(POD, unusual).unwrap(), 0);
-    let inner =
-        right(ethernet(VTEP, pod_mac(0xab).0, [8, 0], &v4([10, 244, 1, 7], [10, 244, 0, 1], 17, &[0; 18])));
-    let mut udp = vec![0x99, 0x99, 0x21, 0x18, 0, (16 + inner.len()) as u8, 0, 0, 8, 0, 0, 0, 0, 0, 1, 0];
-    udp.extend(&inner);
-    let outer = v4([172, 16, 0, 2], [172, 16, 0, 1], 17, &udp);
-    assert_eq!(
-        compare(UPLINK, vec![right(ethernet(pod_mac(9).0, pod_mac(8).0, [8, 0], &outer))]).unwrap(),
-        1
-    );
+    let inner4 = right_ip(v4([10, 244, 1, 7], [10, 244, 0, 1], 17, &[0; 18]));
+    let inner6 = v6_from("fd00::1:7", "fd00::1", 17, &[0; 18]);
+    for (inner, inner_is_v6) in [(inner4, false), (inner6, true)] {
+        for outer_is_v6 in [false, true] {
+            let frame = right(tunnelled(&inner, inner_is_v6, outer_is_v6));
+            let found = compare(UPLINK, vec![frame.clone(), frame.clone(), frame.clone(), frame]).unwrap();
+            assert_eq!(found, 3, "IPv6 inside: {inner_is_v6}, outside: {outer_is_v6}");
+        }
+    }
+}
+
+/// Of a frame to be cut others have said what is done: it is longer than the tunnel's MTU, but its pieces are not.
+#[test]
+fn what_others_decide_is_not_confirmed() {
+    let tables = tables(1000);
+    let stations = stations(&tables);
+    let from = Ingress { id: id(POD), port: tables.ports.get(id(POD)).unwrap(), stations: &stations, now: 0 };
+    let mut usual = Usual::new(&tables, &from);
+    let ip = v4([10, 244, 0, POD as u8], [10, 244, 1, 7], 17, &[0x11; 590]);
+    let mut frame =
+        HeapBuf::from_bytes(&change(ethernet(GATEWAY, pod_mac(POD).0, [8, 0], &ip), (Vec::new(), 0, true)));
+    let (mut look, mut action, mut brief) = (Look::UNKNOWN, Action::Consume, Brief::UNREAD);
+    usual.look(&frame, &mut look);
+    assert!(usual.must_confirm() && usual.decide(&look, &mut action, &mut brief));
+    assert_eq!(action, Action::Encap { vtep: 0, hop: true });
+    assert!(!usual.confirm(&frame, action, &brief), "the tunnel carries 600 bytes");
+    frame.set_offload(STATES[3]);
+    assert!(usual.confirm(&frame, action, &brief));
 }
