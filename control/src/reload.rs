@@ -64,7 +64,10 @@ fn apply(flags: &Flags, config: &mut Config) {
     if !flags.any() {
         return;
     }
-    config.source.kind = SourceKind::Etcd;
+    config.source.kind = match (flags.kube_subnet_mgr, config.source.kind) {
+        (Some(true), _) | (None, SourceKind::Kubernetes) => SourceKind::Kubernetes,
+        _ => SourceKind::Etcd,
+    };
     let etcd = &mut config.etcd;
     if let Some(endpoints) = &flags.etcd_endpoints {
         etcd.endpoints = endpoints.join(",");
@@ -86,6 +89,20 @@ fn apply(flags: &Flags, config: &mut Config) {
     }
     if let Some(margin) = flags.subnet_lease_renew_margin {
         etcd.renew_margin_min = margin;
+    }
+    let kubernetes = &mut config.kubernetes;
+    if let Some(url) = flags.kube_api_url.clone().filter(|url| !url.is_empty()) {
+        kubernetes.api_url = Some(url);
+    }
+    path(&flags.kubeconfig_file, &mut kubernetes.kubeconfig);
+    if let Some(prefix) = &flags.kube_annotation_prefix {
+        kubernetes.annotation_prefix.clone_from(prefix);
+    }
+    if let Some(path) = &flags.net_config_path {
+        kubernetes.net_conf.clone_from(path);
+    }
+    if let Some(set) = flags.set_node_network_unavailable {
+        kubernetes.set_network_unavailable = set;
     }
     let flannel = &mut config.flannel;
     flannel.public_ip = flags.public_ip.or(flannel.public_ip);

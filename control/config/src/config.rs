@@ -35,6 +35,8 @@ pub struct Config {
     pub source: SourceConfig,
     /// `[etcd]`
     pub etcd: Etcd,
+    /// `[kubernetes]`
+    pub kubernetes: Kubernetes,
     /// `[flannel]`
     pub flannel: Flannel,
     /// `[control]`
@@ -167,6 +169,8 @@ pub enum SourceKind {
     File,
     /// flannel's keys in etcd.
     Etcd,
+    /// Kubernetes' nodes.
+    Kubernetes,
 }
 
 /// `[etcd]`: how etcd is reached, where that is the source.
@@ -188,6 +192,21 @@ pub struct Etcd {
     pub password_file: Option<PathBuf>,
     /// How many minutes before its end a lease is renewed.
     pub renew_margin_min: u32,
+}
+
+/// `[kubernetes]`: how Kubernetes is reached, where that is the source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kubernetes {
+    /// The API server, in place of the kubeconfig's.
+    pub api_url: Option<String>,
+    /// The server and our credentials. Neither: what our pod was given.
+    pub kubeconfig: Option<PathBuf>,
+    /// What the annotations of nodes begin with.
+    pub annotation_prefix: String,
+    /// The network's configuration, absolute.
+    pub net_conf: PathBuf,
+    /// Whether the node's condition `NetworkUnavailable` is set to `False`.
+    pub set_network_unavailable: bool,
 }
 
 /// `[flannel]`: this node among flannel's, where the source is one of flannel's stores.
@@ -335,6 +354,19 @@ impl Default for Etcd {
             username: None,
             password_file: None,
             renew_margin_min: 60,
+        }
+    }
+}
+
+impl Default for Kubernetes {
+    /// flanneld's.
+    fn default() -> Self {
+        Self {
+            api_url: None,
+            kubeconfig: None,
+            annotation_prefix: "flannel.alpha.coreos.com".to_owned(),
+            net_conf: "/etc/kube-flannel/net-conf.json".into(),
+            set_network_unavailable: true,
         }
     }
 }

@@ -63,7 +63,7 @@ pub(crate) fn shorten(text: &str) -> String {
 }
 
 /// The place is within the value only, which would mislead.
-fn strip_place(error: &serde_json::Error) -> String {
+pub(crate) fn strip_place(error: &serde_json::Error) -> String {
     let text = error.to_string();
     match text.rfind(" at line ") {
         Some(end) => text[..end].to_owned(),

@@ -8,6 +8,7 @@ pub mod complaints;
 pub mod etcd;
 pub mod flags;
 pub mod go_json;
+pub mod kube;
 pub mod lease;
 pub mod net_conf;
 pub mod store;

@@ -164,9 +164,13 @@ pub enum StoreError {
 }
 
 /// Where a cluster's nodes meet.
+// A daemon has one of them.
+#[allow(clippy::large_enum_variant)]
 pub enum Store {
     /// etcd, version 3.
     Etcd(crate::etcd::Etcd),
+    /// Kubernetes.
+    Kube(Box<crate::kube::Kube>),
 }
 
 impl Store {
@@ -177,6 +181,7 @@ impl Store {
     pub async fn acquire(&mut self, own: &Own) -> Result<Cluster, StoreError> {
         match self {
             Self::Etcd(store) => store.acquire(own).await,
+            Self::Kube(store) => store.acquire(own).await,
         }
     }
 
@@ -187,6 +192,10 @@ impl Store {
     pub async fn publish(&mut self) -> Result<(), StoreError> {
         match self {
             Self::Etcd(_) => Ok(()),
+            Self::Kube(store) => {
+                store.publish().await;
+                Ok(())
+            }
         }
     }
 
@@ -194,6 +203,7 @@ impl Store {
     pub fn status(&self) -> watch::Receiver<Status> {
         match self {
             Self::Etcd(store) => store.status(),
+            Self::Kube(store) => store.status(),
         }
     }
 
@@ -201,6 +211,7 @@ impl Store {
     pub async fn run(self, updates: mpsc::Sender<Update>) {
         match self {
             Self::Etcd(store) => store.run(updates).await,
+            Self::Kube(store) => store.run(updates).await,
         }
     }
 }

@@ -1,18 +1,19 @@
 //! Starting: everything that can be wrong is found before anything is made. The order is that of what is cheapest to check.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use thiserror::Error;
 use tokio::net::UnixListener;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
 use weft_ffi::kernel::udp_claim::{ClaimError, UdpClaim};
 use weft_flannel::etcd::{Etcd, Settings as EtcdSettings, Timing, Tls};
 use weft_flannel::flags::Flags;
+use weft_flannel::kube::{Access, Advice, Kube, Options as KubeOptions, Patience, ThisNode};
 use weft_flannel::store::{Own as FlannelOwn, Store, StoreError};
 use weft_flannel::subnet_env::SubnetEnv;
 use weft_node::{Choice, Deleted, Lock, Mirror, Neighbours, State, choose_uplink};
@@ -119,11 +120,22 @@ struct StoreOrigin {
 pub async fn start(setup: Setup) -> Result<Started, StartError> {
     let Setup { config, file, reload, set_log_level } = setup;
     let started = (Instant::now(), SystemTime::now());
-    let node = config.node_name().map_err(StartError::Name)?;
+    let mut kube = None;
+    let mut advice = Advice::default();
+    if config.source.kind == SourceKind::Kubernetes {
+        let connected = Kube::connect(kube_options(&config)?).await?;
+        advice = connected.advice().await?;
+        kube = Some(connected);
+    }
+    // Kubernetes knows this node by a name of its own, and peers by theirs.
+    let node = match &kube {
+        Some(kube) => kube.node().to_owned(),
+        None => config.node_name().map_err(StartError::Name)?,
+    };
     // A file is read before anything else: its mistakes are the most usual ones.
     let from_file = match config.source.kind {
         SourceKind::File => Some(load(config.source.path.clone(), node.clone()).await?),
-        SourceKind::Etcd => None,
+        SourceKind::Etcd | SourceKind::Kubernetes => None,
     };
     for line in file.flags.without_effect() {
         warn!("--{line}");
@@ -141,12 +153,23 @@ pub async fn start(setup: Setup) -> Result<Started, StartError> {
     descriptors::raise(pods, config.dataplane.workers);
     let kind = config.uplink.kind;
     let neighbours = if kind == UplinkKind::Socket { Neighbours::Leave } else { Neighbours::Keep };
-    let (interface, address) = interface(&config, &file.flags).await?;
+    let (interface, address) = interface(&config, &file.flags, &advice).await?;
     let (mirror, underlay) = Mirror::start(interface.as_deref(), neighbours).await?;
-    let vtep_macs = Macs::restore(&state);
+    let mut vtep_macs = Macs::restore(&state);
+    // What peers know this node by is kept, also if it was flanneld that said it.
+    vtep_macs.first = advice.vtep_mac.unwrap_or(vtep_macs.first);
     let Origin { model, follow } = match from_file {
         Some(model) => Origin { model, follow: Follow::File(config.source.path.clone()) },
-        None => meet(&config, &file.flags, &node, &mirror, address, &vtep_macs).await?,
+        None => {
+            let store = match kube {
+                Some(kube) => Store::Kube(Box::new(kube)),
+                None => {
+                    info!("taking a lease in etcd at {}", config.etcd.endpoints);
+                    Store::Etcd(Etcd::new(etcd_settings(&config, &file.flags)?)?)
+                }
+            };
+            meet(&config, store, &advice, &node, &mirror, address, &vtep_macs).await?
+        }
     };
     // Who finds the socket is answered soon: until there is a lease, nobody would be.
     let (listener, socket) = bind(&config.control.socket, SOCKET_MODE, config.control.group.as_deref())?;
@@ -158,6 +181,7 @@ pub async fn start(setup: Setup) -> Result<Started, StartError> {
     let dataplane = dataplane.map_err(|e| StartError::Port(format!("starting DPDK broke off: {e}")))??;
 
     let (updates, incoming) = mpsc::channel(1);
+    let (ready, forwards) = oneshot::channel();
     let (store, env) = match follow {
         Follow::File(path) => {
             tokio::spawn(Source::File { path }.run(node.clone(), updates, reload.cluster));
@@ -166,7 +190,7 @@ pub async fn start(setup: Setup) -> Result<Started, StartError> {
         Follow::Store(origin) => {
             let StoreOrigin { store, translation, env } = *origin;
             let status = store.status();
-            tokio::spawn(flannel::follow(store, translation, updates));
+            tokio::spawn(flannel::follow(store, translation, forwards, updates));
             (Some((status, env.subnets)), Some(env))
         }
     };
@@ -223,6 +247,8 @@ pub async fn start(setup: Setup) -> Result<Started, StartError> {
     }
     daemon.restore(&state);
     daemon.reconcile().await;
+    // Nobody waits for it where the source is a file.
+    let _ = ready.send(());
     if let Some(env) = env {
         // The last step: CNI plugins take it for the word that pods may come.
         if let Err(error) = env.write(&subnet_file) {
@@ -242,11 +268,12 @@ pub async fn start(setup: Setup) -> Result<Started, StartError> {
 }
 
 /// The uplink's interface, and the address by which it was chosen: none leaves both to the default route.
-async fn interface(config: &Config, flags: &Flags) -> Result<(Option<String>, Option<IpAddr>), StartError> {
+async fn interface(config: &Config, flags: &Flags, advice: &Advice) -> Result<(Option<String>, Option<IpAddr>), StartError> {
     if config.uplink.interface.is_some() || config.source.kind == SourceKind::File {
         return Ok((config.uplink.interface.clone(), None));
     }
-    let given = config.flannel.public_ip.map(IpAddr::V4).or(config.flannel.public_ipv6.map(IpAddr::V6));
+    let (v4, v6) = public_addresses(config, advice);
+    let given = v4.map(IpAddr::V4).or(v6.map(IpAddr::V6));
     let choice = Choice {
         names: flags.iface.clone().unwrap_or_default(),
         patterns: flags.iface_regex.clone().unwrap_or_default(),
@@ -257,20 +284,33 @@ async fn interface(config: &Config, flags: &Flags) -> Result<(Option<String>, Op
     Ok((Some(uplink.name), address))
 }
 
-/// Takes a lease in etcd.
+/// What this node is to publish, where that is given: in its settings, or as its node's annotations.
+fn public_addresses(config: &Config, advice: &Advice) -> (Option<Ipv4Addr>, Option<Ipv6Addr>) {
+    (config.flannel.public_ip.or(advice.public_ip), config.flannel.public_ipv6.or(advice.public_ipv6))
+}
+
+fn kube_options(config: &Config) -> Result<KubeOptions, StoreError> {
+    let kubernetes = &config.kubernetes;
+    Ok(KubeOptions {
+        access: Access { url: kubernetes.api_url.clone(), kubeconfig: kubernetes.kubeconfig.clone() },
+        node: ThisNode::from_variables(|name| std::env::var(name).ok())?,
+        annotation_prefix: kubernetes.annotation_prefix.clone(),
+        net_conf: kubernetes.net_conf.clone(),
+        set_network_unavailable: kubernetes.set_network_unavailable,
+        patience: Patience::default(),
+    })
+}
+
+/// Takes a lease.
 async fn meet(
     config: &Config,
-    flags: &Flags,
+    mut store: Store,
+    advice: &Advice,
     node: &str,
     mirror: &Mirror,
     chosen: Option<IpAddr>,
     vtep_macs: &Macs,
 ) -> Result<Origin, StartError> {
-    if flags.kube_subnet_mgr == Some(true) {
-        let text =
-            "--kube-subnet-mgr: this weftd has no Kubernetes store; use etcd, or keep flanneld on this node";
-        return Err(StoreError::Settings(text.to_owned()).into());
-    }
     let uplink = mirror.uplink();
     let v4 = chosen.and_then(|ip| if let IpAddr::V4(ip) = ip { Some(ip) } else { None });
     let v6 = chosen.and_then(|ip| if let IpAddr::V6(ip) = ip { Some(ip) } else { None });
@@ -281,15 +321,14 @@ async fn meet(
         None
     });
     let vtep_mac = vtep_macs.first;
+    let (public_ip, public_ipv6) = public_addresses(config, advice);
     let own = FlannelOwn {
-        public_ip: config.flannel.public_ip.or(ipv4),
-        public_ipv6: config.flannel.public_ipv6.or(ipv6),
+        public_ip: public_ip.or(ipv4),
+        public_ipv6: public_ipv6.or(ipv6),
         vtep_mac: Some(vtep_mac),
         vtep_mac_v6: Some(vtep_mac),
         previous: previous.map(|env| env.subnets),
     };
-    let mut store = Store::Etcd(Etcd::new(etcd_settings(config, flags)?)?);
-    info!("taking a lease in etcd at {}", config.etcd.endpoints);
     let cluster = store.acquire(&own).await?;
     let own = Own { name: node.to_owned(), ipv4, ipv6, vtep_mac, mtu: uplink.mtu };
     let mut translation = Translation::new(own);

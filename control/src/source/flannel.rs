@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
+use tracing::error;
 use weft_flannel::complaints::Complaints;
 use weft_flannel::lease::{Subnets, VxlanData};
 use weft_flannel::net_conf::{Backend, NetConf};
@@ -67,12 +68,19 @@ pub fn subnet_env(cluster: &Cluster, uplink: u32, ip_masq: bool) -> SubnetEnv {
 }
 
 /// Sends a model for each change, until nobody receives any more. That the store is lost changes nothing in the model; its status
-/// says so.
+/// says so. Peers are told of this node once `ready` says that it forwards; dropped, it means that it never will.
 pub async fn follow(
-    store: Store,
+    mut store: Store,
     mut translation: Translation,
+    ready: oneshot::Receiver<()>,
     updates: mpsc::Sender<Result<Model, SourceError>>,
 ) {
+    if ready.await.is_err() {
+        return;
+    }
+    if let Err(error) = store.publish().await {
+        error!("this node is not published: {error}");
+    }
     let (sender, mut changes) = mpsc::channel(1);
     tokio::spawn(store.run(sender));
     while let Some(update) = changes.recv().await {

@@ -13,13 +13,14 @@ use std::path::{Path, PathBuf};
 pub(super) const WORKERS_MAX: i64 = 64;
 
 /// The sections in their order, and what they are about.
-pub const SECTIONS: [(&str, &str); 13] = [
+pub const SECTIONS: [(&str, &str); 14] = [
     ("node", "who this is"),
     ("dataplane", "the workers that move packets"),
     ("uplink", "the way to the other nodes"),
     ("source", "where the desired state comes from"),
     ("etcd", "flannel's keys in etcd, where `source.kind` is `etcd`"),
-    ("flannel", "this node among flannel's, where `source.kind` is `etcd`"),
+    ("kubernetes", "flannel's annotations of nodes, where `source.kind` is `kubernetes`"),
+    ("flannel", "this node among flannel's, where `source.kind` is `etcd` or `kubernetes`"),
     ("control", "the API"),
     ("state", "what weftd keeps over a restart"),
     ("host_port", "the way to the host"),
@@ -214,9 +215,9 @@ pub const SETTINGS: &[Setting] = &[
         form: Form::Choice(words::<SourceKind>),
         otherwise: None,
         example: None,
-        what: "Where the desired state comes from: `file`, the cluster file; `etcd`, the configuration and the leases that flannel's nodes have in etcd, so that weftd takes the place of a node's flanneld.",
-        cost: "With `etcd`, weftd starts when etcd answers. Later a lost etcd changes nothing for traffic, and pods come and go.",
-        when: "`etcd` in a cluster whose nodes run flanneld with etcd. Any of flanneld's options on the command line means it too.",
+        what: "Where the desired state comes from: `file`, the cluster file; `etcd`, the configuration and the leases that flannel's nodes have in etcd; `kubernetes`, the nodes of Kubernetes as flannel annotates them. With the last two weftd takes the place of a node's flanneld.",
+        cost: "With the last two, weftd starts when the store answers. Later a lost store changes nothing for traffic, and pods come and go.",
+        when: "As the cluster's nodes run flanneld. Any of flanneld's options on the command line means `etcd`, and `--kube-subnet-mgr` means `kubernetes`.",
         effect: Effect::Restart,
         get: |c| c.source.kind.value(),
         set: |c, v| set(&mut c.source.kind, v),
@@ -358,6 +359,88 @@ pub const SETTINGS: &[Setting] = &[
         effect: Effect::Restart,
         get: |c| Value::of_number(c.etcd.renew_margin_min),
         set: |c, v| c.etcd.renew_margin_min = v.number(),
+    },
+    Setting {
+        section: "kubernetes",
+        name: "api_url",
+        form: Form::Text {
+            kind: "an address of a server",
+            wanted: "the API server, such as \"https://192.0.2.1:6443\"",
+            check: server,
+        },
+        otherwise: Some("that of the kubeconfig, or of the pod's environment"),
+        example: Some("\"https://192.0.2.1:6443\""),
+        what: "The API server, as flanneld's `--kube-api-url`.",
+        cost: "None.",
+        when: "Where the kubeconfig's server is not to be used, such as for a proxy on this node.",
+        effect: Effect::Restart,
+        get: |c| Value::of_option(c.kubernetes.api_url.clone()),
+        set: |c, v| c.kubernetes.api_url = owned(v),
+    },
+    Setting {
+        section: "kubernetes",
+        name: "kubeconfig",
+        form: Form::Path {
+            wanted: "the whole path, such as \"/etc/weft/kubeconfig\"",
+            check: absolute_path,
+        },
+        otherwise: Some("what the pod that weftd runs in was given"),
+        example: Some("\"/etc/weft/kubeconfig\""),
+        what: "The API server and weftd's credentials, as flanneld's `--kubeconfig-file`. It is read again when the server refuses them.",
+        cost: "None.",
+        when: "Where weftd runs in no pod.",
+        effect: Effect::Restart,
+        get: |c| of_optional_path(&c.kubernetes.kubeconfig),
+        set: |c, v| c.kubernetes.kubeconfig = owned(v).map(PathBuf::from),
+    },
+    Setting {
+        section: "kubernetes",
+        name: "annotation_prefix",
+        form: Form::Text {
+            kind: "a prefix of annotations",
+            wanted: "a domain name, such as \"flannel.alpha.coreos.com\", or one with a slash and a word",
+            check: |text| match text.contains('.') {
+                true => Ok(()),
+                false => Err(format!("{text:?} has no domain name")),
+            },
+        },
+        otherwise: None,
+        example: None,
+        what: "What the annotations of nodes begin with, as flanneld's `--kube-annotation-prefix`.",
+        cost: "None.",
+        when: "Where flannel's nodes have another.",
+        effect: Effect::Restart,
+        get: |c| Value::of_text(&c.kubernetes.annotation_prefix),
+        set: |c, v| c.kubernetes.annotation_prefix = owned(v).unwrap_or_default(),
+    },
+    Setting {
+        section: "kubernetes",
+        name: "net_conf",
+        form: Form::Path {
+            wanted: "the whole path, such as \"/etc/kube-flannel/net-conf.json\"",
+            check: absolute_path,
+        },
+        otherwise: None,
+        example: None,
+        what: "The network's configuration, as flanneld's `--net-config-path`. It is read once.",
+        cost: "None.",
+        when: "Where the ConfigMap is mounted elsewhere.",
+        effect: Effect::Restart,
+        get: |c| of_path(&c.kubernetes.net_conf),
+        set: |c, v| set_path(&mut c.kubernetes.net_conf, v),
+    },
+    Setting {
+        section: "kubernetes",
+        name: "set_network_unavailable",
+        form: Form::Boolean,
+        otherwise: None,
+        example: None,
+        what: "Whether the node's condition `NetworkUnavailable` is set to `False`, as flanneld's `--set-node-network-unavailable`.",
+        cost: "None.",
+        when: "`false` where another controller sets it.",
+        effect: Effect::Restart,
+        get: |c| Value::Boolean(c.kubernetes.set_network_unavailable),
+        set: |c, v| c.kubernetes.set_network_unavailable = v == Value::Boolean(true),
     },
     Setting {
         section: "flannel",
@@ -630,7 +713,7 @@ impl SourceKind {
 }
 
 impl Words for SourceKind {
-    const WORDS: &'static [(&'static str, Self)] = &[("file", Self::File), ("etcd", Self::Etcd)];
+    const WORDS: &'static [(&'static str, Self)] = &[("file", Self::File), ("etcd", Self::Etcd), ("kubernetes", Self::Kubernetes)];
 }
 
 impl Words for OuterChecksum {
@@ -692,6 +775,13 @@ fn endpoints(text: &str) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+fn server(text: &str) -> Result<(), String> {
+    match text.strip_prefix("https://").or(text.strip_prefix("http://")) {
+        Some(host) if !host.is_empty() && !text.contains(char::is_whitespace) => Ok(()),
+        _ => Err(format!("{text:?} is no address of a server")),
+    }
 }
 
 fn prefix(text: &str) -> Result<(), String> {
