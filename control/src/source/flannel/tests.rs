@@ -95,7 +95,6 @@ fn what_is_not_carried_is_said() {
     for (backend, wanted) in [
         (r#"{"Type":"udp"}"#, "\"udp\""),
         (r#"{"Type":"ipip"}"#, "\"ipip\""),
-        (r#"{"Type":"host-gw"}"#, "\"host-gw\""),
     ] {
         let text = format!(r#"{{"Network":"10.5.0.0/16","Backend":{backend}}}"#);
         let error = Translation::new(own()).model(&cluster(&text, "10.5.1.0-24", Vec::new())).unwrap_err();
@@ -106,4 +105,22 @@ fn what_is_not_carried_is_said() {
         .model(&cluster(text, "10.5.1.0-24", vec![peer("10.5.2.0-24", "{}")]))
         .unwrap();
     assert_eq!((alone.nodes.len(), alone.networks[0].mtu.map(Mtu::get)), (1, Some(1500)));
+}
+
+#[test]
+fn what_needs_no_tunnel_is_routed_directly() {
+    let gateway = r#"{"PublicIP":"192.0.2.2","PublicIPv6":null,"BackendType":"host-gw"}"#;
+    let vxlan = r#"{"PublicIP":"192.0.2.2","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:02"}}"#;
+    for (backend, value, wanted, mtu) in [
+        (r#"{"Type":"host-gw"}"#, gateway, DirectRouting::Always, 1500),
+        (r#"{"Type":"vxlan","DirectRouting":true}"#, vxlan, DirectRouting::OnLink, 1450),
+        (r#"{"Type":"vxlan"}"#, vxlan, DirectRouting::Never, 1450),
+    ] {
+        let text = format!(r#"{{"Network":"10.5.0.0/16","Backend":{backend}}}"#);
+        let cluster = cluster(&text, "10.5.1.0-24", vec![peer("10.5.2.0-24", value)]);
+        let model = Translation::new(own()).model(&cluster).unwrap();
+        let network = &model.networks[0];
+        assert_eq!((network.direct_routing, network.mtu.map(Mtu::get)), (wanted, Some(mtu)), "{backend}");
+        assert_eq!(model.nodes.len(), 2, "{backend}");
+    }
 }
