@@ -77,15 +77,15 @@ fn packets_go_as_they_are_and_each_node_is_one_hop() {
 fn the_host_takes_part() {
     let mut world = world();
     let host = world.a.host.clone();
-    let sent = ipv4_frame(HOST_MAC[0], GATEWAY[0], [10, 244, 0, 0], POD[1], 9, b"from the host");
+    let sent = ipv4_frame(HOST_MAC[0], GATEWAY[0], [10, 244, 0, 1], POD[1], 9, b"from the host");
     inject(&mut world.a, &host, &sent);
-    let plain = ipv4_frame(UPLINK_MAC[0], UPLINK_MAC[1], [10, 244, 0, 0], POD[1], 9, b"from the host");
+    let plain = ipv4_frame(UPLINK_MAC[0], UPLINK_MAC[1], [10, 244, 0, 1], POD[1], 9, b"from the host");
     assert_eq!(world.carry(), [plain]);
     taken(&world.b.pod);
     let uplink = world.a.uplink.clone();
-    let back = ipv4_frame(UPLINK_MAC[1], UPLINK_MAC[0], POD[1], [10, 244, 0, 0], 9, b"to the host");
+    let back = ipv4_frame(UPLINK_MAC[1], UPLINK_MAC[0], POD[1], [10, 244, 0, 1], 9, b"to the host");
     inject(&mut world.a, &uplink, &back);
-    let expected = ipv4_frame(GATEWAY[0], HOST_MAC[0], POD[1], [10, 244, 0, 0], 9, b"to the host");
+    let expected = ipv4_frame(GATEWAY[0], HOST_MAC[0], POD[1], [10, 244, 0, 1], 9, b"to the host");
     assert_eq!(taken(&world.a.host), [expected]);
     world.assert_balanced();
 }
@@ -146,7 +146,11 @@ fn senders_are_told_on_the_way_that_they_came_by() {
     ] {
         let before = world.b.counts();
         inject(&mut world.b, &uplink, &frame);
-        world.b.assert_changed(&before, &[("rx", 1), (reason, 1), ("originated", 1), ("tx", 1)], reason);
+        world.b.assert_changed(
+            &before,
+            &[("rx", 1), (reason, 1), ("originated", 1), ("tx", 1), ("icmp_sent", 1)],
+            reason,
+        );
         let [told] = &taken(&world.b.uplink)[..] else { panic!("{reason}: one message") };
         assert_eq!((&told[..6], &told[6..12]), (&UPLINK_MAC[0][..], &UPLINK_MAC[1][..]));
         assert_eq!((&told[26..30], &told[30..34]), (&[10, 244, 1, 1][..], &POD[0][..]), "{reason}");
