@@ -64,7 +64,7 @@ impl By<'_> {
             Target::Neighbour(to) => to,
             Target::Hop(to) if to.port != from.id => to,
             // Its kernel routes on, and has an MTU of its own to tell of.
-            Target::Direct(_) if matches!(from.port.role, Role::Uplink) => return None,
+            Target::Direct(_) if from.port.role.is_tunnel() => return None,
             Target::Host | Target::Direct(_) => {
                 let to = tables.gateway.host.filter(|to| to.port != from.id)?;
                 let mac = to.mac.to_bits();
