@@ -368,6 +368,7 @@ fn five_thousand_nodes_in_two_networks() {
     let model = Model {
         networks: vec![network("default", "10.0.0.0/8", 1), network("blue", "11.0.0.0/8", 2)],
         port: Model::DEFAULT_PORT,
+        encapsulation: Encapsulation::Vxlan,
         nodes: (0..NODES).map(node).collect(),
         pods: (0..10 * NODES).map(pod).collect(),
         routes: (0..NODES).map(route).collect(),

@@ -13,10 +13,10 @@ impl Daemon {
     /// Whether this is what the source said last.
     pub(super) fn has_said(&self, source: &Model) -> bool {
         let of_source = self.model.pods.len() - self.added.len();
-        let Model { networks, port, nodes, pods, routes } = source;
+        let Model { networks, port, encapsulation, nodes, pods, routes } = source;
         let now = &*self.model;
-        (networks, port, routes, &pods[..], nodes)
-            == (&now.networks, &now.port, &now.routes, &now.pods[..of_source], &now.nodes)
+        (networks, port, encapsulation, routes, &pods[..], nodes)
+            == (&now.networks, &now.port, &now.encapsulation, &now.routes, &now.pods[..of_source], &now.nodes)
     }
 
     /// Takes what the source says, which is right by itself, unless it does not go together with the pods that were added: then it

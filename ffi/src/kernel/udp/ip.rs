@@ -100,7 +100,7 @@ pub fn open_ip(
             switch_on(&first, libc::SOL_SOCKET, libc::SO_REUSEPORT)
                 .map_err(failed(format_args!("UDP port {port}"), "share it among the workers"))?;
             let others = (1..count).map(|_| datagrams(interface, own, port, true));
-            let both = |socket: OwnedFd| {
+            let both = |socket: OwnedFd| -> Result<_, UdpError> {
                 let sender = socket
                     .try_clone()
                     .map_err(failed(format_args!("UDP port {port}"), "have it twice"))?;
