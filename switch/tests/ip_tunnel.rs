@@ -147,7 +147,8 @@ fn a_packet_that_is_too_big_for_the_tunnel_is_cut_or_refused() {
     world.a.assert_balanced();
 }
 
-/// As flanneld answers: that there is no net, from the subnet's first address, with 8 hops to go, and about ICMP nothing.
+/// As flanneld answers: that there is no net, from the subnet's first address, with 8 hops to go, and about ICMP nothing. The host is told
+/// from an address that is not its own.
 #[test]
 fn the_udp_backend_says_that_no_node_has_a_destination() {
     let mut a = Node::new(0, Underlay::V4, 1, TxCaps::NONE);
@@ -155,7 +156,10 @@ fn the_udp_backend_says_that_no_node_has_a_destination() {
     tables_of_a.udp_proxy = Some(ZERO[0].into());
     a.switch.publish(tables_of_a);
     let (pod, host) = (a.pod.clone(), a.host.clone());
-    for (port, src, ttl) in [(&pod, (POD_MAC[0], POD[0]), 7), (&host, (HOST_MAC[0], ZERO[0]), 8)] {
+    for (port, src, teller, ttl) in [
+        (&pod, (POD_MAC[0], POD[0]), ZERO[0], 7),
+        (&host, (HOST_MAC[0], ZERO[0]), [10, 244, 0, 1], 8),
+    ] {
         let about = ipv4_frame(src.0, GATEWAY[0], src.1, NOBODY, 9, &[7; 40]);
         inject(&mut a, port, &about);
         let told = taken(port);
@@ -163,7 +167,7 @@ fn the_udp_backend_says_that_no_node_has_a_destination() {
         assert_eq!((&told[..6], &told[6..12]), (&src.0[..], &GATEWAY[0][..]));
         let (ip, icmp) = (&told[14..34], &told[34..]);
         assert_eq!((ip[1], ip[8], ip[9]), (0, ttl, 1), "service, TTL, protocol");
-        assert_eq!((&ip[12..16], &ip[16..20]), (&ZERO[0][..], &src.1[..]));
+        assert_eq!((&ip[12..16], &ip[16..20]), (&teller[..], &src.1[..]));
         assert_eq!((&icmp[..2], &icmp[8..]), (&[3, 0][..], &about[14..14 + 28]), "what is quoted");
     }
     let before = a.counts();

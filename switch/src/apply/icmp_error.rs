@@ -139,7 +139,9 @@ impl<P: BufPool> Applier<'_, P> {
                 *self.ident = self.ident.wrapping_add(1).max(1);
                 let gateway = &self.tables.gateway;
                 let (src, ttl, service) = match self.tables.udp_proxy.filter(|_| error == IcmpError::NoNode) {
-                    Some(proxy) => (proxy, TTL_OF_PROXY - u8::from(!is_to_host(gateway, way)), 0),
+                    // flanneld speaks from there to the host too, whose kernel does not believe its own address.
+                    Some(_) if is_to_host(gateway, way) => (source_v4(gateway, about.src, way)?, TTL_OF_PROXY, 0),
+                    Some(proxy) => (proxy, TTL_OF_PROXY - 1, 0),
                     None => (source_v4(gateway, about.src, way)?, TTL, PRECEDENCE | service),
                 };
                 let header = Ipv4Header {
