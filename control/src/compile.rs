@@ -326,7 +326,7 @@ fn far_node(tables: &mut Snapshot, ends: &mut Ends, from: &Sources<'_>, peer: &N
         if !from.model.encapsulation.is_vxlan() {
             let hop = far_hop(tables, ends, from, network, peer);
             let next_hop = match direct {
-                true => direct::next_hop(tables, from, peer, subnet, NO_VTEP),
+                true => NextHop::Direct(NO_VTEP),
                 false => hop.map_or(NextHop::Unreachable, NextHop::Hop),
             };
             add_route(tables, subnet, next_hop);

@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 use weft_switch::ip_tunnel::mac_of;
 use weft_switch::packet::HeapBuf;
 use weft_switch::port::{MemPort, TxCaps};
-use weft_switch::tables::{Neighbour, NextHop, Peers, Place, Port, Role, Snapshot};
+use weft_switch::tables::{Neighbour, NextHop, Peers, Place, Port, Role, Shared, Snapshot};
 use weft_switch::types::{MacAddr, Mtu, PortId, Vni};
 
 use world::{GATEWAY, HOST_MAC, Node, POD_MAC, UPLINK, Underlay, World, ipv4_frame};
@@ -96,7 +96,7 @@ fn the_host_takes_part() {
 fn only_known_nodes_are_heard_unless_all_may_speak() {
     let mut b = Node::new(1, Underlay::V4, 1, TxCaps::NONE);
     let tables_of_b = tables(&b);
-    b.switch.publish(tables_of_b.clone());
+    b.switch.publish(tables_of_b);
     let uplink = b.uplink.clone();
     let stranger = come_in(7, POD[0], POD[1], 9, b"stranger");
     let not_a_node = ipv4_frame(POD_MAC[0], GATEWAY[1], POD[0], POD[1], 9, b"not a node");
@@ -107,9 +107,9 @@ fn only_known_nodes_are_heard_unless_all_may_speak() {
     }
     assert!(b.pod.take().is_empty());
 
-    let mut all = tables_of_b;
-    all.peers = weft_switch::tables::Shared::new(Peers::new(true));
-    b.switch.publish(all);
+    let mut for_all = tables(&b);
+    for_all.peers = Shared::new(Peers::new(true));
+    b.switch.publish(for_all);
     inject(&mut b, &uplink, &stranger);
     assert_eq!(taken(&b.pod), [ipv4_frame(GATEWAY[1], POD_MAC[1], POD[0], POD[1], 8, b"stranger")]);
 }

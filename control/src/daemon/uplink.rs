@@ -210,7 +210,7 @@ impl Daemon {
         }
         let besides = Besides { plain, tunnel };
         let mtu = UnderlayMtu::new(uplink.mtu);
-        let (mut kind, mut served) = (asked, port);
+        let (mut kind, mut served, mut in_force) = (asked, port, tunnel);
         let mut opened = self.open_as(kind, &uplink, port, &mtu, reserved, besides).await;
         let mut why = None;
         if let (Err(error), UplinkKind::AfXdp) = (&opened, asked) {
@@ -228,8 +228,9 @@ impl Daemon {
         if let (Err(error), Some(old)) = (&opened, closed) {
             // What had to go for it comes back, until the next try.
             self.problems.push(error.to_string());
-            (kind, served, why) = (old.kind, old.vxlan_port, None);
-            opened = self.open_as(kind, &uplink, served, &mtu, None, Besides { plain, tunnel: old.tunnel }).await;
+            (kind, served, in_force, why) = (old.kind, old.vxlan_port, old.tunnel, None);
+            let besides = Besides { plain, tunnel: in_force };
+            opened = self.open_as(kind, &uplink, served, &mtu, None, besides).await;
         }
         let (OpenUplink { queues, how, mut notes, large_frames, went_whole, steering }, claim) = match opened
         {
@@ -246,7 +247,7 @@ impl Daemon {
         if claim.is_some() {
             self.claim = claim;
         }
-        match tunnel {
+        match in_force {
             None => info!("uplink {} ({how}): MTU {}, VXLAN port {served}", uplink.name, uplink.mtu),
             Some(_) => info!("uplink {} ({how}): MTU {}", uplink.name, uplink.mtu),
         }
@@ -258,7 +259,7 @@ impl Daemon {
             notes,
             index: uplink.index,
             vxlan_port: served,
-            tunnel,
+            tunnel: in_force,
             mtu,
             shape,
             large_frames,

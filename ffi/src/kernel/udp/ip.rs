@@ -110,7 +110,9 @@ pub fn open_ip(
         }
         IpCarrier::Ipip => {
             let mut receiver = Some(IpRx::new(raw(interface, own, IPPROTO_IPIP)?));
-            let sender = |_| Ok((receiver.take(), IpTx::new(raw(interface, own, libc::IPPROTO_RAW)?, 0)));
+            let sender = |_| -> Result<_, UdpError> {
+                Ok((receiver.take(), IpTx::new(raw(interface, own, libc::IPPROTO_RAW)?, 0)))
+            };
             (0..count.max(1)).map(sender).collect()
         }
     }
