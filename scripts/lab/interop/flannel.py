@@ -87,13 +87,16 @@ def build(at):
             continue
         print(f"interop: building {program} {version}", flush=True)
         with tempfile.TemporaryDirectory(prefix="weft-go-") as scratch:
-            lines = ["module weft.invalid/interop", "", f"require {module} {version}", ""]
-            lines += [f"replace {name} => {name} {staging(version)}" for name in staged(module, version, scratch)]
+            its_mod = mod_file(module, version, scratch)
+            language = re.search(r"^go (\S+)", its_mod, re.MULTILINE).group(1)
+            lines = ["module weft.invalid/interop", f"go {language}", f"require {module} {version}"]
+            lines += [f"replace {name} => {name} {staging(version)}" for name in staged(its_mod)]
             pathlib.Path(scratch, "go.mod").write_text("\n".join(lines) + "\n", encoding="utf-8")
             target = f"{binary}.new"
+            named = "-s -w" + (f" -X k8s.io/component-base/version.gitVersion={version}" if module == KUBERNETES[0] else "")
             # The udp backend's proxy is C.
             environment = dict(os.environ, CGO_ENABLED="1" if program == "flanneld" else "0")
-            run("go", "build", "-mod=mod", "-trimpath", "-ldflags=-s -w", "-o", target, package,
+            run("go", "build", "-mod=mod", "-trimpath", f"-ldflags={named}", "-o", target, package,
                 cwd=scratch, env=environment, timeout=3600)
             os.rename(target, binary)
     return built
@@ -104,12 +107,14 @@ def staging(version):
     return re.sub(r"^v1\.", "v0.", version)
 
 
-def staged(module, version, scratch):
-    """The modules that a release of Kubernetes has beside itself: outside of its repository each has a version of its own."""
-    if module != KUBERNETES[0]:
-        return []
+def mod_file(module, version, scratch):
+    """The go.mod of a module as it is published."""
     downloaded = run("go", "mod", "download", "-json", f"{module}@{version}", cwd=scratch, timeout=900).stdout
-    text = pathlib.Path(json.loads(downloaded)["GoMod"]).read_text(encoding="utf-8")
+    return pathlib.Path(json.loads(downloaded)["GoMod"]).read_text(encoding="utf-8")
+
+
+def staged(text):
+    """The modules that a release of Kubernetes has beside itself: outside of its repository each has a version of its own."""
     return re.findall(r"^\s*(?:replace\s+)?(k8s\.io/\S+) => \./staging/", text, re.MULTILINE)
 
 
