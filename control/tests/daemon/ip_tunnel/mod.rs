@@ -192,7 +192,8 @@ fn reaches(form: Form) {
         stream(from, to, address);
     }
     // Pods have what the underlay leaves, and more is told.
-    assert_eq!(lab.status().network.pod_mtu as usize, form.mtu());
+    let status = lab.status();
+    assert_eq!((status.network.pod_mtu as usize, status.uplink.kind.as_str()), (form.mtu(), form.word()));
     let largest = form.mtu() - 28;
     let ping = |size: usize| web.exec(&format!("ping -n -c 1 -W 5 -M do -s {size} 10.244.1.2"));
     assert!(ping(largest).status.success());
