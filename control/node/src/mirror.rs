@@ -166,12 +166,6 @@ impl Mirror {
     pub fn path(&self, destination: IpAddr) -> Result<Path, PathError> {
         self.shared.view().path(destination)
     }
-
-    /// Follows these destinations; the kernel's ways to them, in their order.
-    pub async fn paths(&self, destinations: &[IpAddr]) -> Vec<Result<Path, PathError>> {
-        self.follow(destinations).await;
-        destinations.iter().map(|destination| self.path(*destination)).collect()
-    }
 }
 
 impl Drop for Mirror {
