@@ -11,7 +11,7 @@ fn ip(text: &str) -> IpAddr {
 /// The path to one destination, once its next hop has a MAC address.
 async fn resolved(mirror: &Mirror, destination: &str) -> Path {
     wait_for("the kernel resolves the next hop", || async {
-        let path = crate::paths(&mirror, &[ip(destination)]).await.remove(0).expect("there is a path");
+        let path = crate::paths(mirror, &[ip(destination)]).await.remove(0).expect("there is a path");
         path.next_hop_mac.is_some().then_some(path)
     })
     .await
