@@ -143,7 +143,7 @@ fn compiled(model: &Model) {
     let other = Facts { uplink: Uplink { kernel_resolves: true, ..facts.uplink.clone() }, ..facts.clone() };
     let other = compile(model, &other, Generation(1));
     assert_eq!(tables.vteps.len(), other.vteps.len());
-    for (far, resolved) in tables.vteps.iter().zip(&other.vteps) {
+    for (far, resolved) in tables.vteps.iter().zip(other.vteps.iter()) {
         assert!(far.encap.is_none() || resolved.encap.is_some());
         assert!(!facts.uplink.kernel_resolves || far.encap.is_some() == resolved.encap.is_some());
     }
@@ -165,7 +165,7 @@ fn compiled(model: &Model) {
             assert_eq!(route(&tables, address), Some(NextHop::Local), "{address}");
         }
     }
-    for group in &tables.groups {
+    for group in tables.groups.iter() {
         assert!(group.len() > 1 && !group.iter().any(|hop| matches!(hop, NextHop::Group(_))));
     }
     for peer in model.nodes.iter().filter(|peer| peer.name != NODE) {
