@@ -16,8 +16,8 @@ use weft_ffi::kernel::udp_claim::ClaimError;
 use weft_ffi::kernel::whole::WholeTx;
 use weft_ffi::kernel::xdp::{Steering, XdpError, XdpOptions, XdpPort, XskRx, XskTx};
 use weft_switch::drivers::{
-    IpTunnelRx, IpTunnelTx, PacketSocketRx, PacketSocketTx, Rx, SocketRx, SocketTx, Spreader, Tx, UnderlayMtu, XdpRx, XdpTx,
-    delete_tap, tap_queues,
+    IpTunnelRx, IpTunnelTx, PacketSocketRx, PacketSocketTx, Rx, SocketRx, SocketTx, Spreader, Tx,
+    UnderlayMtu, XdpRx, XdpTx, delete_tap, tap_queues,
 };
 use weft_switch::ip_tunnel::Form;
 use weft_switch::types::{MacAddr, Mtu};

@@ -118,12 +118,7 @@ impl Form {
     ///
     /// # Errors
     /// It comes to nothing.
-    pub fn leave(
-        self,
-        packet: &mut impl PacketBuf,
-        from: Ipv4Addr,
-        gateway: MacAddr,
-    ) -> Result<(), Unfit> {
+    pub fn leave(self, packet: &mut impl PacketBuf, from: Ipv4Addr, gateway: MacAddr) -> Result<(), Unfit> {
         match self {
             Self::Udp => {
                 make_contiguous(packet, ETHERNET_LEN)?;

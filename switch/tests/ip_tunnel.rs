@@ -84,7 +84,10 @@ fn the_host_takes_part() {
     assert_eq!(taken(&uplink), [ipv4_frame(GATEWAY[0], node_mac(1), ZERO[0], POD[1], 64, b"from")]);
     let back = ipv4_frame(node_mac(1), GATEWAY[0], POD[1], [10, 244, 0, 1], 9, b"to");
     inject(&mut world.a, &uplink, &back);
-    assert_eq!(taken(&world.a.host), [ipv4_frame(GATEWAY[0], HOST_MAC[0], POD[1], [10, 244, 0, 1], 9, b"to")]);
+    assert_eq!(
+        taken(&world.a.host),
+        [ipv4_frame(GATEWAY[0], HOST_MAC[0], POD[1], [10, 244, 0, 1], 9, b"to")]
+    );
     // A client outside, whose packet its node has not translated: the tunnel says who sends, not what from.
     inject(&mut world.a, &uplink, &ipv4_frame(node_mac(1), GATEWAY[0], [192, 0, 2, 9], POD[0], 9, b"client"));
     let arrived = ipv4_frame(GATEWAY[0], POD_MAC[0], [192, 0, 2, 9], POD[0], 8, b"client");
@@ -142,7 +145,10 @@ fn a_packet_that_is_too_big_for_the_tunnel_is_cut_or_refused() {
     inject(&mut world.a, &pod, &whole);
     let told = taken(&world.a.pod);
     // Fragmentation Needed, with the MTU.
-    assert_eq!((told.len(), &told[0][34..36], &told[0][40..42]), (1, &[3, 4][..], &(MTU as u16).to_be_bytes()[..]));
+    assert_eq!(
+        (told.len(), &told[0][34..36], &told[0][40..42]),
+        (1, &[3, 4][..], &(MTU as u16).to_be_bytes()[..])
+    );
     assert!(taken(&uplink).is_empty());
     world.a.assert_balanced();
 }
@@ -156,10 +162,9 @@ fn the_udp_backend_says_that_no_node_has_a_destination() {
     tables_of_a.udp_proxy = Some(ZERO[0].into());
     a.switch.publish(tables_of_a);
     let (pod, host) = (a.pod.clone(), a.host.clone());
-    for (port, src, teller, ttl) in [
-        (&pod, (POD_MAC[0], POD[0]), ZERO[0], 7),
-        (&host, (HOST_MAC[0], ZERO[0]), [10, 244, 0, 1], 8),
-    ] {
+    for (port, src, teller, ttl) in
+        [(&pod, (POD_MAC[0], POD[0]), ZERO[0], 7), (&host, (HOST_MAC[0], ZERO[0]), [10, 244, 0, 1], 8)]
+    {
         let about = ipv4_frame(src.0, GATEWAY[0], src.1, NOBODY, 9, &[7; 40]);
         inject(&mut a, port, &about);
         let told = taken(port);

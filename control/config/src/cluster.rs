@@ -40,8 +40,8 @@
 pub(crate) mod table;
 
 use crate::model::{
-    Attachment, DEFAULT_IFNAME, DirectRouting, Encapsulation, Entity, Model, Network, Node, Pod, Route, Target,
-    VhostMode, validate, validate_for_all,
+    Attachment, DEFAULT_IFNAME, DirectRouting, Encapsulation, Entity, Model, Network, Node, Pod, Route,
+    Target, VhostMode, validate, validate_for_all,
 };
 use crate::settings::{self, FileError, Places, Reader, Section};
 use ipnet::IpNet;

@@ -156,7 +156,11 @@ impl Daemon {
         // Where the published one is translated on the way, the interface has another.
         let published = node.public_ip.filter(|ip| addresses.contains(ip));
         let own = published.or(addresses.first().copied()).ok_or_else(|| {
-            format!("uplink {}: it has no IPv4 address, so there is no {} tunnel", uplink.name, model.encapsulation.as_str())
+            format!(
+                "uplink {}: it has no IPv4 address, so there is no {} tunnel",
+                uplink.name,
+                model.encapsulation.as_str()
+            )
         })?;
         Ok(Some(IpTunnel { carrier, own, gateway: gateway_mac(node) }))
     }
@@ -276,9 +280,8 @@ impl Daemon {
     /// Makes sure of the tunnel's port, unless weft has it already.
     fn reserve(&self, port: u16) -> Result<Option<UdpClaim>, ClaimError> {
         let has_port = |open: &UplinkPort| open.tunnel.is_none_or(|tunnel| tunnel.carrier != IpCarrier::Ipip);
-        let sockets = |open: &UplinkPort| {
-            !needs_claim(open.kind) && open.vxlan_port == port && has_port(open)
-        };
+        let sockets =
+            |open: &UplinkPort| !needs_claim(open.kind) && open.vxlan_port == port && has_port(open);
         let claimed = self.claim.as_ref().is_some_and(|claim| claim.port() == port);
         if claimed || self.uplink.as_ref().is_some_and(sockets) {
             Ok(None)

@@ -139,7 +139,9 @@ impl Translation {
             Backend::Vxlan(vxlan) => (vxlan.vni, vxlan.port, Encapsulation::Vxlan),
             Backend::Udp { port } => (Network::DEFAULT_VNI, port, Encapsulation::Udp),
             Backend::Ipip { .. } => (Network::DEFAULT_VNI, Model::DEFAULT_PORT, Encapsulation::Ipip),
-            Backend::HostGw | Backend::Alloc => (Network::DEFAULT_VNI, Model::DEFAULT_PORT, Encapsulation::Vxlan),
+            Backend::HostGw | Backend::Alloc => {
+                (Network::DEFAULT_VNI, Model::DEFAULT_PORT, Encapsulation::Vxlan)
+            }
         };
         let mtu = pod_mtu(config, own.mtu);
         let mtu = Mtu::new(mtu).map_err(|error| {

@@ -92,6 +92,8 @@ def build(at):
             lines = ["module weft.invalid/interop", f"go {language}", f"require {module} {version}"]
             lines += [f"replace {name} => {name} {staging(version)}" for name in staged(its_mod)]
             pathlib.Path(scratch, "go.mod").write_text("\n".join(lines) + "\n", encoding="utf-8")
+            if program == "flanneld":
+                package = own_program(module, version, scratch)
             target = f"{binary}.new"
             named = "-s -w" + (f" -X k8s.io/component-base/version.gitVersion={version}" if module == KUBERNETES[0] else "")
             # The udp backend's proxy is C.
@@ -102,6 +104,16 @@ def build(at):
     return built
 
 
+def own_program(module, version, scratch):
+    """flannel's main.go but for the backend that asks for the SDK of Tencent's cloud, which not every proxy has; as a package of its own."""
+    text = pathlib.Path(download(module, version, scratch)["Dir"], "main.go").read_text(encoding="utf-8")
+    line = f'\t_ "{module}/pkg/backend/tencentvpc"\n'
+    if line not in text:
+        raise Failed(f"{module} {version}: main.go has no line {line.strip()}")
+    pathlib.Path(scratch, "main.go").write_text(text.replace(line, ""), encoding="utf-8")
+    return "."
+
+
 def staging(version):
     """The version of the staging modules that go with a release."""
     return re.sub(r"^v1\.", "v0.", version)
@@ -109,8 +121,12 @@ def staging(version):
 
 def mod_file(module, version, scratch):
     """The go.mod of a module as it is published."""
-    downloaded = run("go", "mod", "download", "-json", f"{module}@{version}", cwd=scratch, timeout=900).stdout
-    return pathlib.Path(json.loads(downloaded)["GoMod"]).read_text(encoding="utf-8")
+    return pathlib.Path(download(module, version, scratch)["GoMod"]).read_text(encoding="utf-8")
+
+
+def download(module, version, scratch):
+    """Where a module is."""
+    return json.loads(run("go", "mod", "download", "-json", f"{module}@{version}", cwd=scratch, timeout=900).stdout)
 
 
 def staged(text):

@@ -141,7 +141,9 @@ impl<P: BufPool> Applier<'_, P> {
                 let gateway = &self.tables.gateway;
                 let (src, ttl, service) = match self.tables.udp_proxy.filter(|_| error == IcmpError::NoNode) {
                     // flanneld speaks from there to the host too, whose kernel does not believe its own address.
-                    Some(_) if is_to_host(gateway, way) => (source_v4(gateway, about.src, way)?, TTL_OF_PROXY, 0),
+                    Some(_) if is_to_host(gateway, way) => {
+                        (source_v4(gateway, about.src, way)?, TTL_OF_PROXY, 0)
+                    }
                     Some(proxy) => (proxy, TTL_OF_PROXY - 1, 0),
                     None => (source_v4(gateway, about.src, way)?, TTL, PRECEDENCE | service),
                 };

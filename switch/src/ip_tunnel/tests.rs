@@ -12,7 +12,8 @@ const GATEWAY: MacAddr = MacAddr([0xa, 0x58, 10, 244, 1, 1]);
 /// A pod's frame to the node B, as apply leaves it.
 fn frame(ttl: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = Vec::new();
-    let builder = PacketBuilder::ethernet2(GATEWAY.0, mac_of(B).0).ipv4([10, 244, 0, 5], [10, 244, 1, 7], ttl);
+    let builder =
+        PacketBuilder::ethernet2(GATEWAY.0, mac_of(B).0).ipv4([10, 244, 0, 5], [10, 244, 1, 7], ttl);
     builder.udp(1000, 2000).write(&mut frame, payload).unwrap();
     frame
 }

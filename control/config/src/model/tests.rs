@@ -508,7 +508,10 @@ fn plain_packets_in_a_tunnel_are_of_one_network_and_of_ipv4() {
         let direct = |routing| move |model: &mut Model| model.networks[0].direct_routing = routing;
         let on_link = with(encapsulation, &direct(DirectRouting::OnLink));
         assert_eq!(on_link.is_ok(), encapsulation == Encapsulation::Ipip);
-        assert_eq!(with(encapsulation, &direct(DirectRouting::Always)), Err(vec!["direct_routing".to_owned()]));
+        assert_eq!(
+            with(encapsulation, &direct(DirectRouting::Always)),
+            Err(vec!["direct_routing".to_owned()])
+        );
     }
     assert_eq!(with(Encapsulation::Vxlan, &|_| {}), Err(vec!["vtep_mac".to_owned()]));
 }

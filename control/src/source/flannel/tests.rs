@@ -119,11 +119,16 @@ fn plain_packets_go_in_datagrams_or_in_packets() {
         let model = Translation::new(own()).model(&cluster).unwrap();
         let network = &model.networks[0];
         assert_eq!((model.encapsulation, model.port), wanted, "{backend}");
-        assert_eq!((network.direct_routing, network.mtu.map(Mtu::get)), (direct, Some(mtu as usize)), "{backend}");
+        assert_eq!(
+            (network.direct_routing, network.mtu.map(Mtu::get)),
+            (direct, Some(mtu as usize)),
+            "{backend}"
+        );
         assert_eq!((model.nodes.len(), model.nodes[1].public_ip), (2, "192.0.2.2".parse().ok()), "{backend}");
     }
     let text = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"ipip"}}"#;
-    let model = Translation::new(own()).model(&cluster(text, "10.5.1.0-24", vec![peer("10.5.2.0-24", udp)])).unwrap();
+    let model =
+        Translation::new(own()).model(&cluster(text, "10.5.1.0-24", vec![peer("10.5.2.0-24", udp)])).unwrap();
     assert_eq!(model.nodes.len(), 1, "ipip does ask");
 }
 

@@ -117,9 +117,7 @@ impl Nodes {
 
     /// Waits for a packet with this at its end.
     fn logged(&self, direction: &str, payload: &[u8]) -> (u16, Vec<u8>) {
-        wait_for("the packet", || {
-            self.log(direction).into_iter().find(|(_, bytes)| bytes.ends_with(payload))
-        })
+        wait_for("the packet", || self.log(direction).into_iter().find(|(_, bytes)| bytes.ends_with(payload)))
     }
 }
 
@@ -243,7 +241,10 @@ fn ipip_puts_a_header_before_the_packet() {
     assert_eq!(usize::from(u16::from_be_bytes([outer[2], outer[3]])), packet.len());
     assert_eq!(outer[6] & 0x40, inner[6] & 0x40, "don't fragment");
     assert_eq!((outer[6] & !0x40, outer[7]), (0, 0));
-    assert_eq!((sum(outer), &outer[12..16], &outer[16..]), (0xffff, &[172, 16, 0, 1][..], &[172, 16, 0, 2][..]));
+    assert_eq!(
+        (sum(outer), &outer[12..16], &outer[16..]),
+        (0xffff, &[172, 16, 0, 1][..], &[172, 16, 0, 2][..])
+    );
 }
 
 /// What far sends is what web gets, with the hops that there are.

@@ -101,9 +101,8 @@ pub fn open_ip(
                 .map_err(failed(format_args!("UDP port {port}"), "share it among the workers"))?;
             let others = (1..count).map(|_| datagrams(interface, own, port, true));
             let both = |socket: OwnedFd| -> Result<_, UdpError> {
-                let sender = socket
-                    .try_clone()
-                    .map_err(failed(format_args!("UDP port {port}"), "have it twice"))?;
+                let sender =
+                    socket.try_clone().map_err(failed(format_args!("UDP port {port}"), "have it twice"))?;
                 Ok((Some(IpRx::new(socket)), IpTx::new(sender, port)))
             };
             std::iter::once(Ok(first)).chain(others).map(|socket| both(socket?)).collect()

@@ -83,7 +83,9 @@ fn check_encapsulation(model: &Model, to: &mut Findings) {
         }
         let without = match (encapsulation, network.direct_routing) {
             (_, DirectRouting::Never) | (Encapsulation::Ipip, DirectRouting::OnLink) => None,
-            (Encapsulation::Ipip, _) => Some("set direct_routing to \"on-link\", or leave the encapsulation out"),
+            (Encapsulation::Ipip, _) => {
+                Some("set direct_routing to \"on-link\", or leave the encapsulation out")
+            }
             _ => Some("leave one of the two out"),
         };
         if let Some(remedy) = without {

@@ -55,7 +55,10 @@ pub(super) fn check(model: &Model, networks: &NetworkIndex, local_node: Option<&
         let needed = needed_networks(networks, node);
         let tunnelled = |network: &usize| {
             model.encapsulation.is_vxlan()
-                && model.networks.get(*network).is_none_or(|network| network.direct_routing != DirectRouting::Always)
+                && model
+                    .networks
+                    .get(*network)
+                    .is_none_or(|network| network.direct_routing != DirectRouting::Always)
         };
         let peer = Some(node.name.as_str()) != local_node;
         for network in needed.into_iter().filter(|network| peer && tunnelled(network)) {
