@@ -134,15 +134,18 @@ fn what_came_from_a_node_goes_to_none() {
 fn a_packet_that_is_too_big_for_the_tunnel_is_cut_or_refused() {
     let mut world = world();
     let (pod, uplink) = (world.a.pod.clone(), world.a.uplink.clone());
-    inject(&mut world.a, &pod, &ipv4_frame(POD_MAC[0], GATEWAY[0], POD[0], POD[1], 9, &[7; MTU]));
+    let with_flags = |flags: u8| {
+        let mut frame = ipv4_frame(POD_MAC[0], GATEWAY[0], POD[0], POD[1], 9, &[7; MTU]);
+        frame[20] = flags;
+        world::fill_ipv4_checksum(&mut frame[14..34]);
+        frame
+    };
+    inject(&mut world.a, &pod, &with_flags(0));
     let pieces = taken(&uplink);
     assert_eq!(pieces.len(), 2);
     assert!(pieces.iter().all(|piece| piece.len() <= 14 + MTU && piece[..6] == node_mac(1)));
 
-    let mut whole = ipv4_frame(POD_MAC[0], GATEWAY[0], POD[0], POD[1], 9, &[7; MTU]);
-    whole[20] |= 0x40;
-    world::fill_ipv4_checksum(&mut whole[14..34]);
-    inject(&mut world.a, &pod, &whole);
+    inject(&mut world.a, &pod, &with_flags(0x40));
     let told = taken(&world.a.pod);
     // Fragmentation Needed, with the MTU.
     assert_eq!(

@@ -78,7 +78,7 @@ pub(super) fn member<A: Family>(tables: &Snapshot, from: &Ingress<'_>, group: u3
         Target::Hop(to) => to.port != from.id && tables.ports.get(to.port).is_some(),
         Target::Host | Target::Direct(_) => tables.gateway.host.is_some_and(|host| host.port != from.id),
         Target::Vtep(vtep) => {
-            !matches!(from.port.role, Role::Uplink)
+            !from.port.role.is_tunnel()
                 && tables.vteps.get(*vtep as usize).is_some_and(|vtep| vtep.encap.is_some())
         }
         // No group has one: routes through other nodes' pods need the tunnel.

@@ -93,7 +93,7 @@ fn the_example_is_right_for_both_of_its_nodes() {
     }
     let text = load(path, "worker-3").unwrap_err().to_string();
     assert!(
-        text.contains("cluster.toml:19:1: node: this node, \"worker-3\", is not among the 2 listed"),
+        text.contains("cluster.toml:20:1: node: this node, \"worker-3\", is not among the 2 listed"),
         "{text}"
     );
 }

@@ -4,7 +4,7 @@ use super::super::next_hop::{Target, resolve};
 use super::super::route::{Family, nowhere};
 use super::super::{Action, Ingress};
 use crate::parse::Ip;
-use crate::tables::{NO_VTEP, Neighbour, Role, Snapshot};
+use crate::tables::{NO_VTEP, Neighbour, Snapshot};
 use crate::types::{MacAddr, PortId};
 
 /// A way out, and the longest IP packet that it carries.
@@ -70,7 +70,7 @@ impl By<'_> {
                 let mac = to.mac.to_bits();
                 return Some(Out { mac, port: to.port, vtep: NO_VTEP, mtu: u32::MAX, hop: false });
             }
-            Target::Vtep(vtep) if !matches!(from.port.role, Role::Uplink) => {
+            Target::Vtep(vtep) if !from.port.role.is_tunnel() => {
                 tables.vteps.prefetch(vtep);
                 let mtu = if confirmed {
                     u32::MAX
