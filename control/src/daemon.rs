@@ -14,7 +14,9 @@ mod direct;
 mod flows;
 mod host;
 mod learned;
+mod origin;
 mod pods;
+mod remembered;
 mod report;
 mod requests;
 mod rights;
@@ -47,6 +49,7 @@ use crate::dataplane::Dataplane;
 use crate::model::{Model, Pod};
 use crate::source::SourceError;
 
+use remembered::Memory;
 pub use requests::Client;
 use requests::Request;
 pub use start::{Setup, StartError, Started, start};
@@ -118,6 +121,8 @@ pub struct Daemon {
     source: SourceState,
     /// How the source's store fares, if it has one, and the subnets that this node has there.
     store: Option<(watch::Receiver<StoreStatus>, Subnets)>,
+    /// What the store says is kept for a start without it.
+    remembers: Option<Memory>,
     /// Pods that were added through the API; they outlive a restart.
     added: BTreeMap<String, Pod>,
     /// Those of them that are a container runtime's, by their names.
@@ -235,6 +240,7 @@ impl Daemon {
         self.dataplane.sample();
         self.forget_old();
         self.note_received(self.total().rx);
+        self.remember();
         let broken = self.dataplane.take_broken();
         // The kernel does not tell of these: weft's own descriptor keeps what is left of the namespace alive.
         let lost = self.pods.values().any(PodPort::has_lost_netns) || self.any_departed();
@@ -341,20 +347,18 @@ impl Daemon {
             return;
         }
         let (mut by_peer, mut problems) = (HashMap::with_capacity(of.1.len()), Vec::new());
-        for peer in &of.1 {
-            match self.mirror.path(*peer) {
-                Ok(path) => {
-                    let way = Way {
-                        source: path.source,
-                        next_hop: path.next_hop,
-                        next_hop_mac: path.next_hop_mac.map(MacAddr),
-                        mtu: path.mtu,
-                    };
-                    by_peer.insert(*peer, way);
-                }
-                Err(error) => problems.push(format!("peer {peer}: {error}")),
+        self.mirror.each_path(|peer, path| match path {
+            Ok(path) => {
+                let way = Way {
+                    source: path.source,
+                    next_hop: path.next_hop,
+                    next_hop_mac: path.next_hop_mac.map(MacAddr),
+                    mtu: path.mtu,
+                };
+                by_peer.insert(peer, way);
             }
-        }
+            Err(error) => problems.push(format!("peer {peer}: {error}")),
+        });
         self.ways = Ways { of, by_peer: Arc::new(by_peer), problems };
     }
 

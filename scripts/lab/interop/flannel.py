@@ -165,6 +165,12 @@ class Background:
         return self.log.read_text(encoding="utf-8", errors="replace")[-2000:]
 
 
+def own_words(text, address, mac):
+    """What is published, with words in place of what is a node's own."""
+    text = text.replace(address, "IP")
+    return text.replace(mac, "MAC") if mac else text
+
+
 class Etcd:
     """etcd as the store."""
 
@@ -217,7 +223,7 @@ class Etcd:
     def form_of(self, node):
         """What is published, without what is a node's own."""
         value = self.leases()[node.address][1]
-        return value.replace(node.address, "IP").replace(self.mac_of(node) if "VtepMAC" in value else "-", "MAC")
+        return own_words(value, node.address, self.mac_of(node) if "VtepMAC" in value else None)
 
     def remove(self, node):
         """The node is no more."""
@@ -309,8 +315,8 @@ class Kubernetes:
             {key: condition[key] for key in ("type", "status", "reason", "message")}
             for condition in self.node(node)["status"].get("conditions", []) if condition["type"] == "NetworkUnavailable"
         ]
-        mac = self.mac_of(node) if "VtepMAC" in text else "-"
-        return text.replace(node.address, "IP").replace(mac, "MAC") + json.dumps(conditions)
+        mac = self.mac_of(node) if "VtepMAC" in text else None
+        return own_words(text, node.address, mac) + json.dumps(conditions)
 
     def remove(self, node):
         """The node is no more."""

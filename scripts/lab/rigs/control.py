@@ -105,8 +105,8 @@ class Etcd:
     """A real etcd on a node's loopback, with its data in memory: it is not the disk that is measured."""
 
     def __init__(self, run, netns):
-        self.run, self.netns, self.child, self.count = run, netns, None, 0
-        self.data = run.dir / "etcd"
+        self.run, self.netns, self.child, self.count, self.lease = run, netns, None, 0, None
+        self.data = run.memory() / "etcd"
 
     def start(self):
         endpoint, peer = "http://{}:{}".format(*ENDPOINT), "http://127.0.0.1:2380"
@@ -148,9 +148,9 @@ class Etcd:
 
     def put(self, pairs):
         """Keys with values, under a lease that lasts."""
-        granted = self.ask("lease/grant", {"TTL": 86400})["ID"]
+        self.lease = self.lease or self.ask("lease/grant", {"TTL": 86400})["ID"]
         coded = lambda text: base64.b64encode(text.encode()).decode()
-        puts = [{"requestPut": {"key": coded(key), "value": coded(value), "lease": granted}} for key, value in pairs]
+        puts = [{"requestPut": {"key": coded(key), "value": coded(value), "lease": self.lease}} for key, value in pairs]
         for start in range(0, len(puts), 100):
             answer = self.ask("kv/txn", {"success": puts[start : start + 100]})
         return int(answer["header"]["revision"])
@@ -165,7 +165,7 @@ class Etcd:
         """As an operator does: another data folder, made of the snapshot."""
         self.kill()
         self.count += 1
-        self.data = self.run.dir / f"etcd-{self.count}"
+        self.data = self.run.memory() / f"etcd-{self.count}"
         call("env", "ETCDCTL_API=3", "etcdctl", "snapshot", "restore", snapshot, "--data-dir", self.data, "--name", "bench",
              "--initial-cluster", "bench=http://127.0.0.1:2380", "--initial-advertise-peer-urls", "http://127.0.0.1:2380")  # fmt: skip
         self.start()
