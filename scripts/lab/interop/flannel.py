@@ -423,7 +423,7 @@ class Node:
     def delete_pod(self, kind):
         """Takes the pod away again."""
         if kind == "weft":
-            self.weft("pod", "delete", "pod")
+            self.weft("pod", "del", "pod")
         else:
             for device in ["pod", "cni0"]:
                 self.ip("link", "del", device)
