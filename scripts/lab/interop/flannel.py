@@ -1,7 +1,7 @@
 """flannel itself: a cluster of three nodes of which one is a real flanneld, with etcd and with Kubernetes as the store.
 
-    scripts/interop flannel                  both stores with vxlan, and etcd with host-gw and udp
-    scripts/interop flannel etcd:udp ...     these only: a store, a colon, and one of flannel's backends
+    scripts/interop flannel                  both stores with vxlan, and etcd with vxlan's DirectRouting, host-gw and udp
+    scripts/interop flannel etcd:udp ...     these only: a store, a colon, and one of flannel's backends or vxlan-direct
 
 Builds flanneld and kube-apiserver of the versions below from the Go module proxy, once, in $WEFT_INTEROP (a folder in the user's cache
 unless it is set); needs a Go toolchain that is new enough for them, gcc, etcd and etcdctl, kubectl, openssl and nftables. Nodes are network
@@ -24,8 +24,14 @@ KUBERNETES = ("k8s.io/kubernetes", "v1.36.3")
 PROGRAMS = ["etcd", "etcdctl", "kubectl", "openssl", "nft", "ip", "ping", "bridge"]
 STORE = "172.16.0.254"
 NETWORK = "10.244.0.0/16"
-CASES = ["etcd:vxlan", "kubernetes:vxlan", "etcd:host-gw", "etcd:udp"]
-OVERHEAD = {"vxlan": 50, "host-gw": 0, "udp": 28}
+CASES = ["etcd:vxlan", "kubernetes:vxlan", "etcd:vxlan-direct", "etcd:host-gw", "etcd:udp"]
+BACKENDS = {
+    "vxlan": {"Type": "vxlan"},
+    "vxlan-direct": {"Type": "vxlan", "DirectRouting": True},
+    "host-gw": {"Type": "host-gw"},
+    "udp": {"Type": "udp"},
+}
+OVERHEAD = {"vxlan": 50, "vxlan-direct": 50, "host-gw": 0, "udp": 28}
 PATIENCE = 60
 
 WEFTD = """[node]
@@ -498,7 +504,7 @@ def expect(what, found, wanted):
 def checks_of(cluster, store, backend):
     """The steps of a case, in order, each on what the one before has left."""
     one, two, three = cluster.nodes
-    conf = {"Network": NETWORK, "EnableNFTables": True, "Backend": {"Type": backend}}
+    conf = {"Network": NETWORK, "EnableNFTables": True, "Backend": BACKENDS[backend]}
 
     def starts():
         cluster.store = store(cluster)
@@ -529,6 +535,11 @@ def checks_of(cluster, store, backend):
         for node, kind in [(one, "weft"), (two, "weft"), (three, "flannel")]:
             node.add_pod(kind)
         cluster.reach()
+        # flanneld and weft alike go by the node itself where there is no tunnel.
+        for node, other in [(one, three), (three, one), (one, two)]:
+            ways = node.ip("route", "show", other.subnet).stdout
+            expect(f"{node.name} has a direct route to {other.name}", f"via {other.address} dev u0" in ways,
+                   backend in ("vxlan-direct", "host-gw"))
 
     def restarts():
         before = [node.subnet for node in cluster.nodes]
@@ -593,7 +604,7 @@ def checks_of(cluster, store, backend):
         ("a node that is removed is forgotten by both", removed),
     ]
     # The other backends have no MAC address.
-    return [step for step in steps if backend == "vxlan" or step[1] is not another_mac]
+    return [step for step in steps if backend.startswith("vxlan") or step[1] is not another_mac]
 
 
 def case(name, folder, programs, built):
