@@ -1,7 +1,7 @@
 """flannel itself: a cluster of three nodes of which one is a real flanneld, with etcd and with Kubernetes as the store.
 
-    scripts/interop flannel                  both stores with vxlan, and etcd with vxlan's DirectRouting, host-gw and udp
-    scripts/interop flannel etcd:udp ...     these only: a store, a colon, and one of flannel's backends or vxlan-direct
+    scripts/interop flannel                  all of CASES below
+    scripts/interop flannel etcd:udp ...     these only: a store, a colon, and one of BACKENDS
 
 Builds flanneld and kube-apiserver of the versions below from the Go module proxy, once, in $WEFT_INTEROP (a folder in the user's cache
 unless it is set); needs a Go toolchain that is new enough for them, gcc, etcd and etcdctl, kubectl, openssl and nftables. Nodes are network
@@ -24,14 +24,17 @@ KUBERNETES = ("k8s.io/kubernetes", "v1.36.3")
 PROGRAMS = ["etcd", "etcdctl", "kubectl", "openssl", "nft", "ip", "ping", "bridge"]
 STORE = "172.16.0.254"
 NETWORK = "10.244.0.0/16"
-CASES = ["etcd:vxlan", "kubernetes:vxlan", "etcd:vxlan-direct", "etcd:host-gw", "etcd:udp"]
+NETWORK6 = "fd00:10:244::/56"
+CASES = ["etcd:vxlan", "kubernetes:vxlan", "etcd:vxlan-dual", "etcd:vxlan-direct", "etcd:host-gw", "etcd:udp"]
 BACKENDS = {
     "vxlan": {"Type": "vxlan"},
+    "vxlan-dual": {"Type": "vxlan"},
     "vxlan-direct": {"Type": "vxlan", "DirectRouting": True},
     "host-gw": {"Type": "host-gw"},
     "udp": {"Type": "udp"},
 }
-OVERHEAD = {"vxlan": 50, "vxlan-direct": 50, "host-gw": 0, "udp": 28}
+# As flannel counts it: over IPv6 it is 20 more.
+OVERHEAD = {"vxlan": 50, "vxlan-dual": 50, "vxlan-direct": 50, "host-gw": 0, "udp": 28}
 PATIENCE = 60
 
 WEFTD = """[node]
@@ -171,10 +174,10 @@ class Background:
         return self.log.read_text(encoding="utf-8", errors="replace")[-2000:]
 
 
-def own_words(text, address, mac):
+def own_words(text, node):
     """What is published, with words in place of what is a node's own."""
-    text = text.replace(address, "IP")
-    return text.replace(mac, "MAC") if mac else text
+    text = text.replace(node.address, "IP").replace(node.address6, "IPV6")
+    return re.sub("[0-9a-f]{2}(:[0-9a-f]{2}){5}", "MAC", text)
 
 
 class Etcd:
@@ -228,8 +231,7 @@ class Etcd:
 
     def form_of(self, node):
         """What is published, without what is a node's own."""
-        value = self.leases()[node.address][1]
-        return own_words(value, node.address, self.mac_of(node) if "VtepMAC" in value else None)
+        return own_words(self.leases()[node.address][1], node)
 
     def remove(self, node):
         """The node is no more."""
@@ -321,8 +323,7 @@ class Kubernetes:
             {key: condition[key] for key in ("type", "status", "reason", "message")}
             for condition in self.node(node)["status"].get("conditions", []) if condition["type"] == "NetworkUnavailable"
         ]
-        mac = self.mac_of(node) if "VtepMAC" in text else None
-        return own_words(text, node.address, mac) + json.dumps(conditions)
+        return own_words(text, node) + json.dumps(conditions)
 
     def remove(self, node):
         """The node is no more."""
@@ -341,21 +342,23 @@ class Node:
         self.cluster = cluster
         self.name = f"n{number}"
         self.address = f"172.16.0.{number}"
+        self.address6 = f"fd00:172::{number}"
         self.netns = f"{cluster.prefix}-{self.name}"
         self.pod = f"{self.netns}-p"
         self.at = cluster.at / self.name
         self.at.mkdir()
         self.daemon = None
-        self.subnet = None
+        self.subnet = self.subnet6 = None
         for name in [self.netns, self.pod]:
             cluster.make(name)
         run("ip", "-n", cluster.net, "link", "add", self.name, "type", "veth", "peer", "name", "u0", "netns", self.netns)
         run("ip", "-n", cluster.net, "link", "set", self.name, "master", "br0", "up")
         self.ip("addr", "add", f"{self.address}/24", "dev", "u0")
+        self.ip("addr", "add", f"{self.address6}/64", "dev", "u0", "nodad")
         self.ip("link", "set", "u0", "up")
         # flanneld looks for the interface by the default route where it is not told.
         self.ip("route", "add", "default", "via", STORE)
-        self.exec("sysctl", "-qw", "net.ipv4.ip_forward=1")
+        self.exec("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
 
     def ip(self, *words, ok=True):
         """`ip` on the node."""
@@ -379,6 +382,10 @@ class Node:
         """An address of the subnet by its last byte."""
         return self.subnet.split("/")[0].rsplit(".", 1)[0] + f".{number}"
 
+    def pods(self):
+        """The pod's addresses."""
+        return [self.first(5)] + ([self.subnet6.split("/")[0] + "5"] if self.subnet6 else [])
+
     def start(self, kind):
         """Starts `weft` or `flannel` here, and waits until it is ready."""
         program = self.cluster.programs / "weftd" if kind == "weft" else self.cluster.built["flanneld"]
@@ -391,7 +398,8 @@ class Node:
         log = self.at / f"{kind}.log"
         self.daemon = Background(self.netns, log, program, *more, *self.common(), env={"NODE_NAME": self.name})
         until(f"{kind} on {self.name} is ready", self.ready)
-        self.subnet = until("its subnet", lambda: self.cluster.store.subnet_of(self))
+        subnets = until("its subnet", lambda: self.cluster.store.subnet_of(self)).split("&")
+        self.subnet, self.subnet6 = (subnets + [None])[:2]
 
     def ready(self):
         """As a probe asks."""
@@ -412,10 +420,9 @@ class Node:
 
     def add_pod(self, kind):
         """The pod at the fifth address: as weft makes it, or as flannel's bridge does."""
-        address = self.first(5)
         if kind == "weft":
             self.weft("pod", "add", "pod", "--kind", "tap", "--netns", f"/run/netns/{self.pod}", "--ifname", "eth0",
-                      "--address", address)
+                      *(word for address in self.pods() for word in ("--address", address)))
             return
         mtu = self.env_file()["FLANNEL_MTU"]
         self.ip("link", "add", "cni0", "mtu", mtu, "type", "bridge", "forward_delay", "0")
@@ -423,8 +430,13 @@ class Node:
         self.ip("link", "set", "cni0", "up")
         self.ip("link", "add", "pod", "mtu", mtu, "type", "veth", "peer", "name", "eth0", "mtu", mtu, "netns", self.pod)
         self.ip("link", "set", "pod", "master", "cni0", "up")
-        for words in [f"addr add {address}/24 dev eth0", "link set eth0 up", f"route add default via {self.first(1)}"]:
+        for words in [f"addr add {self.first(5)}/24 dev eth0", "link set eth0 up", f"route add default via {self.first(1)}"]:
             run("ip", "-n", self.pod, *words.split())
+        if self.subnet6:
+            gateway = self.subnet6.split("/")[0] + "1"
+            self.ip("addr", "add", f"{gateway}/64", "dev", "cni0", "nodad")
+            for words in [f"addr add {self.pods()[1]}/64 dev eth0 nodad", f"-6 route add default via {gateway}"]:
+                run("ip", "-n", self.pod, *words.split())
 
     def delete_pod(self, kind):
         """Takes the pod away again."""
@@ -440,7 +452,7 @@ class Node:
             run("ip", "netns", "exec", self.netns, self.cluster.programs / "weft", "node", "purge", "--yes",
                 "--config", self.at / "weftd.toml")
             return
-        for device in ["flannel.1", "flannel0"]:
+        for device in ["flannel.1", "flannel-v6.1", "flannel0"]:
             self.ip("link", "del", device, ok=False)
         # host-gw leaves routes.
         self.ip("route", "flush", "via", "172.16.0.1", ok=False)
@@ -479,8 +491,9 @@ class Cluster:
             for other in nodes:
                 if one is not other:
                     where = f"{one.name} to {other.name}"
-                    until(f"pod of {where}'s pod", lambda: one.pings(other.first(5)))
-                    until(f"{where}'s pod", lambda: one.pings(other.first(5), from_pod=False))
+                    for pod in other.pods():
+                        until(f"pod of {where}'s pod {pod}", lambda: one.pings(pod))
+                        until(f"{where}'s pod {pod}", lambda: one.pings(pod, from_pod=False))
 
     def end(self):
         """Ends everything."""
@@ -505,6 +518,8 @@ def checks_of(cluster, store, backend):
     """The steps of a case, in order, each on what the one before has left."""
     one, two, three = cluster.nodes
     conf = {"Network": NETWORK, "EnableNFTables": True, "Backend": BACKENDS[backend]}
+    if backend.endswith("-dual"):
+        conf |= {"EnableIPv6": True, "IPv6Network": NETWORK6}
 
     def starts():
         cluster.store = store(cluster)
@@ -527,6 +542,8 @@ def checks_of(cluster, store, backend):
         for node in cluster.nodes:
             env = node.env_file()
             expect("its subnet", env.pop("FLANNEL_SUBNET"), f"{node.first(1)}/24")
+            wanted = node.subnet6 and node.subnet6.replace("::/", "::1/")
+            expect("its subnet of IPv6", env.pop("FLANNEL_IPV6_SUBNET", None), wanted)
             expect("its MTU", env["FLANNEL_MTU"], str(1500 - OVERHEAD[backend]))
             files.append(env)
         expect("subnet.env", files[:2], [files[2]] * 2)
@@ -553,6 +570,7 @@ def checks_of(cluster, store, backend):
         before = cluster.store.mac_of(three)
         three.stop()
         three.ip("link", "del", "flannel.1")
+        three.ip("link", "del", "flannel-v6.1", ok=False)
         cluster.store.forget_mac(three)
         three.start("flannel")
         if cluster.store.mac_of(three) == before:
