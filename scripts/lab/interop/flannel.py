@@ -5,7 +5,8 @@
 
 Builds flanneld and kube-apiserver of the versions below from the Go module proxy, once, in $WEFT_INTEROP (a folder in the user's cache
 unless it is set); needs a Go toolchain that is new enough for them, gcc, etcd and etcdctl, kubectl, openssl and nftables. Nodes are network
-namespaces that go with the run. Programs of weft are taken from $WEFT_BIN (target/release unless it is set). The version of an apiserver and its staging modules go together: v1.X.Y and v0.X.Y.
+namespaces that go with the run. Programs of weft are taken from $WEFT_BIN (target/release unless it is set). The versions
+of kube-apiserver and of its staging modules go together: v1.X.Y and v0.X.Y.
 """
 
 import json
@@ -21,7 +22,8 @@ import time
 
 FLANNEL = ("github.com/flannel-io/flannel", "v0.28.10")
 KUBERNETES = ("k8s.io/kubernetes", "v1.36.3")
-PROGRAMS = ["etcd", "etcdctl", "kubectl", "openssl", "nft", "ip", "ping", "bridge"]
+PROGRAMS = ["etcd", "etcdctl", "nft", "ip", "ping", "gcc"]
+FOR_KUBERNETES = ["kubectl", "openssl"]
 STORE = "172.16.0.254"
 NETWORK = "10.244.0.0/16"
 NETWORK6 = "fd00:10:244::/56"
@@ -82,14 +84,14 @@ def until(what, condition):
 # ---- programs
 
 
-def build(at):
-    """flanneld and kube-apiserver in `at`; made once for each version."""
+def build(at, with_kubernetes):
+    """flanneld, and kube-apiserver where that is needed, in `at`; made once for each version."""
     at.mkdir(parents=True, exist_ok=True)
     built = {}
-    for program, (module, version), package in [
-        ("flanneld", FLANNEL, FLANNEL[0]),
-        ("kube-apiserver", KUBERNETES, f"{KUBERNETES[0]}/cmd/kube-apiserver"),
-    ]:
+    wanted = [("flanneld", FLANNEL, FLANNEL[0])]
+    if with_kubernetes:
+        wanted.append(("kube-apiserver", KUBERNETES, f"{KUBERNETES[0]}/cmd/kube-apiserver"))
+    for program, (module, version), package in wanted:
         binary = at / f"{program}-{version}"
         built[program] = binary
         if binary.exists():
@@ -114,7 +116,7 @@ def build(at):
 
 
 def own_program(module, version, scratch):
-    """flannel's main.go but for the backend that asks for the SDK of Tencent's cloud, which not every proxy has; as a package of its own."""
+    """flannel's main.go as a package of its own, without the backend that asks for the SDK of Tencent's cloud: not every proxy has that."""
     text = pathlib.Path(download(module, version, scratch)["Dir"], "main.go").read_text(encoding="utf-8")
     line = f'\t_ "{module}/pkg/backend/tencentvpc"\n'
     if line not in text:
@@ -652,14 +654,15 @@ def case(name, folder, programs, built):
     return passed, len(steps) - passed
 
 
-def missing(programs):
+def missing(programs, with_kubernetes):
     """What this leg cannot do without, a sentence; nothing where all is there."""
     if not shutil.which("go"):
         return ("there is no Go toolchain: install one (https://go.dev/dl) that can reach a module proxy, to build "
                 f"flanneld {FLANNEL[1]} and kube-apiserver {KUBERNETES[1]}")
-    absent = [name for name in [*PROGRAMS, "gcc"] if not shutil.which(name)]
+    absent = [name for name in PROGRAMS + (FOR_KUBERNETES if with_kubernetes else []) if not shutil.which(name)]
     if absent:
-        return f"not installed: {', '.join(absent)} (Debian: etcd-server etcd-client kubernetes-client openssl nftables iproute2 iputils-ping gcc)"
+        return (f"not installed: {', '.join(absent)} (Debian: etcd-server etcd-client nftables iproute2 iputils-ping gcc; "
+                "for Kubernetes kubernetes-client openssl)")
     absent = [name for name in ["weftd", "weft"] if not (programs / name).exists()]
     if absent:
         return f"{programs} has no {', '.join(absent)}: cargo build --release -p weft-control -p weft-cli"
@@ -671,11 +674,14 @@ def main():
     cases = sys.argv[1:] or CASES
     unknown = [name for name in cases if name.partition(":")[0] not in ("etcd", "kubernetes") or name.partition(":")[2] not in OVERHEAD]
     programs = pathlib.Path(os.environ.get("WEFT_BIN", "target/release")).resolve()
-    problem = f"no such case: {', '.join(unknown)}; there are {', '.join(CASES)}" if unknown else missing(programs)
+    with_kubernetes = any(name.startswith("kubernetes:") for name in cases)
+    problem = missing(programs, with_kubernetes)
+    if unknown:
+        problem = f"no such case: {', '.join(unknown)}; there are {', '.join(CASES)}"
     cache = os.environ.get("WEFT_INTEROP") or pathlib.Path.home() / ".cache/weft-interop"
     if not problem:
         try:
-            built = build(pathlib.Path(cache).resolve())
+            built = build(pathlib.Path(cache).resolve(), with_kubernetes)
         except (Failed, subprocess.TimeoutExpired) as error:
             problem = f"flanneld or kube-apiserver can't be built: {error}"
     if problem:
