@@ -71,7 +71,7 @@ pub(crate) struct Flow {
 
 impl Flow {
     /// The flow of the answers to this one.
-    pub(super) fn answer(&self) -> Self {
+    pub(crate) fn answer(&self) -> Self {
         Self { src: self.dst, dst: self.src, ports: self.ports.rotate_left(16), ..*self }
     }
 

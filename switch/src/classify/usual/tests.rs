@@ -1,10 +1,12 @@
 //! What is answered here is what parse and classify answer, for whatever bytes.
 
 use super::*;
+use crate::classify::pinned::{in_question, to_host};
 use crate::classify::{LastHits, classify, classify_tunnel};
 use crate::offload::{Checksum, Gso, GsoKind, Offload};
 use crate::packet::HeapBuf;
 use crate::parse::{parse, parse_tunnel};
+use crate::pins::{Flow, Pins, Sign, Subject};
 use crate::stations::Stations;
 use crate::tables::{Encap, Gateway, Link, Neighbour, NextHop, Outer, Place, Port, Vtep};
 use crate::types::{Mtu, Vni};
@@ -233,6 +235,14 @@ fn sum_over_v6(frame: &mut [u8]) {
     frame[60..62].copy_from_slice(&udp_never_zero(sum.checksum()).to_be_bytes());
 }
 
+/// The flow that is looked up for a frame, if any is.
+fn asked(host: Neighbour, head: &[u8], brief: &Brief, action: Action) -> Option<Flow> {
+    in_question(host, head, brief, action).map(|subject| match subject {
+        Subject::Packet(flow) | Subject::About(flow) => flow,
+        Subject::First(flow) => flow.fragments(),
+    })
+}
+
 /// What both say about these frames, one after the other in a burst; how many were usual.
 fn compare(port: usize, frames: Vec<Vec<u8>>) -> Result<usize, TestCaseError> {
     let (few, many) = (compare_with(2, port, &frames)?, compare_with(1000, port, &frames)?);
@@ -246,6 +256,7 @@ fn compare_with(vteps: usize, port: usize, frames: &[Vec<u8>]) -> Result<usize, 
     let from =
         Ingress { id: id(port), port: tables.ports.get(id(port)).unwrap(), stations: &stations, now: 0 };
     let (mut usual, mut last) = (Usual::new(&tables, &from), LastHits::default());
+    let (host, pins) = (tables.gateway.host.unwrap(), Pins::new(64));
     let mut found = 0;
     for (index, bytes) in frames.iter().enumerate() {
         let mut frame = HeapBuf::from_bytes(bytes);
@@ -285,6 +296,25 @@ fn compare_with(vteps: usize, port: usize, frames: &[Vec<u8>]) -> Result<usize, 
             expected_brief.hash = 0;
         }
         prop_assert_eq!((action, brief), (expected, expected_brief), "{:02x?}", bytes);
+        // With the flow pinned and without, both end at the same port; and a pinned one at no pod's.
+        let flow = asked(host, head, &brief, action);
+        prop_assert_eq!(flow, asked(host, head, &expected_brief, expected));
+        match (flow, action) {
+            (Some(flow), _) => {
+                prop_assert!(!pins.has(&pins.prepare(&flow), Some(flow.sign), 0) || index > 0);
+                pins.pin(&flow.answer(), 0);
+                // Nobody answers a reset, so nobody pins that.
+                let pinned = pins.has(&pins.prepare(&flow), None, 0);
+                prop_assert!(pinned || flow.sign == Sign::Reset, "{:?}", flow);
+                let hop = false;
+                prop_assert_eq!(to_host(host), Action::Deliver { to: host, hop });
+            }
+            (None, Action::Bridge(to) | Action::Deliver { to: Neighbour { port: to, .. }, .. }) => {
+                // The usual packet has TCP or UDP, or something else over IPv6 that is no message about a flow.
+                prop_assert!(to == host.port || matches!(brief.carries, Carries::V6), "{:02x?}", bytes);
+            }
+            _ => {}
+        }
     }
     Ok(found)
 }
