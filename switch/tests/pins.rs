@@ -204,9 +204,9 @@ fn a_pin_lets_nobody_through_and_nothing_go_round() {
     room.host_sends(&udp(FROM_HOST, (P, 1), (Q, 2), 63, 9));
     room.arrived();
     room.p_sends(&udp((POD_MAC[NODE], GATEWAY[NODE]), (Q, 2), (P, 1), 64, 9));
-    assert_eq!(room.node.drops(DropReason::SpoofedAddress), 1);
+    assert_eq!(room.node.drops(DropReason::SpoofedIp), 1);
     room.q_sends(&udp((Q_MAC, HOST_MAC[NODE]), (P, 2), (P, 1), 64, 9));
-    assert_eq!(room.node.drops(DropReason::SpoofedAddress), 2);
+    assert_eq!(room.node.drops(DropReason::SpoofedIp), 2);
     assert_eq!(room.arrived(), [const { Vec::<Vec<u8>>::new() }; 4]);
     // The kernel forwards what it does not translate: it arrives.
     room.q_sends(&udp(Q_TO_P, (Q, 2), (P, 1), 64, 9));

@@ -8,6 +8,7 @@ mod direct;
 mod etcd;
 mod faults;
 mod guests;
+mod kube_proxy;
 mod lab;
 mod lifecycle;
 mod metrics;
