@@ -151,7 +151,9 @@ impl Kind {
             (Sign::Fin, Some(Self::ClosedByOther | Self::Closed)) => Some(Self::Closed),
             (Sign::Fin, _) => Some(Self::ClosedByPod),
             (Sign::Reset, before) => before.map(|_| Self::Reset),
-            (Sign::Segment | Sign::SynAck, None | Some(Self::Opening | Self::Reset)) => Some(Self::Established),
+            (Sign::Segment | Sign::SynAck, None | Some(Self::Opening | Self::Reset)) => {
+                Some(Self::Established)
+            }
             (Sign::Segment | Sign::SynAck, before) => before,
             (Sign::Datagram, before) => before.or(Some(Self::Asked)),
             (Sign::Echo, _) => Some(Self::Echo),
@@ -255,9 +257,8 @@ impl Pins {
     }
 
     fn write(&self, key: &Hashed, sign: Sign, now: u32) -> (Change, Written) {
-        let next = |kind: Option<u8>| {
-            Kind::after_question(kind.and_then(Kind::of), sign).map(|kind| kind as u8)
-        };
+        let next =
+            |kind: Option<u8>| Kind::after_question(kind.and_then(Kind::of), sign).map(|kind| kind as u8);
         let written = self.0.pin(key, now, next);
         let change = match written {
             Written::Pinned => Change { pinned: 1, evicted: 0 },

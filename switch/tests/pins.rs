@@ -9,9 +9,7 @@ use weft_switch::packet::HeapBuf;
 use weft_switch::pins::{Kind, Pins};
 use weft_switch::port::{MemPort, TxCaps};
 
-use world::{
-    GATEWAY, HOST_MAC, Node, POD_MAC, Underlay, VTEP_MAC, World, fill_ipv4_checksum, ipv4_frame,
-};
+use world::{GATEWAY, HOST_MAC, Node, POD_MAC, Underlay, VTEP_MAC, World, fill_ipv4_checksum, ipv4_frame};
 
 /// Of node 1: its first pod, a second one, and a pod of node 0.
 const P: [u8; 4] = [10, 244, 1, 7];
@@ -141,11 +139,17 @@ fn from_another_node_the_answer_comes_to_the_kernel_first() {
     room.assert_host(&udp(TO_HOST, (R, 5353), (P, 40_000), 63, 20), "it is pinned");
     room.host_sends(&udp(FROM_HOST, (C, 53), (P, 40_000), 62, 20));
     room.assert_p(&udp(TO_P, (C, 53), (P, 40_000), 62, 20), "translated back");
-    assert_eq!(room.counter(|c| c.pinned.get()), 2, "the flow and its fragments; nothing for the service's answer");
+    assert_eq!(
+        room.counter(|c| c.pinned.get()),
+        2,
+        "the flow and its fragments; nothing for the service's answer"
+    );
     assert_eq!(room.counter(|c| c.to_host_pinned.get()), 1);
 
     // What is not pinned goes its own way, one hop further.
-    for (from, to) in [((R, 5354), (P, 40_000)), ((R, 5353), (P, 40_001)), (([10, 244, 0, 6], 5353), (P, 40_000))] {
+    for (from, to) in
+        [((R, 5354), (P, 40_000)), ((R, 5353), (P, 40_001)), (([10, 244, 0, 6], 5353), (P, 40_000))]
+    {
         room.peer_sends(&udp(INNER, from, to, 63, 20));
         room.assert_p(&udp(TO_P, from, to, 62, 20), "another flow");
     }
@@ -179,7 +183,11 @@ fn on_the_same_node_the_bridge_gives_it_to_the_kernel() {
 #[test]
 fn what_leads_to_the_host_anyway_is_not_pinned() {
     let mut room = Room::new(1);
-    for (from, what) in [(GATEWAY_IP, "masqueraded"), (X, "from outside, by a node port or a host port"), (C, "a service's answer")] {
+    for (from, what) in [
+        (GATEWAY_IP, "masqueraded"),
+        (X, "from outside, by a node port or a host port"),
+        (C, "a service's answer"),
+    ] {
         room.host_sends(&udp(FROM_HOST, (from, 1234), (P, 8080), 63, 9));
         room.assert_p(&udp(TO_P, (from, 1234), (P, 8080), 63, 9), what);
         room.p_sends(&udp(FROM_P, (P, 8080), (from, 1234), 64, 9));

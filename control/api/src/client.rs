@@ -16,8 +16,8 @@ use thiserror::Error;
 use tokio::net::UnixStream;
 
 use crate::{
-    ApiError, ConfigReport, Drops, Fdb, Flows, Index, Mac, Neighbours, Pins, Pod, PodSpec, Pods, Ports, Routes,
-    Stats, Status, Vteps, Workers,
+    ApiError, ConfigReport, Drops, Fdb, Flows, Index, Mac, Neighbours, Pins, Pod, PodSpec, Pods, Ports,
+    Routes, Stats, Status, Vteps, Workers,
 };
 
 /// How long an answer may take unless [`Client::timeout`] says otherwise: longer than the daemon gives itself.

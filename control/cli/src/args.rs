@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
-use weft_api::{DEFAULT_SOCKET, FLOW_LIMIT, FLOW_LIMIT_MAX, FLOW_SECONDS, FLOW_SECONDS_MAX, Mac, PIN_LIMIT, PIN_LIMIT_MAX};
+use weft_api::{
+    DEFAULT_SOCKET, FLOW_LIMIT, FLOW_LIMIT_MAX, FLOW_SECONDS, FLOW_SECONDS_MAX, Mac, PIN_LIMIT, PIN_LIMIT_MAX,
+};
 
 pub(crate) use crate::cni::CniCommand;
 pub(crate) use crate::config::ConfigCommand;

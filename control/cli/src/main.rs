@@ -20,8 +20,8 @@ use serde::Serialize;
 use weft_api::{Client, ClientError};
 
 use args::{
-    Cli, Command, FdbCommand, NeighCommand, NodeCommand, Output, PinsCommand, PodCommand, PortCommand, RouteCommand,
-    VtepCommand,
+    Cli, Command, FdbCommand, NeighCommand, NodeCommand, Output, PinsCommand, PodCommand, PortCommand,
+    RouteCommand, VtepCommand,
 };
 use table::printable;
 use view::{Form, Show, View};

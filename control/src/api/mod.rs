@@ -19,8 +19,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use weft_api::{
-    ApiError, ConfigReport, Drops, Fdb, Flows, Mac, Neighbours, Pins, Pod, PodSpec, Pods, Ports, Routes, Stats,
-    Status, Vteps, Workers,
+    ApiError, ConfigReport, Drops, Fdb, Flows, Mac, Neighbours, Pins, Pod, PodSpec, Pods, Ports, Routes,
+    Stats, Status, Vteps, Workers,
 };
 
 /// Who knows the answers.

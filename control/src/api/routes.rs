@@ -18,7 +18,8 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 use weft_api::{
     ApiError, ConfigReport, Drops, ErrorCode, FLOW_LIMIT, FLOW_LIMIT_MAX, FLOW_SECONDS, FLOW_SECONDS_MAX,
-    Fdb, Flows, Index, Mac, Neighbours, PIN_LIMIT, PIN_LIMIT_MAX, Pins, Pod, PodSpec, Pods, Ports, Routes, Stats, Status, Vteps, Workers,
+    Fdb, Flows, Index, Mac, Neighbours, PIN_LIMIT, PIN_LIMIT_MAX, Pins, Pod, PodSpec, Pods, Ports, Routes,
+    Stats, Status, Vteps, Workers,
 };
 
 use super::Backend;

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use weft_api::{
-    ApiError, Cni, ConfigReport, Drops, ErrorCode, Fdb, Flows, Mac, Neighbours, Pins, PodSpec, Pods, Ports, Routes,
-    Stats, Status, Vteps, Workers,
+    ApiError, Cni, ConfigReport, Drops, ErrorCode, Fdb, Flows, Mac, Neighbours, Pins, PodSpec, Pods, Ports,
+    Routes, Stats, Status, Vteps, Workers,
 };
 
 use super::{Daemon, attachments, pods};

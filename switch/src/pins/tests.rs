@@ -61,7 +61,10 @@ fn has(pins: &Pins, flow: &Flow, now: u32) -> bool {
 
 #[test]
 fn the_answer_and_nothing_else_is_pinned() {
-    for build in [|src, dst, bytes: &[u8]| v4(src, dst, 17, 0, bytes), |src, dst, bytes: &[u8]| v6(src, dst, 17, bytes)] {
+    for build in [
+        |src, dst, bytes: &[u8]| v4(src, dst, 17, 0, bytes),
+        |src, dst, bytes: &[u8]| v6(src, dst, 17, bytes),
+    ] {
         let pins = Pins::new(64);
         let question = flow(&build(P, R, &udp(40_000, 53)));
         assert_eq!(pins.pin(&question, 1), Change { pinned: 2, evicted: 0 }, "and the fragments");
@@ -159,14 +162,17 @@ fn fragments_go_by_their_addresses_and_errors_by_what_they_quote() {
     assert!(has(&pins, &later, 1) && has(&pins, &flow(&v4(R, P, 17, 0, &udp(53, 40_000))), 1));
     assert!(!has(&pins, &flow(&v4(P, R, 17, 3, &[1; 16])), 1));
     // Over IPv6 too; a whole packet with a fragment header is no fragment.
-    let header = |offset: u16, more: bool| [&[17, 0][..], &(offset | u16::from(more)).to_be_bytes(), &[0; 4]].concat();
+    let header =
+        |offset: u16, more: bool| [&[17, 0][..], &(offset | u16::from(more)).to_be_bytes(), &[0; 4]].concat();
     let piece = |offset, more| v6(R, P, 44, &[header(offset, more), udp(53, 40_000)].concat());
     assert!(matches!(of(&piece(0, true)), Some(Subject::First(_))));
     assert_eq!(flow(&piece(64, false)).sign, Sign::Fragment);
     assert_eq!(flow(&piece(0, false)).sign, Sign::Datagram);
 
     // R's node says that nobody listens there.
-    let about = |quoted: &[u8], to| of(&v4([192, 0, 2, 1], to, 1, 0, &[&[3, 3, 0, 0, 0, 0, 0, 0][..], quoted].concat()));
+    let about = |quoted: &[u8], to| {
+        of(&v4([192, 0, 2, 1], to, 1, 0, &[&[3, 3, 0, 0, 0, 0, 0, 0][..], quoted].concat()))
+    };
     let quoted = v4(P, R, 17, 0, &udp(40_000, 53));
     let Some(Subject::About(answers)) = about(&quoted[..28], P) else { panic!("a message about a flow") };
     assert!(pins.has(&pins.prepare(&answers), None, 1));

@@ -137,9 +137,7 @@ impl PinTable {
         let word = |_| AtomicU64::new(0);
         Self {
             words: (0..buckets).map(|_| Bucket(std::array::from_fn(word))).collect(),
-            keys: (0..buckets)
-                .map(|_| std::array::from_fn(|_| std::array::from_fn(word)))
-                .collect(),
+            keys: (0..buckets).map(|_| std::array::from_fn(|_| std::array::from_fn(word))).collect(),
             len: AtomicU32::new(0),
             lives,
             seed,
@@ -299,9 +297,8 @@ impl PinTable {
 
     /// Removes what has expired, and what `keep` does not want; how many entries that were.
     pub fn sweep(&self, now: u32, keep: impl Fn(&Key) -> bool) -> usize {
-        let goes = |place, word| {
-            self.is_over(word, now) || self.read(place, word).is_some_and(|key| !keep(&key))
-        };
+        let goes =
+            |place, word| self.is_over(word, now) || self.read(place, word).is_some_and(|key| !keep(&key));
         self.all().filter(|(place, word)| goes(*place, *word) && self.remove(*place, *word)).count()
     }
 
@@ -314,8 +311,7 @@ impl PinTable {
     }
 
     fn all(&self) -> impl Iterator<Item = (Place, u64)> + '_ {
-        let places =
-            (0..self.words.len()).flat_map(|bucket| (0..WAYS).map(move |way| Place { bucket, way }));
+        let places = (0..self.words.len()).flat_map(|bucket| (0..WAYS).map(move |way| Place { bucket, way }));
         let words = places.map(|place| (place, self.at(place).load(Acquire)));
         words.filter(|(_, word)| *word != 0 && *word != CLAIMED)
     }
@@ -357,7 +353,8 @@ impl PinTable {
     fn read(&self, place: Place, word: u64) -> Option<Key> {
         let there = self.key_at(place);
         let key = std::array::from_fn(|at| there[at].load(Relaxed));
-        let right = self.is_still(place, word) && check_of(self.hashed(key).hash) == (word >> CHECK_AT) as u32;
+        let right =
+            self.is_still(place, word) && check_of(self.hashed(key).hash) == (word >> CHECK_AT) as u32;
         right.then_some(key)
     }
 
@@ -571,9 +568,8 @@ mod tests {
                     table.sweep(now, |key| key[0] % 50 != u64::from(step) % 50);
                 }
                 _ => {
-                    let expected = model.get(&number).filter(|(kind, seen)| {
-                        now - seen < LIVES[usize::from(*kind)]
-                    });
+                    let expected =
+                        model.get(&number).filter(|(kind, seen)| now - seen < LIVES[usize::from(*kind)]);
                     let found = hit(&table, number, now);
                     assert!(found == Hit::Miss || expected.is_some(), "{number} at {now}");
                     if found != Hit::Miss {

@@ -57,7 +57,13 @@ impl Daemon {
             expires_s: pin.kind.life().saturating_sub(pin.age).into(),
         };
         let memory_bytes = capacity * pins::BYTES as u64;
-        Pins { count, capacity, memory_bytes, evicted, entries: found.iter().take(limit).map(entry).collect() }
+        Pins {
+            count,
+            capacity,
+            memory_bytes,
+            evicted,
+            entries: found.iter().take(limit).map(entry).collect(),
+        }
     }
 
     /// The neighbours of the snapshot that stations have told of, with the seconds since then.

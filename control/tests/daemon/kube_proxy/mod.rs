@@ -75,10 +75,26 @@ impl Net {
         };
         let (cluster, local) = (Policy::Cluster, Policy::Local);
         [
-            service("remote", "ULMVA6XWREMOTEAA", "tcp", 11, 80, at(self.far, SERVED), Some((30080, cluster))),
+            service(
+                "remote",
+                "ULMVA6XWREMOTEAA",
+                "tcp",
+                11,
+                80,
+                at(self.far, SERVED),
+                Some((30080, cluster)),
+            ),
             service("near", "42NFTM6NNEARAAAA", "tcp", 12, 80, at(self.db, SERVED), Some((30081, cluster))),
             service("self", "4AT6LBPKSELFAAAA", "tcp", 13, 80, at(self.web, SERVED), Some((30082, local))),
-            service("nearlocal", "LAUZTJTBNEARLOCL", "tcp", 14, 80, at(self.db, SERVED), Some((30083, local))),
+            service(
+                "nearlocal",
+                "LAUZTJTBNEARLOCL",
+                "tcp",
+                14,
+                80,
+                at(self.db, SERVED),
+                Some((30083, local)),
+            ),
             service("dns", "HVFWP5L3DNSREMOT", "udp", 10, 53, at(self.far, 5353), None),
             service("dnsnear", "GTK6MW7GDNSNEARA", "udp", 20, 53, at(self.db, 5353), None),
             service("dnsself", "SGOXE6O3DNSSELFA", "udp", 22, 53, at(self.web, 5353), None),
@@ -189,6 +205,10 @@ fn web(cluster: &Cluster) -> IpAddr {
 
 /// What pods open to services, wherever they are served.
 fn cluster_ips(cluster: &Cluster) {
+    // First: later the same port could be that of a connection to a service, by chance.
+    cluster.assert_served(&cluster.far, at(cluster.net.web, SERVED), false, "without any service");
+    cluster.assert_served(&cluster.web, at(cluster.net.db, SERVED), false, "the same, on the same node");
+    (0..3).for_each(|pod| drop(cluster.asked(pod)));
     cluster.assert_served(&cluster.web, cluster.service(11, 80), true, "served by another node's pod");
     assert_eq!(cluster.asked(2), [web(cluster)], "with the pod's own address");
     cluster.assert_served(&cluster.web, cluster.service(12, 80), true, "served by a pod of the same node");
@@ -196,12 +216,13 @@ fn cluster_ips(cluster: &Cluster) {
     cluster.assert_served(&cluster.web, cluster.service(13, 80), false, "served by itself");
     let asked = cluster.asked(0);
     assert!(asked.len() == 1 && asked[0] != web(cluster), "masqueraded: {asked:?}");
-    cluster.assert_served(&cluster.far, at(cluster.net.web, SERVED), false, "without any service");
-    cluster.assert_served(&cluster.web, at(cluster.net.db, SERVED), false, "the same, on the same node");
     for (last, what) in [(10, "by another node's pod"), (20, "by the same node's"), (22, "by itself")] {
         cluster.assert_resolved(last, what);
     }
-    assert!(is_refused(&cluster.web, cluster.service(31, 53)), "nobody listens on the same node, and nobody says so");
+    assert!(
+        is_refused(&cluster.web, cluster.service(31, 53)),
+        "nobody listens on the same node, and nobody says so"
+    );
 }
 
 /// What comes from outside, and what pods send to their node.
@@ -224,7 +245,12 @@ fn node_ports(cluster: &Cluster) {
 fn host_ports_and_egress(cluster: &Cluster) {
     cluster.assert_served(&cluster.lab.peer, cluster.node_port(HOST_PORT), false, "a host port from outside");
     cluster.assert_served(&cluster.db, cluster.node_port(HOST_PORT), false, "a host port from the same node");
-    cluster.assert_served(&cluster.web, cluster.node_port(HOST_PORT), false, "a host port from the pod itself");
+    cluster.assert_served(
+        &cluster.web,
+        cluster.node_port(HOST_PORT),
+        false,
+        "a host port from the pod itself",
+    );
     cluster.outside.askers();
     cluster.assert_served(&cluster.web, at(cluster.net.outside, OUTSIDE), false, "to outside");
     assert_eq!(cluster.outside.askers(), [ip(cluster.net.node)], "masqueraded");
@@ -269,10 +295,12 @@ fn ten_thousand_connections() {
     for last in [11, 12] {
         ask_tcp(&cluster.web, cluster.service(last, 80), 4, 1250, 64);
     }
+    let pinned = cluster.counted(|worker| worker.pinned);
+    assert!(pinned >= 10_000, "{pinned}");
     let pins = cluster.lab.ask(async |weftd| weftd.pins(None, 100_000).await).expect("the pins");
-    assert!(pins.count >= 10_000 && pins.capacity >= pins.count, "{} of {}", pins.count, pins.capacity);
-    let closed = pins.entries.iter().filter(|pin| pin.state == "closed" && pin.protocol == 6).count();
-    assert!(closed >= 9_000, "{closed} are closed by both sides");
+    assert!(pins.capacity >= pins.count && pins.memory_bytes == 48 * pins.capacity, "{} pins", pins.count);
+    // Those of the last two minutes: closed by both sides.
+    assert!(pins.entries.iter().any(|pin| pin.state == "closed" && pin.protocol == 6));
     let of_db = cluster.lab.ask(async |weftd| weftd.pins(Some(ip(V4.db)), 10).await).expect("the pins");
     assert!(of_db.entries.len() == 10 && of_db.entries.iter().all(|pin| pin.src == ip(V4.db)));
     cluster.assert_sound();

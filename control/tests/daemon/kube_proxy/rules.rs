@@ -63,7 +63,10 @@ fn restore(namespace: &Namespace, words: &[&str], rules: &str) {
     drop(stdin);
     let output = program.wait_with_output().expect("its end");
     let complaint = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{words:?} failed (iptables and nftables are needed): {complaint}\n{rules}");
+    assert!(
+        output.status.success(),
+        "{words:?} failed (iptables and nftables are needed): {complaint}\n{rules}"
+    );
 }
 
 /// Mode nftables: sets and verdict maps lead to a chain for each service and endpoint.
@@ -72,7 +75,8 @@ fn nftables(node: IpAddr, services: &[Service]) -> String {
     let (pods, all) = (pods(node.is_ipv4()), if node.is_ipv4() { "10.96.0.0/16" } else { "fd00:96::/112" });
     let table = format!("{ip} kube-proxy");
     let mut text = format!("add table {table} {{ comment \"rules for kube-proxy\" ; }}\n");
-    for (set, comment) in [("cluster-ips", "Active ClusterIPs"), ("nodeport-ips", "IPs that accept NodePort traffic")]
+    for (set, comment) in
+        [("cluster-ips", "Active ClusterIPs"), ("nodeport-ips", "IPs that accept NodePort traffic")]
     {
         let _ = writeln!(text, "add set {table} {set} {{ type {kind} ; comment \"{comment}\" ; }}");
     }
@@ -110,7 +114,9 @@ fn nftables(node: IpAddr, services: &[Service]) -> String {
         format!(
             "cluster-ips-check {ip} daddr @cluster-ips reject comment \"Reject traffic to invalid ports of ClusterIPs\""
         ),
-        format!("cluster-ips-check {ip} daddr {{ {all} }} drop comment \"Drop traffic to unallocated ClusterIPs\""),
+        format!(
+            "cluster-ips-check {ip} daddr {{ {all} }} drop comment \"Drop traffic to unallocated ClusterIPs\""
+        ),
         "filter-prerouting-pre-dnat ct state new jump firewall-check".to_owned(),
         "filter-forward ct state new jump service-endpoints-check".to_owned(),
         "filter-forward ct state new jump cluster-ips-check".to_owned(),
@@ -142,11 +148,8 @@ fn nftables(node: IpAddr, services: &[Service]) -> String {
         let hash = &hash[..8];
         let of = format!("{hash}-default/{name}/{protocol}/p{port}");
         // An address has no colons in a chain's name.
-        let endpoint = format!(
-            "endpoint-{of}__{}/{}",
-            served.ip().to_string().replace(':', "."),
-            served.port()
-        );
+        let endpoint =
+            format!("endpoint-{of}__{}/{}", served.ip().to_string().replace(':', "."), served.port());
         for chain in [format!("service-{of}"), endpoint.clone()] {
             let _ = writeln!(text, "add chain {table} {chain}");
         }
@@ -171,7 +174,8 @@ fn nftables(node: IpAddr, services: &[Service]) -> String {
             }
             Policy::Local => vec![
                 format!("{ip} saddr {pods} goto service-{of} comment \"short-circuit pod traffic\""),
-                "fib saddr type local jump mark-for-masquerade comment \"masquerade local traffic\"".to_owned(),
+                "fib saddr type local jump mark-for-masquerade comment \"masquerade local traffic\""
+                    .to_owned(),
                 format!("fib saddr type local goto service-{of} comment \"short-circuit local traffic\""),
                 format!("numgen random mod 1 vmap {{ 0 : goto {endpoint} }}"),
             ],

@@ -67,7 +67,7 @@ impl Server {
     ) -> Self {
         let (done, askers) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
         let (ends, heard) = (done.clone(), askers.clone());
-        let note = Box::new(move |from: IpAddr| {
+        let note: Box<dyn Fn(IpAddr) + Send> = Box::new(move |from| {
             let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
             if !heard.contains(&from) {
                 heard.push(from);
