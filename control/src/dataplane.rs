@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 use weft_ffi::dpdk::{
     DATA_ROOM, Eal, EalConfig, EalError, EthPort, LARGE_ROOM, MemoryKind, Mempool, PoolError, VhostPort,
 };
@@ -26,7 +26,7 @@ use weft_switch::types::{Generation, MAX_PORTS, MacAddr, PortId};
 use weft_switch::worker::{Command, Handle, Idle, Parts, Queues, make};
 use weft_sync::snapshot::{Publisher, cell};
 
-use crate::config;
+use crate::{config, conntrack};
 
 /// Mbufs that a worker keeps at hand.
 const POOL_CACHE: u32 = 256;
@@ -173,6 +173,12 @@ impl Dataplane {
             cycles_per_ms: tsc_hz() / 1000,
         };
         let pins = Pins::new(settings.pins as usize);
+        let now = Self::second();
+        match conntrack::translated(Path::new(conntrack::LIST), |pin| pins.add(pin, now)) {
+            Ok(0) => {}
+            Ok(count) => info!("{count} connections of before that the kernel translates"),
+            Err(error) => debug!("the kernel lists no connections: {error}"),
+        }
         let mut dataplane = Self {
             eal,
             pool,

@@ -66,6 +66,8 @@ pub(crate) use flow::{Flow, Sign, Subject, subject};
 
 /// How many there is room for where nobody says otherwise: as many connections as kube-proxy has the kernel's tracking keep at least.
 pub const CAPACITY: usize = 131_072;
+/// Seconds without a packet after which the pins of a pod that is gone go too.
+const GONE: u32 = 60;
 /// What each takes, in bytes, whether it is there or not.
 pub const BYTES: usize = ENTRY_BYTES;
 
@@ -256,6 +258,15 @@ impl Pins {
         change
     }
 
+    /// Adds a pin that somebody else knows of, as of second `now`.
+    pub fn add(&self, pin: &Pin, now: u32) {
+        let Pin { src, dst, protocol, ports, kind, .. } = *pin;
+        let flow = Flow::of_answers(src, dst, protocol, ports);
+        for (flow, kind) in [(flow, kind), (flow.fragments(), Kind::Fragments)] {
+            self.0.pin(&self.0.hashed(flow.key()), now, |_| Some(kind as u8));
+        }
+    }
+
     fn write(&self, key: &Hashed, sign: Sign, now: u32) -> (Change, Written) {
         let next =
             |kind: Option<u8>| Kind::after_question(kind.and_then(Kind::of), sign).map(|kind| kind as u8);
@@ -284,9 +295,10 @@ impl Pins {
         matches!(self.0.hit(key, now, next), Hit::Known | Hit::Refreshed)
     }
 
-    /// Forgets what has expired, and the pins of addresses that `is_here` does not have any more; how many that were.
+    /// Forgets what has expired, and, of addresses that `is_here` does not have any more, what was not seen for a minute (after a restart a pod
+    /// may take its time); how many that were.
     pub fn sweep(&self, now: u32, is_here: impl Fn(IpAddr) -> bool) -> usize {
-        self.0.sweep(now, |key| is_here(addresses(key).1))
+        self.0.sweep(now, |key, age| age < GONE || is_here(addresses(key).1))
     }
 
     /// The pins as of second `now`, in no order.

@@ -70,6 +70,12 @@ pub(crate) struct Flow {
 }
 
 impl Flow {
+    /// One that is known by more than a packet.
+    pub(super) fn of_answers(src: IpAddr, dst: IpAddr, protocol: u8, (from, to): (u16, u16)) -> Self {
+        let ports = u32::from(from) << 16 | u32::from(to);
+        Self { src, dst, protocol, ports, sign: Sign::Other }
+    }
+
     /// The flow of the answers to this one.
     pub(crate) fn answer(&self) -> Self {
         Self { src: self.dst, dst: self.src, ports: self.ports.rotate_left(16), ..*self }

@@ -196,9 +196,21 @@ fn what_is_cut_off_is_no_flow() {
 }
 
 #[test]
+fn what_the_kernel_knew_before_is_added() {
+    let pins = Pins::new(64);
+    let kind = Kind::Established;
+    let pin = Pin { src: R.into(), dst: P.into(), protocol: 6, ports: (80, 40_000), kind, age: 0 };
+    pins.add(&pin, 5);
+    assert!(has(&pins, &flow(&v4(R, P, 6, 0, &tcp(80, 40_000, 0x10))), 5));
+    assert_eq!(pins.iter(5).find(|there| there.kind == kind), Some(pin));
+    assert!(pins.iter(5).any(|there| there.kind == Kind::Fragments));
+}
+
+#[test]
 fn pods_that_are_gone_lose_their_pins() {
     let pins = Pins::new(64);
-    pins.pin(&flow(&v4(P, R, 17, 0, &udp(1, 2))), 1);
-    assert_eq!(pins.sweep(1, |address| address == IpAddr::from(P)), 0);
-    assert_eq!((pins.sweep(1, |_| false), pins.count()), (2, 0));
+    pins.pin(&flow(&v4(P, R, 6, 0, &tcp(1, 2, 0x10))), 1);
+    assert_eq!(pins.sweep(100, |address| address == IpAddr::from(P)), 0);
+    assert_eq!((pins.sweep(60, |_| false), pins.count()), (0, 2));
+    assert_eq!((pins.sweep(61, |_| false), pins.count()), (2, 0));
 }

@@ -295,10 +295,12 @@ impl PinTable {
         }
     }
 
-    /// Removes what has expired, and what `keep` does not want; how many entries that were.
-    pub fn sweep(&self, now: u32, keep: impl Fn(&Key) -> bool) -> usize {
-        let goes =
-            |place, word| self.is_over(word, now) || self.read(place, word).is_some_and(|key| !keep(&key));
+    /// Removes what has expired, and what `keep`, given the key and the seconds since it was seen, does not want; how many entries that
+    /// were.
+    pub fn sweep(&self, now: u32, keep: impl Fn(&Key, u32) -> bool) -> usize {
+        let goes = |place, word| {
+            self.is_over(word, now) || self.read(place, word).is_some_and(|key| !keep(&key, age(word, now)))
+        };
         self.all().filter(|(place, word)| goes(*place, *word) && self.remove(*place, *word)).count()
     }
 
@@ -479,7 +481,7 @@ mod tests {
         assert!(table.has(&table.hashed(key(1)), 27) && !table.has(&table.hashed(key(1)), 28));
         assert_eq!(hit(&table, 1, 28), Hit::Miss, "its ten seconds are over");
         assert_eq!(table.len(), 1, "but it is still there");
-        assert_eq!((table.sweep(28, |_| true), table.len()), (1, 0));
+        assert_eq!((table.sweep(28, |_, _| true), table.len()), (1, 0));
     }
 
     #[test]
@@ -514,7 +516,7 @@ mod tests {
     fn a_clock_that_is_behind_makes_nothing_old_and_the_word_may_wrap() {
         let table = table(64);
         pin(&table, 1, 0, 100);
-        assert_eq!((hit(&table, 1, 99), table.sweep(1, |_| true)), (Hit::Known, 0));
+        assert_eq!((hit(&table, 1, 99), table.sweep(1, |_, _| true)), (Hit::Known, 0));
         assert_eq!(table.iter(101).next().map(|entry| entry.age), Some(1), "it was seen in second 100");
         let wraps = SECONDS - 2;
         assert_eq!(pin(&table, 2, 0, wraps), Pin::Pinned);
@@ -546,7 +548,7 @@ mod tests {
             pin(&table, number, 2, 5);
         }
         let full = table.len();
-        assert_eq!((full, table.sweep(5, |key| key[0] % 2 == 0)), (20, 10));
+        assert_eq!((full, table.sweep(5, |key, _| key[0] % 2 == 0)), (20, 10));
         assert_eq!((table.len(), table.iter(5).filter(|entry| entry.key[0] % 2 == 0).count()), (10, 10));
     }
 
@@ -565,7 +567,7 @@ mod tests {
                     model.insert(number, (kind, now));
                 }
                 1 => {
-                    table.sweep(now, |key| key[0] % 50 != u64::from(step) % 50);
+                    table.sweep(now, |key, _| key[0] % 50 != u64::from(step) % 50);
                 }
                 _ => {
                     let expected =

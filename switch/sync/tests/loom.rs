@@ -453,7 +453,7 @@ fn pins_of_the_same_flow_at_once() {
             })
             .into();
         // A place before theirs may become free meanwhile.
-        table.sweep(1, |key| key[0] != 7);
+        table.sweep(1, |key, _| key[0] != 7);
         for worker in workers {
             worker.join().unwrap();
         }
@@ -503,7 +503,7 @@ fn pins_a_refresh_against_a_sweep_and_a_displacement() {
             let pinned = pin(&writer, 9, 1, 10);
             assert!(matches!(pinned, Pin::Pinned | Pin::Displaced), "{pinned:?}");
         });
-        table.sweep(11, |_| true);
+        table.sweep(11, |_, _| true);
         reader.join().unwrap();
         writer.join().unwrap();
         assert!(check_pins(&table, 10).contains(&9));

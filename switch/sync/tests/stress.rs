@@ -263,7 +263,7 @@ fn pins_are_whole_there_once_and_counted() {
         let control = scope.spawn(|| {
             let mut round = 0;
             while !done.load(Relaxed) {
-                table.sweep(round, |flow| flow[1] % 7 != u64::from(round) % 7);
+                table.sweep(round, |flow, _| flow[1] % 7 != u64::from(round) % 7);
                 assert!(table.iter(round).all(|entry| (0..FLOWS).any(|number| key(number) == entry.key)));
                 round = (round + 1) % 400;
                 thread::yield_now();
