@@ -15,7 +15,7 @@ use std::net::{IpAddr, SocketAddr};
 use crate::lab::{Lab, Namespace, Weftd, tap_pod};
 use crate::tunnel::kernel_node;
 use rules::{Mode, Policy, Service, host_port, masquerade};
-use talk::{Server, ask_tcp, ask_udp, is_refused};
+use talk::{Server, ask_tcp, ask_udp, is_refused, speak_late};
 
 /// The addresses of one family.
 #[derive(Clone, Copy)]
@@ -47,6 +47,8 @@ const V6: Net = Net {
 };
 
 const SERVED: u16 = 8080;
+/// Where who speaks late listens.
+const LATE: u16 = 8081;
 const HOST_PORT: u16 = 18080;
 const OUTSIDE: u16 = 9000;
 
@@ -64,7 +66,7 @@ impl Net {
         ip(&format!("{}{last}", self.services))
     }
 
-    fn services(self) -> [Service; 9] {
+    fn services(self) -> [Service; 11] {
         let service = |name, hash, protocol, last, port, served, node_port| Service {
             name,
             hash,
@@ -100,6 +102,8 @@ impl Net {
             service("dnsself", "SGOXE6O3DNSSELFA", "udp", 22, 53, at(self.web, 5353), None),
             service("closed", "UEIP74TECLOSEDAA", "udp", 30, 53, at(self.far, 9), None),
             service("closednear", "UNZV3OECCLOSEDNE", "udp", 31, 53, at(self.db, 9), None),
+            service("late", "SLOWREMOTEAAAAAA", "tcp", 15, 80, at(self.far, LATE), None),
+            service("latenear", "SLOWNEARAAAAAAAA", "tcp", 16, 80, at(self.db, LATE), None),
         ]
     }
 }
@@ -304,4 +308,25 @@ fn ten_thousand_connections() {
     let of_db = cluster.lab.ask(async |weftd| weftd.pins(Some(ip(V4.db)), 10).await).expect("the pins");
     assert!(of_db.entries.len() == 10 && of_db.entries.iter().all(|pin| pin.src == ip(V4.db)));
     cluster.assert_sound();
+}
+
+/// The first that is sent after a restart is an answer: who has asked has nothing more to say.
+#[test]
+fn an_answer_finds_the_kernel_after_a_restart_too() {
+    let Cluster { servers, outside, web, db, far, mut weftd, lab, net } =
+        Cluster::new(Mode::Nftables, "socket", "", V4);
+    for (server, served, last) in [(&far, net.far, 15), (&db, net.db, 16)] {
+        let to = SocketAddr::new(net.service(last), 80);
+        weftd = speak_late(&web, to, server, at(served, LATE), || {
+            weftd.stop();
+            let again = lab.start();
+            lab.peer_resolved();
+            again
+        });
+        let pins = lab.ask(async |weftd| weftd.pins(Some(ip(served)), 10).await).expect("the pins");
+        assert!(pins.count > 0);
+    }
+    lab.counters_balance();
+    drop((servers, outside));
+    drop(weftd);
 }

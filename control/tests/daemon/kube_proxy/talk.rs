@@ -5,6 +5,7 @@ use std::hash::{DefaultHasher, Hasher};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -173,6 +174,47 @@ pub(super) fn ask_udp(from: &Namespace, to: SocketAddr, count: u64, len: usize) 
         std::io::Result::Ok(())
     });
     asking.join().expect("a client").unwrap_or_else(|error| panic!("{} to {to}: {error}", from.name()));
+}
+
+/// A connection whose second half is said by the server alone, after what happens `meanwhile`. All of it must arrive.
+pub(super) fn speak_late<T>(
+    from: &Namespace,
+    to: SocketAddr,
+    server: &Namespace,
+    served: SocketAddr,
+    meanwhile: impl FnOnce() -> T,
+) -> T {
+    const HALF: usize = 100_000;
+    let bind = move || TcpListener::bind(served).expect("a free port");
+    let listener = server.enter(bind).join().expect("a server");
+    let (go, may_go) = channel();
+    let speaking = std::thread::spawn(move || {
+        let (mut connection, _) = listener.accept()?;
+        connection.read_exact(&mut [0])?;
+        connection.write_all(&bytes(1, HALF))?;
+        // Also where the test has failed meanwhile.
+        let _ = may_go.recv();
+        connection.write_all(&bytes(2, HALF))
+    });
+    let (tell, half) = channel();
+    let asking = from.enter(move || {
+        let mut connection = TcpStream::connect_timeout(&to, PATIENCE)?;
+        connection.set_read_timeout(Some(PATIENCE))?;
+        connection.write_all(b"?")?;
+        let mut said = vec![0; HALF];
+        connection.read_exact(&mut said)?;
+        // Nobody waits for it only where the test has failed.
+        let _ = tell.send(());
+        connection.read_to_end(&mut said)?;
+        std::io::Result::Ok(said)
+    });
+    half.recv_timeout(PATIENCE).expect("the first half");
+    let result = meanwhile();
+    go.send(()).expect("the server is there");
+    let said = asking.join().expect("a client").expect("the connection holds");
+    assert!(said == [bytes(1, HALF), bytes(2, HALF)].concat(), "{} bytes", said.len());
+    speaking.join().expect("a server").expect("the connection holds");
+    result
 }
 
 /// True if a datagram is answered with the word that nobody listens.
