@@ -47,7 +47,7 @@ pub(super) enum NoSubnets {
     NoNode,
     /// The controller assigns them.
     #[error(
-        "it has no podCIDR yet: kube-controller-manager assigns it, if it runs with --allocate-node-cidrs and          --cluster-cidr"
+        "it has no podCIDR yet: kube-controller-manager assigns it, if it runs with --allocate-node-cidrs and --cluster-cidr"
     )]
     NotYet,
     /// It has some that do not do.
