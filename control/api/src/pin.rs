@@ -30,8 +30,10 @@ pub struct Pins {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Pin {
     /// Where the answers come from.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub src: IpAddr,
     /// The pod of this node that they are for.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub dst: IpAddr,
     /// The IP protocol's number.
     pub protocol: u8,
