@@ -12,10 +12,12 @@ mod talk;
 
 use std::net::{IpAddr, SocketAddr};
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
 use crate::lab::{Lab, Namespace, Weftd, tap_pod};
 use crate::tunnel::kernel_node;
 use rules::{Mode, Policy, Service, host_port, masquerade};
-use talk::{Server, ask_tcp, ask_udp, is_refused, speak_late};
+use talk::{Server, ask_at_once, ask_tcp, ask_udp, is_refused, speak_late};
 
 /// The addresses of one family.
 #[derive(Clone, Copy)]
@@ -292,12 +294,15 @@ fn in_mode_iptables_over_ipv6() {
     cluster.assert_sound();
 }
 
-/// Each from a port of its own, half of them to a pod of the same node.
+/// Half of them to a pod of the same node. Each half is open at once, so each connection has a port of its own.
 #[test]
 fn ten_thousand_connections() {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).expect("how many files may be open");
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).expect("so many may be open");
     let cluster = Cluster::new(Mode::Nftables, "socket", "workers = 2", V4);
-    for last in [11, 12] {
-        ask_tcp(&cluster.web, cluster.service(last, 80), 4, 1250, 64);
+    for (server, served, last) in [(&cluster.far, V4.far, 15), (&cluster.db, V4.db, 16)] {
+        let (service, served) = (cluster.service(last, 80), at(served, LATE));
+        ask_at_once(&cluster.web, service, server, served, (5000, 64));
     }
     let pinned = cluster.counted(|worker| worker.pinned);
     assert!(pinned >= 10_000, "{pinned}");

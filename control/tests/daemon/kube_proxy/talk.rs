@@ -151,6 +151,45 @@ fn ask_once(to: SocketAddr, seed: u64, len: usize) -> std::io::Result<()> {
     Ok(())
 }
 
+/// Makes so many connections that are all open at once, with so many bytes each way when the last one is there. Every answer must be right.
+pub(super) fn ask_at_once(
+    from: &Namespace,
+    to: SocketAddr,
+    server: &Namespace,
+    served: SocketAddr,
+    (count, len): (u64, usize),
+) {
+    let bind = move || TcpListener::bind(served).expect("a free port");
+    let listener = server.enter(bind).join().expect("a server");
+    let serving = std::thread::spawn(move || {
+        let open: std::io::Result<Vec<_>> = (0..count).map(|_| listener.accept()).collect();
+        open?.into_iter().try_for_each(|(mut connection, _)| {
+            connection.set_read_timeout(Some(PATIENCE))?;
+            let mut question = Vec::new();
+            connection.read_to_end(&mut question)?;
+            connection.write_all(&answer(&question))
+        })
+    });
+    let asking = from.enter(move || {
+        let open: std::io::Result<Vec<_>> =
+            (0..count).map(|_| TcpStream::connect_timeout(&to, PATIENCE)).collect();
+        let mut open = open?;
+        for (connection, turn) in open.iter_mut().zip(0..) {
+            connection.set_read_timeout(Some(PATIENCE))?;
+            connection.write_all(&bytes(turn << 1, len))?;
+            connection.shutdown(Shutdown::Write)?;
+        }
+        for (connection, turn) in open.iter_mut().zip(0..) {
+            let mut said = Vec::new();
+            connection.read_to_end(&mut said)?;
+            assert!(said == answer(&bytes(turn << 1, len)), "answer {turn}, {} bytes, is wrong", said.len());
+        }
+        std::io::Result::Ok(())
+    });
+    asking.join().expect("a client").unwrap_or_else(|error| panic!("{} to {to}: {error}", from.name()));
+    serving.join().expect("a server").expect("the connections hold");
+}
+
 /// Asks from so many ports in turn, each once, and again where nothing comes: UDP may lose what it likes. The socket takes answers from whom it
 /// has asked only.
 pub(super) fn ask_udp(from: &Namespace, to: SocketAddr, count: u64, len: usize) {
