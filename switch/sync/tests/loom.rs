@@ -471,7 +471,7 @@ fn pins_a_look_up_against_a_displacement() {
         }
         let writer = table.clone();
         let writer = thread::spawn(move || assert_eq!(pin(&writer, 9, 1, 2), Pin::Displaced));
-        // The parts of the old key and of the new one.
+        // The parts of the old key and of the new one; the first has the check of the old one.
         for mixed in [[0, !9], [9, !0]] {
             assert_eq!(table.hit(&table.hashed(mixed), 2, Some), Hit::Miss);
         }
