@@ -276,9 +276,9 @@ MAC                PORT  KIND        AGE
         (
             &["pins"],
             "\
-PROTOCOL  FROM         PORT  TO           PORT  STATE      AGE
-udp       10.244.2.7     53  10.244.1.5  40000  answered    5s
-udp       10.244.2.7      -  10.244.1.5      -  fragments   5s
+PROTOCOL  FROM        PORT  TO           PORT  STATE      AGE
+udp       10.244.2.7    53  10.244.1.5  40000  answered    5s
+udp       10.244.2.7     -  10.244.1.5      -  fragments   5s
 
 3 of 131072 pins (6.0 MiB), 7 went before their time
 ",
