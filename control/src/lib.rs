@@ -4,6 +4,7 @@
 
 pub mod api;
 pub mod compile;
+mod conntrack;
 pub mod daemon;
 pub mod dataplane;
 pub mod metrics;

@@ -57,6 +57,7 @@ fn in_range(config: &Config) {
     assert!(dataplane.cores.is_empty() || dataplane.cores.len() == dataplane.workers);
     assert!((16 << 20..=64 << 30).contains(&dataplane.memory));
     assert!(dataplane.spin_us <= 10_000 && (10..=100_000).contains(&dataplane.poll_beat_us));
+    assert!((1024..=4_194_304).contains(&dataplane.pins));
     assert!(config.control.socket.is_absolute() && config.control.socket.as_os_str().len() <= 107);
     assert!(config.state.dir.is_absolute() && config.host_port.name.len() <= 15);
 }

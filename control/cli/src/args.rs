@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
-use weft_api::{DEFAULT_SOCKET, FLOW_LIMIT, FLOW_LIMIT_MAX, FLOW_SECONDS, FLOW_SECONDS_MAX, Mac};
+use weft_api::{
+    DEFAULT_SOCKET, FLOW_LIMIT, FLOW_LIMIT_MAX, FLOW_SECONDS, FLOW_SECONDS_MAX, Mac, PIN_LIMIT, PIN_LIMIT_MAX,
+};
 
 pub(crate) use crate::cni::CniCommand;
 pub(crate) use crate::config::ConfigCommand;
@@ -109,6 +111,15 @@ pub(crate) enum Command {
     Route {
         #[command(subcommand)]
         command: Option<RouteCommand>,
+    },
+    /// Connections whose answers go to the node's kernel, which translates them: pods' to ClusterIPs
+    #[command(args_conflicts_with_subcommands = true)]
+    #[command(after_help = "Examples:\n  weft pins\n  weft pins list --address 10.244.1.5 -o json")]
+    Pins {
+        #[command(subcommand)]
+        command: Option<PinsCommand>,
+        #[command(flatten)]
+        filter: PinFilter,
     },
     /// The flows of the next seconds, estimated from sampled packets: those with the most bytes first
     #[command(after_help = "Examples:\n  weft flow\n  weft flow --seconds 5 --limit 10\n  weft flow --watch")]
@@ -215,6 +226,21 @@ pub(crate) struct NeighFilter {
     /// Only this address
     #[arg(long, value_name = "IP")]
     pub(crate) address: Option<IpAddr>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PinsCommand {
+    /// List the connections; without any command too
+    List(PinFilter),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PinFilter {
+    /// Only those from or to this address
+    #[arg(long, value_name = "IP")]
+    pub(crate) address: Option<IpAddr>,
+    #[arg(long, help = format!("How many to list at most, the youngest, 1 to {PIN_LIMIT_MAX}"), value_name = "COUNT", default_value_t = PIN_LIMIT as u32, value_parser = clap::value_parser!(u32).range(1..=PIN_LIMIT_MAX as i64))]
+    pub(crate) limit: u32,
 }
 
 #[derive(Debug, Subcommand)]

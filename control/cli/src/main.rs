@@ -20,8 +20,8 @@ use serde::Serialize;
 use weft_api::{Client, ClientError};
 
 use args::{
-    Cli, Command, FdbCommand, NeighCommand, NodeCommand, Output, PodCommand, PortCommand, RouteCommand,
-    VtepCommand,
+    Cli, Command, FdbCommand, NeighCommand, NodeCommand, Output, PinsCommand, PodCommand, PortCommand,
+    RouteCommand, VtepCommand,
 };
 use table::printable;
 use view::{Form, Show, View};
@@ -216,6 +216,16 @@ async fn carry_out(client: Client, view: &View, command: Command) -> Result<(), 
                 let found = c.neighbours(filter.address).await?;
                 let none = found.entries.is_empty() && found.conflicts.is_empty();
                 matched(view, none, [("address", filter.address.map(|address| address.to_string()))])?;
+                Ok(found)
+            };
+            view.read(&client, ask).await
+        }
+        Command::Pins { command, filter } => {
+            let filter = command.map_or(filter, |PinsCommand::List(filter)| filter);
+            let ask = async |c: &Client| {
+                let found = c.pins(filter.address, filter.limit as usize).await?;
+                let address = filter.address.map(|address| address.to_string());
+                matched(view, found.entries.is_empty(), [("address", address)])?;
                 Ok(found)
             };
             view.read(&client, ask).await

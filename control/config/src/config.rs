@@ -79,6 +79,8 @@ pub struct Dataplane {
     pub spin_us: u32,
     /// How often ports without a file descriptor are polled while the worker sleeps, in microseconds.
     pub poll_beat_us: u32,
+    /// How many connections there is room for whose answers go to the host port.
+    pub pins: u32,
 }
 
 /// Whether packet buffers live in huge pages.
@@ -320,6 +322,7 @@ impl Default for Dataplane {
             idle: Idle::default(),
             spin_us: 100,
             poll_beat_us: 500,
+            pins: 131_072,
         }
     }
 }

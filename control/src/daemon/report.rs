@@ -292,6 +292,7 @@ impl Daemon {
             peers_resolved: peers.filter(|node| self.is_resolved(node, &networks)).count() as u64,
             learned: self.stations().len() as u64,
             conflicts: self.claims().len() as u64,
+            pins: self.dataplane.pin_counts(),
             stats: self.stats(),
             drops: self.drops(true),
         }
@@ -351,6 +352,9 @@ fn worker_stats(id: usize, side: &WorkerSide) -> WorkerStats {
         moved: counters.moved.get(),
         moves_limited: counters.moves_limited.get(),
         learn_limited: counters.learn_limited.get(),
+        pinned: counters.pinned.get(),
+        pins_evicted: counters.pins_evicted.get(),
+        to_host_pinned: counters.to_host_pinned.get(),
         events_lost: counters.events_lost.get(),
     }
 }

@@ -9,6 +9,7 @@ mod etcd;
 mod faults;
 mod guests;
 mod ip_tunnel;
+mod kube_proxy;
 mod lab;
 mod lifecycle;
 mod metrics;

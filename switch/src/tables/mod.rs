@@ -20,6 +20,7 @@ pub(crate) use vteps::BLOCK_V4;
 pub(crate) use vteps::Plain;
 pub use vteps::{Encap, LocalVtep, Outer, Peers, SourcePorts, Vtep, Vteps, v4_key};
 
+use crate::classify::pinned::is_here;
 use crate::limits::Limits;
 use crate::types::{Generation, MacAddr, PortId};
 
@@ -155,6 +156,11 @@ impl Snapshot {
                 IpAddr::V4(v4) => self.gateway.for_v4(v4).is_some(),
                 IpAddr::V6(v6) => self.gateway.for_v6(v6).is_some(),
             }
+    }
+
+    /// Whether what is sent to `address` goes to a pod of this node, which has it or routes on.
+    pub fn leads_to_a_pod(&self, address: IpAddr) -> bool {
+        is_here(self, address)
     }
 
     /// The pod of this node that has `address`.

@@ -5,6 +5,7 @@ use arrayvec::ArrayVec;
 use super::learn::learn;
 use super::merge::merge;
 use super::outbox::Outbox;
+use super::pin::heed_pins;
 use super::read::{Read, read_burst};
 use super::sample::sample;
 use super::{Buf, HANDOVER, Platform, Worker};
@@ -33,6 +34,7 @@ impl<P: Platform> Worker<P> {
             sampling,
             until_sample,
             stations,
+            pins,
             questions,
             ..
         } = self;
@@ -57,6 +59,7 @@ impl<P: Platform> Worker<P> {
         let second = seconds(*now);
         let (reads, bytes) = read_burst(tables, stations, second, from, frames, notes);
         port_counters.rx_bytes.add(bytes);
+        heed_pins(tables, pins, second, from, (frames, &mut *reads), counters);
         if tables.ports.get(from).is_some_and(|port| matches!(port.role, Role::Trusted)) {
             learn(
                 tables,

@@ -7,6 +7,7 @@ mod burst;
 mod learn;
 mod merge;
 mod outbox;
+mod pin;
 mod read;
 mod receivers;
 mod run;
@@ -25,6 +26,7 @@ use weft_sync::snapshot::Reader;
 use crate::counters::WorkerCounters;
 use crate::event::Events;
 use crate::packet::BufPool;
+use crate::pins::Pins;
 use crate::port::{BURST, Burst, RxQueue, TxQueue};
 use crate::questions::Questions;
 use crate::stations::Stations;
@@ -95,9 +97,15 @@ pub struct Handle<P: Platform> {
     events: Events,
     sampling: Arc<Sampling>,
     stations: Stations,
+    pins: Pins,
 }
 
 impl<P: Platform> Handle<P> {
+    /// The connections whose answers go to the host: one table for all workers.
+    pub fn pins(&self) -> &Pins {
+        &self.pins
+    }
+
     /// What the workers have learned: one table for all of them.
     pub fn learned(&self) -> &Stations {
         &self.stations
@@ -151,6 +159,7 @@ pub struct Worker<P: Platform> {
     now: u64,
     events: Events,
     stations: Stations,
+    pins: Pins,
     questions: Questions,
     sampling: Arc<Sampling>,
     /// Packets until the next sample.
@@ -167,8 +176,8 @@ pub struct Parts<P: Platform> {
     pub waker: P::Waker,
 }
 
-/// Makes the workers of a switch, with a ring from each to each other.
-pub fn make<P: Platform>(parts: Vec<Parts<P>>) -> Vec<(Worker<P>, Handle<P>)> {
+/// Makes the workers of a switch, with a ring from each to each other. All have the same `pins`.
+pub fn make<P: Platform>(parts: Vec<Parts<P>>, pins: &Pins) -> Vec<(Worker<P>, Handle<P>)> {
     let count = parts.len();
     let (stations, takes) = (Stations::default(), Takes::default());
     let flags: Vec<_> = (0..count).map(|_| Arc::new(SleepFlag::new())).collect();
@@ -210,6 +219,7 @@ pub fn make<P: Platform>(parts: Vec<Parts<P>>) -> Vec<(Worker<P>, Handle<P>)> {
             events: events.clone(),
             sampling: sampling.clone(),
             stations: stations.clone(),
+            pins: pins.clone(),
         };
         let worker = Worker {
             snapshot: part.snapshot,
@@ -228,6 +238,7 @@ pub fn make<P: Platform>(parts: Vec<Parts<P>>) -> Vec<(Worker<P>, Handle<P>)> {
             now: 0,
             events,
             stations: stations.clone(),
+            pins: pins.clone(),
             questions: Questions::default(),
             sampling,
             until_sample: 0,

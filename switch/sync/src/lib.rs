@@ -7,6 +7,7 @@
 //! | [`ring`] | one worker pushes | one worker pops | one line from the other core per batch |
 //! | [`counter`] | the worker that owns it | anyone | a load |
 //! | [`learned`] | every worker; control deletes | every worker | two lines that are rarely written |
+//! | [`pins`] | every worker; control deletes | every worker | one line while it is empty; else two to four that are rarely written |
 //! | [`sleep`] | the worker that goes to sleep; whoever wakes it | whoever hands it something | a fence per batch |
 //! | [`prefetch`] | – | – | a hint to the processor, no state |
 //! | [`sum`] | – | – | wide registers, no state |
@@ -25,6 +26,7 @@
 mod atomics;
 pub mod counter;
 pub mod learned;
+pub mod pins;
 pub mod prefetch;
 pub mod ring;
 pub mod sleep;
