@@ -78,6 +78,12 @@ impl RxQueue<NativePool> for Rx {
             Self::Xdp(queue) => queue.rx(pool, burst),
         }
     }
+    fn rx_few(&mut self, pool: &mut NativePool, burst: &mut Burst<Mbuf>, few: usize) -> RxLoss {
+        match self {
+            Self::Tap(queue) => queue.rx_few(pool, burst, few),
+            _ => self.rx(pool, burst),
+        }
+    }
     #[inline]
     fn expect(&self) {
         if let Self::Vhost(queue) = self {

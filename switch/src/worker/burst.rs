@@ -34,10 +34,28 @@ impl<P: Platform> Worker<P> {
             until_sample,
             stations,
             questions,
+            accounts,
+            ticks,
             ..
         } = self;
         let Some(slot) = rx.get_mut(from) else { return 0 };
-        let loss = slot.queue.rx(pool, frames);
+        let mut is_shut = false;
+        let loss = match &mut slot.gate {
+            None => slot.queue.rx(pool, frames),
+            Some(gate) => {
+                let loss = gate.rx(&mut slot.queue, pool, frames, &accounts.of(from).from, *ticks);
+                is_shut = gate.is_shut();
+                if gate.is_over() {
+                    slot.gate = None;
+                }
+                loss
+            }
+        };
+        if is_shut {
+            counters.port(from).paused.add(1);
+            rx.note_shut(from);
+        }
+        let Some(slot) = rx.get_mut(from) else { return 0 };
         let lost = count_loss(loss, outbox);
         let received = frames.len() + lost;
         if received == 0 {
