@@ -1,6 +1,6 @@
 //! Starting: everything that can be wrong is found before anything is made. The order is that of what is cheapest to check.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,6 +18,7 @@ use weft_flannel::store::{Own as FlannelOwn, Store, StoreError};
 use weft_flannel::subnet_env::SubnetEnv;
 use weft_node::{Choice, Deleted, Lock, Mirror, Neighbours, State, choose_uplink};
 
+use super::bandwidth::no_pods;
 use super::direct::Direct;
 use super::flows::Watches;
 use super::learned::Learned;
@@ -137,6 +138,7 @@ pub async fn start(setup: Setup) -> Result<Started, StartError> {
         SourceKind::File => Some(load(config.source.path.clone(), node.clone()).await?),
         SourceKind::Etcd | SourceKind::Kubernetes => None,
     };
+    let kube_pods = kube.as_ref().map_or_else(no_pods, Kube::pods);
     for line in file.flags.without_effect() {
         warn!("--{line}");
     }
@@ -207,6 +209,8 @@ pub async fn start(setup: Setup) -> Result<Started, StartError> {
     let mut daemon = Daemon {
         added: BTreeMap::new(),
         cni: BTreeMap::new(),
+        kube_pods: kube_pods.clone(),
+        limited_by_kube: HashMap::new(),
         config,
         node,
         started,
@@ -260,7 +264,7 @@ pub async fn start(setup: Setup) -> Result<Started, StartError> {
     }
     Ok(Started {
         daemon,
-        inputs: Inputs { updates: incoming, settings, underlay, requests },
+        inputs: Inputs { updates: incoming, settings, underlay, requests, kube_pods },
         client,
         listener,
         socket,

@@ -135,7 +135,7 @@ impl Node<'_> {
         let address = IpAddr::V4((subnet.network().to_bits() + 5).into());
         let port = PodPort::Tap { netns: netns.path(), ifname: "eth0".to_owned() };
         let spec =
-            PodSpec { name: name.to_owned(), port, addresses: vec![address], mac: None, trusted: false };
+            PodSpec { name: name.to_owned(), port, addresses: vec![address], mac: None, trusted: false, mtu: None, routes: None, cni: None, bandwidth: Default::default() };
         self.lab.wait_on(self.client().add_pod(&spec)).expect("it is added");
         address
     }

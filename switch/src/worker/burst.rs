@@ -45,21 +45,20 @@ impl<P: Platform> Worker<P> {
             Some(gate) => {
                 let loss = gate.rx(&mut slot.queue, pool, frames, &accounts.of(from).from, *ticks);
                 is_shut = gate.is_shut();
+                counters.port(from).paused.add(is_shut.into());
                 if gate.is_over() {
                     slot.gate = None;
                 }
                 loss
             }
         };
-        if is_shut {
-            counters.port(from).paused.add(1);
-            rx.note_shut(from);
-        }
-        let Some(slot) = rx.get_mut(from) else { return 0 };
         let lost = count_loss(loss, outbox);
         let received = frames.len() + lost;
         if received == 0 {
             slot.empty = slot.empty.saturating_add(1);
+            if is_shut {
+                rx.note_shut(from);
+            }
             return 0;
         }
         slot.empty = 0;
@@ -118,6 +117,9 @@ impl<P: Platform> Worker<P> {
         };
         apply_burst(&mut applier, frames, reads, together, &mut ends);
         slot.together = together;
+        if is_shut {
+            rx.note_shut(from);
+        }
         port_counters.rx_drops.add(ends.dropped);
         counters.consumed.add(ends.consumed);
         counters.originated.add(ends.originated);
