@@ -18,7 +18,7 @@
 //!
 //! A port without a limit: whether there is one, once a burst. One with a limit: the length on the wire and a compare and swap for each
 //! frame. A worker that waits for nothing else sleeps until the first bucket is out of debt, and [`BATCH`] longer, so that it is
-//! not woken for each frame; what the rate brings meanwhile is in the bucket.
+//! not woken for each frame, nor asks a pod for each; what the rate brings meanwhile is in the bucket.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -169,7 +169,7 @@ impl<B: PacketBuf> Shaper<B> {
         match pace.take(account, frame, now) {
             Ok(()) => true,
             Err(debt) => {
-                self.due = now.wrapping_add(debt).wrapping_add(BATCH);
+                self.due = now.wrapping_add(debt);
                 false
             }
         }
@@ -196,7 +196,7 @@ impl<B: PacketBuf> Shaper<B> {
         }
         while let Some(frame) = self.waiting.front().filter(|_| !ready.is_full()) {
             if let Some(Err(debt)) = self.pace.map(|pace| pace.take(account, frame, now)) {
-                self.due = now.wrapping_add(debt).wrapping_add(BATCH);
+                self.due = now.wrapping_add(debt);
                 return;
             }
             self.bytes = self.bytes.saturating_sub(frame.len() as u64);
@@ -204,9 +204,9 @@ impl<B: PacketBuf> Shaper<B> {
         }
     }
 
-    /// How long until something may go.
+    /// For how long the worker may sleep.
     pub(super) fn wait(&self, now: u64) -> u64 {
-        until(self.due, now)
+        until(self.due, now).saturating_add(BATCH)
     }
 }
 

@@ -1,0 +1,288 @@
+//! Limits of rates, by a clock that the test moves: what passes is as much as the rate allows, whatever the size of the frames, the
+//! direction and the number of workers; nothing changes its place; and a limit may change or go while frames wait.
+
+mod packets;
+mod world;
+
+use packets::{Packet, TCP, UDP};
+use weft_switch::drop_reason::DropReason;
+use weft_switch::packet::{HeapBuf, PacketBuf};
+use weft_switch::port::{MemPort, TxCaps};
+use weft_switch::tables::{Place, PortRates, Rate};
+use weft_switch::types::{BitRate, PortId};
+
+use world::{FIRST_POD, Node, POD_MAC, Underlay};
+
+const OTHER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
+/// In nanoseconds.
+const MS: u64 = 1_000_000;
+const SECOND: u64 = 1000 * MS;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Frame {
+    Short,
+    Mtu,
+    Large,
+}
+
+impl Frame {
+    const ALL: [Self; 3] = [Self::Short, Self::Mtu, Self::Large];
+
+    /// Bytes of the payload, and of one packet's headers and payload.
+    fn sizes(self) -> (usize, usize, usize) {
+        match self {
+            Self::Short => (22, 42, 22),
+            Self::Mtu => (1398, 66, 1398),
+            Self::Large => (64_000, 66, 1398),
+        }
+    }
+
+    /// Bytes on the wire: each packet has headers.
+    fn wire(self) -> u64 {
+        let (payload, headers, size) = self.sizes();
+        (payload + payload.div_ceil(size) * headers) as u64
+    }
+
+    /// One that says which it is.
+    fn make(self, number: u32) -> HeapBuf {
+        let (payload, _, size) = self.sizes();
+        let protocol = if self == Self::Short { UDP } else { TCP };
+        let mut packet = Packet::new(protocol, "10.244.0.5", "10.244.0.9", payload);
+        (packet.src_mac, packet.dst_mac) = (POD_MAC[0], OTHER_MAC);
+        packet.payload[..4].copy_from_slice(&number.to_be_bytes());
+        match self {
+            Self::Large => packet.gso(size as u16),
+            Self::Short | Self::Mtu => packet.complete(),
+        }
+    }
+
+    fn number(self, frame: &HeapBuf) -> u32 {
+        let mut number = [0; 4];
+        frame.read_at(self.sizes().1, &mut number);
+        u32::from_be_bytes(number)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Limited {
+    Sender,
+    Receiver,
+}
+
+/// A pod that sends as fast as it can to another one.
+struct Lab {
+    node: Node,
+    receiver: MemPort,
+    frame: Frame,
+    next: u32,
+    now: u64,
+}
+
+fn id(pod: usize) -> PortId {
+    PortId::new(FIRST_POD + pod).unwrap()
+}
+
+fn rate(bits: u64) -> Rate {
+    Rate { per_second: BitRate::new(bits).unwrap(), burst: None }
+}
+
+impl Lab {
+    /// With several workers the receiver's is another than the sender's.
+    fn new(frame: Frame, workers: usize) -> Self {
+        let caps = if frame == Frame::Large { TxCaps::ALL } else { TxCaps::NONE };
+        let mut node = Node::new(0, Underlay::V4, workers, caps);
+        let receiver = MemPort::with_caps(caps);
+        node.add_pod(workers - 1, [10, 244, 0, 9], OTHER_MAC, &receiver);
+        Self { node, receiver, frame, next: 0, now: SECOND }
+    }
+
+    fn limit(&mut self, limited: Limited, rate: Option<Rate>, place: Option<Place>) {
+        let mut tables = self.node.tables();
+        if rate.is_some() {
+            let (port, rates) = match limited {
+                Limited::Sender => (id(0), PortRates { from: rate, to: None }),
+                Limited::Receiver => (id(1), PortRates { from: None, to: rate }),
+            };
+            tables.rates.insert(port, rates);
+        }
+        for port in [id(0), id(1)] {
+            let mut there = tables.ports.get(port).unwrap().clone();
+            there.place = place.unwrap_or(there.place);
+            tables.ports.insert(port, there);
+        }
+        self.node.switch.publish(tables);
+    }
+
+    /// Goes on for `step`, with so many frames offered; the numbers of those that arrived.
+    fn step(&mut self, step: u64, offered: usize) -> Vec<u32> {
+        self.now += step;
+        self.node.switch.set_nanos(self.now);
+        for _ in self.node.pod.waiting()..offered {
+            self.node.pod.inject(self.frame.make(self.next));
+            self.next += 1;
+        }
+        // What is offered to a queue that is full is dropped, so this ends.
+        while self.node.switch.step() > 0 {}
+        self.receiver.take().iter().map(|frame| self.frame.number(frame)).collect()
+    }
+
+    /// What passed of what the rate allows, while frames always wait.
+    fn share(&mut self, bits: u64) -> f64 {
+        let each = self.frame.wire() * 8 * SECOND / bits;
+        // Enough frames to tell 1 %, and in steps of which each lets some through.
+        let step = (4 * each).clamp(50_000, 200 * MS);
+        let offered = usize::try_from(2 * step / each.max(1)).unwrap().clamp(4, 4096);
+        for _ in 0..20 {
+            self.step(step, offered);
+        }
+        let (began, mut arrived) = (self.now, Vec::new());
+        for _ in 0..100 {
+            arrived.extend(self.step(step, offered));
+        }
+        assert!(arrived.is_sorted_by(|a, b| a < b), "out of order");
+        arrived.len() as f64 * each as f64 / (self.now - began) as f64
+    }
+
+    fn assert_share(&mut self, bits: u64, what: &str) {
+        let share = self.share(bits);
+        assert!((0.97..1.03).contains(&share), "{what}: {share:.4} of {bits} bit/s with {:?}", self.frame);
+    }
+
+    /// Lets all go that waits, and compares what came with what went.
+    fn assert_balanced(&mut self, limited: Limited) {
+        self.limit(limited, None, None);
+        for _ in 0..200 {
+            self.step(MS, 0);
+        }
+        self.node.assert_balanced();
+    }
+
+    fn port(&self, port: PortId) -> [u64; 3] {
+        let counters = || self.node.switch.handles().map(|handle| handle.counters().port(port));
+        [
+            counters().map(|port| port.delayed.get()).sum(),
+            counters().map(|port| port.paused.get()).sum(),
+            counters().map(|port| port.tx_drops.get()).sum(),
+        ]
+    }
+}
+
+#[test]
+fn a_pod_gets_as_much_as_its_rate_allows() {
+    for frame in Frame::ALL {
+        for workers in [1, 2] {
+            for bits in [1_000_000, 100_000_000, 10_000_000_000] {
+                for limited in [Limited::Sender, Limited::Receiver] {
+                    let mut lab = Lab::new(frame, workers);
+                    lab.limit(limited, Some(rate(bits)), None);
+                    lab.assert_share(bits, &format!("{limited:?}, {workers} workers"));
+                    let [delayed, paused, dropped] = match limited {
+                        Limited::Sender => lab.port(id(0)),
+                        Limited::Receiver => lab.port(id(1)),
+                    };
+                    match limited {
+                        Limited::Sender => assert!(paused > 0 && dropped == 0 && delayed == 0),
+                        Limited::Receiver => assert!(paused == 0 && dropped > 0 && delayed > 0),
+                    }
+                    assert_eq!(lab.node.drops(DropReason::RateLimited), dropped);
+                    lab.assert_balanced(limited);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn workers_that_serve_one_pod_share_its_rate() {
+    for frame in Frame::ALL {
+        let bits = 200_000_000;
+        for limited in [Limited::Sender, Limited::Receiver] {
+            let mut lab = Lab::new(frame, 2);
+            let (sender, receiver) = (lab.node.pod.clone(), lab.receiver.clone());
+            // Each has a queue of both; the pod's frames come by either.
+            lab.node.switch.attach(1, id(0), &sender);
+            lab.node.switch.attach(0, id(1), &receiver);
+            lab.limit(limited, Some(rate(bits)), Some(Place::Each));
+            let each = frame.wire() * 8 * SECOND / bits;
+            let step = (4 * each).max(50_000);
+            let offered = usize::try_from(4 * step / each).unwrap().clamp(8, 4096);
+            (0..20).for_each(|_| drop(lab.step(step, offered)));
+            let began = lab.now;
+            let arrived: usize = (0..200).map(|_| lab.step(step, offered).len()).sum();
+            let share = arrived as f64 * each as f64 / (lab.now - began) as f64;
+            assert!((0.97..1.03).contains(&share), "{limited:?}, {frame:?}: {share:.4}");
+        }
+    }
+}
+
+#[test]
+fn a_limit_changes_and_goes_while_frames_wait_and_none_changes_its_place() {
+    for limited in [Limited::Sender, Limited::Receiver] {
+        let mut lab = Lab::new(Frame::Mtu, 1);
+        let mut arrived = Vec::new();
+        // Slow enough that each change finds frames waiting.
+        for bits in [Some(1_000_000), Some(50_000_000), Some(5_000), Some(1_000_000_000), None, Some(2_000_000)] {
+            lab.limit(limited, bits.map(rate), None);
+            let before = arrived.len();
+            (0..50).for_each(|_| arrived.extend(lab.step(MS, 30)));
+            let seen = (arrived.len() - before) as f64 * Frame::Mtu.wire() as f64 * 8.0 * 20.0;
+            match bits {
+                None => assert!(arrived.len() - before >= 1000, "{limited:?}: no limit"),
+                // Within 50 ms the bucket's 10 ms count, and what was bought by the last frame.
+                Some(bits) => {
+                    let most = bits as f64 * 1.2 + 2.0 * Frame::Mtu.wire() as f64 * 8.0 * 20.0;
+                    assert!(seen <= most, "{limited:?}: {seen} of {bits}");
+                }
+            }
+        }
+        assert!(arrived.is_sorted_by(|a, b| a < b), "{limited:?}: out of order");
+        lab.assert_balanced(limited);
+    }
+}
+
+#[test]
+fn a_frame_larger_than_the_bucket_passes_and_is_paid_for_and_an_old_debt_holds_nobody_up() {
+    let mut lab = Lab::new(Frame::Large, 1);
+    lab.limit(Limited::Receiver, Some(rate(1_000_000)), None);
+    assert_eq!(lab.step(MS, 2).len(), 1, "64 KiB, where the bucket has 1.25");
+    // Half a second each.
+    let waited = (1..2000).take_while(|_| lab.step(MS, 0).is_empty()).count();
+    assert!((500..540).contains(&waited), "{waited} ms");
+    // The rate rises: what is owed is little by the new one.
+    assert_eq!(lab.step(MS, 2).len(), 0);
+    lab.limit(Limited::Receiver, Some(rate(10_000_000_000)), None);
+    assert!((0..10).map(|_| lab.step(MS, 0).len()).sum::<usize>() > 0);
+}
+
+#[test]
+fn what_a_pod_did_not_use_is_saved_up_to_its_burst() {
+    for (burst, bits) in [(Some(8 * 146_400), 100 * 1464 * 8), (None, 15_000_000)] {
+        let mut lab = Lab::new(Frame::Mtu, 1);
+        lab.limit(Limited::Receiver, Some(Rate { burst, ..rate(bits) }), None);
+        lab.step(10 * SECOND, 0);
+        // 146,400 bytes of 1,464 each; or 10 ms of the rate, 18,750 bytes. And the one that is owed.
+        let most = burst.map_or(12, |_| 100) + 1;
+        let passed = lab.step(1, 200).len();
+        assert!((most..=most + 1).contains(&passed), "{passed}, burst {burst:?}");
+    }
+}
+
+#[test]
+fn what_waits_when_a_port_goes_is_counted() {
+    for limited in [Limited::Sender, Limited::Receiver] {
+        let mut lab = Lab::new(Frame::Mtu, 1);
+        lab.limit(limited, Some(rate(1_000)), None);
+        (0..20).for_each(|_| drop(lab.step(MS, 40)));
+        let port = if limited == Limited::Sender { id(0) } else { id(1) };
+        let queues = lab.node.switch.detach(0, port);
+        lab.node.switch.step();
+        assert!(queues.try_recv().is_ok());
+        lab.node.assert_balanced();
+        let reason = match limited {
+            Limited::Sender => DropReason::RxPortUnknown,
+            Limited::Receiver => DropReason::TxPortGone,
+        };
+        // Of the sender's, nearly all wait in its own queue.
+        assert!(lab.node.drops(reason) > 0 || limited == Limited::Sender, "{limited:?}");
+    }
+}
