@@ -23,10 +23,10 @@ import run
 from cases import CASES, KERNEL, WEFT
 from gauges import OFFLOADS
 from nodes import BIN
-from rigs import core, latency, pods, reconf, scale, vhost
+from rigs import control, core, latency, pods, reconf, scale, vhost
 from run import LabError, call
 
-RIGS = {"core": core, "latency": latency, "pods": pods, "reconf": reconf, "scale": scale, "vhost": vhost}
+RIGS = {"control": control, "core": core, "latency": latency, "pods": pods, "reconf": reconf, "scale": scale, "vhost": vhost}
 CASE = {case.name: case for case in CASES}
 EXAMPLE = Path(__file__).parents[2] / "perf/tests/report/rows.json"
 BENCH = Path(__file__).with_name("bench.py")
