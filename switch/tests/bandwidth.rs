@@ -4,12 +4,20 @@
 mod packets;
 mod world;
 
+use std::cell::Cell;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
 use packets::{Packet, TCP, UDP};
 use weft_switch::drop_reason::DropReason;
-use weft_switch::packet::{HeapBuf, PacketBuf};
+use weft_switch::memory::{Memory, NoWake};
+use weft_switch::packet::{HeapBuf, HeapPool, PacketBuf};
 use weft_switch::port::{MemPort, TxCaps};
-use weft_switch::tables::{Place, PortRates, Rate};
+use weft_switch::tables::{Place, PortRates, Rate, Snapshot};
 use weft_switch::types::{BitRate, PortId};
+use weft_switch::worker::{Clock, Command, Handle, Idle, Parts, Sleeper, make};
+use weft_sync::snapshot::cell;
 
 use world::{FIRST_POD, Node, POD_MAC, Underlay};
 
@@ -109,6 +117,11 @@ impl Lab {
     }
 
     fn limit(&mut self, limited: Limited, rate: Option<Rate>, place: Option<Place>) {
+        let tables = self.tables(limited, rate, place);
+        self.node.switch.publish(tables);
+    }
+
+    fn tables(&self, limited: Limited, rate: Option<Rate>, place: Option<Place>) -> Snapshot {
         let mut tables = self.node.tables();
         if rate.is_some() {
             let (port, rates) = match limited {
@@ -122,7 +135,7 @@ impl Lab {
             there.place = place.unwrap_or(there.place);
             tables.ports.insert(port, there);
         }
-        self.node.switch.publish(tables);
+        tables
     }
 
     /// Goes on for `step`, with so many frames offered; the numbers of those that arrived.
@@ -234,7 +247,8 @@ fn a_limit_changes_and_goes_while_frames_wait_and_none_changes_its_place() {
         let mut lab = Lab::new(Frame::Mtu, 1);
         let mut arrived = Vec::new();
         // Slow enough that each change finds frames waiting.
-        for bits in [Some(1_000_000), Some(50_000_000), Some(5_000), Some(1_000_000_000), None, Some(2_000_000)] {
+        let rates = [Some(1_000_000), Some(50_000_000), Some(5_000), Some(1_000_000_000), None, Some(2_000_000)];
+        for bits in rates {
             lab.limit(limited, bits.map(rate), None);
             let before = arrived.len();
             (0..50).for_each(|_| arrived.extend(lab.step(MS, 30)));
@@ -297,5 +311,92 @@ fn what_waits_when_a_port_goes_is_counted() {
         };
         // Of the sender's, nearly all wait in its own queue.
         assert!(lab.node.drops(reason) > 0 || limited == Limited::Sender, "{limited:?}");
+    }
+}
+
+/// One cycle is a nanosecond, and each look takes a microsecond.
+struct Ticks(Cell<u64>);
+
+impl Clock for &Ticks {
+    fn cycles(&self) -> u64 {
+        self.0.set(self.0.get() + 1000);
+        self.0.get()
+    }
+}
+
+/// Sleeps by moving the clock, until so many frames have arrived.
+struct Sleep<'a> {
+    clock: &'a Ticks,
+    handle: &'a Handle<Memory>,
+    receiver: MemPort,
+    arrived: usize,
+    wanted: usize,
+    longest: &'a Cell<Duration>,
+    naps: &'a Cell<usize>,
+}
+
+impl Sleeper for Sleep<'_> {
+    fn add(&mut self, _: BorrowedFd<'_>, _: PortId) -> io::Result<()> {
+        Ok(())
+    }
+    fn remove(&mut self, _: BorrowedFd<'_>) {}
+    fn wait(&mut self, timeout: Option<Duration>, _: impl FnMut(PortId, bool)) -> bool {
+        if timeout == Some(Duration::ZERO) {
+            return false;
+        }
+        self.arrived += self.receiver.take().len();
+        if self.arrived >= self.wanted {
+            self.handle.send(Command::Stop);
+            return false;
+        }
+        let timeout = timeout.expect("it would sleep for ever");
+        self.longest.set(self.longest.get().max(timeout));
+        self.naps.set(self.naps.get() + 1);
+        assert!(self.naps.get() < 1000, "{} of {} frames arrived", self.arrived, self.wanted);
+        self.clock.0.set(self.clock.0.get() + timeout.as_nanos() as u64);
+        false
+    }
+    fn pause(&mut self, _: bool) -> bool {
+        false
+    }
+}
+
+#[test]
+fn a_worker_sleeps_until_a_limit_lets_something_through_and_no_longer() {
+    const FRAMES: usize = 6;
+    for limited in [Limited::Sender, Limited::Receiver] {
+        let lab = Lab::new(Frame::Mtu, 1);
+        // A frame takes 11.7 ms.
+        let tables = lab.tables(limited, Some(rate(1_000_000)), None);
+        let (_publisher, readers) = cell(Box::new(tables), 1);
+        let parts =
+            readers.into_iter().map(|snapshot| Parts { snapshot, pool: HeapPool::default(), waker: NoWake });
+        let (worker, handle) = make::<Memory>(parts.collect()).remove(0);
+        let (sender, receiver) = (MemPort::default(), MemPort::default());
+        for (port, queue) in [(id(0), &sender), (id(1), &receiver)] {
+            handle.send(Command::AddTx(port, queue.clone()));
+            handle.send(Command::AddRx(port, queue.clone()));
+        }
+        (0..FRAMES as u32).for_each(|number| sender.inject(lab.frame.numbered(&lab.made, number)));
+        let clock = Ticks(Cell::new(SECOND));
+        let (longest, naps) = (Cell::new(Duration::ZERO), Cell::new(0));
+        let (wanted, arrived) = (FRAMES, 0);
+        let sleep = Sleep {
+            clock: &clock,
+            handle: &handle,
+            receiver,
+            arrived,
+            wanted,
+            longest: &longest,
+            naps: &naps,
+        };
+        // Without a descriptor ports are polled during sleep, here once an hour.
+        let idle = Idle { spin: Some(0), beat: Duration::from_secs(3600), cycles_per_ms: MS };
+        worker.run(sleep, &clock, idle);
+        let took = clock.0.get() - SECOND;
+        // The bucket pays for most of the first frame, and the last one is paid for afterwards.
+        assert!((48 * MS..75 * MS).contains(&took), "{limited:?}: {} ms", took / MS);
+        assert!(longest.get() < Duration::from_millis(13), "{limited:?}: {:?}", longest.get());
+        assert!(naps.get() < 3 * FRAMES, "{limited:?}: {} naps", naps.get());
     }
 }

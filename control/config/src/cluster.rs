@@ -50,7 +50,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::Path;
 use std::str::FromStr;
-use weft_types::{Mtu, Vni};
+use weft_types::{BitRate, Mtu, Vni};
 
 /// Reads and checks the file, as the node named `local_node` sees it.
 ///
@@ -220,7 +220,7 @@ fn read_pod(section: Section<'_>) -> (WrittenPod, Places) {
 
 /// A limit of a pod's rate.
 fn read_limit(section: &Section<'_>, rate: &'static str, burst: &'static str) -> Option<RateLimit> {
-    let limit = section.parsed(rate, "bits a second, such as \"100M\"");
+    let limit = section.parsed::<BitRate>(rate, "bits a second, such as \"100M\"");
     let at_once = section.integer(burst, 1..=i64::MAX).map(|bits| bits as u64);
     if at_once.is_some() && !section.has(rate) {
         section.wrong(burst, "there is no rate that it belongs to", format!("give {rate} too, or remove it"));

@@ -196,7 +196,9 @@ mod tests {
             let name = "a".to_owned();
             let bandwidth = if trusted { ApiBandwidth::default() } else { bandwidth };
             let (port, mac) = (port.clone(), None);
-            let spec = PodSpec { name, port: port.clone(), addresses, mac, trusted, mtu, routes, cni, bandwidth };
+            let asked = port.clone();
+            let spec =
+                PodSpec { name, port: asked, addresses, mac, trusted, mtu, routes, cni, bandwidth };
             let pod = wanted(&spec, "n1", None);
             assert_eq!(shown_bandwidth(&pod.bandwidth), bandwidth);
             assert_eq!(shown(&pod.attachment), port);

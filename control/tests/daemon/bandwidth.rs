@@ -144,7 +144,8 @@ fn datagrams_beyond_the_rate_are_dropped_and_counted() {
     let (web, db) = (Namespace::new("web"), Namespace::new("db"));
     lab.write_cluster("");
     let _weftd = lab.start();
-    for (name, host, pod, bandwidth) in [("web", 2, &web, Bandwidth::default()), ("db", 3, &db, ingress(2_000_000))] {
+    let pods = [("web", 2, &web, Bandwidth::default()), ("db", 3, &db, ingress(2_000_000))];
+    for (name, host, pod, bandwidth) in pods {
         let mut spec = tap_spec(name, host, &pod.path());
         spec.bandwidth = bandwidth;
         lab.ask(async |weftd| weftd.add_pod(&spec).await).expect("it is added");

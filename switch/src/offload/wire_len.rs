@@ -56,7 +56,8 @@ mod tests {
         frame.set_offload(gso(GsoKind::Udp, 1762));
         assert_eq!(wire_len(&frame), 3566 + 42);
         // A state that contradicts the frame.
-        frame.set_offload(Offload { checksum: Checksum::Partial { start: 60000, offset: 16 }, ..gso(GsoKind::Tcp4, 1) });
+        let checksum = Checksum::Partial { start: 60000, offset: 16 };
+        frame.set_offload(Offload { checksum, ..gso(GsoKind::Tcp4, 1) });
         assert_eq!(wire_len(&frame), 3566);
     }
 }
