@@ -11,7 +11,7 @@
 //! # Ports with a limit
 //!
 //! A port that has brought all that it may is not polled, and its descriptor is taken from the sleeper: it would be readable all the time.
-//! The worker sleeps until the first limit lets something through, and no longer.
+//! The worker sleeps until the first limit lets something through, and no longer than [`LONGEST_HOLD`].
 //!
 //! # A core that others want too
 //!
@@ -42,6 +42,9 @@ const LOOK_SELDOM: u32 = 1024;
 /// How long a core counts as shared after another thread kept it, in milliseconds: at first, and at most. It doubles each time that this
 /// happens again within the longest time.
 const SHARED_MS: [u64; 2] = [2, 128];
+
+/// How long a worker sleeps at most while a limit holds something up: limits may change, and a snapshot wakes nobody.
+const LONGEST_HOLD: Duration = Duration::from_millis(100);
 
 /// Frames of a round from which on they come in crowds.
 const CROWD: usize = 4;
@@ -213,7 +216,9 @@ impl<P: Platform> Worker<P> {
             // What is still polled cannot tell, and limits let more through as time goes by.
             let beat = (self.rx.polled() > 0).then_some(beat);
             let limits = [self.rx.wait(self.ticks), self.outbox.wait()].into_iter().flatten().min();
-            let limits = limits.map(|ticks| Duration::from_nanos(ticks.div_ceil(TICKS_PER_MS / 1_000_000)));
+            let limits = limits.map(|ticks| {
+                Duration::from_nanos(ticks.div_ceil(TICKS_PER_MS / 1_000_000)).min(LONGEST_HOLD)
+            });
             let woken = self.look(sleeper, beat.into_iter().chain(limits).min());
             self.counters.asleep.end(clock.cycles());
             self.counters.wakes.add(woken.into());
