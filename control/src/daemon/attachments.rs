@@ -195,8 +195,7 @@ mod tests {
             let addresses = vec!["10.244.0.5".parse().unwrap(), "fd00::5".parse().unwrap()];
             let name = "a".to_owned();
             let bandwidth = if trusted { ApiBandwidth::default() } else { bandwidth };
-            let (port, mac) = (port.clone(), None);
-            let asked = port.clone();
+            let (asked, mac) = (port.clone(), None);
             let spec =
                 PodSpec { name, port: asked, addresses, mac, trusted, mtu, routes, cni, bandwidth };
             let pod = wanted(&spec, "n1", None);

@@ -28,7 +28,7 @@ from checks import end
 from gauges import busy_pct, usable_cores
 from goals import goal
 from nodes import UNDERLAY_MTU, Node, WeftNode
-from rig import Failures, Progress, columns, in_turn, middle, parsed, parser, say, spread, warn_if_busy
+from rig import Failures, Progress, above_zero, columns, in_turn, middle, parsed, parser, say, spread, warn_if_busy
 from run import LabError, call, wait_for
 
 WHAT = "cold start, changes, memory, pods and the loss of the store, at 5,000 nodes in etcd"
@@ -61,7 +61,7 @@ def arguments(words=None):
     epilog = "cases; none may exceed its limit:\n" + "\n".join(
         f"  {name:{width}}  {what} (at most {goal('control', name)[0]:g} {unit})" for name, (unit, what) in CASES.items())  # fmt: skip
     made = parser("control", f"Measures {WHAT}.", NAMES, epilog, seconds=10)
-    made.add_argument("--nodes", type=int, default=NODES, metavar="N", help=f"of the cluster (default: {NODES})")
+    made.add_argument("--nodes", type=above_zero, default=NODES, metavar="N", help=f"of the cluster (default: {NODES})")
     return parsed(made, words, NAMES)
 
 
@@ -88,19 +88,15 @@ def inside(netns):
 
 
 def number(index):
-    """The third byte's carry: subnets of 256 addresses from 10.64.1.0 on."""
+    """The first three numbers of a node's subnet: they count from 10.64.1 on."""
     at = index + 1
     return f"10.{64 + at // 256}.{at % 256}"
 
 
-def far_address(index, variant=0):
-    return f"172.{17 + variant}.{index // 250}.{1 + index % 250}"
-
-
-def lease(index, variant=0):
+def lease(index):
     """Key and value as flannel writes them."""
-    mac = f"02:00:{variant:02x}:{index >> 16 & 255:02x}:{index >> 8 & 255:02x}:{index & 255:02x}"
-    value = {"PublicIP": far_address(index, variant), "PublicIPv6": None, "BackendType": "vxlan",
+    mac = f"02:00:00:{index >> 16 & 255:02x}:{index >> 8 & 255:02x}:{index & 255:02x}"
+    value = {"PublicIP": f"172.17.{index // 250}.{1 + index % 250}", "PublicIPv6": None, "BackendType": "vxlan",
              "BackendData": {"VNI": VNI, "VtepMAC": mac}}  # fmt: skip
     return f"{PREFIX}/subnets/{number(index)}.0-24", json.dumps(value, separators=(",", ":"))
 
@@ -327,7 +323,7 @@ def cold_start(lab, _options):
 
 
 def change(lab, options):
-    """Nodes come, one at a time, and others' addresses change; each is waited for."""
+    """Nodes come, one at a time; each is waited for."""
     delays, count = [], CHANGES // 10 if options.quick else CHANGES
     fresh = [index for index in range(lab.nodes + 1, lab.nodes + 1 + count) if number(index) != lab.node.subnet_text]
     for index in fresh:
