@@ -177,7 +177,10 @@ impl Daemon {
                 () = &mut stop => break,
                 Some(update) = inputs.updates.recv() => self.take_model(update).await,
                 Some(update) = inputs.settings.recv() => self.take_config(update).await,
-                Ok(()) = inputs.underlay.changed() => self.reconcile().await,
+                Ok(()) = inputs.underlay.changed() => {
+                    self.direct.doubt();
+                    self.reconcile().await;
+                }
                 Ok(()) = inputs.kube_pods.changed() => self.take_annotations(),
                 1.. = inputs.requests.recv_many(&mut requests, AT_ONCE) => self.answer(&mut requests).await,
                 next = self.spread.next() => self.take_queue(next).await,
