@@ -81,6 +81,7 @@ impl RxQueue<NativePool> for Rx {
     fn rx_few(&mut self, pool: &mut NativePool, burst: &mut Burst<Mbuf>, few: usize) -> RxLoss {
         match self {
             Self::Tap(queue) => queue.rx_few(pool, burst, few),
+            Self::Vhost(queue) => RxQueue::rx_few(queue, pool, burst, few),
             _ => self.rx(pool, burst),
         }
     }

@@ -43,7 +43,7 @@ impl Rates {
     }
 
     /// The ports that have limits.
-    pub fn iter(&self) -> impl Iterator<Item = &(PortId, PortRates)> {
-        self.0.iter()
+    pub fn ports(&self) -> impl Iterator<Item = PortId> {
+        self.0.iter().map(|(port, _)| *port)
     }
 }

@@ -57,7 +57,7 @@ impl<P: Platform> Worker<P> {
         if received == 0 {
             slot.empty = slot.empty.saturating_add(1);
             if is_shut {
-                rx.note_shut(from);
+                rx.note_shut(from, *ticks);
             }
             return 0;
         }
@@ -118,7 +118,7 @@ impl<P: Platform> Worker<P> {
         apply_burst(&mut applier, frames, reads, together, &mut ends);
         slot.together = together;
         if is_shut {
-            rx.note_shut(from);
+            rx.note_shut(from, *ticks);
         }
         port_counters.rx_drops.add(ends.dropped);
         counters.consumed.add(ends.consumed);

@@ -30,7 +30,7 @@ use crate::packet::BufPool;
 use crate::port::{BURST, Burst, RxQueue, TxQueue};
 use crate::questions::Questions;
 use crate::stations::Stations;
-use crate::tables::Snapshot;
+use crate::tables::{Rates, Snapshot};
 use crate::types::{Generation, PortId};
 use outbox::Outbox;
 use pace::{Accounts, TICKS_PER_MS};
@@ -155,8 +155,8 @@ pub struct Worker<P: Platform> {
     /// The same in the unit that rates are limited by.
     ticks: u64,
     accounts: Accounts,
-    /// The ports whose rates are limited, and the snapshot that said so; none when it is to be asked again.
-    limited: (Vec<PortId>, Option<Generation>),
+    /// The limits in force, and the snapshot that said so; none when there are new queues to be limited.
+    limits: (Rates, Option<Generation>),
     events: Events,
     stations: Stations,
     questions: Questions,
@@ -236,7 +236,7 @@ pub fn make<P: Platform>(parts: Vec<Parts<P>>) -> Vec<(Worker<P>, Handle<P>)> {
             now: 0,
             ticks: 0,
             accounts: accounts.clone(),
-            limited: (Vec::new(), None),
+            limits: (Rates::default(), None),
             events,
             stations: stations.clone(),
             questions: Questions::default(),
@@ -277,11 +277,11 @@ impl<P: Platform> Worker<P> {
                     // One that cannot be waited for is polled, as those without a descriptor are.
                     let told = queue.wait_fd().is_some_and(|fd| sleeper.add(fd, port).is_ok());
                     self.rx.add(port, queue, told);
-                    self.limited.1 = None;
+                    self.limits.1 = None;
                 }
                 Command::AddTx(port, queue) => {
                     self.outbox.add(port, queue);
-                    self.limited.1 = None;
+                    self.limits.1 = None;
                 }
                 Command::Remove(port, done) => {
                     self.empty_inboxes();
@@ -330,26 +330,26 @@ impl<P: Platform> Worker<P> {
 
     /// Limits the ports' rates as the newest snapshot says.
     fn take_limits(&mut self) {
-        let Self { snapshot, rx, outbox, limited, ticks, .. } = self;
+        let Self { snapshot, rx, outbox, limits: (limits, of), accounts, ticks, .. } = self;
         let tables = snapshot.load();
-        let (ports, of) = limited;
-        for port in ports.iter().copied().chain(tables.rates.iter().map(|(port, _)| *port)) {
-            let rates = tables.rates.get(port);
-            rx.limit(port, rates.from, *ticks);
-            outbox.limit(port, rates.to);
+        if of.is_none() || *limits != tables.rates {
+            for port in limits.ports().chain(tables.rates.ports()) {
+                let rates = tables.rates.get(port);
+                rx.limit(port, rates.from, &accounts.of(port).from, *ticks);
+                outbox.limit(port, rates.to);
+            }
+            limits.clone_from(&tables.rates);
         }
-        ports.clear();
-        ports.extend(tables.rates.iter().map(|(port, _)| *port));
         *of = Some(tables.generation);
     }
 
     /// Polls every active receive queue and every ring once; how many packets that brought. Each round is a burst
     /// boundary, with or without packets: who waits for it is not held up by a worker that has nothing to do.
     pub fn round(&mut self) -> usize {
-        if self.limited.1 != Some(self.snapshot.load().generation) {
+        self.outbox.set_time(self.ticks);
+        if self.limits.1 != Some(self.snapshot.load().generation) {
             self.take_limits();
         }
-        self.outbox.set_time(self.ticks);
         self.rx.heed_limits(self.ticks);
         let mut work = self.outbox.release(&mut self.pool);
         for turn in 0..self.rx.polled() {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::pace::{Accounts, HELD_FRAMES, Shaper};
+use super::pace::{Accounts, BATCH, Shaper, is_due, until};
 use super::takes::Takes;
 use super::{Buf, HANDOVER_BYTES, Platform, Road, Wake};
 use crate::counters::WorkerCounters;
@@ -29,8 +29,10 @@ struct Delay {
     now: u64,
     /// The ports that frames wait for.
     ports: Vec<PortId>,
-    /// How many frames.
-    frames: usize,
+    /// When the first of those frames may go, or earlier.
+    next: u64,
+    /// Bytes of buffers that they hold.
+    held: u64,
 }
 
 pub(super) struct Outbox<P: Platform> {
@@ -58,7 +60,7 @@ impl<P: Platform> Outbox<P> {
     ) -> Self {
         let slots = (0..MAX_PORTS).map(|_| None).collect();
         let (touched, ports) = (Vec::with_capacity(MAX_PORTS), Vec::with_capacity(MAX_PORTS));
-        let delay = Delay { accounts, now: 0, ports, frames: 0 };
+        let delay = Delay { accounts, now: 0, ports, next: 0, held: 0 };
         Self { index, slots, touched, last: None, roads, counters, takes, delay }
     }
 
@@ -79,11 +81,10 @@ impl<P: Platform> Outbox<P> {
     pub(super) fn remove(&mut self, port: PortId) -> Option<P::Tx> {
         self.takes.set(port, TxCaps::NONE);
         let slot = self.slots[port.index()].take()?;
-        let waiting = slot.shaper.as_deref().map_or(0, Shaper::len);
-        if waiting > 0 {
-            self.drop(DropReason::TxPortGone, waiting);
-            self.counters.port(port).tx_drops.add(waiting as u64);
-            self.delay.frames -= waiting;
+        if let Some(shaper) = slot.shaper.as_deref().filter(|shaper| shaper.len() > 0) {
+            self.drop(DropReason::TxPortGone, shaper.len());
+            self.counters.port(port).tx_drops.add(shaper.len() as u64);
+            self.delay.held = self.delay.held.saturating_sub(shaper.held());
             self.delay.ports.retain(|other| *other != port);
         }
         Some(slot.queue)
@@ -92,11 +93,15 @@ impl<P: Platform> Outbox<P> {
     /// Sets the limit of what is sent to a port.
     pub(super) fn limit(&mut self, port: PortId, rate: Option<Rate>) {
         let Some(slot) = &mut self.slots[port.index()] else { return };
+        let Delay { accounts, now, next, .. } = &mut self.delay;
         match (&mut slot.shaper, rate) {
             (None, None) => {}
-            (None, Some(rate)) => slot.shaper = Some(Box::new(Shaper::new(rate))),
-            (Some(shaper), rate) => shaper.set(rate, self.delay.now),
+            (None, Some(rate)) => {
+                slot.shaper = Some(Box::new(Shaper::new(rate, &accounts.of(port).to, *now)));
+            }
+            (Some(shaper), rate) => shaper.set(rate, *now),
         }
+        *next = *now;
         if slot.shaper.as_deref().is_some_and(Shaper::is_over) {
             slot.shaper = None;
         }
@@ -111,19 +116,23 @@ impl<P: Platform> Outbox<P> {
     /// Sends what has waited for a port's limit for long enough; how many frames that was. To be called between bursts.
     #[inline]
     pub(super) fn release(&mut self, pool: &mut P::Pool) -> usize {
-        if self.delay.ports.is_empty() { 0 } else { self.release_due(pool) }
+        let Delay { ports, next, now, .. } = &self.delay;
+        if ports.is_empty() || !is_due(*next, *now) { 0 } else { self.release_due(pool) }
     }
 
     fn release_due(&mut self, pool: &mut P::Pool) -> usize {
         let Self { slots, delay, counters, takes, .. } = self;
-        let Delay { accounts, now, ports, frames } = delay;
-        let before = *frames;
+        let Delay { accounts, now, ports, next, held } = delay;
+        let (mut released, mut first) = (0, u64::MAX);
         ports.retain(|port| {
             let Some(slot) = slots[port.index()].as_deref_mut() else { return false };
             let Some(shaper) = &mut slot.shaper else { return false };
-            shaper.release(&mut slot.staged, &accounts.of(*port).to, *now);
+            shaper.release(&mut slot.staged, &accounts.of(*port).to, *now, held);
             let (waits, is_over) = (shaper.len() > 0, shaper.is_over());
-            *frames -= slot.staged.len();
+            if waits {
+                first = first.min(until(shaper.due(), *now));
+            }
+            released += slot.staged.len();
             if !slot.staged.is_empty() {
                 send(slot, pool, *port, counters, takes);
             }
@@ -132,13 +141,14 @@ impl<P: Platform> Outbox<P> {
             }
             waits
         });
-        before - *frames
+        *next = now.wrapping_add(first);
+        released
     }
 
-    /// How long until a frame that waits may go, in ticks.
+    /// How long a worker that has nothing else to do may sleep while frames wait, in ticks.
     pub(super) fn wait(&self) -> Option<u64> {
-        let slots = self.delay.ports.iter().filter_map(|port| self.slots[port.index()].as_deref());
-        slots.filter_map(|slot| Some(slot.shaper.as_deref()?.wait(self.delay.now))).min()
+        let Delay { ports, next, now, .. } = &self.delay;
+        (!ports.is_empty()).then(|| until(*next, *now).saturating_add(BATCH))
     }
 
     /// One frame less, for `reason`.
@@ -289,14 +299,13 @@ fn hold_back<B: PacketBuf>(
     counters: &WorkerCounters,
     delay: &mut Delay,
 ) {
-    let Delay { accounts, now, ports, frames } = delay;
+    let Delay { accounts, now, ports, next, held } = delay;
     let (account, port) = (&accounts.of(to).to, counters.port(to));
     let (mut ready, waited) = (Burst::new(), shaper.len() > 0);
     for frame in burst.drain(..) {
         if shaper.passes(&frame, account, *now) {
             ready.push(frame);
-        } else if *frames < HELD_FRAMES && shaper.push(frame).is_ok() {
-            *frames += 1;
+        } else if shaper.push(frame, held).is_ok() {
             port.delayed.add(1);
         } else {
             counters.drops(DropReason::RateLimited).add(1);
@@ -306,6 +315,7 @@ fn hold_back<B: PacketBuf>(
     *burst = ready;
     if !waited && shaper.len() > 0 {
         ports.push(to);
+        *next = *now;
     }
 }
 

@@ -23,7 +23,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use weft_sync::account::{Account, Bounds};
+use weft_sync::account::Bounds;
+pub(super) use weft_sync::account::Account;
 
 use crate::offload::wire_len;
 use crate::packet::{BufPool, PacketBuf};
@@ -35,22 +36,28 @@ use crate::types::{MAX_PORTS, PortId};
 pub(super) const TICKS_PER_MS: u64 = 64_000_000;
 
 /// How much longer than it must a worker waits, in ticks: 0.2 ms.
-const BATCH: u64 = TICKS_PER_MS / 5;
+pub(super) const BATCH: u64 = TICKS_PER_MS / 5;
 
 /// Bytes of the largest frame on the wire for which anything is owed. More would be one of 64 KiB with packets of a few bytes.
 const LARGEST: u64 = 8 << 20;
 
 /// How long the queue in front of a pod may be, in milliseconds of its rate, and in bytes: as much as a few TCP flows need at the
-/// least, no more of the memory for packets than this at the most.
+/// least, and at the most what a fast pod sends within a millisecond.
 const QUEUE_MS: u64 = 25;
-const QUEUE_BYTES: [u64; 2] = [32 << 10, 4 << 20];
+const QUEUE_BYTES: [u64; 2] = [32 << 10, 1 << 20];
 /// And in frames, each of which holds a buffer.
 const QUEUE_FRAMES: usize = 1024;
-/// Frames in all such queues of a worker.
-pub(super) const HELD_FRAMES: usize = 8192;
+/// Bytes of buffers in all such queues of a worker. Beyond that each has one frame: enough for TCP to go on, and whoever is in no
+/// queue finds memory.
+pub(super) const HELD_BYTES: u64 = 4 << 20;
 
 /// Of an ordinary link: by it is estimated how many frames the bucket has tokens for.
 const USUAL_FRAME: u64 = 1500;
+
+/// Bytes of the buffers that a frame takes: of a small one, or of a large one behind it, where it is not made of a few small ones.
+fn held_by(frame: &impl PacketBuf) -> u64 {
+    if frame.len() <= 2048 { 2 << 10 } else { 64 << 10 }
+}
 
 /// A rate, in the units of its bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,13 +123,13 @@ impl Accounts {
 
 /// Whether `time` has come.
 #[inline]
-fn is_due(time: u64, now: u64) -> bool {
+pub(super) fn is_due(time: u64, now: u64) -> bool {
     now.wrapping_sub(time) as i64 >= 0
 }
 
 /// How long until then, in ticks.
 #[inline]
-fn until(time: u64, now: u64) -> u64 {
+pub(super) fn until(time: u64, now: u64) -> u64 {
     u64::try_from(time.wrapping_sub(now) as i64).unwrap_or(0)
 }
 
@@ -137,9 +144,11 @@ pub(super) struct Shaper<B> {
 }
 
 impl<B: PacketBuf> Shaper<B> {
-    pub(super) fn new(rate: Rate) -> Self {
-        let waiting = VecDeque::with_capacity(QUEUE_FRAMES);
-        Self { pace: Some(Pace::of(rate)), waiting, bytes: 0, due: 0 }
+    /// With a full bucket.
+    pub(super) fn new(rate: Rate, account: &Account, now: u64) -> Self {
+        let (pace, waiting) = (Pace::of(rate), VecDeque::with_capacity(QUEUE_FRAMES));
+        account.fill(pace.bounds, now);
+        Self { pace: Some(pace), waiting, bytes: 0, due: now }
     }
 
     /// How many frames wait.
@@ -175,22 +184,29 @@ impl<B: PacketBuf> Shaper<B> {
         }
     }
 
-    /// Has it wait.
+    /// Has it wait. `held`: what all queues of the worker hold.
     ///
     /// # Errors
     /// The frame, where enough wait.
-    pub(super) fn push(&mut self, frame: B) -> Result<(), B> {
+    pub(super) fn push(&mut self, frame: B, held: &mut u64) -> Result<(), B> {
         let room = self.pace.map_or(QUEUE_BYTES[1], |pace| pace.room);
-        if self.bytes >= room || self.waiting.len() >= QUEUE_FRAMES {
+        let is_full = self.bytes >= room || self.waiting.len() >= QUEUE_FRAMES || *held >= HELD_BYTES;
+        if is_full && !self.waiting.is_empty() {
             return Err(frame);
         }
         self.bytes += frame.len() as u64;
+        *held += held_by(&frame);
         self.waiting.push_back(frame);
         Ok(())
     }
 
+    /// What its frames hold.
+    pub(super) fn held(&self) -> u64 {
+        self.waiting.iter().map(held_by).sum()
+    }
+
     /// Puts what may go by now behind `ready`, as far as there is room.
-    pub(super) fn release(&mut self, ready: &mut Burst<B>, account: &Account, now: u64) {
+    pub(super) fn release(&mut self, ready: &mut Burst<B>, account: &Account, now: u64, held: &mut u64) {
         if !is_due(self.due, now) {
             return;
         }
@@ -200,13 +216,14 @@ impl<B: PacketBuf> Shaper<B> {
                 return;
             }
             self.bytes = self.bytes.saturating_sub(frame.len() as u64);
+            *held = held.saturating_sub(held_by(frame));
             ready.extend(self.waiting.pop_front());
         }
     }
 
-    /// For how long the worker may sleep.
-    pub(super) fn wait(&self, now: u64) -> u64 {
-        until(self.due, now).saturating_add(BATCH)
+    /// When the first of them may go.
+    pub(super) fn due(&self) -> u64 {
+        self.due
     }
 }
 
@@ -222,8 +239,11 @@ pub(super) struct Gate<B> {
 }
 
 impl<B: PacketBuf> Gate<B> {
-    pub(super) fn new(rate: Rate) -> Self {
-        Self { pace: Some(Pace::of(rate)), held: Burst::new(), due: 0, shut: false }
+    /// With a full bucket.
+    pub(super) fn new(rate: Rate, account: &Account, now: u64) -> Self {
+        let pace = Pace::of(rate);
+        account.fill(pace.bounds, now);
+        Self { pace: Some(pace), held: Burst::new(), due: now, shut: false }
     }
 
     /// How many frames it holds.
@@ -301,8 +321,8 @@ impl<B: PacketBuf> Gate<B> {
         loss
     }
 
-    /// How long until it opens.
-    pub(super) fn wait(&self, now: u64) -> u64 {
-        until(self.due, now)
+    /// When it opens.
+    pub(super) fn due(&self) -> u64 {
+        self.due
     }
 }

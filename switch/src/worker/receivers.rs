@@ -2,7 +2,7 @@
 //!
 //! A round costs what the polled ones cost, however many are armed; an event finds its queue by the port's number.
 
-use super::pace::Gate;
+use super::pace::{Account, Gate, is_due, until};
 use super::{Buf, Platform, Sleeper};
 use crate::limits::Buckets;
 use crate::port::{Armed, RxQueue};
@@ -38,6 +38,8 @@ pub(super) struct Receivers<P: Platform> {
     first: usize,
     /// The ports that have brought as much as their limits allow for now.
     shut: Vec<PortId>,
+    /// When the first of them may bring more, in ticks, or earlier.
+    next: u64,
     /// Those whose descriptors have been taken from the sleeper, since they would wake it for what is not taken.
     hidden: Vec<PortId>,
 }
@@ -46,7 +48,7 @@ impl<P: Platform> Receivers<P> {
     pub(super) fn new() -> Self {
         let slots = (0..MAX_PORTS).map(|_| None).collect();
         let ports = || Vec::with_capacity(MAX_PORTS);
-        Self { slots, active: ports(), first: 0, shut: ports(), hidden: ports() }
+        Self { slots, active: ports(), first: 0, shut: ports(), next: 0, hidden: ports() }
     }
 
     /// Takes a queue, to be polled until it has been empty for a while. `told`: its descriptor is with the sleeper.
@@ -80,13 +82,14 @@ impl<P: Platform> Receivers<P> {
     }
 
     /// Sets the limit of what comes from a port.
-    pub(super) fn limit(&mut self, port: PortId, rate: Option<Rate>, now: u64) {
+    pub(super) fn limit(&mut self, port: PortId, rate: Option<Rate>, account: &Account, now: u64) {
         let Some(slot) = self.slots[port.index()].as_deref_mut() else { return };
         match (&mut slot.gate, rate) {
             (None, None) => {}
-            (None, Some(rate)) => slot.gate = Some(Box::new(Gate::new(rate))),
+            (None, Some(rate)) => slot.gate = Some(Box::new(Gate::new(rate, account, now))),
             (Some(gate), rate) => gate.set(rate, now),
         }
+        self.next = now;
         if slot.gate.as_deref().is_some_and(|gate| gate.is_over() && !slot.shut) {
             slot.gate = None;
         }
@@ -96,16 +99,23 @@ impl<P: Platform> Receivers<P> {
     /// between rounds.
     #[inline]
     pub(super) fn heed_limits(&mut self, now: u64) {
-        if !self.shut.is_empty() {
+        if !self.shut.is_empty() && is_due(self.next, now) {
             self.open_due(now);
         }
     }
 
     fn open_due(&mut self, now: u64) {
-        let Self { slots, active, shut, .. } = self;
+        let Self { slots, active, shut, next, .. } = self;
+        let mut first = u64::MAX;
         shut.retain(|port| {
             let Some(slot) = slots[port.index()].as_deref_mut() else { return false };
-            let open = slot.gate.as_deref_mut().is_none_or(|gate| gate.open(now));
+            let open = slot.gate.as_deref_mut().is_none_or(|gate| {
+                let open = gate.open(now);
+                if !open {
+                    first = first.min(until(gate.due(), now));
+                }
+                open
+            });
             if open && slot.shut {
                 slot.shut = false;
                 (slot.active, slot.empty) = (true, 0);
@@ -117,11 +127,13 @@ impl<P: Platform> Receivers<P> {
             }
             !open
         });
+        *next = now.wrapping_add(first);
         self.first = if self.first < self.active.len() { self.first } else { 0 };
     }
 
     /// The port's limit is reached: it rests from the next round on.
-    pub(super) fn note_shut(&mut self, port: PortId) {
+    pub(super) fn note_shut(&mut self, port: PortId, now: u64) {
+        self.next = now;
         if !self.shut.contains(&port) {
             self.shut.push(port);
         }
@@ -129,8 +141,7 @@ impl<P: Platform> Receivers<P> {
 
     /// How long until one of those that rest may bring more.
     pub(super) fn wait(&self, now: u64) -> Option<u64> {
-        let gates = self.shut.iter().filter_map(|port| self.slots[port.index()].as_ref()?.gate.as_deref());
-        gates.map(|gate| gate.wait(now)).min()
+        (!self.shut.is_empty()).then(|| until(self.next, now))
     }
 
     /// The worker is about to wait: what it is not to be woken for is taken from the sleeper.

@@ -27,9 +27,14 @@ pub struct Bounds {
 pub struct Account(AtomicU64);
 
 impl Account {
-    /// As full as it can be, soon after the time 0.
+    /// Even at the time 0.
     pub fn new() -> Self {
         Self(AtomicU64::new(0))
+    }
+
+    /// Makes it as full as it can be, whatever it was: a new bucket.
+    pub fn fill(&self, bounds: Bounds, now: u64) {
+        self.0.store(now.wrapping_sub(bounds.burst), Relaxed);
     }
 
     /// Takes `cost` unless the bucket is in debt.
@@ -43,6 +48,7 @@ impl Account {
             let from = within(even, bounds, now);
             let owed = from.wrapping_sub(now) as i64;
             if owed > 0 {
+                self.forgive(even, from);
                 return Err(owed as u64);
             }
             match self.0.compare_exchange_weak(even, from.wrapping_add(cost), Relaxed, Relaxed) {
@@ -55,7 +61,22 @@ impl Account {
     /// What is in the bucket, in time; below 0 what it owes.
     #[inline]
     pub fn balance(&self, bounds: Bounds, now: u64) -> i64 {
-        now.wrapping_sub(within(self.0.load(Relaxed), bounds, now)) as i64
+        let even = self.0.load(Relaxed);
+        let from = within(even, bounds, now);
+        let balance = now.wrapping_sub(from) as i64;
+        if balance < 0 {
+            self.forgive(even, from);
+        }
+        balance
+    }
+
+    /// Forgets what is owed beyond the bounds, so that the rest is over in time. Who comes second has nothing to do: others have written
+    /// what they found within the bounds.
+    #[inline]
+    fn forgive(&self, even: u64, from: u64) {
+        if from != even {
+            let _ = self.0.compare_exchange(even, from, Relaxed, Relaxed);
+        }
     }
 }
 
@@ -109,9 +130,20 @@ mod tests {
         let account = Account::new();
         assert_eq!(account.take(1 << 40, BOUNDS, 5000), Ok(()));
         assert_eq!(account.take(1, BOUNDS, 5000), Err(BOUNDS.debt));
+        // What is left of it is paid as time goes by.
+        assert_eq!(account.balance(BOUNDS, 5400), -600);
+        assert_eq!(account.take(1, BOUNDS, 6000), Ok(()));
         let account = Account(AtomicU64::new(u64::MAX - 5));
         assert_eq!(account.take(20, BOUNDS, u64::MAX - 5), Ok(()));
         assert_eq!([14, 4].map(|now| account.balance(BOUNDS, now)), [0, -10]);
+    }
+
+    #[test]
+    fn a_new_one_is_full() {
+        let account = Account::new();
+        assert_eq!(account.take(1 << 40, BOUNDS, 5000), Ok(()));
+        account.fill(BOUNDS, 5000);
+        assert_eq!(account.balance(BOUNDS, 5000), 100);
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! Limits of pods' rates: what TCP and UDP get through by the kernels' own stacks, as a share of what is set; and that they come, change and
 //! go while traffic flows.
 
+mod annotations;
+mod guests;
+
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
