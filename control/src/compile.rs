@@ -20,9 +20,7 @@ use weft_switch::tables::{
 };
 use weft_switch::types::{Generation, MacAddr, PortId};
 
-use crate::model::{
-    Bandwidth, DirectRouting, Model, Network, NetworkIndex, Node, RateLimit, gateway,
-};
+use crate::model::{Bandwidth, DirectRouting, Model, Network, NetworkIndex, Node, RateLimit, gateway};
 
 pub use direct::direct_routes;
 pub use mtu::Mtus;

@@ -50,7 +50,8 @@ pub use flow::{FLOW_LIMIT, FLOW_LIMIT_MAX, FLOW_SECONDS, FLOW_SECONDS_MAX, Flow,
 pub use mac::{Mac, MacError};
 pub use neighbour::{Conflict, Neighbour, NeighbourKind, NeighbourState, Neighbours};
 pub use pod::{
-    Bandwidth, Cni, Origin, Pod, PodPort, PodRoute, PodSpec, PodState, Pods, SpecError, VhostMode, is_pod_name,
+    Bandwidth, Cni, Origin, Pod, PodPort, PodRoute, PodSpec, PodState, Pods, SpecError, VhostMode,
+    is_pod_name,
 };
 pub use port::{Port, PortRole, Ports};
 pub use route::{Route, RouteKind, Routes};

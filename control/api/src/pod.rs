@@ -154,7 +154,8 @@ impl Bandwidth {
 
     /// What is wrong with it.
     fn check(&self) -> Result<(), &'static str> {
-        for (rate, burst) in [(self.ingress_rate, self.ingress_burst), (self.egress_rate, self.egress_burst)] {
+        for (rate, burst) in [(self.ingress_rate, self.ingress_burst), (self.egress_rate, self.egress_burst)]
+        {
             if rate.is_some_and(|rate| !(1_000..=1_000_000_000_000_000).contains(&rate)) {
                 return Err("a rate is within 1,000 and 10^15 bit/s");
             }

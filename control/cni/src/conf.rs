@@ -465,7 +465,8 @@ mod tests {
             egress_burst: None,
         };
         assert_eq!(of(given), Ok(asked));
-        for none in [json!(null), json!({}), json!({"ingressRate": 0, "ingressBurst": 0, "egressRate": null})] {
+        for none in [json!(null), json!({}), json!({"ingressRate": 0, "ingressBurst": 0, "egressRate": null})]
+        {
             assert_eq!(of(none), Ok(Bandwidth::default()));
         }
         for wrong in [

@@ -196,8 +196,7 @@ mod tests {
             let name = "a".to_owned();
             let bandwidth = if trusted { ApiBandwidth::default() } else { bandwidth };
             let (asked, mac) = (port.clone(), None);
-            let spec =
-                PodSpec { name, port: asked, addresses, mac, trusted, mtu, routes, cni, bandwidth };
+            let spec = PodSpec { name, port: asked, addresses, mac, trusted, mtu, routes, cni, bandwidth };
             let pod = wanted(&spec, "n1", None);
             assert_eq!(shown_bandwidth(&pod.bandwidth), bandwidth);
             assert_eq!(shown(&pod.attachment), port);

@@ -222,7 +222,7 @@ impl TxQueue<NativePool> for EthTx {
 impl RxQueue<NativePool> for VhostRx {
     #[inline]
     fn rx(&mut self, pool: &mut NativePool, burst: &mut Burst<Mbuf>) -> RxLoss {
-        self.rx_few(pool, burst, BURST)
+        RxQueue::rx_few(self, pool, burst, BURST)
     }
     #[inline]
     fn rx_few(&mut self, pool: &mut NativePool, burst: &mut Burst<Mbuf>, few: usize) -> RxLoss {

@@ -23,8 +23,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use weft_sync::account::Bounds;
 pub(super) use weft_sync::account::Account;
+use weft_sync::account::Bounds;
 
 use crate::offload::wire_len;
 use crate::packet::{BufPool, PacketBuf};

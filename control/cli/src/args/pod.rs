@@ -108,7 +108,8 @@ impl AddArgs {
             egress_rate: self.egress.map(BitRate::get),
             egress_burst: self.egress_burst,
         };
-        let Self { name, kind, netns, ifname, socket_path, mode, devargs, addresses, mac, trusted, .. } = self;
+        let Self { name, kind, netns, ifname, socket_path, mode, devargs, addresses, mac, trusted, .. } =
+            self;
         let given = [
             ("--netns", netns.is_some(), Kind::Tap),
             ("--ifname", ifname.is_some(), Kind::Tap),

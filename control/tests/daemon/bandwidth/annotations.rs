@@ -67,7 +67,11 @@ fn annotations_limit_a_pod_go_before_its_runtime_and_may_change() {
     let server = api_server(&lab);
     let weftd = start(&lab, &server);
     // What a runtime said when it made the pod.
-    let runtimes = Bandwidth { ingress_rate: Some(400_000_000), egress_rate: Some(1_000_000_000), ..Bandwidth::default() };
+    let runtimes = Bandwidth {
+        ingress_rate: Some(400_000_000),
+        egress_rate: Some(1_000_000_000),
+        ..Bandwidth::default()
+    };
     for (name, host, netns, bandwidth) in [("db", 3, &db, runtimes), ("web", 2, &web, Bandwidth::default())] {
         let mut spec = tap_spec(&format!("c-{name}"), host, &netns.path());
         spec.addresses.truncate(1);

@@ -98,7 +98,9 @@ fn egress(bits: u64) -> Bandwidth {
 #[test]
 fn tcp_reaches_the_rate_that_is_set_and_not_more() {
     for (bits, streams) in [(10_000_000, 1), (50_000_000, 1), (50_000_000, 4), (300_000_000, 1)] {
-        for (sender, receiver) in [(Bandwidth::default(), ingress(bits)), (egress(bits), Bandwidth::default())] {
+        for (sender, receiver) in
+            [(Bandwidth::default(), ingress(bits)), (egress(bits), Bandwidth::default())]
+        {
             let lab = Lab::new();
             let (web, db) = (Namespace::new("web"), Namespace::new("db"));
             lab.write_cluster("");
@@ -111,7 +113,8 @@ fn tcp_reaches_the_rate_that_is_set_and_not_more() {
             }
             let flow = Streams::start(&web, &db, "10.244.0.3", streams);
             let share = rate(&flow.read) * TCP / bits as f64;
-            let what = format!("{streams} streams, sender {sender:?}, receiver {receiver:?}: {share:.3} of it");
+            let what =
+                format!("{streams} streams, sender {sender:?}, receiver {receiver:?}: {share:.3} of it");
             assert!((0.97..1.03).contains(&share), "{what}");
         }
     }

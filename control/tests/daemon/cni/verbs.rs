@@ -157,7 +157,9 @@ fn what_the_runtime_asks_for_is_given() {
         .call("ADD", &conf, Container { id: "c-2", netns: &lab.peer })
         .fails_with(7, "outside the subnets");
     conf["runtimeConfig"] = json!({"bandwidth": {"ingressBurst": 1_000_000}});
-    runtime.call("ADD", &conf, Container { id: "c-2", netns: &lab.peer }).fails_with(7, "ingressRate is missing");
+    runtime
+        .call("ADD", &conf, Container { id: "c-2", netns: &lab.peer })
+        .fails_with(7, "ingressRate is missing");
     assert_eq!(lab.pods().pods, Vec::new());
 }
 

@@ -267,5 +267,15 @@ pub(crate) fn spec(name: &str, host: u8, port: PodPort) -> PodSpec {
     let addresses = vec![[10, 244, 0, host].into(), [0xfd00, 0x10, 0x244, 0, 0, 0, 0, host.into()].into()];
     let name = name.to_owned();
     let bandwidth = Default::default();
-    PodSpec { name, port, addresses, mac: None, trusted: false, mtu: None, routes: None, cni: None, bandwidth }
+    PodSpec {
+        name,
+        port,
+        addresses,
+        mac: None,
+        trusted: false,
+        mtu: None,
+        routes: None,
+        cni: None,
+        bandwidth,
+    }
 }

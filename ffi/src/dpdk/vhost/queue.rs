@@ -96,7 +96,9 @@ impl VhostRx {
         self.has_told = false;
         loop {
             let moved = match self.port.pair(self.pair).rx.lane.enter() {
-                Some((opening, ring)) if opening == self.opening => Some(ring.take(pool, burst, full - burst.len())),
+                Some((opening, ring)) if opening == self.opening => {
+                    Some(ring.take(pool, burst, full - burst.len()))
+                }
                 Some((opening, ring)) => {
                     drop(ring);
                     self.opening = opening;

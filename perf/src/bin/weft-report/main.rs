@@ -129,8 +129,7 @@ fn report(cli: &Cli, rows: &Rows, sections: &BTreeMap<Rig, Section>) -> String {
         );
     }
     let goals: Vec<_> = sections.values().flat_map(|section| section.goals.clone()).collect();
-    let asked =
-        [core::asked(), vhost::asked(), scale::asked(), reconf::asked(), control::asked()].concat();
+    let asked = [core::asked(), vhost::asked(), scale::asked(), reconf::asked(), control::asked()].concat();
     out += &format!(
         "\n## What must be reached\n\nOf several cases the worst counts.\n\n{}",
         goal::summary(&asked, &goals)

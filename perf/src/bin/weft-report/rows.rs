@@ -32,15 +32,8 @@ pub(crate) enum Rig {
 }
 
 impl Rig {
-    pub(crate) const ALL: [Self; 7] = [
-        Self::Core,
-        Self::Vhost,
-        Self::Scale,
-        Self::Latency,
-        Self::Reconf,
-        Self::Pods,
-        Self::Control,
-    ];
+    pub(crate) const ALL: [Self; 7] =
+        [Self::Core, Self::Vhost, Self::Scale, Self::Latency, Self::Reconf, Self::Pods, Self::Control];
 }
 
 impl fmt::Display for Rig {
