@@ -118,8 +118,7 @@ pub async fn start(setup: Setup) -> Result<Started, StartError> {
         None => Beginning::store(&config, &file.flags, vtep_macs.first).await?,
     };
     descriptors::raise(beginning.pods() + state.pods.len(), config.dataplane.workers);
-    let (node, advice, kube_pods) =
-        (beginning.node().to_owned(), beginning.advice(), beginning.kube_pods());
+    let (node, advice, kube_pods) = (beginning.node().to_owned(), beginning.advice(), beginning.kube_pods());
     // What peers know this node by is kept, also if it was flanneld that said it.
     vtep_macs.first = advice.vtep_mac.unwrap_or(vtep_macs.first);
     let kind = config.uplink.kind;
