@@ -157,7 +157,7 @@ impl Lab {
         // Steps of less than the bucket holds, as a worker makes them, and enough frames to tell 1 %.
         let step = (4 * each).clamp(250_000, 5 * MS);
         let offered = usize::try_from(2 * step / each).unwrap().clamp(4, 4096);
-        let steps = (100 * each / step).max(200);
+        let steps = (100 * each / step).max(400);
         for _ in 0..steps / 5 {
             self.step(step, offered);
         }

@@ -9,6 +9,9 @@ use weft_api::Cni;
 use super::{Daemon, pods};
 use crate::model::{Model, Pod};
 
+/// What came with pods, each with a text.
+type With<T> = Vec<(T, String)>;
+
 impl Daemon {
     /// Whether this is what the source said last.
     pub(super) fn has_said(&self, source: &Model) -> bool {
@@ -47,7 +50,7 @@ impl Daemon {
     pub(super) fn take_pods<T>(
         &mut self,
         wanted: Vec<(Pod, Option<Cni>, T)>,
-    ) -> (Vec<(T, String)>, Vec<(T, String)>) {
+    ) -> (With<T>, With<T>) {
         let model = Arc::make_mut(&mut self.model);
         // Checking takes time in proportion to the pods: once for all, and one by one only if something is wrong.
         let before = model.pods.len();

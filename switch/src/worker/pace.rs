@@ -43,8 +43,8 @@ const LARGEST: u64 = 8 << 20;
 
 /// How long the queue in front of a pod may be, in milliseconds of its rate, and in bytes: as much as a few TCP flows need at the
 /// least, and at the most what a fast pod sends within a millisecond.
-const QUEUE_MS: u64 = 25;
-const QUEUE_BYTES: [u64; 2] = [32 << 10, 1 << 20];
+const QUEUE_MS: u64 = 50;
+const QUEUE_BYTES: [u64; 2] = [64 << 10, 1 << 20];
 /// And in frames, each of which holds a buffer.
 const QUEUE_FRAMES: usize = 1024;
 /// Bytes of buffers in all such queues of a worker. Beyond that each has one frame: enough for TCP to go on, and whoever is in no

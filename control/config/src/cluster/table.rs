@@ -210,7 +210,7 @@ pub(crate) const SECTIONS: [Section; 4] = [
                 name: "ingress_rate",
                 form: "text, bits/s, `\"1k\"` to `\"1P\"`",
                 default: "as fast as it can",
-                what: "How fast it may receive: bytes on the wire, with Ethernet headers. What exceeds it waits, 25 ms at most or 32 KiB, and is dropped beyond that (`rate_limited`).",
+                what: "How fast it may receive: bytes on the wire, with Ethernet headers. What exceeds it waits, 50 ms at most or 64 KiB, and is dropped beyond that (`rate_limited`).",
                 cost: "A queue in packet buffers, of 1 MiB at most and of 4 MiB for all limited pods of a worker, and a look at the length of each frame.",
                 when: "Where a pod must leave room for others, as Kubernetes' annotation `kubernetes.io/ingress-bandwidth` says; that goes before this.",
             },
