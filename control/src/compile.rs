@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use weft_node::{NEXT_HOP_V4, NEXT_HOP_V6};
+use weft_switch::ip_tunnel::mac_of;
 use weft_switch::limits::Limits;
 use weft_switch::tables::{
     Encap, Gateway, LocalVtep, NO_VTEP, Neighbour, NextHop, Outer, Peers, Place, PodGuard, Port, PortRates,
@@ -20,11 +21,13 @@ use weft_switch::tables::{
 };
 use weft_switch::types::{Generation, MacAddr, PortId};
 
-use crate::model::{Bandwidth, DirectRouting, Model, Network, NetworkIndex, Node, RateLimit, gateway};
+use crate::model::{
+    Bandwidth, DirectRouting, Encapsulation, Model, Network, NetworkIndex, Node, RateLimit, gateway,
+};
 
 pub use direct::direct_routes;
 pub use mtu::Mtus;
-use mtu::{OVERHEAD_V4, OVERHEAD_V6, checked};
+use mtu::{OVERHEAD_V4, OVERHEAD_V6, checked, overhead};
 
 /// The way over the underlay to one peer, as the kernel knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -202,17 +205,20 @@ fn own_node(tables: &mut Snapshot, from: &Sources<'_>) {
     let mtus = Mtus::new(model, underlay);
     // What a port takes may be more than the MTU that the pod was told: a peer whose IPv4 tunnel carries 20 bytes more
     // than the IPv6 one may use them, and neither a TAP nor a guest minds.
-    let largest = underlay.saturating_sub(OVERHEAD_V4);
+    let largest = underlay.saturating_sub(overhead(model.encapsulation, false));
     if let Some(port) = facts.uplink.port {
-        tables.ports.insert(
-            port,
-            Port {
-                role: Role::Uplink,
-                mtu: checked(underlay),
-                place: Place::Each,
-                tunnel_gso: facts.uplink.tunnel_gso,
-            },
-        );
+        let place = Place::Each;
+        let uplink = match model.encapsulation {
+            Encapsulation::Vxlan => {
+                let tunnel_gso = facts.uplink.tunnel_gso;
+                Port { role: Role::Uplink, mtu: checked(underlay), place, tunnel_gso }
+            }
+            Encapsulation::Udp | Encapsulation::Ipip => {
+                let vni = model.networks.first().map_or(Network::DEFAULT_VNI, |network| network.vni);
+                Port { role: Role::IpTunnel(vni), mtu: checked(largest), place, tunnel_gso: false }
+            }
+        };
+        tables.ports.insert(port, uplink);
     }
 
     let mut gateways =
@@ -234,6 +240,9 @@ fn own_node(tables: &mut Snapshot, from: &Sources<'_>) {
             (IpAddr::V6(net), Some(IpAddr::V6(own))) => gateways.subnets6.push((net, len, own)),
             _ => {}
         }
+    }
+    if model.encapsulation == Encapsulation::Udp {
+        tables.udp_proxy = gateways.subnets4.first().map(|(zero, ..)| *zero);
     }
     if let Some((port, mac)) = facts.host {
         gateways.host = Some(Neighbour { mac, port: port.id });
@@ -264,6 +273,9 @@ fn own_node(tables: &mut Snapshot, from: &Sources<'_>) {
         }
     }
 
+    if !model.encapsulation.is_vxlan() {
+        return;
+    }
     let published = [own.public_ip.map(IpAddr::V4), own.public_ipv6.map(IpAddr::V6)];
     let mut addresses: Vec<_> =
         facts.uplink.addresses.iter().copied().chain(published.into_iter().flatten()).collect();
@@ -297,7 +309,8 @@ pub fn own_vtep_mac(
     given.or_else(|| facts.vtep_macs.get(&model.networks.get(network)?.name).copied())
 }
 
-/// The far ends that are in the tables, by network and underlay address: routes of one node to one network share theirs.
+/// The far ends that are in the tables, by network and underlay address: routes of one node to one network share theirs. They are VTEPs, or
+/// hops where the tunnel's packets are in no VXLAN.
 #[derive(Default)]
 struct Ends(HashMap<(usize, IpAddr), u32>);
 
@@ -324,6 +337,15 @@ fn far_node(tables: &mut Snapshot, ends: &mut Ends, from: &Sources<'_>, peer: &N
         // Both forms are taken from any peer: it decides for itself which one it sends.
         published.into_iter().flatten().for_each(|address| tables.peers.insert(address, vni));
         let direct = !direct_routing.is_never() && from.facts.direct.contains(subnet);
+        if !from.model.encapsulation.is_vxlan() {
+            let hop = far_hop(tables, ends, from, network, peer);
+            let next_hop = match direct {
+                true => NextHop::Direct(NO_VTEP),
+                false => hop.map_or(NextHop::Unreachable, NextHop::Hop),
+            };
+            add_route(tables, subnet, next_hop);
+            continue;
+        }
         if direct_routing == DirectRouting::Always {
             let next_hop = match direct {
                 true => direct::next_hop(tables, from, peer, subnet, NO_VTEP),
@@ -347,6 +369,21 @@ fn far_node(tables: &mut Snapshot, ends: &mut Ends, from: &Sources<'_>, peer: &N
         };
         add_route(tables, subnet, next_hop);
     }
+}
+
+/// The peer as a neighbour behind the tunnel of plain packets.
+fn far_hop(
+    tables: &mut Snapshot,
+    ends: &mut Ends,
+    from: &Sources<'_>,
+    network: usize,
+    peer: &Node,
+) -> Option<u32> {
+    let (address, port) = (peer.public_ip?, from.facts.uplink.port?);
+    Some(*ends.0.entry((network, address.into())).or_insert_with(|| {
+        tables.hops.push(Neighbour { mac: mac_of(address), port });
+        tables.hops.len() as u32 - 1
+    }))
 }
 
 fn far_vtep(from: &Sources<'_>, network: usize, peer: &Node, address: IpAddr, uplink: PortId) -> Vtep {

@@ -300,7 +300,7 @@ impl Daemon {
     fn publish(&mut self, model: &Model) {
         let uplink = self.mirror.uplink();
         let socket = self.uplink_kind() == UplinkKind::Socket;
-        let port = self.uplink.as_ref().map(|uplink| uplink.id);
+        let port = self.uplink.as_ref().filter(|uplink| uplink.fits(model)).map(|uplink| uplink.id);
         let (pods, host) = (&self.pods, &self.host);
         let ports = || pods.values().map(|open| open.port.id).chain(host.as_ref().map(|host| host.port.id));
         self.learned.keep_ports(|id| ports().any(|open| open == id));

@@ -1,6 +1,7 @@
 //! Opens the ports: pods' by their attachment, the host port, the uplink. What is opened here is attached to the workers by
 //! [`crate::daemon`].
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 
@@ -10,14 +11,15 @@ use weft_ffi::dpdk::{EthConfig, EthError, EthPort, VhostConfig, VhostError, Vhos
 use weft_ffi::kernel::interface::{IfName, NameError};
 use weft_ffi::kernel::packet::{Filter, PacketError, PacketTx, RxOptions, RxRing, TxOptions};
 use weft_ffi::kernel::tap::{Tap, TapError, TapExisted, TapOptions, TapQueues};
-use weft_ffi::kernel::udp::{IcmpRx, UdpError, UdpRx};
+use weft_ffi::kernel::udp::{IcmpRx, IpCarrier, UdpError, UdpRx, open_ip};
 use weft_ffi::kernel::udp_claim::ClaimError;
 use weft_ffi::kernel::whole::WholeTx;
 use weft_ffi::kernel::xdp::{Steering, XdpError, XdpOptions, XdpPort, XskRx, XskTx};
 use weft_switch::drivers::{
-    PacketSocketRx, PacketSocketTx, Rx, SocketRx, SocketTx, Spreader, Tx, UnderlayMtu, XdpRx, XdpTx,
-    delete_tap, tap_queues,
+    IpTunnelRx, IpTunnelTx, PacketSocketRx, PacketSocketTx, Rx, SocketRx, SocketTx, Spreader, Tx,
+    UnderlayMtu, XdpRx, XdpTx, delete_tap, tap_queues,
 };
+use weft_switch::ip_tunnel::Form;
 use weft_switch::types::{MacAddr, Mtu};
 use weft_sync::counter::Counter;
 
@@ -213,8 +215,28 @@ impl OpenUplink {
     }
 }
 
-/// Opens the uplink for so many workers. `mtu` is followed where a queue has to know it; `plain`: pods' packets come and go without a
-/// tunnel too, if the kind can have that.
+/// What comes and goes by the uplink beside VXLAN packets, or in their place.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Besides {
+    /// Pods' packets without a tunnel, if the kind can have that.
+    pub plain: bool,
+    /// A tunnel of plain packets, in place of VXLAN.
+    pub tunnel: Option<IpTunnel>,
+}
+
+/// A tunnel of plain packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IpTunnel {
+    /// What they are in.
+    pub carrier: IpCarrier,
+    /// This node's underlay address.
+    pub own: Ipv4Addr,
+    /// The MAC address of the gateway that weft is.
+    pub gateway: MacAddr,
+}
+
+/// Opens the uplink for so many workers. `mtu` is followed where a queue has to know it. A tunnel of plain packets is the kernel's
+/// sockets, whatever the kind is.
 pub fn open_uplink(
     kind: UplinkKind,
     interface: &str,
@@ -222,9 +244,12 @@ pub fn open_uplink(
     workers: usize,
     mtu: &UnderlayMtu,
     tunnel_gso: TunnelGso,
-    plain: bool,
+    Besides { plain, tunnel }: Besides,
 ) -> Result<OpenUplink, OpenError> {
     let name: IfName = interface.parse()?;
+    if let Some(tunnel) = tunnel {
+        return open_ip_tunnel(name, tunnel, workers, mtu);
+    }
     match kind {
         UplinkKind::Socket => open_sockets(name, vxlan_port, workers, mtu, tunnel_gso),
         UplinkKind::AfPacket => Ok(OpenUplink::plain(kind, open_packet_sockets(name, vxlan_port, workers)?)),
@@ -321,6 +346,25 @@ fn open_sockets(
     });
     let (how, notes) = (how.to_owned(), note.into_iter().collect());
     Ok(OpenUplink { how, notes, large_frames, went_whole, ..uplink })
+}
+
+fn open_ip_tunnel(
+    name: IfName,
+    tunnel: IpTunnel,
+    workers: usize,
+    mtu: &UnderlayMtu,
+) -> Result<OpenUplink, OpenError> {
+    let IpTunnel { carrier, own, gateway } = tunnel;
+    let (form, how) = match carrier {
+        IpCarrier::Udp(port) => (Form::Udp, format!("IPv4 in UDP, port {port}")),
+        IpCarrier::Ipip => (Form::Ipip, "IPv4 in IPv4".to_owned()),
+    };
+    let queues = open_ip(name, own, carrier, workers)?.into_iter().map(|(rx, tx)| {
+        let rx = rx.map(|rx| Rx::IpTunnel(Box::new(IpTunnelRx::new(rx, form, gateway, mtu.clone()))));
+        (rx, Tx::IpTunnel(Box::new(IpTunnelTx::new(tx, form, own))))
+    });
+    let queues = queues.collect();
+    Ok(OpenUplink { queues, how, ..OpenUplink::plain(UplinkKind::Socket, Vec::new()) })
 }
 
 fn open_packet_sockets(name: IfName, vxlan_port: u16, workers: usize) -> Result<Vec<(Rx, Tx)>, OpenError> {

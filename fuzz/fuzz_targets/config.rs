@@ -19,8 +19,9 @@ use weft_control::compile::{
     Facts, OpenPort, Uplink, Way, compile, direct_routes, gateway_mac, peer_addresses,
 };
 use weft_control::config::Config;
-use weft_control::model::{Model, gateway, validate};
+use weft_control::model::{Encapsulation, Model, gateway, validate};
 use weft_control::settings::FileError;
+use weft_switch::ip_tunnel::address_of;
 use weft_switch::limits::Limits;
 use weft_switch::tables::{NO_VTEP, NextHop, Place, Role, Snapshot, SourcePorts};
 use weft_switch::types::{Generation, MacAddr, PortId};
@@ -133,7 +134,11 @@ fn compiled(model: &Model) {
     let tables = compile(model, &facts, Generation(1));
     let own = model.node(NODE).expect("a model without the own node is not valid");
     let uplink = facts.uplink.port.and_then(|id| tables.ports.get(id)).expect("the uplink's port");
-    assert_eq!((&uplink.role, uplink.tunnel_gso), (&Role::Uplink, facts.uplink.tunnel_gso));
+    let (role, gso) = match model.encapsulation {
+        Encapsulation::Vxlan => (Role::Uplink, facts.uplink.tunnel_gso),
+        Encapsulation::Udp | Encapsulation::Ipip => (Role::IpTunnel(model.networks[0].vni), false),
+    };
+    assert_eq!((&uplink.role, uplink.tunnel_gso), (&role, gso));
     // Where the kernel resolves, no far end waits for a MAC address of the next hop.
     let other = Facts { uplink: Uplink { kernel_resolves: true, ..facts.uplink.clone() }, ..facts.clone() };
     let other = compile(model, &other, Generation(1));
@@ -167,6 +172,10 @@ fn compiled(model: &Model) {
         for subnet in &peer.subnets {
             match route(&tables, subnet.broadcast()) {
                 Some(NextHop::Vtep(index)) => assert!((index as usize) < tables.vteps.len()),
+                Some(NextHop::Hop(index)) => {
+                    let node = tables.hops.get(index as usize).and_then(|hop| address_of(hop.mac));
+                    assert!(!model.encapsulation.is_vxlan() && node.is_some() && node == peer.public_ip, "{subnet}");
+                }
                 Some(NextHop::Direct(index)) => {
                     assert!(index == NO_VTEP || (index as usize) < tables.vteps.len());
                     assert!(facts.direct.contains(subnet), "{subnet}");

@@ -13,11 +13,12 @@ pub mod usual;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::drop_reason::DropReason;
+use crate::ip_tunnel::address_of;
 use crate::offload::Gso;
 use crate::parse::{L3, Outer, Parsed};
 use crate::stations::Stations;
 use crate::tables::{Neighbour, NextHop, Port, Role, Snapshot};
-use crate::types::{MacAddr, Mtu, PortId};
+use crate::types::{MacAddr, Mtu, PortId, Vni};
 use bridge::bridge;
 use next_hop::Target;
 pub(crate) use next_hop::{way_back, way_to};
@@ -105,6 +106,8 @@ pub enum IcmpError {
     TimeExceeded,
     /// Destination Unreachable: no route.
     NoRoute,
+    /// As `NoRoute`, said as flannel's `udp` backend says that no node has the destination.
+    NoNode,
     /// Destination Unreachable: the route is there, the host is not.
     HostUnreachable,
     /// Destination Unreachable: forbidden.
@@ -248,6 +251,7 @@ pub fn classify(
         Role::Pod(guard) if guard.mac != parsed.src => Some(DropReason::SpoofedMac),
         Role::Pod(guard) => guard::refuse(guard, head, parsed),
         Role::Trusted => bridge::refuse_source(tables, last, from, parsed.src),
+        Role::IpTunnel(vni) => (!is_known(tables, parsed.src, *vni)).then_some(DropReason::VtepUnknown),
         Role::Host | Role::Uplink => None,
     };
     if let Some(reason) = refused {
@@ -275,6 +279,11 @@ pub fn classify(
     } else {
         bridge(tables, last, from, head, parsed, gso).into()
     }
+}
+
+/// Whether packets of the node with this MAC address, in a tunnel of plain packets, are taken.
+pub(crate) fn is_known(tables: &Snapshot, node: MacAddr, vni: Vni) -> bool {
+    address_of(node).is_some_and(|address| tables.peers.accepts(address.into(), vni))
 }
 
 /// What is to be done with an inner frame out of the tunnel, which [`crate::parse::parse_tunnel`] has let through.

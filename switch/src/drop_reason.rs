@@ -199,6 +199,9 @@ drop_reasons! {
     TxUnreachable = "tx_unreachable",
     /// Longer than the kernel sends on that way (uplink socket): a route or an interface there has a smaller MTU than the uplink's.
     TxTooLong = "tx_too_long",
+    /// The TTL is used up by one of the two hops that flannel's `udp` backend counts beside the routers': nobody is told, as flanneld does not
+    /// either.
+    TunnelTtl = "tunnel_ttl",
     /// More came for the pod than its bandwidth limit lets through, for longer than its queue holds.
     RateLimited = "rate_limited",
     /// The ring to the worker that owns the port's queue was full.

@@ -13,6 +13,7 @@ pub mod drivers;
 pub mod drop_reason;
 pub mod event;
 mod flow_hash;
+pub mod ip_tunnel;
 pub mod limits;
 pub mod memory;
 pub mod offload;

@@ -73,6 +73,10 @@ pub struct RxLoss {
     pub malformed: u32,
     /// The queue in front of the switch was full: the worker came too late.
     pub missed: u32,
+    /// The TTL was used up by a hop of the tunnel's own.
+    pub expired: u32,
+    /// The way was congested, and the packet does not take part in telling so.
+    pub congested: u32,
 }
 
 /// Frames that a queue has left behind for a reason that it knows. Of all others it had no room.
@@ -84,6 +88,8 @@ pub struct TxLoss {
     pub unreachable: u32,
     /// Longer than the way takes.
     pub too_long: u32,
+    /// The TTL is used up by a hop of the tunnel's own.
+    pub expired: u32,
 }
 
 /// What became of a queue that was to be armed.

@@ -117,7 +117,7 @@ pub struct Memory {
 pub struct Uplink {
     /// The node's interface.
     pub interface: String,
-    /// How weft uses it: `socket`, `af_packet`, `af_xdp` or `dpdk`.
+    /// How weft uses it: `socket`, `af_packet`, `af_xdp` or `dpdk`; `udp` or `ipip` where the tunnel is one of flannel's of these names.
     pub kind: String,
     /// The interface's MTU, in bytes of IP packet.
     pub mtu: u32,

@@ -7,7 +7,8 @@
 //! ipv4 = "10.244.0.0/16"         # the cluster's pod addresses; ipv4, ipv6 or both
 //! ipv6 = "fd00:10:244::/56"
 //! vni = 1                        # 0 to 16777215, default 1
-//! port = 8472                    # UDP, 1 to 65535, default 8472
+//! port = 8472                    # UDP, 1 to 65535, default 8472; 8285 with encapsulation = "udp"
+//! encapsulation = "vxlan"        # or "udp", "ipip": flannel's backends of these names
 //! mtu = 1450                     # bytes inside pods, 576 (ipv6: 1280) to 65535; default: see the model
 //! direct_routing = "never"       # or "on-link", "always": nodes whose pods are reached without the tunnel
 //!
@@ -41,8 +42,8 @@
 pub(crate) mod table;
 
 use crate::model::{
-    Attachment, Bandwidth, DEFAULT_IFNAME, DirectRouting, Entity, Model, Network, Node, Pod, RateLimit,
-    Route, Target, VhostMode, validate, validate_for_all,
+    Attachment, Bandwidth, DEFAULT_IFNAME, DirectRouting, Encapsulation, Entity, Model, Network, Node, Pod,
+    RateLimit, Route, Target, VhostMode, validate, validate_for_all,
 };
 use crate::settings::{self, FileError, Places, Reader, Section};
 use ipnet::IpNet;
@@ -71,7 +72,7 @@ pub(crate) fn parse_as(path: &Path, text: String, local_node: Option<&str>) -> R
     let reader = Reader::new(path, text)?;
     let root = reader.root();
     root.require("network", "add [network] with ipv4, ipv6 or both, such as ipv4 = \"10.244.0.0/16\"");
-    let (networks, port, network_places) = read_networks(root.one_or_more("network"));
+    let (networks, tunnels, network_places) = read_networks(root.one_or_more("network"));
     let (nodes, node_places): (Vec<_>, Vec<_>) = root.tables("node").into_iter().map(read_node).unzip();
     let (pods, pod_places): (Vec<_>, Vec<_>) = root.tables("pod").into_iter().map(read_pod).unzip();
     let (routes, route_places): (Vec<_>, Vec<_>) = root.tables("route").into_iter().map(read_route).unzip();
@@ -79,7 +80,9 @@ pub(crate) fn parse_as(path: &Path, text: String, local_node: Option<&str>) -> R
     // What could not be read has left a gap that would make other things look wrong: so first things first.
     reader.verdict()?;
     let pods = complete(&nodes, pods);
-    let model = Model { networks, port, nodes, pods, routes: routes.into_iter().flatten().collect() };
+    let Tunnels { port, encapsulation } = tunnels;
+    let routes = routes.into_iter().flatten().collect();
+    let model = Model { networks, port, encapsulation, nodes, pods, routes };
     let verdict = match local_node {
         Some(node) => validate(&model, node),
         None => validate_for_all(&model),
@@ -103,11 +106,21 @@ pub(crate) fn parse_as(path: &Path, text: String, local_node: Option<&str>) -> R
 const DIRECT_ROUTING: [(&str, DirectRouting); 3] =
     [("never", DirectRouting::Never), ("on-link", DirectRouting::OnLink), ("always", DirectRouting::Always)];
 
-/// The networks and the UDP port of them all.
-fn read_networks(sections: Vec<Section<'_>>) -> (Vec<Network>, u16, Vec<Places>) {
+const ENCAPSULATION: [(&str, Encapsulation); 3] =
+    [("vxlan", Encapsulation::Vxlan), ("udp", Encapsulation::Udp), ("ipip", Encapsulation::Ipip)];
+
+/// What the tunnels of all networks have in common.
+struct Tunnels {
+    port: u16,
+    encapsulation: Encapsulation,
+}
+
+/// The networks, and what they have in common.
+fn read_networks(sections: Vec<Section<'_>>) -> (Vec<Network>, Tunnels, Vec<Places>) {
     let mut networks = Vec::new();
     let mut places = Vec::new();
     let mut port: Option<u16> = None;
+    let mut encapsulation: Option<Encapsulation> = None;
     for section in sections {
         if !networks.is_empty() {
             section
@@ -134,9 +147,24 @@ fn read_networks(sections: Vec<Section<'_>>) -> (Vec<Network>, u16, Vec<Places>)
                 _ => port = Some(given),
             }
         }
+        if let Some(given) = section.choice("encapsulation", &ENCAPSULATION) {
+            match encapsulation {
+                Some(first) if first != given => section.wrong(
+                    "encapsulation",
+                    format!("{:?} is given, but an earlier network has {:?}", given.as_str(), first.as_str()),
+                    "all networks have the same encapsulation: give it once",
+                ),
+                _ => encapsulation = Some(given),
+            }
+        }
         places.push(section.done());
     }
-    (networks, port.unwrap_or(Model::DEFAULT_PORT), places)
+    let encapsulation = encapsulation.unwrap_or_default();
+    let port = port.unwrap_or(match encapsulation {
+        Encapsulation::Udp => Model::DEFAULT_UDP_PORT,
+        Encapsulation::Vxlan | Encapsulation::Ipip => Model::DEFAULT_PORT,
+    });
+    (networks, Tunnels { port, encapsulation }, places)
 }
 
 fn read_node(section: Section<'_>) -> (Node, Places) {

@@ -31,6 +31,9 @@ pub struct Model {
     pub networks: Vec<Network>,
     /// The UDP port of all tunnels, the same on all nodes. flannel on Linux uses 8472, RFC 7348 says 4789.
     pub port: u16,
+    /// What the tunnels' packets are in, the same on all nodes.
+    #[serde(default, skip_serializing_if = "Encapsulation::is_vxlan")]
+    pub encapsulation: Encapsulation,
     /// Every node of the cluster, this one among them.
     pub nodes: Vec<Node>,
     /// The pods. Those of other nodes may be listed (one file for the whole cluster); only the own ones get
@@ -44,6 +47,9 @@ pub struct Model {
 impl Model {
     /// The UDP port where none is configured: flannel's, which is the Linux kernel's.
     pub const DEFAULT_PORT: u16 = 8472;
+
+    /// The UDP port of [`Encapsulation::Udp`] where none is configured: flannel's.
+    pub const DEFAULT_UDP_PORT: u16 = 8285;
 
     /// The node of that name.
     pub fn node(&self, name: &str) -> Option<&Node> {
@@ -75,6 +81,35 @@ pub struct Network {
     /// Which nodes' pods are reached without the tunnel.
     #[serde(default, skip_serializing_if = "DirectRouting::is_never")]
     pub direct_routing: DirectRouting,
+}
+
+/// What pods' packets are in on their way to other nodes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Encapsulation {
+    /// VXLAN (RFC 7348).
+    #[default]
+    Vxlan,
+    /// UDP with nothing between, as with flannel's backend `udp`: one network, of IPv4.
+    Udp,
+    /// IPv4 (RFC 2003), as with flannel's backend `ipip`: one network, of IPv4.
+    Ipip,
+}
+
+impl Encapsulation {
+    /// The usual one.
+    pub fn is_vxlan(&self) -> bool {
+        *self == Self::Vxlan
+    }
+
+    /// Its name in files, and flannel's for the backend.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Vxlan => "vxlan",
+            Self::Udp => "udp",
+            Self::Ipip => "ipip",
+        }
+    }
 }
 
 /// Which nodes' pods are reached without the tunnel: by the node's own stack, with the other node as the next hop.

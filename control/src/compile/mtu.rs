@@ -3,12 +3,22 @@
 use ipnet::IpNet;
 use weft_switch::types::Mtu;
 
-use crate::model::{DirectRouting, Model, NetworkIndex, Node, Pod};
+use crate::model::{DirectRouting, Encapsulation, Model, NetworkIndex, Node, Pod};
 
 /// Bytes of outer headers over an IPv4 underlay: inner Ethernet, VXLAN, UDP, IPv4.
 pub(super) const OVERHEAD_V4: u32 = 50;
 /// As [`OVERHEAD_V4`], over an IPv6 underlay.
 pub(super) const OVERHEAD_V6: u32 = 70;
+
+/// Bytes of outer headers: of VXLAN, over IPv6 or not; or of what flannel's backends have, over IPv4.
+pub(super) fn overhead(encapsulation: Encapsulation, over_v6: bool) -> u32 {
+    match encapsulation {
+        Encapsulation::Vxlan if over_v6 => OVERHEAD_V6,
+        Encapsulation::Vxlan => OVERHEAD_V4,
+        Encapsulation::Udp => 28,
+        Encapsulation::Ipip => 20,
+    }
+}
 
 /// The MTU of each network inside pods, in bytes: the configured one, or what the underlay leaves after the outer headers. All
 /// of it where there are none.
@@ -24,8 +34,7 @@ impl Mtus {
         let each = model.networks.iter().map(|network| {
             let overhead = match network.direct_routing {
                 DirectRouting::Always => 0,
-                _ if some_over_v6 && network.ipv6.is_some() => OVERHEAD_V6,
-                _ => OVERHEAD_V4,
+                _ => overhead(model.encapsulation, some_over_v6 && network.ipv6.is_some()),
             };
             let left = uplink.saturating_sub(overhead);
             network.mtu.map_or(left, |mtu| mtu.get() as u32)

@@ -67,7 +67,8 @@ fn through(
         return Some(NextHop::Hop(index));
     }
     let (_, network) = from.networks.of(&subnet)?;
-    ends.0.get(&(network, tunnel_address(owner, &subnet)?)).copied().map(NextHop::Vtep)
+    let end = *ends.0.get(&(network, tunnel_address(owner, &subnet)?))?;
+    Some(if from.model.encapsulation.is_vxlan() { NextHop::Vtep(end) } else { NextHop::Hop(end) })
 }
 
 /// Whose pod an address is, found by binary search: subnets do not overlap.

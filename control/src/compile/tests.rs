@@ -370,6 +370,7 @@ fn five_thousand_nodes_in_two_networks() {
     let model = Model {
         networks: vec![network("default", "10.0.0.0/8", 1), network("blue", "11.0.0.0/8", 2)],
         port: Model::DEFAULT_PORT,
+        encapsulation: Encapsulation::Vxlan,
         nodes: (0..NODES).map(node).collect(),
         pods: (0..10 * NODES).map(pod).collect(),
         routes: (0..NODES).map(route).collect(),
@@ -521,4 +522,45 @@ fn limits_of_pods_are_those_of_their_ports() {
     let tables = compile(&limited, &facts, Generation(1));
     assert_eq!(tables.rates.get(port(2)), PortRates { to: of(5000, None), from: of(2_000_000, None) });
     assert_eq!(compile(&model, &facts, Generation(1)).rates.get(port(2)).to, of(5000, None));
+}
+
+#[test]
+fn nodes_behind_a_tunnel_of_plain_packets_are_neighbours() {
+    let model = |encapsulation: &str| {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("cluster.toml");
+        let mut text = format!("[network]\nipv4 = \"10.244.0.0/16\"\nencapsulation = {encapsulation}\n");
+        for (node, name) in ["a", "b", "c"].iter().enumerate() {
+            let host = node + 1;
+            text += &format!(
+                "[[node]]\nname = \"{name}\"\nsubnets = [\"10.244.{node}.0/24\"]\npublic_ip = \"172.16.0.{host}\"\n"
+            );
+        }
+        text += "[[route]]\nto = \"192.0.2.0/24\"\nvia = [\"10.244.2.9\"]\n";
+        std::fs::write(&path, text).unwrap();
+        load(&path)
+    };
+    for (encapsulation, mtu) in [("\"udp\"", 1472), ("\"ipip\"", 1480)] {
+        let cluster = model(encapsulation);
+        let tables = compiled(&cluster);
+        let uplink = tables.ports.get(port(0)).unwrap();
+        assert_eq!((&uplink.role, uplink.mtu.get()), (&Role::IpTunnel(Network::DEFAULT_VNI), mtu));
+        let hop = |address: &str| match tables.routes4.lookup(v4(address)) {
+            Some(NextHop::Hop(index)) => tables.hops[index as usize],
+            other => panic!("{address}: {other:?}"),
+        };
+        let node = |host| Neighbour { mac: mac_of(Ipv4Addr::new(172, 16, 0, host)), port: port(0) };
+        assert_eq!((hop("10.244.1.9"), hop("10.244.2.9"), hop("192.0.2.9")), (node(2), node(3), node(3)));
+        assert_eq!(tables.routes4.lookup(v4("10.244.9.9")), Some(NextHop::Unreachable));
+        assert_eq!((tables.vteps.len(), tables.local_vteps.len(), tables.hops.len()), (0, 0, 2));
+        assert!(tables.peers.accepts(ip("172.16.0.2"), Network::DEFAULT_VNI));
+        assert_eq!(tables.udp_proxy.is_some(), mtu == 1472);
+        assert_eq!(Mtus::new(&cluster, 1500).of_network(0) as usize, mtu);
+    }
+    // On the link, and with the kernel's route in force.
+    let mut direct = facts();
+    direct.direct = ["10.244.1.0/24".parse().unwrap()].into();
+    let tables = compile(&model("\"ipip\"\ndirect_routing = \"on-link\""), &direct, Generation(1));
+    assert_eq!(tables.routes4.lookup(v4("10.244.1.9")), Some(NextHop::Direct(NO_VTEP)));
+    assert!(matches!(tables.routes4.lookup(v4("10.244.2.9")), Some(NextHop::Hop(_))));
 }

@@ -9,17 +9,17 @@ use weft_api::Cni;
 use super::{Daemon, pods};
 use crate::model::{Model, Pod};
 
-/// What came with pods, each with a text.
-type With<T> = Vec<(T, String)>;
+/// What came with a pod, and its name or what is wrong with it.
+type With<T> = (T, String);
 
 impl Daemon {
     /// Whether this is what the source said last.
     pub(super) fn has_said(&self, source: &Model) -> bool {
         let of_source = self.model.pods.len() - self.added.len();
-        let Model { networks, port, nodes, pods, routes } = source;
+        let Model { networks, port, encapsulation, nodes, pods, routes } = source;
         let now = &*self.model;
-        (networks, port, routes, &pods[..], nodes)
-            == (&now.networks, &now.port, &now.routes, &now.pods[..of_source], &now.nodes)
+        (networks, port, encapsulation, routes, &pods[..], nodes)
+            == (&now.networks, &now.port, &now.encapsulation, &now.routes, &now.pods[..of_source], &now.nodes)
     }
 
     /// Takes what the source says, which is right by itself, unless it does not go together with the pods that were added: then it
@@ -50,7 +50,7 @@ impl Daemon {
     pub(super) fn take_pods<T>(
         &mut self,
         wanted: Vec<(Pod, Option<Cni>, T)>,
-    ) -> (With<T>, With<T>) {
+    ) -> (Vec<With<T>>, Vec<With<T>>) {
         let model = Arc::make_mut(&mut self.model);
         // Checking takes time in proportion to the pods: once for all, and one by one only if something is wrong.
         let before = model.pods.len();

@@ -24,7 +24,7 @@ use crate::compile::{Mtus, tunnel_address};
 use crate::config::{SourceKind, UplinkKind};
 use crate::dataplane::WorkerSide;
 use crate::metrics::Scrape;
-use crate::model::{DirectRouting, NetworkIndex, Node, Pod};
+use crate::model::{DirectRouting, Encapsulation, NetworkIndex, Node, Pod};
 
 impl Daemon {
     pub(super) fn status(&self) -> Status {
@@ -61,7 +61,10 @@ impl Daemon {
             memory: self.memory(),
             uplink: Uplink {
                 interface: uplink.name.clone(),
-                kind: self.uplink_kind().as_str().to_owned(),
+                kind: match model.encapsulation {
+                    Encapsulation::Vxlan => self.uplink_kind().as_str().to_owned(),
+                    other => other.as_str().to_owned(),
+                },
                 mtu: uplink.mtu,
                 addresses: uplink.addresses.iter().map(|net| net.addr()).collect(),
                 large_frames,

@@ -3,12 +3,13 @@
 //! An XDP program asks something of the interface. Where that is not to be had, the default kind takes its place, and the
 //! status says why. It is tried again when the interface is another one or has changed.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Weak};
 
 use tracing::{info, warn};
 use weft_api::LargeFrames;
 use weft_ffi::kernel::interface;
+use weft_ffi::kernel::udp::IpCarrier;
 use weft_ffi::kernel::udp_claim::{ClaimError, UdpClaim};
 use weft_ffi::kernel::xdp::{Side, Steering};
 use weft_node::Uplink;
@@ -18,9 +19,10 @@ use weft_switch::types::PortId;
 use weft_sync::counter::Counter;
 
 use super::Daemon;
+use crate::compile::gateway_mac;
 use crate::config::UplinkKind;
-use crate::model::Model;
-use crate::ports::{OpenError, OpenUplink, open_uplink};
+use crate::model::{Encapsulation, Model};
+use crate::ports::{Besides, IpTunnel, OpenError, OpenUplink, open_uplink};
 
 /// The uplink's port while it is open.
 pub(super) struct UplinkPort {
@@ -32,6 +34,8 @@ pub(super) struct UplinkPort {
     /// The interface's number: one that was deleted and made again has another.
     index: u32,
     vxlan_port: u16,
+    /// In place of VXLAN.
+    tunnel: Option<IpTunnel>,
     /// What the queues go by.
     mtu: UnderlayMtu,
     /// What they cannot follow.
@@ -61,6 +65,11 @@ impl Shape {
 }
 
 impl UplinkPort {
+    /// It carries what the model asks for.
+    pub(super) fn fits(&self, model: &Model) -> bool {
+        self.tunnel.is_some() != model.encapsulation.is_vxlan()
+    }
+
     /// Pods' packets come and go by it without a tunnel too.
     pub(super) fn is_plain(&self) -> bool {
         self.kind == UplinkKind::AfXdp && self.shape.is_some_and(|shape| shape.plain)
@@ -128,17 +137,51 @@ impl Daemon {
         self.uplink.iter().flat_map(|open| open.notes.iter().cloned())
     }
 
+    /// The tunnel of plain packets that the model asks for.
+    ///
+    /// # Errors
+    /// It can't be had now, a sentence.
+    fn ip_tunnel(&self, model: &Model, uplink: &Uplink) -> Result<Option<IpTunnel>, String> {
+        let carrier = match model.encapsulation {
+            Encapsulation::Vxlan => return Ok(None),
+            Encapsulation::Udp => IpCarrier::Udp(model.port),
+            Encapsulation::Ipip => IpCarrier::Ipip,
+        };
+        let Some(node) = model.node(&self.node) else { return Ok(None) };
+        let v4 = |net: &ipnet::IpNet| match net.addr() {
+            IpAddr::V4(address) => Some(address),
+            IpAddr::V6(_) => None,
+        };
+        let addresses: Vec<Ipv4Addr> = uplink.addresses.iter().filter_map(v4).collect();
+        // Where the published one is translated on the way, the interface has another.
+        let published = node.public_ip.filter(|ip| addresses.contains(ip));
+        let own = published.or(addresses.first().copied()).ok_or_else(|| {
+            format!(
+                "uplink {}: it has no IPv4 address, so there is no {} tunnel",
+                uplink.name,
+                model.encapsulation.as_str()
+            )
+        })?;
+        Ok(Some(IpTunnel { carrier, own, gateway: gateway_mac(node) }))
+    }
+
     /// Opens the uplink's sockets; opens them anew when the interface or the tunnel's port is another one than before.
     pub(super) async fn open_uplink_port(&mut self, model: &Model) {
         let uplink = self.mirror.uplink();
-        let (asked, port) = (self.config.uplink.kind, model.port);
+        let port = model.port;
+        let tunnel = match self.ip_tunnel(model, &uplink) {
+            Ok(tunnel) => tunnel,
+            Err(problem) => return self.problems.push(problem),
+        };
+        let asked = if tunnel.is_some() { UplinkKind::Socket } else { self.config.uplink.kind };
         let plain = model.networks.iter().any(|network| !network.direct_routing.is_never());
         let shape = (asked == UplinkKind::AfXdp).then(|| Shape::of(&uplink, plain)).flatten();
         if let Some(open) = &self.uplink {
             // One that is gone has no shape, and nothing can be made of it.
             let shape = shape.or(open.shape);
             open.mtu.set(uplink.mtu);
-            if open.index == uplink.index && open.vxlan_port == port && open.shape == shape {
+            let same = open.vxlan_port == port && open.tunnel == tunnel;
+            if open.index == uplink.index && same && open.shape == shape {
                 // Packet sockets tell when their interface goes; others hear nothing any more, and of nothing.
                 let gone =
                     !uplink.up && uplink.name.parse().is_ok_and(|name| interface::index(name).is_err());
@@ -149,7 +192,12 @@ impl Daemon {
             }
         }
         // Before anything is closed: the old uplink is better than none.
-        let reserved = match self.reserve(port) {
+        let reserved = match tunnel.map(|tunnel| tunnel.carrier) {
+            // There is no port.
+            Some(IpCarrier::Ipip) => Ok(None),
+            _ => self.reserve(port),
+        };
+        let reserved = match reserved {
             Ok(reserved) => reserved,
             Err(error) => return self.problems.push(error.to_string()),
         };
@@ -157,16 +205,17 @@ impl Daemon {
         // which may have the tunnel's port.
         let in_the_way = |open: &mut UplinkPort| match open.kind {
             UplinkKind::AfXdp => open.index == uplink.index,
-            other => other != asked,
+            other => other != asked || open.tunnel != tunnel,
         };
         let closed = self.uplink.take_if(in_the_way);
         if let Some(old) = &closed {
             self.publish(model);
             self.close_port(old.id, false).await;
         }
+        let besides = Besides { plain, tunnel };
         let mtu = UnderlayMtu::new(uplink.mtu);
-        let (mut kind, mut served) = (asked, port);
-        let mut opened = self.open_as(kind, &uplink, port, &mtu, reserved, plain).await;
+        let (mut kind, mut served, mut in_force) = (asked, port, tunnel);
+        let mut opened = self.open_as(kind, &uplink, port, &mtu, reserved, besides).await;
         let mut why = None;
         if let (Err(error), UplinkKind::AfXdp) = (&opened, asked) {
             kind = UplinkKind::default();
@@ -176,13 +225,16 @@ impl Daemon {
                  restarts: {error}",
                 uplink.name
             ));
-            opened = self.open_as(kind, &uplink, port, &mtu, None, plain).await;
+            opened = self.open_as(kind, &uplink, port, &mtu, None, besides).await;
         }
+        // What the tables speak of now is the new form: the old one would be of no use.
+        let closed = closed.filter(|old| old.tunnel.is_some() == tunnel.is_some());
         if let (Err(error), Some(old)) = (&opened, closed) {
             // What had to go for it comes back, until the next try.
             self.problems.push(error.to_string());
-            (kind, served, why) = (old.kind, old.vxlan_port, None);
-            opened = self.open_as(kind, &uplink, served, &mtu, None, plain).await;
+            (kind, served, in_force, why) = (old.kind, old.vxlan_port, old.tunnel, None);
+            let besides = Besides { plain, tunnel: in_force };
+            opened = self.open_as(kind, &uplink, served, &mtu, None, besides).await;
         }
         let (OpenUplink { queues, how, mut notes, large_frames, went_whole, steering }, claim) = match opened
         {
@@ -199,7 +251,10 @@ impl Daemon {
         if claim.is_some() {
             self.claim = claim;
         }
-        info!("uplink {} ({how}): MTU {}, VXLAN port {served}", uplink.name, uplink.mtu);
+        match in_force {
+            None => info!("uplink {} ({how}): MTU {}, VXLAN port {served}", uplink.name, uplink.mtu),
+            Some(_) => info!("uplink {} ({how}): MTU {}", uplink.name, uplink.mtu),
+        }
         notes.extend(why);
         notes.iter().for_each(|note| warn!("{note}"));
         let opened = UplinkPort {
@@ -208,6 +263,7 @@ impl Daemon {
             notes,
             index: uplink.index,
             vxlan_port: served,
+            tunnel: in_force,
             mtu,
             shape,
             large_frames,
@@ -223,7 +279,9 @@ impl Daemon {
 
     /// Makes sure of the tunnel's port, unless weft has it already.
     fn reserve(&self, port: u16) -> Result<Option<UdpClaim>, ClaimError> {
-        let sockets = |open: &UplinkPort| !needs_claim(open.kind) && open.vxlan_port == port;
+        let has_port = |open: &UplinkPort| open.tunnel.is_none_or(|tunnel| tunnel.carrier != IpCarrier::Ipip);
+        let sockets =
+            |open: &UplinkPort| !needs_claim(open.kind) && open.vxlan_port == port && has_port(open);
         let claimed = self.claim.as_ref().is_some_and(|claim| claim.port() == port);
         if claimed || self.uplink.as_ref().is_some_and(sockets) {
             Ok(None)
@@ -241,7 +299,7 @@ impl Daemon {
         port: u16,
         mtu: &UnderlayMtu,
         reserved: Option<UdpClaim>,
-        plain: bool,
+        besides: Besides,
     ) -> Result<(OpenUplink, Option<UdpClaim>), OpenError> {
         let claim = match (&self.claim, reserved) {
             (_, reserved) if !needs_claim(kind) => {
@@ -257,7 +315,7 @@ impl Daemon {
         };
         let (name, workers, mtu) = (uplink.name.clone(), self.dataplane.workers().len(), mtu.clone());
         let tunnel_gso = self.config.uplink.tunnel_gso;
-        let open = move || open_uplink(kind, &name, port, workers, &mtu, tunnel_gso, plain);
+        let open = move || open_uplink(kind, &name, port, workers, &mtu, tunnel_gso, besides);
         let opening = tokio::task::spawn_blocking(open);
         Ok((opening.await??, claim))
     }

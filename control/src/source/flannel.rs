@@ -17,7 +17,7 @@ use weft_flannel::subnet_env::SubnetEnv;
 use weft_switch::types::{MacAddr, Mtu};
 
 use super::SourceError;
-use crate::model::{DirectRouting, Entity, Model, Network, Node, validate};
+use crate::model::{DirectRouting, Encapsulation, Entity, Model, Network, Node, validate};
 
 /// What this node knows of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,15 +46,6 @@ pub struct Translation {
 
 /// A peer, and the node that it is, or why it is none.
 type Read = (Arc<Peer>, Result<Node, String>);
-
-/// Why a backend is not carried; nothing where it is.
-pub fn not_carried(backend: &Backend) -> Option<String> {
-    let advice = "use vxlan, or keep flanneld on this node";
-    match backend {
-        Backend::Vxlan(_) | Backend::HostGw | Backend::Alloc => None,
-        other => Some(format!("weft does not carry the backend {:?}: {advice}", other.name())),
-    }
-}
 
 /// The MTU inside pods, by flannel's arithmetic.
 pub fn pod_mtu(config: &NetConf, uplink: u32) -> u32 {
@@ -204,12 +195,13 @@ impl Translation {
     /// The networks, and this node.
     fn without_peers(&self, cluster: &Cluster) -> Result<Model, SourceError> {
         let (config, own) = (&cluster.config, &self.own);
-        if let Some(reason) = not_carried(&config.backend) {
-            return Err(SourceError::Store(reason));
-        }
-        let (vni, port) = match config.backend {
-            Backend::Vxlan(vxlan) => (vxlan.vni, vxlan.port),
-            _ => (Network::DEFAULT_VNI, Model::DEFAULT_PORT),
+        let (vni, port, encapsulation) = match config.backend {
+            Backend::Vxlan(vxlan) => (vxlan.vni, vxlan.port, Encapsulation::Vxlan),
+            Backend::Udp { port } => (Network::DEFAULT_VNI, port, Encapsulation::Udp),
+            Backend::Ipip { .. } => (Network::DEFAULT_VNI, Model::DEFAULT_PORT, Encapsulation::Ipip),
+            Backend::HostGw | Backend::Alloc => {
+                (Network::DEFAULT_VNI, Model::DEFAULT_PORT, Encapsulation::Vxlan)
+            }
         };
         let mtu = pod_mtu(config, own.mtu);
         let mtu = Mtu::new(mtu).map_err(|error| {
@@ -226,6 +218,7 @@ impl Translation {
             direct_routing: match config.backend {
                 Backend::HostGw => DirectRouting::Always,
                 Backend::Vxlan(vxlan) if vxlan.direct_routing => DirectRouting::OnLink,
+                Backend::Ipip { direct_routing: true } => DirectRouting::OnLink,
                 _ => DirectRouting::Never,
             },
         };
@@ -239,7 +232,8 @@ impl Translation {
             vtep_macs: Default::default(),
             vtep_macs_v6: Default::default(),
         };
-        Ok(Model { networks: vec![network], port, nodes: vec![this], pods: Vec::new(), routes: Vec::new() })
+        let (networks, nodes) = (vec![network], vec![this]);
+        Ok(Model { networks, port, encapsulation, nodes, pods: Vec::new(), routes: Vec::new() })
     }
 }
 
@@ -251,7 +245,9 @@ fn subnets(of: &Subnets) -> Vec<IpNet> {
 fn node(peer: &Peer, config: &NetConf, own: &Own) -> Result<Node, String> {
     let attributes = &peer.attributes;
     let wanted = config.backend.published_type();
-    if attributes.backend_type != wanted {
+    // flannel's `udp` does not ask, and what it publishes is empty.
+    let asks = !matches!(config.backend, Backend::Udp { .. });
+    if asks && attributes.backend_type != wanted {
         return Err(format!("its backend is {:?}, here it is {wanted:?}", attributes.backend_type));
     }
     let mac = |data: &Option<String>, what: &str| -> Result<Option<MacAddr>, String> {

@@ -306,7 +306,10 @@ fn what_weftd_cannot_carry_is_refused_at_the_start() {
     );
     fs::write(&config, text).expect("the configuration can be written");
     for (conf, wanted) in [
-        (r#"{"Network":"10.244.0.0/16","Backend":{"Type":"ipip"}}"#, "\"ipip\""),
+        (
+            r#"{"Network":"10.244.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:10:244::/48","Backend":{"Type":"ipip"}}"#,
+            "carries only IPv4",
+        ),
         (r#"{"Network":"10.244.0.0/16","Backend":{"Type":"wireguard"}}"#, "does not encrypt"),
         (r#"{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan","GBP":true}}"#, "Backend.GBP"),
         (r#"{"Network":"10.244.0.0/33"}"#, "Network is"),

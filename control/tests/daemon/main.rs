@@ -9,6 +9,7 @@ mod direct;
 mod etcd;
 mod faults;
 mod guests;
+mod ip_tunnel;
 mod lab;
 mod lifecycle;
 mod metrics;

@@ -21,6 +21,10 @@ const LONGEST_V4: usize = 576;
 /// The same for IPv6, which is also what every link must carry (RFC 4443, section 2.4(c)).
 const LONGEST_V6: usize = 1280;
 const TTL: u8 = 64;
+/// Of flanneld's answer that there is no node; its kernel forwards that to pods, which takes one.
+const TTL_OF_PROXY: u8 = 8;
+/// What flanneld quotes beside the header.
+const QUOTED_BY_PROXY: usize = 8;
 /// Internetwork control: what goes wrong in the network is told before the rest (RFC 1812, section 4.3.2.5).
 const PRECEDENCE: u8 = 0xc0;
 /// Of the type of service what lies between precedence and ECN: the provoking packet's is kept.
@@ -52,7 +56,13 @@ impl<P: BufPool> Applier<'_, P> {
             _ => 0,
         };
         let quote = Quote { at, len: (len as usize).min(packet.len().saturating_sub(at)) };
-        if may_be_told(self.tables, packet.head(), parsed) {
+        let by_proxy = reason == DropReason::RouteUnreachable
+            && self.tables.udp_proxy.is_some()
+            && matches!(parsed.l3, L3::V4(_));
+        let (quote, error) = if by_proxy { as_proxy(parsed, quote) } else { (quote, error) };
+        // flanneld answers nothing about ICMP, errors or not.
+        let silent = by_proxy && matches!(parsed.l3, L3::V4(ip) if ip.protocol == IpProtocol::ICMP);
+        if !silent && may_be_told(self.tables, packet.head(), parsed) {
             if let Some(way) = way_back(self.tables, self.from, parsed) {
                 self.tell_sender(packet, parsed, quote, error, way, out);
             }
@@ -128,17 +138,26 @@ impl<P: BufPool> Applier<'_, P> {
             L3::V4(about) => {
                 let service = *packet.head().get(quote.at + 1)? & SERVICE;
                 *self.ident = self.ident.wrapping_add(1).max(1);
+                let gateway = &self.tables.gateway;
+                let (src, ttl, service) = match self.tables.udp_proxy.filter(|_| error == IcmpError::NoNode) {
+                    // flanneld speaks from there to the host too, whose kernel does not believe its own address.
+                    Some(_) if is_to_host(gateway, way) => {
+                        (source_v4(gateway, about.src, way)?, TTL_OF_PROXY, 0)
+                    }
+                    Some(proxy) => (proxy, TTL_OF_PROXY - 1, 0),
+                    None => (source_v4(gateway, about.src, way)?, TTL, PRECEDENCE | service),
+                };
                 let header = Ipv4Header {
-                    dscp: (PRECEDENCE | service) >> 2,
+                    dscp: service >> 2,
                     ecn: 0,
                     payload_len: (ICMP_LEN + quoted) as u16,
                     ident: *self.ident,
                     dont_fragment: false,
                     more_fragments: false,
                     fragment_offset: 0,
-                    ttl: TTL,
+                    ttl,
                     protocol: IpProtocol::ICMP,
-                    src: source_v4(&self.tables.gateway, about.src, way)?,
+                    src,
                     dst: about.src,
                     options: Default::default(),
                 };
@@ -164,11 +183,24 @@ impl<P: BufPool> Applier<'_, P> {
     }
 }
 
+/// What flanneld says where no node has the destination: that there is no net, with as much of the packet as RFC 792 asks for.
+fn as_proxy(parsed: &Parsed, quote: Quote) -> (Quote, IcmpError) {
+    let header = match parsed.l3 {
+        L3::V4(ip) => usize::from(ip.l4).saturating_sub(parsed.l3_offset()),
+        _ => 0,
+    };
+    (Quote { len: quote.len.min(header + QUOTED_BY_PROXY), ..quote }, IcmpError::NoNode)
+}
+
+fn is_to_host(gateway: &Gateway, way: Way) -> bool {
+    matches!((way, gateway.host), (Way::Neighbour(to), Some(host)) if to.port == host.port)
+}
+
 fn header_v4(error: IcmpError) -> IcmpHeader {
     let unreachable = |code| IcmpHeader::error(icmp::DESTINATION_UNREACHABLE, code);
     match error {
         IcmpError::TimeExceeded => IcmpHeader::error(icmp::TIME_EXCEEDED, icmp::CODE_TTL_EXCEEDED),
-        IcmpError::NoRoute => unreachable(icmp::CODE_NET_UNREACHABLE),
+        IcmpError::NoRoute | IcmpError::NoNode => unreachable(icmp::CODE_NET_UNREACHABLE),
         IcmpError::HostUnreachable => unreachable(icmp::CODE_HOST_UNREACHABLE),
         // IPv4 has no code for a source's scope: no rejection has it.
         IcmpError::Prohibited | IcmpError::BeyondScope => unreachable(icmp::CODE_PROHIBITED),
@@ -182,7 +214,7 @@ fn header_v6(error: IcmpError) -> Icmpv6Header {
         IcmpError::TimeExceeded => {
             Icmpv6Header::error(icmpv6::TIME_EXCEEDED, icmpv6::CODE_HOP_LIMIT_EXCEEDED)
         }
-        IcmpError::NoRoute => unreachable(icmpv6::CODE_NO_ROUTE),
+        IcmpError::NoRoute | IcmpError::NoNode => unreachable(icmpv6::CODE_NO_ROUTE),
         IcmpError::HostUnreachable => unreachable(icmpv6::CODE_ADDRESS_UNREACHABLE),
         IcmpError::Prohibited => unreachable(icmpv6::CODE_PROHIBITED),
         IcmpError::BeyondScope => unreachable(icmpv6::CODE_BEYOND_SCOPE),
@@ -195,8 +227,7 @@ fn header_v6(error: IcmpError) -> Icmpv6Header {
 /// over IPv4 it is one that the host does not have too, since a kernel takes nothing that comes from its own address: the one
 /// that the host's routes name.
 fn source_v4(gateway: &Gateway, to: Ipv4Addr, way: Way) -> Option<Ipv4Addr> {
-    let host = gateway.host.map(|host| host.port);
-    let to_host = matches!(way, Way::Neighbour(to) if Some(to.port) == host);
+    let to_host = is_to_host(gateway, way);
     let apart = gateway.v4.iter().find(|own| to_host && gateway.for_v4(**own).is_none());
     let first = || gateway.subnets4.first().map(|(_, _, own)| own).or(gateway.v4.first());
     apart.copied().or_else(|| gateway.for_v4(to)).or_else(|| first().copied())

@@ -189,7 +189,7 @@ impl Context<'_> {
                     Ok(new) => news = new.then_some(News::Neighbour),
                     Err(action) => return action,
                 },
-                Role::Trusted | Role::Host | Role::Uplink => {}
+                Role::Trusted | Role::Host | Role::Uplink | Role::IpTunnel(_) => {}
             }
         }
         let then = if parsed.in_vlan() {
@@ -274,7 +274,7 @@ impl Context<'_> {
             }
             // The host has the gateway's addresses as well.
             (Role::Host, _) => probe && tables.gateway.has(target),
-            (Role::Trusted | Role::Uplink, _) => false,
+            (Role::Trusted | Role::Uplink | Role::IpTunnel(_), _) => false,
         };
         if own {
             // Silence means that the address is free: nobody but a trusted station may break it.

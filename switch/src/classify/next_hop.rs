@@ -78,7 +78,7 @@ pub(super) fn member<A: Family>(tables: &Snapshot, from: &Ingress<'_>, group: u3
         Target::Hop(to) => to.port != from.id && tables.ports.get(to.port).is_some(),
         Target::Host | Target::Direct(_) => tables.gateway.host.is_some_and(|host| host.port != from.id),
         Target::Vtep(vtep) => {
-            !matches!(from.port.role, Role::Uplink)
+            !from.port.role.is_tunnel()
                 && tables.vteps.get(*vtep as usize).is_some_and(|vtep| vtep.encap.is_some())
         }
         // No group has one: routes through other nodes' pods need the tunnel.
@@ -103,7 +103,7 @@ pub(super) fn member<A: Family>(tables: &Snapshot, from: &Ingress<'_>, group: u3
 pub(crate) fn way_back(tables: &Snapshot, from: PortId, parsed: &Parsed) -> Option<Way> {
     let port = tables.ports.get(from)?;
     let behind = Way::Neighbour(Neighbour { mac: parsed.src, port: from });
-    let known = |fits: fn(&Way) -> bool| match parsed.l3 {
+    let known = |fits: &dyn Fn(&Way) -> bool| match parsed.l3 {
         L3::V4(ip) => way_to(tables, ip.src, fits),
         // On every link there may be one with a link-local address: it is where the packet came from.
         L3::V6(ip) if ip.src.is_unicast_link_local() => None,
@@ -113,9 +113,10 @@ pub(crate) fn way_back(tables: &Snapshot, from: PortId, parsed: &Parsed) -> Opti
     match port.role {
         Role::Pod(_) => Some(behind),
         Role::Host => tables.gateway.host.map(Way::Neighbour),
-        Role::Trusted => Some(known(|_| true).unwrap_or(behind)),
-        Role::Uplink if parsed.l2 > 0 => known(|way| matches!(way, Way::Vtep(_))),
-        Role::Uplink => known(|way| matches!(way, Way::OnLink(_))),
+        Role::Trusted => Some(known(&|_| true).unwrap_or(behind)),
+        Role::Uplink if parsed.l2 > 0 => known(&|way| matches!(way, Way::Vtep(_))),
+        Role::Uplink => known(&|way| matches!(way, Way::OnLink(_))),
+        Role::IpTunnel(_) => known(&|way| matches!(way, Way::Neighbour(to) if to.port == from)),
     }
 }
 

@@ -276,7 +276,7 @@ pub(super) fn route<A: Family>(
     // What comes from the host has been routed by its kernel; what goes to the host will be.
     let hop = !matches!(from.port.role, Role::Host);
     let (way, mtu) = match target {
-        Target::Vtep(_) | Target::Direct(_) | Target::OnLink(_) if matches!(from.port.role, Role::Uplink) => {
+        Target::Vtep(_) | Target::Direct(_) | Target::OnLink(_) if from.port.role.is_tunnel() => {
             return Action::Drop(DropReason::TunnelToTunnel);
         }
         Target::Unknown => return Action::Solicit,

@@ -15,7 +15,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::bridge::{refuse_new_source, unconfigured};
 use super::guard::{DHCP, DHCPV6, is_from_server};
 use super::route::Family;
-use super::{Action, ECN_CE, ECN_NOT_ECT, Ingress};
+use super::{Action, ECN_CE, ECN_NOT_ECT, Ingress, is_known};
 use crate::packet::PacketBuf;
 use crate::parse::{Brief, Carries, Ip, L3, Parsed};
 use crate::tables::{LocalVtep, PodGuard, Role, Snapshot, v4_key};
@@ -380,6 +380,7 @@ impl<'a> Usual<'a> {
                 Role::Pod(guard) => guard.mac == source && has(guard),
                 Role::Trusted => refuse_new_source(self.tables, self.from, source).is_none(),
                 Role::Host => true,
+                Role::IpTunnel(vni) => is_known(self.tables, source, *vni),
                 Role::Uplink => false,
             }
     }

@@ -2,6 +2,7 @@
 //! `weft-ffi`.
 
 mod dpdk;
+mod ip_tunnel;
 mod packet;
 mod pool;
 mod sleep;
@@ -13,6 +14,7 @@ use std::os::fd::BorrowedFd;
 
 use weft_ffi::dpdk::{EthRx, EthTx, Mbuf, VhostRx, VhostTx};
 
+pub use ip_tunnel::{IpTunnelRx, IpTunnelTx};
 pub use packet::{PacketSocketRx, PacketSocketTx};
 pub use pool::NativePool;
 pub use sleep::{EpollSleeper, Tsc, WorkerWaker};
@@ -48,6 +50,8 @@ pub enum Rx {
     Socket(Box<SocketRx>),
     /// The uplink before the kernel.
     Xdp(Box<XdpRx>),
+    /// A tunnel of plain packets.
+    IpTunnel(Box<IpTunnelRx>),
 }
 
 /// A transmit queue of any driver.
@@ -64,6 +68,8 @@ pub enum Tx {
     Socket(Box<SocketTx>),
     /// The uplink before the kernel.
     Xdp(Box<XdpTx>),
+    /// A tunnel of plain packets.
+    IpTunnel(Box<IpTunnelTx>),
 }
 
 impl RxQueue<NativePool> for Rx {
@@ -76,6 +82,7 @@ impl RxQueue<NativePool> for Rx {
             Self::Packet(queue) => queue.rx(pool, burst),
             Self::Socket(queue) => queue.rx(pool, burst),
             Self::Xdp(queue) => queue.rx(pool, burst),
+            Self::IpTunnel(queue) => queue.rx(pool, burst),
         }
     }
     fn rx_few(&mut self, pool: &mut NativePool, burst: &mut Burst<Mbuf>, few: usize) -> RxLoss {
@@ -99,6 +106,7 @@ impl RxQueue<NativePool> for Rx {
             Self::Packet(queue) => queue.wait_fd(),
             Self::Socket(queue) => queue.wait_fd(),
             Self::Xdp(queue) => queue.wait_fd(),
+            Self::IpTunnel(queue) => queue.wait_fd(),
         }
     }
     fn arm(&mut self) -> Armed {
@@ -107,6 +115,7 @@ impl RxQueue<NativePool> for Rx {
             Self::Packet(queue) => queue.arm(),
             Self::Socket(queue) => queue.arm(),
             Self::Xdp(queue) => queue.arm(),
+            Self::IpTunnel(queue) => queue.arm(),
             Self::Tap(_) | Self::Eth(_) => Armed::Waits,
         }
     }
@@ -119,6 +128,7 @@ impl RxQueue<NativePool> for Rx {
         match self {
             Self::Packet(queue) => queue.recover(),
             Self::Socket(queue) => queue.recover(),
+            Self::IpTunnel(queue) => queue.recover(),
             Self::Vhost(_) | Self::Tap(_) | Self::Eth(_) | Self::Xdp(_) => false,
         }
     }
@@ -132,6 +142,7 @@ impl TxQueue<NativePool> for Tx {
             Self::Packet(queue) => queue.caps(),
             Self::Socket(queue) => queue.caps(),
             Self::Xdp(queue) => queue.caps(),
+            Self::IpTunnel(queue) => queue.caps(),
             Self::Vhost(queue) => TxQueue::caps(queue),
             Self::Eth(queue) => TxQueue::caps(queue),
         }
@@ -149,6 +160,7 @@ impl TxQueue<NativePool> for Tx {
             Self::Packet(queue) => queue.tx(burst),
             Self::Socket(queue) => queue.tx(burst),
             Self::Xdp(queue) => queue.tx(burst),
+            Self::IpTunnel(queue) => queue.tx(burst),
             Self::Vhost(queue) => TxQueue::tx(queue, burst),
             Self::Eth(queue) => TxQueue::tx(queue, burst),
         }
@@ -156,6 +168,7 @@ impl TxQueue<NativePool> for Tx {
     fn take_loss(&mut self) -> TxLoss {
         match self {
             Self::Socket(queue) => queue.take_loss(),
+            Self::IpTunnel(queue) => queue.take_loss(),
             Self::Tap(_) | Self::Packet(_) | Self::Xdp(_) | Self::Vhost(_) | Self::Eth(_) => {
                 TxLoss::default()
             }

@@ -147,6 +147,8 @@ pub struct Snapshot {
     pub peers: Shared<Peers>,
     /// From which UDP ports weft sends the tunnel's packets.
     pub source_ports: SourcePorts,
+    /// Where the tunnel is flannel's `udp`: the address that flanneld answers from when no node has a destination.
+    pub udp_proxy: Option<Ipv4Addr>,
 }
 
 impl Snapshot {

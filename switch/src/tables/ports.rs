@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::types::{MacAddr, Mtu, PortId};
+use crate::types::{MacAddr, Mtu, PortId, Vni};
 
 /// Who may be behind a pod's port: what it sends from must be among this.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +52,17 @@ pub enum Role {
     Host,
     /// The underlay: only the tunnel's packets are taken.
     Uplink,
+    /// A tunnel of plain packets, which its driver takes out ([`crate::ip_tunnel`]): the other nodes are its neighbours. Taken is what comes
+    /// from those that are known under this number ([`crate::tables::Peers`]).
+    IpTunnel(Vni),
+}
+
+impl Role {
+    /// Behind the port are other nodes: what comes from one of them is not sent to another.
+    #[inline]
+    pub fn is_tunnel(&self) -> bool {
+        matches!(self, Self::Uplink | Self::IpTunnel(_))
+    }
 }
 
 /// Which worker sends to a port.

@@ -172,6 +172,8 @@ fn count_loss<P: Platform>(loss: RxLoss, outbox: &Outbox<P>) -> usize {
         (loss.too_long, DropReason::RxTooLong),
         (loss.malformed, DropReason::RxMalformed),
         (loss.missed, DropReason::RxMissed),
+        (loss.expired, DropReason::TunnelTtl),
+        (loss.congested, DropReason::EcnIllegal),
     ] {
         outbox.drop(reason, count as usize);
         lost += count as usize;

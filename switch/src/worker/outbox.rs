@@ -409,11 +409,12 @@ fn transmit<Q: TxQueue<Pool>, Pool: crate::packet::BufPool>(
     port.tx_bytes.add(load.bytes - left.bytes);
     let left = left.packets;
     if left > 0 {
-        let TxLoss { refused, unreachable, too_long } = queue.take_loss();
+        let TxLoss { refused, unreachable, too_long, expired } = queue.take_loss();
         let known = [
             (DropReason::TxRefused, refused),
             (DropReason::TxUnreachable, unreachable),
             (DropReason::TxTooLong, too_long),
+            (DropReason::TunnelTtl, expired),
         ];
         let mut not_taken = left;
         for (reason, count) in known {
@@ -447,13 +448,18 @@ mod tests {
 
     #[test]
     fn what_is_left_is_counted_once_by_its_reason() {
-        let reasons =
-            [DropReason::TxRefused, DropReason::TxUnreachable, DropReason::TxTooLong, DropReason::TxNotTaken];
+        let reasons = [
+            DropReason::TxRefused,
+            DropReason::TxUnreachable,
+            DropReason::TxTooLong,
+            DropReason::TunnelTtl,
+            DropReason::TxNotTaken,
+        ];
         for (loss, expected) in [
-            (TxLoss::default(), [0, 0, 0, 6]),
-            (TxLoss { refused: 1, unreachable: 2, too_long: 1 }, [1, 2, 1, 2]),
+            (TxLoss::default(), [0, 0, 0, 0, 6]),
+            (TxLoss { refused: 1, unreachable: 2, too_long: 1, expired: 1 }, [1, 2, 1, 1, 1]),
             // Never more than there were.
-            (TxLoss { refused: 4, unreachable: 4, too_long: 4 }, [4, 2, 0, 0]),
+            (TxLoss { refused: 4, unreachable: 4, too_long: 4, expired: 4 }, [4, 2, 0, 0, 0]),
         ] {
             let counters = WorkerCounters::default();
             let port = PortId::new(1).expect("a number");

@@ -60,15 +60,26 @@ pub(crate) const SECTIONS: [Section; 4] = [
             Setting {
                 name: "port",
                 form: "UDP port, 1 to 65535",
-                default: "`8472`, as flannel on Linux",
+                default: "`8472`, as flannel on Linux; `8285` where `encapsulation` is `udp`",
                 what: "The UDP port of all tunnels of all networks; given in one of the networks.",
                 cost: "Nodes with another port are not understood. A change opens the uplink's sockets anew.",
                 when: "Where flannel's `Backend.Port` is another; `4789` is RFC 7348's.",
             },
             Setting {
+                name: "encapsulation",
+                form: "`\"vxlan\"`, `\"udp\"` or `\"ipip\"`",
+                default: "`\"vxlan\"`",
+                what: "What the tunnels' packets are in, as flannel's backends of these names have it: VXLAN; UDP datagrams with nothing between; or \
+                       IPv4 packets. The last two carry IPv4 of one network, over IPv4, by the kernel's sockets, whatever `uplink.kind` is; given in \
+                       one of the networks.",
+                cost: "Nodes with another encapsulation are not understood. `udp` and `ipip` send each packet by itself, so large frames are cut before. \
+                       `udp` counts two hops more. A change opens the uplink's sockets anew.",
+                when: "Where flannel's nodes have such a backend.",
+            },
+            Setting {
                 name: "mtu",
                 form: "integer, bytes, 576 (with `ipv6` 1280) to 65535",
-                default: "the underlay's MTU less 50, or 70 with `ipv6` and a node with `public_ipv6`; all of it where `direct_routing` is `always`",
+                default: "the underlay's MTU less 50, or 70 with `ipv6` and a node with `public_ipv6`; less 28 with `udp` and 20 with `ipip`; all of it where `direct_routing` is `always`",
                 what: "The MTU inside pods.",
                 cost: "Less costs packets; more than the underlay carries costs fragments or drops.",
                 when: "Where the way between nodes carries less than their interfaces say.",
@@ -130,7 +141,7 @@ pub(crate) const SECTIONS: [Section; 4] = [
             Setting {
                 name: "vtep_mac",
                 form: "MAC address, unicast",
-                default: "for the own node one that is made and kept; needed of the others, unless `direct_routing` is `always`",
+                default: "for the own node one that is made and kept; needed of the others, unless `direct_routing` is `always` or `encapsulation` not `vxlan`",
                 what: "The MAC address of the node's VTEP in the first network.",
                 cost: NONE,
                 when: "When a node comes: `weft vtep` says weft's, `ip link show flannel.1` flannel's.",

@@ -93,7 +93,7 @@ fn the_example_is_right_for_both_of_its_nodes() {
     }
     let text = load(path, "worker-3").unwrap_err().to_string();
     assert!(
-        text.contains("cluster.toml:19:1: node: this node, \"worker-3\", is not among the 2 listed"),
+        text.contains("cluster.toml:20:1: node: this node, \"worker-3\", is not among the 2 listed"),
         "{text}"
     );
 }
@@ -113,7 +113,7 @@ fn each_mistake_is_told_with_its_line() {
         ("vni = 7", "vni = 7.5", 4, "network.vni", "a float is given"),
         ("mtu = 1400", "mtu = 1979-05-27", 5, "network.mtu", "a datetime is given"),
         ("vni = 7", "vnid = 7", 4, "network.vnid", "unknown setting; did you mean vni?"),
-        ("vni = 7", "colour = 7", 4, "network.colour", "unknown setting; remove it. Known here: name, vni, ipv4, ipv6, mtu, direct_routing, port"),
+        ("vni = 7", "colour = 7", 4, "network.colour", "unknown setting; remove it. Known here: name, vni, ipv4, ipv6, mtu, direct_routing, port, encapsulation"),
         ("[[pod]]\nname = \"vm\"", "[[pods]]\nname = \"vm\"", 25, "pods", "did you mean pod?"),
         ("[network]", "network = 1\n[other]", 1, "network", "an integer is given; write one table, [network]"),
         ("subnets = [\"10.244.2.0/24\"]", "subnets = \"10.244.2.0/24\"", 14, "node[1].subnets", "a string is given; write a list such as"),
@@ -123,6 +123,7 @@ fn each_mistake_is_told_with_its_line() {
         ("vni = 7", "vni = 16777216", 4, "network.vni", "16777216 is not within 0 to 16777215; choose"),
         ("vni = 7", "port = 0", 4, "network.port", "0 is not within 1 to 65535"),
         ("vni = 7", "direct_routing = \"sometimes\"", 4, "network.direct_routing", "\"sometimes\" is not among the choices; write \"never\" or \"on-link\" or \"always\""),
+        ("vni = 7", "encapsulation = \"gre\"", 4, "network.encapsulation", "\"gre\" is not among the choices; write \"vxlan\" or \"udp\" or \"ipip\""),
         ("vni = 7", "direct_routing = true", 4, "network.direct_routing", "a boolean is given"),
         ("mtu = 1400", "mtu = 575", 5, "network.mtu", "575 is not within 576 to 65535"),
         ("\"10.244.0.0/16\"", "\"10.244.0.0\"", 2, "network.ipv4", "\"10.244.0.0\": invalid IP address syntax; write an IPv4 network"),
@@ -356,4 +357,19 @@ fn the_description_has_all_settings() {
         read.dedup();
         assert_eq!(read, described, "{heading}");
     }
+}
+
+#[test]
+fn the_encapsulation_says_the_port_where_none_is_given() {
+    let with = |lines: &str| {
+        let text = format!(
+            "[network]\nipv4 = \"10.244.0.0/16\"\n{lines}\n[[node]]\nname = \"a\"\nsubnets = [\"10.244.1.0/24\"]\npublic_ip = \"192.0.2.1\"\n"
+        );
+        let model = parse_text(&text).unwrap();
+        (model.encapsulation, model.port)
+    };
+    assert_eq!(with(""), (Encapsulation::Vxlan, 8472));
+    assert_eq!(with("encapsulation = \"udp\""), (Encapsulation::Udp, 8285));
+    assert_eq!(with("encapsulation = \"udp\"\nport = 9000"), (Encapsulation::Udp, 9000));
+    assert_eq!(with("encapsulation = \"ipip\""), (Encapsulation::Ipip, 8472));
 }

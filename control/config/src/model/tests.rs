@@ -42,6 +42,7 @@ fn model() -> Model {
             direct_routing: DirectRouting::Never,
         }],
         port: Model::DEFAULT_PORT,
+        encapsulation: Encapsulation::Vxlan,
         nodes: vec![node("a", 1), node("b", 2)],
         pods: vec![pod("web", "a", "10.244.1.5/24"), pod("db", "b", "10.244.2.5/24")],
         routes: vec![],
@@ -479,4 +480,39 @@ fn without_a_tunnel_a_peer_needs_no_vtep_and_leads_no_route_of_others() {
     direct.networks[0].direct_routing = DirectRouting::OnLink;
     direct.nodes[1].vtep_mac = model().nodes[1].vtep_mac;
     assert_eq!(with(&direct, through_b()), Ok(()));
+}
+
+#[test]
+fn plain_packets_in_a_tunnel_are_of_one_network_and_of_ipv4() {
+    let with = |encapsulation, change: &dyn Fn(&mut Model)| {
+        let mut model = Model { encapsulation, ..model() };
+        model.networks[0].ipv6 = None;
+        for node in &mut model.nodes {
+            node.subnets.retain(|subnet| subnet.addr().is_ipv4());
+            node.vtep_mac = None;
+        }
+        change(&mut model);
+        let settings = |found: Vec<Invalid>| found.iter().map(Invalid::setting).collect::<Vec<_>>();
+        validate(&model, "a").map_err(settings)
+    };
+    for encapsulation in [Encapsulation::Udp, Encapsulation::Ipip] {
+        assert_eq!(with(encapsulation, &|_| {}), Ok(()), "peers need no VTEP");
+        let v6 = |model: &mut Model| model.networks[0].ipv6 = "fd00:10:244::/56".parse().ok();
+        assert_eq!(with(encapsulation, &v6), Err(vec!["ipv6".to_owned()]));
+        let second = |model: &mut Model| {
+            let mut blue = model.networks[0].clone();
+            (blue.name, blue.vni) = ("blue".to_owned(), Vni::new(2).unwrap());
+            blue.ipv4 = "10.99.0.0/16".parse().ok();
+            model.networks.push(blue);
+        };
+        assert_eq!(with(encapsulation, &second), Err(vec!["name".to_owned()]));
+        let direct = |routing| move |model: &mut Model| model.networks[0].direct_routing = routing;
+        let on_link = with(encapsulation, &direct(DirectRouting::OnLink));
+        assert_eq!(on_link.is_ok(), encapsulation == Encapsulation::Ipip);
+        assert_eq!(
+            with(encapsulation, &direct(DirectRouting::Always)),
+            Err(vec!["direct_routing".to_owned()])
+        );
+    }
+    assert_eq!(with(Encapsulation::Vxlan, &|_| {}), Err(vec!["vtep_mac".to_owned()]));
 }

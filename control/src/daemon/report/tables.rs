@@ -214,6 +214,6 @@ fn role(role: &Role) -> PortRole {
         Role::Pod(_) => PortRole::Pod,
         Role::Trusted => PortRole::Trusted,
         Role::Host => PortRole::Host,
-        Role::Uplink => PortRole::Uplink,
+        Role::Uplink | Role::IpTunnel(_) => PortRole::Uplink,
     }
 }

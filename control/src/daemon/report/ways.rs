@@ -6,7 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use weft_api::{LocalVtep, Mac, Route, RouteKind, Routes, Vtep, Vteps};
 use weft_switch::drop_reason::DropReason;
-use weft_switch::tables::{self, NO_VTEP, NextHop, Snapshot};
+use weft_switch::ip_tunnel::address_of;
+use weft_switch::tables::{self, NO_VTEP, NextHop, Role, Snapshot};
 use weft_switch::types::{MacAddr, PortId, Vni};
 
 use crate::compile::tunnel_address;
@@ -46,6 +47,9 @@ impl Daemon {
         let tables = self.dataplane.snapshot();
         let networks = NetworkIndex::new(&self.model);
         let mut ends: Vec<FarEnd<'_>> = Vec::new();
+        if !self.model.encapsulation.is_vxlan() {
+            return ends;
+        }
         for node in self.model.nodes.iter().filter(|node| node.name != self.node) {
             let first = ends.len();
             for subnet in &node.subnets {
@@ -213,6 +217,19 @@ impl Legend<'_> {
             NextHop::Hop(index) => {
                 let hop = self.tables.hops.get(index as usize);
                 let port = hop.map(|hop| hop.port);
+                let role = port.and_then(|port| self.tables.ports.get(port)).map(|port| &port.role);
+                if matches!(role, Some(Role::IpTunnel(_))) {
+                    let (node, network) = (self.owners.get(&to), self.networks.of(&to));
+                    return Route {
+                        kind: RouteKind::Vtep,
+                        via: hop.and_then(|hop| address_of(hop.mac)).map(IpAddr::V4).into_iter().collect(),
+                        node: node.map(|node| node.name.clone()),
+                        network: network.map(|(_, index)| self.model.networks[index].name.clone()),
+                        port: Some(self.uplink.clone()),
+                        mtu: port.and_then(|port| self.mtu_of(port)),
+                        ..blank
+                    };
+                }
                 Route {
                     kind: RouteKind::Hop,
                     via: hop.map(|hop| self.addresses_of(hop, &to)).unwrap_or_default(),

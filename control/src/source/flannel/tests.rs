@@ -120,17 +120,45 @@ fn what_was_read_before_changes_nothing() {
 }
 
 #[test]
-fn what_is_not_carried_is_said() {
-    for (backend, wanted) in [(r#"{"Type":"udp"}"#, "\"udp\""), (r#"{"Type":"ipip"}"#, "\"ipip\"")] {
-        let text = format!(r#"{{"Network":"10.5.0.0/16","Backend":{backend}}}"#);
-        let error = Translation::new(own()).model(&cluster(&text, "10.5.1.0-24", Vec::new())).unwrap_err();
-        assert!(error.to_string().contains(wanted), "{error}");
-    }
+fn without_a_backend_nobody_is_reached() {
     let text = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"alloc"}}"#;
     let alone = Translation::new(own())
         .model(&cluster(text, "10.5.1.0-24", vec![peer("10.5.2.0-24", "{}")]))
         .unwrap();
     assert_eq!((alone.nodes.len(), alone.networks[0].mtu.map(Mtu::get)), (1, Some(1500)));
+}
+
+/// What is published says neither VNI nor MAC address, and `udp` not even its name.
+#[test]
+fn plain_packets_go_in_datagrams_or_in_packets() {
+    let udp = r#"{"PublicIP":"192.0.2.2","PublicIPv6":null}"#;
+    let ipip = r#"{"PublicIP":"192.0.2.2","PublicIPv6":null,"BackendType":"ipip"}"#;
+    let (never, on_link) = (DirectRouting::Never, DirectRouting::OnLink);
+    for (backend, value, wanted, mtu, direct) in [
+        (r#"{"Type":"udp"}"#, udp, (Encapsulation::Udp, 8285), 1472, never),
+        (r#"{"Type":"udp","Port":9000}"#, udp, (Encapsulation::Udp, 9000), 1472, never),
+        // Somebody else's backend: flannel's `udp` does not ask.
+        (r#"{"Type":"udp"}"#, ipip, (Encapsulation::Udp, 8285), 1472, never),
+        (r#"{"Type":"ipip"}"#, ipip, (Encapsulation::Ipip, 8472), 1480, never),
+        (r#"{"Type":"ipip","DirectRouting":true}"#, ipip, (Encapsulation::Ipip, 8472), 1480, on_link),
+    ] {
+        let text = format!(r#"{{"Network":"10.5.0.0/16","Backend":{backend}}}"#);
+        let cluster = cluster(&text, "10.5.1.0-24", vec![peer("10.5.2.0-24", value)]);
+        assert_eq!(subnet_env(&cluster, 1500, true).mtu, mtu, "{backend}");
+        let model = Translation::new(own()).model(&cluster).unwrap();
+        let network = &model.networks[0];
+        assert_eq!((model.encapsulation, model.port), wanted, "{backend}");
+        assert_eq!(
+            (network.direct_routing, network.mtu.map(Mtu::get)),
+            (direct, Some(mtu as usize)),
+            "{backend}"
+        );
+        assert_eq!((model.nodes.len(), model.nodes[1].public_ip), (2, "192.0.2.2".parse().ok()), "{backend}");
+    }
+    let text = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"ipip"}}"#;
+    let model =
+        Translation::new(own()).model(&cluster(text, "10.5.1.0-24", vec![peer("10.5.2.0-24", udp)])).unwrap();
+    assert_eq!(model.nodes.len(), 1, "ipip does ask");
 }
 
 #[test]

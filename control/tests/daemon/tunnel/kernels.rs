@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use super::{kernel_node, stream};
-use crate::lab::{Lab, Namespace, nodes, tap_pod, wait_for};
+use crate::lab::{Lab, Namespace, VTEP_MACS, nodes, tap_pod, wait_for};
 
 /// Pings and streams both ways, over IPv4 and IPv6, between a pod and one behind a kernel's VTEP, and from and to their nodes.
 pub(crate) fn all_reach_each_other(lab: &Lab, web: &Namespace, far: &Namespace) {
@@ -78,4 +78,37 @@ fn who_is_not_in_the_cluster_file_is_not_listened_to() {
     forged.join().expect("the sender");
     wait_for("the drop", || (lab.drops("vtep_unknown") == dropped + 1).then_some(()));
     lab.counters_balance();
+}
+
+/// As a flanneld leaves it that has lost its device, or whose node was set up anew: nothing of the old entries may survive.
+#[test]
+fn a_kernel_node_that_comes_back_with_another_mac_address() {
+    const NEW: &str = "02:00:5e:00:07:02";
+    let lab = Lab::new();
+    lab.configure("", "kind = \"socket\"", "");
+    let (web, far) = (Namespace::new("web"), kernel_node(&lab, 1450));
+    lab.write_cluster(&tap_pod("web", 2, &web));
+    let _weftd = lab.start();
+    lab.peer_resolved();
+    all_reach_each_other(&lab, &web, &far);
+
+    let (b, near) = (&lab.peer, VTEP_MACS[0]);
+    b.ip_batch(&[
+        "link del flannel.1",
+        &format!(
+            "link add flannel.1 address {NEW} mtu 1450 type vxlan id 1 local 172.16.0.2 dev up0 dstport 8472 nolearning"
+        ),
+        "addr add 10.244.1.0/32 dev flannel.1",
+        "addr add fd00:10:244:1::/128 dev flannel.1",
+        "link set flannel.1 up",
+        &format!("neigh add 10.244.0.0 lladdr {near} dev flannel.1 nud permanent"),
+        &format!("neigh add fd00:10:244:: lladdr {near} dev flannel.1 nud permanent"),
+        "route add 10.244.0.0/24 via 10.244.0.0 dev flannel.1 onlink",
+        "route add fd00:10:244::/64 via fd00:10:244:: dev flannel.1 onlink",
+    ]);
+    b.must(&format!("bridge fdb append {near} dev flannel.1 dst 172.16.0.1 self permanent"));
+    assert!(!web.reaches("10.244.1.2"), "the kernel takes nothing that is for the old address");
+    lab.replace_cluster(&(nodes(&[0, 1]).replace(VTEP_MACS[1], NEW) + &tap_pod("web", 2, &web)));
+    wait_for("the new address to be used", || web.reaches("10.244.1.2").then_some(()));
+    all_reach_each_other(&lab, &web, &far);
 }

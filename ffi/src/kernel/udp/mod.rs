@@ -4,6 +4,7 @@
 //! - [`UdpRx`]: what comes for one port by one interface; packets that the kernel has put together stay so ([`Received::segment`]).
 //! - [`UdpTx`]: a set of sockets to send from, so that flows can have different source ports; one message may stand for many
 //!   datagrams of one size.
+//! - [`open_ip`]: sockets of a tunnel whose packets are IPv4 packets with nothing before them, or an IPv4 header.
 //! - [`IcmpRx`]: what routers say of packets that were too big for them.
 //!
 //! The kernel routes, resolves, filters and checks; path MTUs are not its business here: what is larger than the
@@ -11,6 +12,7 @@
 
 mod control;
 mod icmp;
+mod ip;
 mod rx;
 mod tx;
 mod way;
@@ -26,6 +28,7 @@ use super::interface::IfName;
 use super::sys;
 
 pub use icmp::{IcmpMessage, IcmpRx};
+pub use ip::{IP_BATCH, IpCarrier, IpReceived, IpRx, IpTx, open_ip};
 pub use rx::{RX_BATCH, Received, UdpRx};
 pub use tx::{Family, MAX_DATAGRAMS, MAX_MESSAGE, MAX_PIECES, Message, Refusal, TX_BATCH, UdpTx};
 

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::classify::{LastHits, classify, classify_tunnel};
+use crate::ip_tunnel::mac_of;
 use crate::offload::{Checksum, Gso, GsoKind, Offload};
 use crate::packet::HeapBuf;
 use crate::parse::{parse, parse_tunnel};
@@ -21,6 +22,8 @@ const TRUSTED: usize = 3;
 const HOST: usize = 4;
 /// Not a port's, but a station's behind one.
 const LEARNED: usize = 5;
+/// Other nodes are behind it, whose packets its driver takes out of the tunnel.
+const NODES: usize = 6;
 
 const GATEWAY: [u8; 6] = [2, 0, 0, 0, 0, 0xfe];
 const VTEP: [u8; 6] = [2, 0, 0, 0, 0, 0xaa];
@@ -45,6 +48,11 @@ fn pod_mac(pod: usize) -> MacAddr {
     MacAddr([2, 0, 0, 0, 0, pod as u8])
 }
 
+/// Of a node in a tunnel of plain packets: 2 is known.
+fn node_mac(host: u8) -> MacAddr {
+    mac_of([172, 16, 0, host].into())
+}
+
 fn addresses(pod: usize) -> [IpAddr; 2] {
     [[10, 244, 0, pod as u8].into(), format!("fd00::{pod}").parse().unwrap()]
 }
@@ -58,6 +66,7 @@ fn tables(vteps: usize) -> Snapshot {
         (OTHER, guard(OTHER)),
         (TRUSTED, Role::Trusted),
         (HOST, Role::Host),
+        (NODES, Role::IpTunnel(Vni::new(1).unwrap())),
     ] {
         let mtu = Mtu::new(if port == OTHER { 600 } else { 1450 }).unwrap();
         tables.ports.insert(id(port), Port { role, mtu, place: Place::Each, tunnel_gso: false });
@@ -78,6 +87,8 @@ fn tables(vteps: usize) -> Snapshot {
     tables.routes4.insert([10, 244, 5, 0].into(), 24, NextHop::Blackhole);
     tables.routes4.insert([10, 244, 6, 0].into(), 24, NextHop::Direct(0));
     tables.routes4.insert([10, 244, 7, 0].into(), 24, NextHop::OnLink(0));
+    tables.routes4.insert([10, 244, 8, 0].into(), 24, NextHop::Hop(1));
+    tables.hops.push(Neighbour { mac: node_mac(2), port: id(NODES) });
     tables.links.push(Link { to: Neighbour { mac: pod_mac(8), port: id(UPLINK) }, vtep: 0 });
     tables.routes6.insert("fd00::".parse().unwrap(), 112, NextHop::Local);
     tables.routes6.insert("fd00::1:0".parse().unwrap(), 112, NextHop::Vtep(0));
@@ -144,7 +155,7 @@ fn any_plain() -> impl Strategy<Value = Vec<u8>> {
     let payload = prop_oneof![Just(18usize), 0..30usize, Just(590)];
     let dst = prop_oneof![Just(GATEWAY), (1u8..6).prop_map(|pod| [2, 0, 0, 0, 0, pod]), any::<[u8; 6]>()];
     let protocol = prop_oneof![Just(6u8), Just(17), Just(1), any::<u8>()];
-    (dst, 0u8..8, 0u8..5, protocol, payload, any::<bool>()).prop_map(
+    (dst, 0u8..9, 0u8..5, protocol, payload, any::<bool>()).prop_map(
         |(mac, net, host, protocol, len, is_v4)| {
             let payload = vec![0x11; len];
             let src = pod_mac(POD).0;
@@ -300,6 +311,17 @@ proptest! {
         frames in prop::collection::vec((any_plain(), any_change()), 1..8),
     ) {
         compare(port, frames.into_iter().map(|(frame, changes)| change(frame, changes)).collect())?;
+    }
+
+    #[test]
+    fn other_nodes(
+        frames in prop::collection::vec((any_plain(), any_change(), 1u8..4), 1..8),
+    ) {
+        let from_node = |(mut frame, changes, host): (Vec<u8>, _, u8)| {
+            frame[6..12].copy_from_slice(&node_mac(host).0);
+            change(frame, changes)
+        };
+        compare(NODES, frames.into_iter().map(from_node).collect())?;
     }
 
     #[test]

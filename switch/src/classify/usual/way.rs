@@ -4,7 +4,7 @@ use super::super::next_hop::{Target, resolve};
 use super::super::route::{Family, nowhere};
 use super::super::{Action, Ingress};
 use crate::parse::Ip;
-use crate::tables::{NO_VTEP, Neighbour, Role, Snapshot};
+use crate::tables::{NO_VTEP, Neighbour, Snapshot};
 use crate::types::{MacAddr, PortId};
 
 /// A way out, and the longest IP packet that it carries.
@@ -64,13 +64,13 @@ impl By<'_> {
             Target::Neighbour(to) => to,
             Target::Hop(to) if to.port != from.id => to,
             // Its kernel routes on, and has an MTU of its own to tell of.
-            Target::Direct(_) if matches!(from.port.role, Role::Uplink) => return None,
+            Target::Direct(_) if from.port.role.is_tunnel() => return None,
             Target::Host | Target::Direct(_) => {
                 let to = tables.gateway.host.filter(|to| to.port != from.id)?;
                 let mac = to.mac.to_bits();
                 return Some(Out { mac, port: to.port, vtep: NO_VTEP, mtu: u32::MAX, hop: false });
             }
-            Target::Vtep(vtep) if !matches!(from.port.role, Role::Uplink) => {
+            Target::Vtep(vtep) if !from.port.role.is_tunnel() => {
                 tables.vteps.prefetch(vtep);
                 let mtu = if confirmed {
                     u32::MAX

@@ -55,6 +55,7 @@ impl Left {
             refused: self.refused.count_ones(),
             unreachable: self.unreachable.count_ones(),
             too_long: self.too_long.count_ones(),
+            expired: 0,
         }
     }
 }
@@ -158,6 +159,6 @@ mod tests {
         left.add(0b1000, Refusal::Other);
         left.add(0b11000, Refusal::Unreachable);
         assert_eq!(left, Left { all: 0b11111, refused: 0b10, too_long: 0b100, unreachable: 0b10000 });
-        assert_eq!(left.loss(), TxLoss { refused: 1, unreachable: 1, too_long: 1 });
+        assert_eq!(left.loss(), TxLoss { refused: 1, unreachable: 1, too_long: 1, expired: 0 });
     }
 }

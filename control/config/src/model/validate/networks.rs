@@ -1,6 +1,6 @@
 //! What can be wrong with networks.
 
-use super::super::Model;
+use super::super::{DirectRouting, Encapsulation, Model};
 use super::names::name_part;
 use super::{Entity, Findings, Seen, unusable};
 use ipnet::IpNet;
@@ -58,6 +58,40 @@ pub(super) fn check(model: &Model, to: &mut Findings) {
         }
     }
     check_overlaps(model, to);
+    check_encapsulation(model, to);
+}
+
+/// A packet by itself says neither of which network it is, nor, to flannel, that it is of another family; and it does not go without
+/// a tunnel.
+fn check_encapsulation(model: &Model, to: &mut Findings) {
+    let Model { encapsulation, networks, .. } = model;
+    if encapsulation.is_vxlan() {
+        return;
+    }
+    let word = encapsulation.as_str();
+    for (index, network) in networks.iter().enumerate() {
+        let mut add = |field: &'static str, reason: String, remedy: &str| {
+            to.add(Entity::Network(index), &network.name, (field, None), reason, remedy.to_owned());
+        };
+        if index > 0 {
+            let reason = format!("the encapsulation is {word:?}, which carries only one network");
+            add("name", reason, "leave one network, or set encapsulation to \"vxlan\"");
+        }
+        if network.ipv6.is_some() {
+            let reason = format!("the encapsulation is {word:?}, which carries only IPv4");
+            add("ipv6", reason, "leave it out, or set encapsulation to \"vxlan\"");
+        }
+        let without = match (encapsulation, network.direct_routing) {
+            (_, DirectRouting::Never) | (Encapsulation::Ipip, DirectRouting::OnLink) => None,
+            (Encapsulation::Ipip, _) => {
+                Some("set direct_routing to \"on-link\", or leave the encapsulation out")
+            }
+            _ => Some("leave one of the two out"),
+        };
+        if let Some(remedy) = without {
+            add("direct_routing", format!("it does not go with the encapsulation {word:?}"), remedy);
+        }
+    }
 }
 
 pub(super) fn field_of(net: &IpNet) -> &'static str {

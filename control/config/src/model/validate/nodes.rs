@@ -55,7 +55,11 @@ pub(super) fn check(model: &Model, networks: &NetworkIndex, local_node: Option<&
         }
         needed_networks(networks, node, &mut needed);
         let tunnelled = |network: &usize| {
-            model.networks.get(*network).is_none_or(|network| network.direct_routing != DirectRouting::Always)
+            model.encapsulation.is_vxlan()
+                && model
+                    .networks
+                    .get(*network)
+                    .is_none_or(|network| network.direct_routing != DirectRouting::Always)
         };
         let peer = Some(node.name.as_str()) != local_node;
         for network in needed.iter().copied().filter(|network| peer && tunnelled(network)) {
