@@ -80,6 +80,8 @@ pub struct PortTotals {
     pub tx: (u64, u64),
     /// Frames received and dropped; frames that could not be sent.
     pub drops: (u64, u64),
+    /// Frames that had to wait for the port's limit; how often nothing more was taken from it for that.
+    pub held: (u64, u64),
 }
 
 struct PortRecord {
@@ -467,6 +469,7 @@ impl Dataplane {
             rx: less(all.rx, before.rx),
             tx: less(all.tx, before.tx),
             drops: less(all.drops, before.drops),
+            held: less(all.held, before.held),
         }
     }
 
@@ -479,6 +482,8 @@ impl Dataplane {
             totals.tx.1 += counters.tx_bytes.get();
             totals.drops.0 += counters.rx_drops.get();
             totals.drops.1 += counters.tx_drops.get();
+            totals.held.0 += counters.delayed.get();
+            totals.held.1 += counters.paused.get();
         }
         totals
     }

@@ -139,6 +139,7 @@ impl Backend for Invented {
             state: PodState::Up,
             error: None,
             cni: spec.cni,
+            bandwidth: spec.bandwidth,
         };
         self.pods().push(pod.clone());
         Ok(pod)

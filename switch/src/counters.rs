@@ -28,6 +28,10 @@ pub struct PortCounters {
     pub rx_drops: Counter,
     /// Frames that could not be sent to this port.
     pub tx_drops: Counter,
+    /// Frames to this port that had to wait because of its limit.
+    pub delayed: Counter,
+    /// How often nothing more was taken from this port for a while because of its limit.
+    pub paused: Counter,
 }
 
 /// How long a worker has slept, its present sleep included, in cycles of its clock: one word, so that a reader never sees half

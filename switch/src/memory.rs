@@ -110,6 +110,11 @@ impl MemSwitch {
         self.workers.iter_mut().for_each(|(worker, _)| worker.set_time(now));
     }
 
+    /// The same in nanoseconds, for limits of rates.
+    pub fn set_nanos(&mut self, now: u64) {
+        self.workers.iter_mut().for_each(|(worker, _)| worker.set_nanos(now));
+    }
+
     /// One round of every worker, in their order; how many packets that moved.
     pub fn step(&mut self) -> usize {
         (0..self.workers.len()).map(|worker| self.step_worker(worker)).sum()

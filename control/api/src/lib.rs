@@ -53,7 +53,8 @@ pub use mac::{Mac, MacError};
 pub use neighbour::{Conflict, Neighbour, NeighbourKind, NeighbourState, Neighbours};
 pub use pin::{PIN_LIMIT, PIN_LIMIT_MAX, Pin, Pins};
 pub use pod::{
-    Cni, Origin, Pod, PodPort, PodRoute, PodSpec, PodState, Pods, SpecError, VhostMode, is_pod_name,
+    Bandwidth, Cni, Origin, Pod, PodPort, PodRoute, PodSpec, PodState, Pods, SpecError, VhostMode,
+    is_pod_name,
 };
 pub use port::{Port, PortRole, Ports};
 pub use route::{Route, RouteKind, Routes};

@@ -88,6 +88,7 @@ fn spec(name: &str) -> PodSpec {
         mtu: None,
         routes: None,
         cni: None,
+        bandwidth: Default::default(),
     }
 }
 

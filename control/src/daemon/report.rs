@@ -225,6 +225,7 @@ impl Daemon {
             },
             error,
             cni: self.cni.get(&pod.name).cloned(),
+            bandwidth: attachments::shown_bandwidth(&self.bandwidth_of(pod)),
         }
     }
 
@@ -246,6 +247,8 @@ impl Daemon {
                 tx_bytes: totals.tx.1,
                 rx_drops: totals.drops.0,
                 tx_drops: totals.drops.1,
+                delayed: totals.held.0,
+                paused: totals.held.1,
             }
         });
         ports.collect()

@@ -1,6 +1,6 @@
 //! Starting: everything that can be wrong is found before anything is made. The order is that of what is cheapest to check.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -118,7 +118,7 @@ pub async fn start(setup: Setup) -> Result<Started, StartError> {
         None => Beginning::store(&config, &file.flags, vtep_macs.first).await?,
     };
     descriptors::raise(beginning.pods() + state.pods.len(), config.dataplane.workers);
-    let (node, advice) = (beginning.node().to_owned(), beginning.advice());
+    let (node, advice, kube_pods) = (beginning.node().to_owned(), beginning.advice(), beginning.kube_pods());
     // What peers know this node by is kept, also if it was flanneld that said it.
     vtep_macs.first = advice.vtep_mac.unwrap_or(vtep_macs.first);
     let kind = config.uplink.kind;
@@ -162,6 +162,8 @@ pub async fn start(setup: Setup) -> Result<Started, StartError> {
     let mut daemon = Daemon {
         added: BTreeMap::new(),
         cni: BTreeMap::new(),
+        kube_pods: kube_pods.clone(),
+        limited_by_kube: HashMap::new(),
         config,
         node,
         started,
@@ -216,7 +218,7 @@ pub async fn start(setup: Setup) -> Result<Started, StartError> {
     }
     Ok(Started {
         daemon,
-        inputs: Inputs { updates: incoming, settings, underlay, requests },
+        inputs: Inputs { updates: incoming, settings, underlay, requests, kube_pods },
         client,
         listener,
         socket,

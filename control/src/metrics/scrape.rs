@@ -45,7 +45,7 @@ pub struct Scrape {
 /// What a port counts: name, unit, what it means.
 type PortCounter = (&'static str, Option<Unit>, &'static str, fn(&PortStats) -> u64);
 
-const PORT_COUNTERS: [PortCounter; 6] = [
+const PORT_COUNTERS: [PortCounter; 8] = [
     ("weft_port_rx_packets", None, "Frames received from the port. A GSO frame counts once.", |port| {
         port.rx_packets
     }),
@@ -70,6 +70,18 @@ const PORT_COUNTERS: [PortCounter; 6] = [
         None,
         "Frames that were to be sent to the port and dropped because it did not take them.",
         |port| port.tx_drops,
+    ),
+    (
+        "weft_port_delayed_packets",
+        None,
+        "Frames to the port that had to wait because of its limit.",
+        |port| port.delayed,
+    ),
+    (
+        "weft_port_pauses",
+        None,
+        "How often nothing more was taken from the port for a while because of its limit.",
+        |port| port.paused,
     ),
 ];
 

@@ -22,6 +22,8 @@ fn scrape() -> Scrape {
         tx_bytes: u64::MAX,
         rx_drops: 5,
         tx_drops: 6,
+        delayed: 7,
+        paused: 8,
     };
     let worker = weft_api::WorkerStats {
         id: 0,

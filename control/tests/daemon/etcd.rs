@@ -143,6 +143,7 @@ impl Node<'_> {
             mtu: None,
             routes: None,
             cni: None,
+            bandwidth: Default::default(),
         };
         self.lab.wait_on(self.client().add_pod(&spec)).expect("it is added");
         address

@@ -2,6 +2,7 @@
 //!
 //! Needs root, `/dev/net/tun`, iproute2, ping and util-linux, and for `cni` the reference plugins; without them the tests fail.
 
+mod bandwidth;
 mod bridge;
 mod cni;
 mod direct;

@@ -5,6 +5,7 @@
 
 mod hash;
 mod ports;
+mod rates;
 mod routes;
 mod shared;
 mod vteps;
@@ -14,6 +15,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 pub(crate) use hash::NEAR;
 pub use hash::{KeyHasher, Map};
 pub use ports::{Place, PodGuard, Port, Ports, Role};
+pub use rates::{LEAST_BURST_MS, PortRates, Rate, Rates};
 pub use routes::{NO_VTEP, NextHop, Prefix, Routes};
 pub use shared::Shared;
 pub(crate) use vteps::BLOCK_V4;
@@ -134,6 +136,8 @@ pub struct Snapshot {
     pub ageing: u32,
     /// What is limited, and how.
     pub limits: Limits,
+    /// How fast frames may go to ports and come from them.
+    pub rates: Rates,
     /// The far ends of the tunnels; routes name them by index.
     pub vteps: Shared<Vteps>,
     /// This node's ends of the tunnels.

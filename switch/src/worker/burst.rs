@@ -36,14 +36,31 @@ impl<P: Platform> Worker<P> {
             stations,
             pins,
             questions,
+            accounts,
+            ticks,
             ..
         } = self;
         let Some(slot) = rx.get_mut(from) else { return 0 };
-        let loss = slot.queue.rx(pool, frames);
+        let mut is_shut = false;
+        let loss = match &mut slot.gate {
+            None => slot.queue.rx(pool, frames),
+            Some(gate) => {
+                let loss = gate.rx(&mut slot.queue, pool, frames, &accounts.of(from).from, *ticks);
+                is_shut = gate.is_shut();
+                counters.port(from).paused.add(is_shut.into());
+                if gate.is_over() {
+                    slot.gate = None;
+                }
+                loss
+            }
+        };
         let lost = count_loss(loss, outbox);
         let received = frames.len() + lost;
         if received == 0 {
             slot.empty = slot.empty.saturating_add(1);
+            if is_shut {
+                rx.note_shut(from, *ticks);
+            }
             return 0;
         }
         slot.empty = 0;
@@ -103,6 +120,9 @@ impl<P: Platform> Worker<P> {
         };
         apply_burst(&mut applier, frames, reads, together, &mut ends);
         slot.together = together;
+        if is_shut {
+            rx.note_shut(from, *ticks);
+        }
         port_counters.rx_drops.add(ends.dropped);
         counters.consumed.add(ends.consumed);
         counters.originated.add(ends.originated);

@@ -9,6 +9,7 @@ use loom::model::Builder;
 use loom::sync::{Arc, Condvar, Mutex};
 use loom::thread;
 
+use weft_sync::account::{Account, Bounds};
 use weft_sync::learned::{Learn, LearnTable, Rules};
 use weft_sync::pins::{Hit, Key, Pin, PinTable};
 use weft_sync::ring::{Consumer, ring};
@@ -526,5 +527,22 @@ fn pins_two_changes_of_one_entry() {
         assert_eq!(table.hit(&table.hashed(pin_key(1)), 1, |kind| Some(kind | 2)), Hit::Refreshed);
         other.join().unwrap();
         assert_eq!(table.iter(1).next().map(|entry| entry.kind), Some(3));
+    });
+}
+
+/// Two takers of one bucket: each taking counts, and none passes while the bucket is in debt.
+#[test]
+fn account_takings_are_not_lost() {
+    explore(3, || {
+        const BOUNDS: Bounds = Bounds { burst: 10, debt: 1000 };
+        const NOW: u64 = 500;
+        let account = Arc::new(Account::new());
+        let other = account.clone();
+        let taker = thread::spawn(move || (0..2).filter(|_| other.take(6, BOUNDS, NOW).is_ok()).count());
+        let here = (0..2).filter(|_| account.take(6, BOUNDS, NOW).is_ok()).count();
+        let there = taker.join().unwrap();
+        // 10, then 4, then in debt.
+        assert_eq!(here + there, 2);
+        assert_eq!(account.balance(BOUNDS, NOW), -2);
     });
 }

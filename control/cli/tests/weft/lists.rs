@@ -25,6 +25,8 @@ fn port(id: u16, name: &str, role: PortRole) -> Port {
         tx_bytes: 60_000,
         rx_drops: 7,
         tx_drops: 0,
+        delayed: 0,
+        paused: 0,
         learned: 3,
     }
 }

@@ -99,6 +99,7 @@ impl Backend for Invented {
             state: PodState::Up,
             error: None,
             cni: spec.cni,
+            bandwidth: spec.bandwidth,
         };
         pods.push(pod.clone());
         self.made.fetch_add(1, Ordering::SeqCst);
@@ -128,6 +129,8 @@ impl Backend for Invented {
             tx_bytes: 4,
             rx_drops: 5,
             tx_drops: 6,
+            delayed: 0,
+            paused: 0,
             learned: 0,
         };
         Ok(Ports { ports: vec![port] })
