@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use thiserror::Error;
 use tokio::net::UnixListener;
@@ -16,7 +16,7 @@ use weft_flannel::flags::Flags;
 use weft_flannel::kube::{Access, Advice, Kube, Options as KubeOptions, Patience, ThisNode};
 use weft_flannel::store::{Own as FlannelOwn, Store, StoreError};
 use weft_flannel::subnet_env::SubnetEnv;
-use weft_node::{Choice, Deleted, Lock, Mirror, Neighbours, State, choose_uplink};
+use weft_node::{Choice, Deleted, Lock, Mirror, Neighbours, Rules, State, choose_uplink};
 
 use super::direct::Direct;
 use super::flows::Watches;
@@ -33,8 +33,10 @@ use crate::dataplane::{self, Dataplane, file_prefix};
 use crate::metrics::{self, Served};
 use crate::model::Model;
 use crate::reload::{ConfigFile, Reload};
+use crate::rules::{Keeping, Wanted};
 use crate::source::flannel::{self, Own, Translation};
 use crate::source::{Source, SourceError};
+use crate::supervisor::Supervisor;
 
 /// The control socket: its owner and the configured group may use it.
 const SOCKET_MODE: u32 = 0o660;
@@ -95,6 +97,8 @@ pub struct Setup {
     pub reload: Reload,
     /// Sets how much is logged.
     pub set_log_level: SetLogLevel,
+    /// Who has started weftd, and is told how it is.
+    pub supervisor: Supervisor,
 }
 
 /// Where the desired state comes from, with what it said first.
@@ -114,11 +118,12 @@ struct StoreOrigin {
     store: Store,
     translation: Translation,
     env: SubnetEnv,
+    rules: Rules,
 }
 
 /// Starts everything. On return traffic flows.
 pub async fn start(setup: Setup) -> Result<Started, StartError> {
-    let Setup { config, file, reload, set_log_level } = setup;
+    let Setup { config, file, reload, set_log_level, supervisor } = setup;
     let started = (Instant::now(), SystemTime::now());
     let mut kube = None;
     let mut advice = Advice::default();
@@ -182,16 +187,16 @@ pub async fn start(setup: Setup) -> Result<Started, StartError> {
 
     let (updates, incoming) = mpsc::channel(1);
     let (ready, forwards) = oneshot::channel();
-    let (store, env) = match follow {
+    let (store, told) = match follow {
         Follow::File(path) => {
             tokio::spawn(Source::File { path }.run(node.clone(), updates, reload.cluster));
             (None, None)
         }
         Follow::Store(origin) => {
-            let StoreOrigin { store, translation, env } = *origin;
+            let StoreOrigin { store, translation, env, rules } = *origin;
             let status = store.status();
             tokio::spawn(flannel::follow(store, translation, forwards, updates));
-            (Some((status, env.subnets)), Some(env))
+            (Some((status, env.subnets)), Some((env, rules)))
         }
     };
     let (said, settings) = mpsc::channel(1);
@@ -203,7 +208,8 @@ pub async fn start(setup: Setup) -> Result<Started, StartError> {
     let (problem, health_problem) = watch::channel(None);
     let (_, healthz) = watch::channel(config.flannel.healthz);
     tokio::spawn(metrics::serve(Served::Health, healthz, client.clone(), problem));
-    let subnet_file = config.flannel.subnet_file.clone();
+    let (problem, rules_problem) = watch::channel(None);
+    let own = config.flannel.clone();
     let mut daemon = Daemon {
         added: BTreeMap::new(),
         cni: BTreeMap::new(),
@@ -233,7 +239,8 @@ pub async fn start(setup: Setup) -> Result<Started, StartError> {
         spread: Spread::new(),
         flows: Watches::default(),
         settings: own_settings,
-        listen_problems: [metrics_problem, health_problem],
+        task_problems: [metrics_problem, health_problem, rules_problem],
+        supervisor,
         saved: None,
     };
     // What the daemon cannot be without comes first: if it fails, no pod has been touched.
@@ -249,12 +256,21 @@ pub async fn start(setup: Setup) -> Result<Started, StartError> {
     daemon.reconcile().await;
     // Nobody waits for it where the source is a file.
     let _ = ready.send(());
-    if let Some(env) = env {
+    if let Some((env, rules)) = told {
+        let wanted = Wanted {
+            rules,
+            blackhole: own.blackhole_route,
+            every: Duration::from_secs(own.resync_s.into()),
+            state_dir: daemon.config.state.dir.clone(),
+        };
+        let mut keeping = Keeping::new(wanted, problem);
+        keeping.look().await;
+        tokio::spawn(keeping.run());
         // The last step: CNI plugins take it for the word that pods may come.
-        if let Err(error) = env.write(&subnet_file) {
+        if let Err(error) = env.write(&own.subnet_file) {
             warn!(
                 "cannot write {}: {error}; CNI plugins wait for it: mend that and restart weftd",
-                subnet_file.display()
+                own.subnet_file.display()
             );
         }
     }
@@ -334,7 +350,8 @@ async fn meet(
     let mut translation = Translation::new(own);
     let model = translation.model(&cluster)?;
     let env = flannel::subnet_env(&cluster, uplink.mtu, config.flannel.ip_masq);
-    Ok(Origin { model, follow: Follow::Store(Box::new(StoreOrigin { store, translation, env })) })
+    let rules = flannel::rules(&cluster, &config.flannel);
+    Ok(Origin { model, follow: Follow::Store(Box::new(StoreOrigin { store, translation, env, rules })) })
 }
 
 fn etcd_settings(config: &Config, flags: &Flags) -> Result<EtcdSettings, StoreError> {
@@ -354,7 +371,7 @@ fn etcd_settings(config: &Config, flags: &Flags) -> Result<EtcdSettings, StoreEr
         },
         user: etcd.username.clone().map(|name| (name, password)),
         timing: Timing {
-            margin: std::time::Duration::from_secs(60 * u64::from(etcd.renew_margin_min)),
+            margin: Duration::from_secs(60 * u64::from(etcd.renew_margin_min)),
             ..Timing::default()
         },
     })

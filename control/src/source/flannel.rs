@@ -12,9 +12,11 @@ use weft_flannel::lease::{Subnets, VxlanData};
 use weft_flannel::net_conf::{Backend, NetConf};
 use weft_flannel::store::{Cluster, Peer, Store, Update};
 use weft_flannel::subnet_env::SubnetEnv;
+use weft_node::{Firewall, Pods, Rules};
 use weft_switch::types::{MacAddr, Mtu};
 
 use super::SourceError;
+use crate::config::Flannel;
 use crate::model::{DirectRouting, Entity, Model, Network, Node, validate};
 
 /// What this node knows of itself.
@@ -64,6 +66,20 @@ pub fn subnet_env(cluster: &Cluster, uplink: u32, ip_masq: bool) -> SubnetEnv {
         subnets: cluster.own,
         mtu: pod_mtu(&cluster.config, uplink),
         ip_masq,
+    }
+}
+
+/// The rules that the node needs for its pods' packets.
+pub fn rules(cluster: &Cluster, settings: &Flannel) -> Rules {
+    let v4 = cluster.config.network.map(IpNet::V4).zip(cluster.own.v4.map(IpNet::V4));
+    let v6 = cluster.config.ipv6_network.map(IpNet::V6).zip(cluster.own.v6.map(IpNet::V6));
+    let pods = |(network, subnet): (IpNet, IpNet)| Pods { network: network.trunc(), subnet: subnet.trunc() };
+    Rules {
+        by: if cluster.config.nftables { Firewall::Nftables } else { Firewall::Iptables },
+        pods: [v4, v6].into_iter().flatten().map(pods).collect(),
+        masquerade: settings.ip_masq,
+        forward: settings.forward_rules,
+        random_ports: settings.ip_masq_random,
     }
 }
 

@@ -134,8 +134,16 @@ impl Node<'_> {
         let Some(IpNet::V4(subnet)) = store.subnets.first().copied() else { panic!("{store:?}") };
         let address = IpAddr::V4((subnet.network().to_bits() + 5).into());
         let port = PodPort::Tap { netns: netns.path(), ifname: "eth0".to_owned() };
-        let spec =
-            PodSpec { name: name.to_owned(), port, addresses: vec![address], mac: None, trusted: false };
+        let spec = PodSpec {
+            name: name.to_owned(),
+            port,
+            addresses: vec![address],
+            mac: None,
+            trusted: false,
+            mtu: None,
+            routes: None,
+            cni: None,
+        };
         self.lab.wait_on(self.client().add_pod(&spec)).expect("it is added");
         address
     }
