@@ -9,6 +9,7 @@ mod others;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
@@ -22,6 +23,9 @@ use crate::view::{Form, Show};
 
 /// The tunnel's UDP port on flannel's nodes.
 const TUNNEL_PORT: u16 = 8472;
+
+/// How long weftd is waited for, which may hang: that would be one more thing to say.
+const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 
 #[derive(Debug, Args)]
 pub(crate) struct CheckArgs {
@@ -176,7 +180,7 @@ pub(crate) async fn run(client: Client, args: CheckArgs) -> Result<Report, Failu
         false => client,
     };
     let machine = Machine { root: "/".into() };
-    let (line, status) = weftd(&client).await;
+    let (line, status) = weftd(&client.timeout(ANSWER_WITHIN)).await;
     lines.push(line);
     if !machine.is_root() {
         let remedy = "run it as root, to see who holds the tunnel's port and which rules there are";

@@ -252,7 +252,7 @@ async fn carry_out(client: Client, view: &View, command: Command) -> Result<(), 
         Command::Worker { .. } => view.read(&client, async |c: &Client| Ok(c.workers().await?)).await,
         Command::Config(command) => config::run(&client, view, command).await,
         Command::Check(args) => {
-            let report = check::run(client.timeout(VERSION_TIMEOUT), args).await?;
+            let report = check::run(client, args).await?;
             view.print(&report)?;
             // What there is to say has been said.
             if report.is_fit() { Ok(()) } else { Err(Failure::found("")) }

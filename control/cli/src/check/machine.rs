@@ -233,9 +233,9 @@ mod tests {
         let pages = "sys/kernel/mm/hugepages/hugepages-2048kB";
         let with = |all: &str, free: &str, available: &str| {
             machine_with(&[
-                (&format!("{pages}/nr_hugepages"), all),
-                (&format!("{pages}/free_hugepages"), free),
-                ("proc/meminfo", &format!("MemTotal: 9 kB\nMemAvailable:  {available} kB\n")),
+                (format!("{pages}/nr_hugepages").as_str(), all),
+                (format!("{pages}/free_hugepages").as_str(), free),
+                ("proc/meminfo", format!("MemTotal: 9 kB\nMemAvailable:  {available} kB\n").as_str()),
             ])
         };
         let verdicts = |all: &str, free: &str, available: &str, hugepages| {
