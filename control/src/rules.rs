@@ -30,6 +30,8 @@ pub struct Keeping {
     wanted: Wanted,
     /// Away while its programs run, and for good if that broke off.
     keeper: Option<Keeper>,
+    /// Blackhole routes of before, of other subnets, are gone.
+    settled: bool,
     problem: watch::Sender<Option<String>>,
 }
 
@@ -37,7 +39,7 @@ impl Keeping {
     /// Nothing is done yet. What is wrong is told by `problem`.
     pub fn new(wanted: Wanted, problem: watch::Sender<Option<String>>) -> Self {
         let keeper = Some(Keeper::new(wanted.rules.clone()));
-        Self { wanted, keeper, problem }
+        Self { wanted, keeper, settled: false, problem }
     }
 
     /// Looks again and again.
@@ -113,10 +115,16 @@ impl Keeping {
         problems
     }
 
-    async fn route_nowhere(&self) -> Result<(), Error> {
+    async fn route_nowhere(&mut self) -> Result<(), Error> {
         let subnets = self.wanted.rules.pods.iter().map(|pods| pods.subnet);
         let wanted: Vec<IpNet> = subnets.filter(|_| self.wanted.blackhole).collect();
-        put_blackhole_routes(&wanted).await?;
-        drop_blackhole_routes(&wanted).await
+        if !wanted.is_empty() {
+            put_blackhole_routes(&wanted).await?;
+        }
+        if !self.settled {
+            drop_blackhole_routes(&wanted).await?;
+            self.settled = true;
+        }
+        Ok(())
     }
 }

@@ -57,7 +57,7 @@ pub async fn purge(state_dir: &Path, host_port: &str) -> Result<Purged, Error> {
     drop_neighbours().await?;
     drop_direct_routes(host_port, 0, &[]).await?;
     drop_blackhole_routes(&[]).await?;
-    purged.rules = masquerade::remove(state_dir);
+    purged.rules = masquerade::remove(state_dir)?;
     purged.files = delete_files(state_dir)?;
     Ok(purged)
 }

@@ -1,6 +1,6 @@
 //! Rules by iptables: a chain of one's own in the tables nat and filter, and a jump to it from the kernel's.
 
-use super::program::run;
+use super::program::{Said, run};
 use super::{Pods, Rules, multicast};
 use crate::error::Error;
 use ipnet::IpNet;
@@ -31,8 +31,7 @@ const FORWARD: Chain =
 impl Chain {
     /// A rule of it.
     fn rule(&self, matches: &str, action: &str) -> String {
-        let matches = if matches.is_empty() { String::new() } else { format!(" {matches}") };
-        format!("-A {}{matches} -m comment --comment \"{}\" -j {action}", self.name, self.comment)
+        format!("-A {} {matches} -m comment --comment \"{}\" -j {action}", self.name, self.comment)
     }
 
     /// The jump there.
@@ -107,24 +106,62 @@ fn wanted(chain: &Chain, pods: &Pods, rules: &Rules) -> Option<Vec<String>> {
 pub(super) fn look(rules: &Rules, said: &mut HashMap<String, String>) -> Result<bool, Error> {
     let mut changed = false;
     for pods in &rules.pods {
-        let programs = Programs::choose(matches!(pods.network, IpNet::V6(_)), has)?;
+        let v6 = matches!(pods.network, IpNet::V6(_));
+        // Later on it changes nothing: the kernel heeds the rules of both kinds.
+        let kind = said.entry(family(v6).to_owned()).or_insert_with(|| kind(v6, has).to_owned());
+        let programs = Programs::of(v6, kind);
         for chain in [&MASQUERADE, &FORWARD] {
-            changed |= programs.look_at(chain, wanted(chain, pods, rules).as_deref(), said)?;
+            changed |= match wanted(chain, pods, rules) {
+                Some(wanted) => programs.keep(chain, &wanted, said)?,
+                None => programs.remove(chain)?,
+            };
         }
     }
     Ok(changed)
 }
 
-/// Removes what there is of both families, by whichever programs there are.
-pub(super) fn remove_if_possible() {
+/// Removes what there is of both families. Programs that are not there have made nothing.
+pub(super) fn remove() -> Result<(), Error> {
     for v6 in [false, true] {
-        let Ok(programs) = Programs::choose(v6, has) else { continue };
+        let programs = Programs::of(v6, kind(v6, has));
         for chain in [&MASQUERADE, &FORWARD] {
-            if let Err(error) = programs.look_at(chain, None, &mut HashMap::new()) {
-                tracing::debug!("{} stays: {error}", chain.name);
+            match programs.remove(chain) {
+                Ok(_) | Err(Error::NoProgram { .. }) => {}
+                Err(error) => return Err(error),
             }
         }
     }
+    Ok(())
+}
+
+fn family(v6: bool) -> &'static str {
+    if v6 { "ip6tables" } else { "iptables" }
+}
+
+/// iptables comes in two kinds, neither of which shows the other's rules. The node's are of the kind by which kubelet has made a chain, as a
+/// hint; where there is no hint, of what is called `iptables`, which in a container may be another kind than on the node.
+fn kind(v6: bool, has: impl Fn(&str, &str, &str) -> bool) -> &'static str {
+    let hinted = |kind: &str| {
+        let program = format!("{}{kind}", family(v6));
+        ["KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY"].iter().any(|chain| has(&program, "mangle", chain))
+    };
+    // To ask the older kind loads its modules into the kernel: only where its tables are in use.
+    match () {
+        () if hinted("-nft") => "-nft",
+        () if legacy_tables(v6) && hinted("-legacy") => "-legacy",
+        () => "",
+    }
+}
+
+/// Whether tables of the older kind are in use in this network namespace.
+fn legacy_tables(v6: bool) -> bool {
+    let file = if v6 { "/proc/net/ip6_tables_names" } else { "/proc/net/ip_tables_names" };
+    std::fs::read_to_string(file).is_ok_and(|names| names.lines().any(|name| name == "mangle"))
+}
+
+/// Whether a program is there and knows a chain.
+fn has(program: &str, table: &str, chain: &str) -> bool {
+    run(program, &["-w", WAIT, "-t", table, "-S", chain], "").is_ok_and(|said| said.success)
 }
 
 /// The programs of one family and kind.
@@ -133,35 +170,13 @@ struct Programs {
     restore: String,
 }
 
-/// Whether a program knows a chain.
-fn has(program: &str, table: &str, chain: &str) -> Result<bool, Error> {
-    Ok(run(program, &["-w", WAIT, "-t", table, "-S", chain], "")?.success)
-}
-
 impl Programs {
-    /// iptables comes in two kinds, whose rules the other does not see. The node's are of the kind that kubelet has made a
-    /// chain by, as a hint; where there is none, or but one kind, of what is called `iptables`. In a container that may be
-    /// another than on the node.
-    fn choose(v6: bool, has: impl Fn(&str, &str, &str) -> Result<bool, Error>) -> Result<Self, Error> {
-        let family = if v6 { "ip6tables" } else { "iptables" };
-        let hinted = |kind: &str| {
-            let program = format!("{family}-{kind}");
-            ["KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY"]
-                .iter()
-                .any(|chain| has(&program, "mangle", chain).unwrap_or(false))
-        };
-        // Asking the older kind loads its modules into the kernel: only where its tables are in use.
-        let kind = if hinted("nft") {
-            "-nft"
-        } else if legacy_tables(v6) && hinted("legacy") {
-            "-legacy"
-        } else {
-            ""
-        };
-        Ok(Self { list: format!("{family}{kind}"), restore: format!("{family}{kind}-restore") })
+    fn of(v6: bool, kind: &str) -> Self {
+        let list = format!("{}{kind}", family(v6));
+        Self { restore: format!("{list}-restore"), list }
     }
 
-    fn list(&self, table: &str, chain: &str) -> Result<super::program::Said, Error> {
+    fn list(&self, table: &str, chain: &str) -> Result<Said, Error> {
         run(&self.list, &["-w", WAIT, "-t", table, "-S", chain], "")
     }
 
@@ -169,23 +184,16 @@ impl Programs {
         run(&self.restore, &["-w", WAIT, "--noflush"], text)?.or_error(&self.restore).map(drop)
     }
 
-    /// Makes a chain if it is not as it was when it was made, or removes it where none is wanted.
-    fn look_at(
+    /// Makes a chain if it is not as it was when it was made.
+    fn keep(
         &self,
         chain: &Chain,
-        rules: Option<&[String]>,
+        rules: &[String],
         said: &mut HashMap<String, String>,
     ) -> Result<bool, Error> {
         let from = self.list(chain.table, chain.from)?.or_error(&self.list)?;
         let own = self.list(chain.table, chain.name)?;
         let (jumps, stale) = chain.found(&from);
-        let Some(rules) = rules else {
-            if own.success || jumps || !stale.is_empty() {
-                self.restore(&chain.removing(&from))?;
-                return Ok(true);
-            }
-            return Ok(false);
-        };
         let key = format!("{} {}", self.list, chain.name);
         if own.success && jumps && stale.is_empty() && said.get(&key) == Some(&own.out) {
             return Ok(false);
@@ -194,12 +202,21 @@ impl Programs {
         said.insert(key, self.list(chain.table, chain.name)?.or_error(&self.list)?);
         Ok(true)
     }
-}
 
-/// Whether tables of the older kind are in use in this network namespace.
-fn legacy_tables(v6: bool) -> bool {
-    let file = if v6 { "/proc/net/ip6_tables_names" } else { "/proc/net/ip_tables_names" };
-    std::fs::read_to_string(file).is_ok_and(|names| names.lines().any(|name| name == "mangle"))
+    /// Removes a chain and the jumps to it. True if there was anything.
+    fn remove(&self, chain: &Chain) -> Result<bool, Error> {
+        let from = self.list(chain.table, chain.from)?;
+        // A kernel without the table has nothing in it.
+        if !from.success {
+            return Ok(false);
+        }
+        let (jumps, stale) = chain.found(&from.out);
+        let there = jumps || !stale.is_empty() || self.list(chain.table, chain.name)?.success;
+        if there {
+            self.restore(&chain.removing(&from.out))?;
+        }
+        Ok(there)
+    }
 }
 
 #[cfg(test)]
@@ -283,12 +300,12 @@ COMMIT
 
     #[test]
     fn kubelets_kind_is_chosen() {
-        let chosen = |v6, known: &'static [&'static str]| {
+        let chosen = |v6, known: &[&str]| {
             let has = |program: &str, table: &str, chain: &str| {
                 assert_eq!(table, "mangle");
-                Ok(known.contains(&format!("{program} {chain}").as_str()))
+                known.contains(&format!("{program} {chain}").as_str())
             };
-            Programs::choose(v6, has).unwrap().restore
+            Programs::of(v6, kind(v6, has)).restore
         };
         assert_eq!(chosen(false, &[]), "iptables-restore");
         assert_eq!(chosen(false, &["iptables-nft KUBE-IPTABLES-HINT"]), "iptables-nft-restore");

@@ -106,9 +106,12 @@ impl Keeper {
                 note_made(state_dir)?;
             }
             // Rules of the other kind would work beside these, for subnets that may no longer be this node's.
-            match self.rules.by {
-                Firewall::Iptables => nft::remove_if_possible(),
-                Firewall::Nftables => iptables::remove_if_possible(),
+            let removed = match self.rules.by {
+                Firewall::Iptables => nft::remove(),
+                Firewall::Nftables => iptables::remove(),
+            };
+            if let Err(error) = removed {
+                tracing::warn!("an earlier flanneld's rules may stay beside weft's: {error}");
             }
         }
         let changed = match self.rules.by {
@@ -137,15 +140,14 @@ fn note_made(state_dir: &Path) -> Result<(), Error> {
     std::fs::write(&path, "").map_err(|e| Error::file("write", &path, e))
 }
 
-/// Removes all rules of these names, of both kinds and families, where weftd has made any. Programs that are not there have
-/// made none. True if there were any to be removed.
-pub(crate) fn remove(state_dir: &Path) -> bool {
+/// Removes all rules of these names, of both kinds and families, where weftd has made any. True if it has.
+pub(crate) fn remove(state_dir: &Path) -> Result<bool, Error> {
     let made = state_dir.join(MADE_FILE).exists();
     if made {
-        iptables::remove_if_possible();
-        nft::remove_if_possible();
+        iptables::remove()?;
+        nft::remove()?;
     }
-    made
+    Ok(made)
 }
 
 /// All multicast addresses of a network's family.

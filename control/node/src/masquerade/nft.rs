@@ -88,14 +88,16 @@ pub(super) fn look(rules: &Rules, said: &mut HashMap<String, String>) -> Result<
     Ok(changed)
 }
 
-/// Removes what there is of both families.
-pub(super) fn remove_if_possible() {
+/// Removes what there is of both families. A program that is not there has made nothing.
+pub(super) fn remove() -> Result<(), Error> {
     for table in TABLES {
-        let removed = listed(table).and_then(|there| there.map_or(Ok(()), |_| load(&removing(table))));
-        if let Err(error) = removed {
-            tracing::debug!("{} stays: {error}", table.1);
+        match listed(table) {
+            Ok(Some(_)) => load(&removing(table))?,
+            Ok(None) | Err(Error::NoProgram { .. }) => {}
+            Err(error) => return Err(error),
         }
     }
+    Ok(())
 }
 
 #[cfg(test)]
