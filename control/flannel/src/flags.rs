@@ -212,4 +212,13 @@ mod tests {
         assert_eq!(flags.without_effect().len(), 2);
         assert!(parse(["--ip-masq=false", "--iface=eth0"]).unwrap().without_effect().is_empty());
     }
+
+    #[test]
+    fn the_manifests_options_are_known() {
+        let manifest = include_str!("../../../deploy/kubernetes/weft.yaml");
+        let list = manifest.lines().find_map(|line| line.trim().strip_prefix("args: [")?.strip_suffix(']'));
+        let flags = parse(list.unwrap().split(", ")).unwrap();
+        assert_eq!((flags.ip_masq, flags.kube_subnet_mgr, flags.healthz_port), (Some(true), Some(true), Some(8081)));
+        assert!(flags.without_effect().is_empty());
+    }
 }
