@@ -321,7 +321,8 @@ fn far_node(tables: &mut Snapshot, ends: &mut Ends, from: &Sources<'_>, peer: &N
             continue;
         }
         let (Some(address), Some(uplink)) = (tunnel_address(peer, subnet), from.facts.uplink.port) else {
-            add_route(tables, subnet, NextHop::Unreachable);
+            // The kernel's own way needs no port of weft's.
+            add_route(tables, subnet, if direct { NextHop::Direct(NO_VTEP) } else { NextHop::Unreachable });
             continue;
         };
         let index = *ends.0.entry((network, address)).or_insert_with(|| {

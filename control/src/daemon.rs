@@ -178,7 +178,10 @@ impl Daemon {
                     self.take_config(update).await;
                     self.supervisor.reloaded();
                 }
-                Ok(()) = inputs.underlay.changed() => self.reconcile().await,
+                Ok(()) = inputs.underlay.changed() => {
+                    self.direct.doubt();
+                    self.reconcile().await;
+                }
                 1.. = inputs.requests.recv_many(&mut requests, AT_ONCE) => self.answer(&mut requests).await,
                 next = self.spread.next() => self.take_queue(next).await,
                 _ = retry.tick(), if self.has_problems() || self.spread.has_failed() => {

@@ -49,8 +49,15 @@ struct Hostile {
     available: [u16; 2],
 }
 
+/// Where a ring's descriptors, available and used ones are in the guest's memory.
+type Places = [usize; 3];
+
+fn usual_places(ring: usize) -> Places {
+    [0, 0x1000, 0x2000].map(|at| ring * 0x4000 + at)
+}
+
 impl Hostile {
-    fn connect(path: &str, features: u64) -> Self {
+    fn connect(path: &str, features: u64, places: impl Fn(usize) -> Places) -> Self {
         // SAFETY: plain system calls, whose results are checked and are nobody else's.
         let (memory, map, kicks) = unsafe {
             let fd = libc::memfd_create(c"guest".as_ptr(), 0);
@@ -79,9 +86,8 @@ impl Hostile {
             let words = |a: u32, b: u32| [a.to_le_bytes(), b.to_le_bytes()].concat();
             guest.say(8, &words(ring, RING as u32), None);
             guest.say(10, &words(ring, 0), None);
-            let at =
-                |offset: usize| (guest.map as u64 + (ring as usize * 0x4000 + offset) as u64).to_le_bytes();
-            let (desc, used, avail) = (at(0), at(0x2000), at(0x1000));
+            let [desc, avail, used] =
+                places(ring as usize).map(|at| (guest.map as u64 + at as u64).to_le_bytes());
             guest.say(9, &[&words(ring, 0)[..], &desc, &used, &avail, &[0; 8]].concat(), None);
             let (call, kick) = (&guest.kicks[ring as usize], &guest.kicks[ring as usize + 2]);
             let (call, kick) = (call.as_raw_fd(), kick.as_raw_fd());
@@ -93,7 +99,11 @@ impl Hostile {
 
     /// Sends a message, perhaps with a file descriptor.
     fn say(&self, request: u32, payload: &[u8], fd: Option<i32>) {
-        let head = [request, 1, payload.len() as u32].map(u32::to_le_bytes).concat();
+        self.say_so(request, 1, payload, fd);
+    }
+
+    fn say_so(&self, request: u32, flags: u32, payload: &[u8], fd: Option<i32>) {
+        let head = [request, flags, payload.len() as u32].map(u32::to_le_bytes).concat();
         let mut parts = [IoSlice::new(&head), IoSlice::new(payload)];
         // SAFETY: the message and what it points to live until the call returns; the control buffer has room for one descriptor.
         unsafe {
@@ -245,7 +255,7 @@ impl Lab {
 
     fn guest_with(&self, features: u64) -> Hostile {
         wait_for("the guest before to be gone", || !self.port.connected());
-        let guest = Hostile::connect(&self.path, features);
+        let guest = Hostile::connect(&self.path, features, usual_places);
         wait_for("the guest to be connected", || self.port.connected());
         guest
     }
@@ -282,6 +292,9 @@ fn a_guest_that_lies_costs_nobody_but_itself() {
     lab.still_works();
     chains_that_lie(&mut lab);
     buffers_that_lie(&mut lab);
+    lab.still_works();
+    rings_that_end_outside(&mut lab);
+    memory_that_is_refused(&mut lab);
     lab.still_works();
     rings_of_noise(&mut lab);
     lab.still_works();
@@ -616,6 +629,56 @@ fn buffers_that_lie(lab: &mut Lab) {
             assert_eq!(taken, 1);
         }
         drop(guest);
+    }
+}
+
+/// Rings that begin in the guest's memory and end behind it: nothing is read or written there.
+fn rings_that_end_outside(lab: &mut Lab) {
+    for (what, at) in [("descriptors", 0), ("available", 1), ("used", 2)] {
+        for ring in 0..2 {
+            println!("{what} of ring {ring}");
+            wait_for("the guest before to be gone", || !lab.port.connected());
+            let mut guest = Hostile::connect(&lab.path, WANTED, |number| {
+                let mut places = usual_places(number);
+                if number == ring {
+                    places[at] = MEMORY - 16;
+                }
+                places
+            });
+            guest.is_heard();
+            // With the last of a ring's parts missing the library takes the guest all the same.
+            assert_eq!(lab.port.connected(), at == 2, "{what}");
+            let kind = if ring == 0 { WRITE } else { 0 };
+            guest.describe(ring * 0x4000, 0, (BASE + BUFFERS as u64, 200, kind, 0));
+            guest.offer(ring, 0, 1);
+            for _ in 0..5 {
+                let (mut burst, mut packets) = (Burst::new(), Burst::new());
+                assert!(ring == 0 || lab.rx.rx(&lab.pool, &mut burst) == 0, "{what}");
+                packets.push(lab.pool.alloc(60).unwrap());
+                let taken = lab.tx.guest().map_or(0, |to| lab.tx.tx(to, &mut packets));
+                assert!(ring == 1 || taken == 0, "{what}");
+            }
+        }
+    }
+}
+
+/// A new place for the guest's memory that can't be, after which the old one is gone: the guest is, too, for whoever moves packets.
+fn memory_that_is_refused(lab: &mut Lab) {
+    const NEED_REPLY: u32 = 1 << 3;
+    let mut guest = lab.guest();
+    guest.send(&[header(0, 0, 0, 0, 0, 0), frame(Some(17), 100)].concat());
+    let table =
+        [1, BASE + MEMORY as u64, MEMORY as u64, guest.map as u64, u64::MAX].map(u64::to_le_bytes).concat();
+    guest.say_so(5, 1 | NEED_REPLY, &table, Some(guest.memory.as_raw_fd()));
+    let mut reply = [0; 20];
+    guest.socket.read_exact(&mut reply).unwrap();
+    assert_ne!(reply[12..], [0; 8], "refused");
+    guest.is_heard();
+    guest.is_heard();
+    for _ in 0..20 {
+        let mut burst = Burst::new();
+        assert_eq!(lab.rx.rx(&lab.pool, &mut burst), 0);
+        assert!(lab.tx.guest().is_none());
     }
 }
 

@@ -107,7 +107,7 @@ fn facts(model: &Model) -> Facts {
         },
         host: Some((open(1), MacAddr([2, 0, 0, 0, 0, 7]))),
         ports: model.pods_of(NODE).enumerate().map(|(n, pod)| (pod.name.clone(), open(n + 2))).collect(),
-        ways,
+        ways: ways.into(),
         direct: direct.into_iter().map(|route| route.subnet).collect(),
         source_ports: SourcePorts::default(),
         outer_checksum: peers.len() % 2 == 0,
@@ -138,7 +138,7 @@ fn compiled(model: &Model) {
     let other = Facts { uplink: Uplink { kernel_resolves: true, ..facts.uplink.clone() }, ..facts.clone() };
     let other = compile(model, &other, Generation(1));
     assert_eq!(tables.vteps.len(), other.vteps.len());
-    for (far, resolved) in tables.vteps.iter().zip(&other.vteps) {
+    for (far, resolved) in tables.vteps.iter().zip(other.vteps.iter()) {
         assert!(far.encap.is_none() || resolved.encap.is_some());
         assert!(!facts.uplink.kernel_resolves || far.encap.is_some() == resolved.encap.is_some());
     }
@@ -160,7 +160,7 @@ fn compiled(model: &Model) {
             assert_eq!(route(&tables, address), Some(NextHop::Local), "{address}");
         }
     }
-    for group in &tables.groups {
+    for group in tables.groups.iter() {
         assert!(group.len() > 1 && !group.iter().any(|hop| matches!(hop, NextHop::Group(_))));
     }
     for peer in model.nodes.iter().filter(|peer| peer.name != NODE) {

@@ -186,11 +186,11 @@ class Latency(unittest.TestCase):
 
 
 class Reconf(unittest.TestCase):
-    def row(self, case, rates, lost=0, snapshots=95.0, static=4.0):
-        names = ("gap_us", "longest_gap_ms", "own_pause_ms", "max_us", "snapshots_a_second")
-        taken = [{"mpps": rate, "lost": lost, "drops": {"fdb_miss": 2}, "snapshots_asked": 100.0} | dict.fromkeys(names, 1.0)
+    def row(self, case, rates, lost=0, snapshots=95.0):
+        names = ("gap_us", "longest_gap_ms", "own_pause_ms", "max_us", "snapshots_a_second", "offered")
+        taken = [{"mpps": rate, "lost": lost, "drops": {"fdb_miss": 2}, "snapshots_asked": 100.0, "static_mpps": 4.0} | dict.fromkeys(names, 1.0)
                  | {"snapshots_a_second": snapshots} for rate in rates]  # fmt: skip
-        return reconf.row_of(case, taken, static, 5e6)
+        return reconf.row_of(case, taken, 5e6)
 
     def test_one_lost_packet_is_too_many(self):
         row = self.row("mtu", [2.0, 2.0, 2.0], lost=1)
@@ -211,10 +211,9 @@ class Reconf(unittest.TestCase):
             self.assertEqual((row["enough_snapshots"], row["met_at_least"]), (False, False))
             self.assertIn("too few", reconf.table([row]))
 
-    def test_without_the_static_rate_there_is_no_verdict(self):
-        row = self.row("snapshots", [4.0], static=None)
-        self.assertEqual((row["at_least"], "met_at_least" in row), (0, False))
-        self.assertIn("not compared", reconf.table([row]))
+    def test_the_generators_own_lack_is_shown(self):
+        row = self.row("mtu", [2.0]) | {"offered": 0.87}
+        self.assertIn("87 %", reconf.table([row]))
 
     def measured(self, broken):
         """A run of three rounds in which a case fails in the second: what failed, and the cases that have rows."""
@@ -222,7 +221,7 @@ class Reconf(unittest.TestCase):
             rounds[case] = rounds.get(case, 0) + 1
             if (case, rounds[case]) == (broken, 2):
                 raise LabError("a hiccup")
-            names = ("lost", "gap_us", "mpps", "own_pause_ms", "snapshots_a_second", "snapshots_asked", "longest_gap_ms")
+            names = ("lost", "gap_us", "mpps", "own_pause_ms", "snapshots_a_second", "snapshots_asked", "longest_gap_ms", "static_mpps")
             return dict.fromkeys(names, 1.0) | {"drops": {}}
 
         out = io.StringIO()
@@ -423,9 +422,11 @@ class Report(unittest.TestCase):
         self.assertEqual(plots, {"latency-64-1000.svg", "latency-64-1000.png"})
 
     def test_reconf(self):
-        sample = dict.fromkeys(("load_mpps", "p50_us", "p99_us", "max_us", "mpps", "gap_us", "longest_gap_ms", "own_pause_ms"), 1.0)
+        sample = dict.fromkeys(
+            ("load_mpps", "p50_us", "p99_us", "max_us", "mpps", "static_mpps", "offered", "gap_us", "longest_gap_ms", "own_pause_ms"), 1.0
+        )
         sample |= {"snapshots_asked": 100.0, "drops": {}} | dict.fromkeys(("lost", "duplicated", "reordered", "snapshots", "snapshots_a_second", "given_up"), 0)
-        rows = [{"rig": "reconf"} | reconf.row_of(case, [sample] * 3, 1.0, 1e6) for case in reconf.NAMES]
+        rows = [{"rig": "reconf"} | reconf.row_of(case, [sample] * 3, 1e6) for case in reconf.NAMES]
         text, plots = self.report(*rows)
         self.assertIn("| reconf, packets lost | 5 | ≤ 0 packets | 0 packets | yes |", text)
         self.assertEqual(plots, {"reconf.svg", "reconf.png"})

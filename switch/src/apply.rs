@@ -22,7 +22,7 @@ use crate::packet::{BufPool, PacketBuf};
 use crate::parse::{Brief, Carries, Parsed};
 use crate::port::TxCaps;
 use crate::questions::Questions;
-use crate::tables::{Neighbour, Snapshot, Vtep};
+use crate::tables::{Neighbour, Snapshot, Vteps};
 use crate::types::{MacAddr, PortId};
 use crate::wire::ethernet::ETHERNET_LEN;
 use crate::wire::ipv4::{IPV4_LEN, Ipv4View};
@@ -47,7 +47,7 @@ pub struct Applier<'a, P: BufPool> {
     /// The current snapshot.
     pub tables: &'a Snapshot,
     /// Its far ends: behind another pointer, which is followed once a burst.
-    pub vteps: &'a [Vtep],
+    pub vteps: &'a Vteps,
     /// Where further packets come from.
     pub pool: &'a mut P,
     /// The identification of the last IPv4 header that was made.
@@ -77,8 +77,8 @@ impl<P: BufPool> Applier<'_, P> {
             };
         }
         match action {
-            Action::Encap { vtep, hop } if !brief.priority => match self.vteps.get(vtep as usize) {
-                Some(vtep) => self.tunnel_unfinished(packet, brief, vtep, hop, out),
+            Action::Encap { vtep, hop } if !brief.priority => match self.vteps.quick(vtep) {
+                Some(far) => self.tunnel_unfinished(packet, brief, (vtep, far.uplink), hop, out),
                 None => out.drop(DropReason::VtepUnresolved),
             },
             Action::Drop(reason) => out.drop(reason),
@@ -94,8 +94,8 @@ impl<P: BufPool> Applier<'_, P> {
             Action::Bridge(to) => Some(to),
             Action::Deliver { to, .. } if !brief.priority => Some(to.port),
             Action::Encap { vtep, .. } if !brief.priority => {
-                let vtep = self.vteps.get(vtep as usize)?;
-                (packet.is_plain() || self.goes_as_it_is(packet, vtep)).then_some(vtep.uplink)
+                let uplink = self.vteps.quick(vtep)?.uplink;
+                (packet.is_plain() || self.goes_as_it_is(packet, uplink)).then_some(uplink)
             }
             _ => None,
         }
@@ -107,8 +107,11 @@ impl<P: BufPool> Applier<'_, P> {
         match action {
             Action::Deliver { to, hop } => self.deliver(packet, brief, to, hop),
             Action::Encap { vtep, hop } => {
-                let vtep = self.vteps.get(vtep as usize).ok_or(DropReason::VtepUnresolved)?;
-                self.tunnel(packet, brief, vtep, hop)
+                trim_to_ip(packet, brief);
+                if hop {
+                    decrement(packet, brief)?;
+                }
+                encap::encap(packet, brief, self.vteps, vtep, self.tables.source_ports, self.ident)
             }
             _ => Ok(()),
         }
@@ -217,29 +220,13 @@ impl<P: BufPool> Applier<'_, P> {
         if hop { decrement(packet, brief) } else { Ok(()) }
     }
 
-    /// An IP packet as it is into the tunnel.
-    #[inline]
-    fn tunnel(
-        &mut self,
-        packet: &mut P::Buf,
-        brief: &Brief,
-        vtep: &Vtep,
-        hop: bool,
-    ) -> Result<(), DropReason> {
-        trim_to_ip(packet, brief);
-        if hop {
-            decrement(packet, brief)?;
-        }
-        encap::encap(packet, brief, vtep, self.tables.source_ports, self.ident)
-    }
-
     /// It is finished, or the uplink cuts while it sends. A frame to be cut whose checksum is filled in already is nothing that it is
     /// told how to.
-    fn goes_as_it_is(&self, packet: &P::Buf, vtep: &Vtep) -> bool {
+    fn goes_as_it_is(&self, packet: &P::Buf, uplink: PortId) -> bool {
         let offload = packet.offload();
         offload.is_finished()
             || matches!(offload.checksum, Checksum::Partial { .. })
-                && self.tables.ports.get(vtep.uplink).is_some_and(|uplink| uplink.tunnel_gso)
+                && self.tables.ports.get(uplink).is_some_and(|uplink| uplink.tunnel_gso)
     }
 
     /// The outer checksum cannot be known, and the outer header not be repeated, before the inner packet is finished.
@@ -248,7 +235,7 @@ impl<P: BufPool> Applier<'_, P> {
         &mut self,
         mut packet: P::Buf,
         brief: &Brief,
-        vtep: &Vtep,
+        (vtep, uplink): (u32, PortId),
         hop: bool,
         out: &mut impl Outcome<P>,
     ) {
@@ -257,10 +244,10 @@ impl<P: BufPool> Applier<'_, P> {
         if let Err(reason) = hopped {
             return out.drop(reason);
         }
-        let (ports, ident) = (self.tables.source_ports, &mut *self.ident);
+        let (vteps, ports, ident) = (self.vteps, self.tables.source_ports, &mut *self.ident);
         let finished = finish(self.pool, packet, TxCaps::NONE, |pool, mut piece| {
-            match encap::encap(&mut piece, brief, vtep, ports, ident) {
-                Ok(()) => out.send(pool, vtep.uplink, piece),
+            match encap::encap(&mut piece, brief, vteps, vtep, ports, ident) {
+                Ok(()) => out.send(pool, uplink, piece),
                 Err(reason) => out.drop(reason),
             }
         });

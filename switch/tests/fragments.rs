@@ -405,7 +405,7 @@ proptest! {
         let id = PortId::new(FIRST_POD + 1).unwrap();
         let port = Port { mtu: Mtu::new(mtu as u32).unwrap(), ..tables.ports.get(id).unwrap().clone() };
         tables.ports.insert(id, port);
-        tables.vteps[0].mtu = Mtu::new(tunnel as u32).unwrap();
+        tables.vteps.edit(0, |vtep| vtep.mtu = Mtu::new(tunnel as u32).unwrap());
         node.switch.publish(tables);
         for packet in packets {
             let payload = bytes(packet.payload);

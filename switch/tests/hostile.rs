@@ -300,7 +300,7 @@ impl Room {
             let port = Port { mtu: small, ..tables.ports.get(id).unwrap().clone() };
             tables.ports.insert(id, port);
         }
-        tables.vteps[0].mtu = small;
+        tables.vteps.edit(0, |vtep| vtep.mtu = small);
         tables.hops.push(Neighbour { mac: MacAddr(OTHER_MAC), port: PortId::new(FIRST_POD + 1).unwrap() });
         tables.groups.push([NextHop::Hop(0), NextHop::Local, NextHop::Host].into());
         tables.routes4.insert([192, 0, 2, 0].into(), 24, NextHop::Group(0));

@@ -159,7 +159,7 @@ fn a_black_hole_and_a_way_that_is_being_looked_for_are_silent() {
     let mut node = node_with(|tables| {
         tables.routes4.insert([10, 244, 30, 0].into(), 24, NextHop::Blackhole);
         tables.routes6.insert(v6("fd00:10:244:30::"), 64, NextHop::Blackhole);
-        tables.vteps[0].encap = None;
+        tables.vteps.edit(0, |vtep| vtep.encap = None);
     });
     silent(&mut node, &routed4([10, 244, 30, 1], 64, b""), "route_blackhole", "IPv4");
     silent(&mut node, &routed6("fd00:10:244:30::1", 64, b""), "route_blackhole", "IPv6");

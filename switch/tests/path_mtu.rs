@@ -165,7 +165,7 @@ fn a_small_path_takes_what_every_ipv6_link_has_to_carry() {
             tables
                 .ports
                 .insert(up, Port { role: Role::Uplink, mtu, place: Place::Worker(0), tunnel_gso: false });
-            tables.vteps[0].mtu = Mtu::new(path).unwrap();
+            tables.vteps.edit(0, |vtep| vtep.mtu = Mtu::new(path).unwrap());
             node.switch.publish(tables);
             let mut send = |frame: Vec<u8>| {
                 node.pod.inject(HeapBuf::from_bytes(&frame));

@@ -221,7 +221,7 @@ fn an_unresolved_next_hop_is_passed_over_and_the_other_flows_stay() {
             .collect()
     };
     let all = chosen(|_| {});
-    let without = chosen(|tables| tables.vteps[1].encap = None);
+    let without = chosen(|tables| tables.vteps.edit(1, |vtep| vtep.encap = None));
     let mut taken_over = BTreeMap::<u8, usize>::new();
     for (before, after) in all.iter().zip(&without) {
         if *before == 3 {
@@ -239,7 +239,7 @@ fn an_unresolved_next_hop_is_passed_over_and_the_other_flows_stay() {
 #[test]
 fn a_group_of_which_none_can_be_used_drops() {
     let (mut node, _) = node(|tables| {
-        tables.vteps[0].encap = None;
+        tables.vteps.edit(0, |vtep| vtep.encap = None);
         tables.groups.push([NextHop::Vtep(0)].into());
         tables.groups.push([NextHop::Group(0)].into());
         tables.groups.push([].into());

@@ -8,13 +8,13 @@
 use crate::error::Error;
 use crate::neighbour::{self, Neighbour};
 use crate::netlink::{Kernel, Link};
-use crate::route::{self, Answer};
+use crate::route::{self, Answer, WEFT_PROTOCOL};
 use crate::underlay::{Path, PathError, Uplink, default_name, read_uplink};
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 use ipnet::IpNet;
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::route::{RouteFlags, RouteType};
+use netlink_packet_route::route::{RouteFlags, RouteProtocol, RouteType};
 use rtnetlink::constants::{
     RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE, RTMGRP_IPV4_RULE, RTMGRP_IPV6_IFADDR, RTMGRP_IPV6_ROUTE,
     RTMGRP_LINK, RTMGRP_NEIGH,
@@ -166,12 +166,6 @@ impl Mirror {
     pub fn path(&self, destination: IpAddr) -> Result<Path, PathError> {
         self.shared.view().path(destination)
     }
-
-    /// Follows these destinations; the kernel's ways to them, in their order.
-    pub async fn paths(&self, destinations: &[IpAddr]) -> Vec<Result<Path, PathError>> {
-        self.follow(destinations).await;
-        destinations.iter().map(|destination| self.path(*destination)).collect()
-    }
 }
 
 impl Drop for Mirror {
@@ -289,7 +283,9 @@ impl Shared {
             }
             M::NewLink(link) | M::DelLink(link) => {
                 let link = Link::read(link);
-                due.reread |= link.name == self.name || link.index == self.view().uplink.index;
+                let ours = link.name == self.name || link.index == self.view().uplink.index;
+                // Told even if all is as it was by the time it is read: the kernel says nothing of the routes that a link going down takes along.
+                (due.reread, due.tell) = (due.reread || ours, due.tell || ours);
             }
             M::NewAddress(address) | M::DelAddress(address) => {
                 due.reread |= address.header.index == self.view().uplink.index;
@@ -298,6 +294,9 @@ impl Shared {
                 let header = &route.header;
                 let passing =
                     header.flags.contains(RouteFlags::Cloned) || header.kind == RouteType::Multicast;
+                // One of weft's own is missing.
+                due.tell |=
+                    matches!(inner, M::DelRoute(_)) && header.protocol == RouteProtocol::Other(WEFT_PROTOCOL);
                 match route::destination(route) {
                     _ if passing => {}
                     Some(to) => {

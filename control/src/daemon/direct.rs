@@ -22,6 +22,8 @@ pub(super) struct Direct {
     subnets: HashSet<IpNet>,
     /// The uplink's number when they were made.
     interface: u32,
+    /// Something has happened on the underlay: they may not be there any more.
+    doubted: bool,
     /// Nothing else is there: what an earlier weftd has left may be, at first.
     settled: bool,
 }
@@ -30,6 +32,11 @@ impl Direct {
     /// The subnets that they lead to.
     pub(super) fn subnets(&self) -> &HashSet<IpNet> {
         &self.subnets
+    }
+
+    /// Has them looked at with the next chance.
+    pub(super) fn doubt(&mut self) {
+        self.doubted = !self.routes.is_empty();
     }
 }
 
@@ -44,7 +51,7 @@ impl Daemon {
         let interface = self.mirror.uplink().index;
         problems.into_iter().for_each(|problem| self.tell(problem));
         self.check_forwarding(&wanted);
-        if self.direct.routes != wanted || self.direct.interface != interface {
+        if self.direct.doubted || self.direct.routes != wanted || self.direct.interface != interface {
             self.make_direct_routes(wanted, interface).await;
         }
     }
@@ -82,14 +89,18 @@ impl Daemon {
                 wanted.retain(|route| !failed.contains(&route.subnet));
                 refused.iter().for_each(|(_, error)| self.tell(format!("direct routing: {error}")));
             }
-            Err(error) => {
-                wanted.clear();
-                self.tell(format!("direct routing: {error}"));
-            }
+            // The kernel was not asked: what it has stays as it is, and the next try comes with the next retry.
+            Err(error) => return self.tell(format!("direct routing: {error}")),
         }
         let changed = self.direct.routes != wanted || self.direct.interface != interface;
         let subnets = wanted.iter().map(|route| route.subnet).collect();
-        self.direct = Direct { routes: wanted, subnets, interface, settled: self.direct.settled && !changed };
+        self.direct = Direct {
+            routes: wanted,
+            subnets,
+            interface,
+            doubted: false,
+            settled: self.direct.settled && !changed,
+        };
     }
 
     fn check_forwarding(&mut self, routes: &[DirectRoute]) {

@@ -284,7 +284,11 @@ pub async fn start(setup: Setup) -> Result<Started, StartError> {
 }
 
 /// The uplink's interface, and the address by which it was chosen: none leaves both to the default route.
-async fn interface(config: &Config, flags: &Flags, advice: &Advice) -> Result<(Option<String>, Option<IpAddr>), StartError> {
+async fn interface(
+    config: &Config,
+    flags: &Flags,
+    advice: &Advice,
+) -> Result<(Option<String>, Option<IpAddr>), StartError> {
     if config.uplink.interface.is_some() || config.source.kind == SourceKind::File {
         return Ok((config.uplink.interface.clone(), None));
     }

@@ -74,11 +74,11 @@ def toml(head, values):
     return "\n".join([head, *(f"{key} = {json.dumps(value)}" for key, value in values.items()), ""])
 
 
-def settings(folder, log, node, core, huge, **more):
-    """A fresh folder for weftd, with its settings: one worker that polls always, on `core`."""
+def settings(folder, log_file, node, core, huge, **more):
+    """A fresh folder for weftd, with its settings: one worker that polls always, on `core`; `more` are further sections."""
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "state").mkdir(parents=True)
-    log.unlink(missing_ok=True)
+    log_file.unlink(missing_ok=True)
     sections = {
         "node": {"name": node},
         "dataplane": {"workers": 1, "cores": [core], "idle": "poll", "hugepages": "require" if huge else "never"},

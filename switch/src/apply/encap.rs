@@ -8,7 +8,7 @@ use crate::drop_reason::DropReason;
 use crate::offload::{Checksum, Offload};
 use crate::packet::PacketBuf;
 use crate::parse::{Brief, Carries};
-use crate::tables::{BLOCK_V4, Encap, SourcePorts, Vtep};
+use crate::tables::{BLOCK_V4, Plain, SourcePorts, Vtep, Vteps};
 use crate::wire::ethernet::ETHERNET_LEN;
 use crate::wire::vxlan::VXLAN_LEN;
 
@@ -27,11 +27,16 @@ const UDP_V4: usize = ETHERNET_LEN + IPV4_LEN;
 pub(super) fn encap<B: PacketBuf>(
     packet: &mut B,
     brief: &Brief,
-    vtep: &Vtep,
+    vteps: &Vteps,
+    index: u32,
     ports: SourcePorts,
     ident: &mut u16,
 ) -> Result<(), DropReason> {
-    let Some(encap) = &vtep.encap else { return Err(DropReason::VtepUnresolved) };
+    let quick = vteps.quick(index).ok_or(DropReason::VtepUnresolved)?;
+    let plain = if packet.is_plain() { vteps.plain(index, quick) } else { None };
+    if plain.is_none() && !quick.is_resolved() {
+        return Err(DropReason::VtepUnresolved);
+    }
     let ethertype = match brief.carries {
         Carries::V4 => [0x08, 0x00],
         Carries::V6 => [0x86, 0xdd],
@@ -40,10 +45,9 @@ pub(super) fn encap<B: PacketBuf>(
     // Congestion that the inner header tells of is not told again by the outer one (RFC 3168, section 9.1.1).
     let ecn = if brief.ecn == ECN_CE { ECN_ECT_0 } else { brief.ecn };
     let patch = Patch { ethertype, ecn, source_port: ports.pick(brief.hash) };
-    if encap.is_v4() && !vtep.checksum && packet.is_plain() {
-        over_v4(packet, encap, &patch, ident)
-    } else {
-        over_any(packet, vtep, encap, &patch, ident)
+    match plain {
+        Some(plain) => over_v4(packet, &plain, &patch, ident),
+        None => over_any(packet, vteps.get(index as usize), &patch, ident),
     }
 }
 
@@ -59,7 +63,7 @@ struct Patch {
 #[inline]
 fn over_v4<B: PacketBuf>(
     packet: &mut B,
-    encap: &Encap,
+    plain: &Plain<'_>,
     patch: &Patch,
     ident: &mut u16,
 ) -> Result<(), DropReason> {
@@ -69,12 +73,12 @@ fn over_v4<B: PacketBuf>(
     };
     let Some(head) = packet.prepend(GROWS_V4) else { return Err(DropReason::NoHeadroom) };
     let Some(head) = head.first_chunk_mut::<BLOCK_V4>() else { return Err(DropReason::EthMalformed) };
-    *head = *encap.block_v4();
+    *head = *plain.block();
     *ident = ident.wrapping_add(1).max(1);
     head[15] = patch.ecn;
     head[16..18].copy_from_slice(&total.to_be_bytes());
     head[18..20].copy_from_slice(&ident.to_be_bytes());
-    head[24..26].copy_from_slice(&encap.checksum(total, *ident, patch.ecn).to_be_bytes());
+    head[24..26].copy_from_slice(&plain.checksum(total, *ident, patch.ecn).to_be_bytes());
     head[UDP_V4..UDP_V4 + 2].copy_from_slice(&patch.source_port.to_be_bytes());
     head[UDP_V4 + 4..UDP_V4 + 6].copy_from_slice(&(total - IPV4_LEN as u16).to_be_bytes());
     head[BLOCK_V4 - 2..].copy_from_slice(&patch.ethertype);
@@ -84,11 +88,13 @@ fn over_v4<B: PacketBuf>(
 /// Every other case.
 fn over_any<B: PacketBuf>(
     packet: &mut B,
-    vtep: &Vtep,
-    encap: &Encap,
+    vtep: Option<&Vtep>,
     patch: &Patch,
     ident: &mut u16,
 ) -> Result<(), DropReason> {
+    let Some(Vtep { encap: Some(encap), checksum, .. }) = vtep else {
+        return Err(DropReason::VtepUnresolved);
+    };
     let block = encap.block();
     let Some(head) = packet.prepend(block.len() - ETHERNET_LEN) else { return Err(DropReason::NoHeadroom) };
     let Some(head) = head.get_mut(..block.len()) else { return Err(DropReason::EthMalformed) };
@@ -123,7 +129,7 @@ fn over_any<B: PacketBuf>(
     }
     if let Some(unfinished) = unfinished {
         packet.set_offload(unfinished);
-    } else if vtep.checksum || !encap.is_v4() {
+    } else if *checksum || !encap.is_v4() {
         // Left to the way out: a NIC or the kernel fills it in, or `offload::finish` does.
         let pseudo = encap.pseudo(udp_len);
         head[udp_at + 6..udp_at + 8].copy_from_slice(&pseudo.to_be_bytes());

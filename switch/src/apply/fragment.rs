@@ -50,9 +50,10 @@ impl<P: BufPool> Applier<'_, P> {
                 let sent = match way {
                     Way::Neighbour(to) | Way::OnLink(to) => Ok(to.port),
                     Way::Vtep(vtep) => {
-                        tables.vteps.get(vtep as usize).map_or(Err(DropReason::VtepUnresolved), |vtep| {
+                        tables.vteps.get(vtep as usize).map_or(Err(DropReason::VtepUnresolved), |far| {
                             let ports = tables.source_ports;
-                            encap::encap(&mut piece, brief, vtep, ports, ident).map(|()| vtep.uplink)
+                            encap::encap(&mut piece, brief, &tables.vteps, vtep, ports, ident)
+                                .map(|()| far.uplink)
                         })
                     }
                 };

@@ -89,10 +89,11 @@ impl<P: BufPool> Applier<'_, P> {
     }
 
     fn tunnel_message(&mut self, message: &mut P::Buf, vtep: u32) -> Option<PortId> {
-        let vtep = self.tables.vteps.get(vtep as usize)?;
+        let uplink = self.vteps.get(vtep as usize)?.uplink;
         let parsed = parse::parse(message.head(), message.len(), 0).ok()?;
-        encap::encap(message, &Brief::of(&parsed, None), vtep, self.tables.source_ports, self.ident).ok()?;
-        Some(vtep.uplink)
+        let (brief, ports) = (Brief::of(&parsed, None), self.tables.source_ports);
+        encap::encap(message, &brief, self.vteps, vtep, ports, self.ident).ok()?;
+        Some(uplink)
     }
 
     /// The error as a frame, its MAC addresses still open.

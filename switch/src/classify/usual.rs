@@ -18,7 +18,7 @@ use super::route::Family;
 use super::{Action, ECN_CE, ECN_NOT_ECT, Ingress};
 use crate::packet::PacketBuf;
 use crate::parse::{Brief, Carries, Ip, L3, Parsed};
-use crate::tables::{LocalVtep, NEAR, PodGuard, Role, Snapshot, v4_key};
+use crate::tables::{LocalVtep, PodGuard, Role, Snapshot, v4_key};
 use crate::types::{MacAddr, PortId};
 use crate::wire::ethernet::{ETHERNET_LEN, EtherType, EthernetView};
 use crate::wire::ip::IpProtocol;
@@ -118,7 +118,7 @@ impl<'a> Usual<'a> {
                 || tables.neighbours4.is_far()
                 || tables.routes4.is_far()
                 || tables.peers.are_far(),
-            far_vteps: size_of_val(tables.vteps.as_slice()) > NEAR,
+            far_vteps: tables.vteps.are_far(),
             source4: (NOBODY, Ipv4Addr::UNSPECIFIED),
             source6: (NOBODY, Ipv6Addr::UNSPECIFIED),
             local: None,
@@ -277,10 +277,8 @@ impl<'a> Usual<'a> {
     #[inline(always)]
     pub fn confirm(&self, frame: &impl PacketBuf, action: Action, brief: &Brief) -> bool {
         let Action::Encap { vtep, .. } = action else { return true };
-        let far = self.tables.vteps.get(vtep as usize);
-        brief.carries != Carries::V4
-            || is_to_be_cut(frame)
-            || far.is_some_and(|far| far.encap.is_some() && brief.ip_len as usize <= far.mtu.get())
+        let far = self.tables.vteps.quick(vtep);
+        brief.carries != Carries::V4 || is_to_be_cut(frame) || far.is_some_and(|far| far.takes(brief.ip_len))
     }
 
     /// The same for what [`Self::decide`] says nothing about: IPv6, at once, so a table that is far away is waited for; stations that are in

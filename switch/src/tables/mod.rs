@@ -17,7 +17,8 @@ pub use ports::{Place, PodGuard, Port, Ports, Role};
 pub use routes::{NO_VTEP, NextHop, Prefix, Routes};
 pub use shared::Shared;
 pub(crate) use vteps::BLOCK_V4;
-pub use vteps::{Encap, LocalVtep, Outer, Peers, SourcePorts, Vtep, v4_key};
+pub(crate) use vteps::Plain;
+pub use vteps::{Encap, LocalVtep, Outer, Peers, SourcePorts, Vtep, Vteps, v4_key};
 
 use crate::limits::Limits;
 use crate::types::{Generation, MacAddr, PortId};
@@ -133,7 +134,7 @@ pub struct Snapshot {
     /// What is limited, and how.
     pub limits: Limits,
     /// The far ends of the tunnels; routes name them by index.
-    pub vteps: Shared<Vec<Vtep>>,
+    pub vteps: Shared<Vteps>,
     /// This node's ends of the tunnels.
     pub local_vteps: Vec<LocalVtep>,
     /// The UDP port of the tunnel.

@@ -80,10 +80,13 @@ pub(crate) const SECTIONS: [Section; 4] = [
                 what: "Which nodes' pods are reached without the tunnel. `on-link`: those that the kernel reaches without a router, as with flannel's \
                        `DirectRouting`; the others have the tunnel. `always`: all, as with flannel's `host-gw`; those behind a router are not reached, \
                        and `weft status` names them. Pods' packets go through the host port, and the kernel forwards them by routes that weft \
-                       makes: `net.ipv4.ip_forward` (`net.ipv6.conf.all.forwarding`) must be 1. With any of the three, both forms are taken from \
-                       every node.",
+                       makes: `net.ipv4.ip_forward` (`net.ipv6.conf.all.forwarding`, and `accept_ra=2` where the host takes its route from router \
+                       advertisements) must be 1. With any of the three, both forms are taken from every node, as far as the kernel lets them by: with \
+                       `rp_filter=1` it takes packets without the tunnel only from nodes that it sends them to.",
                 cost: "The kernel's forwarding for each packet, its packet filter included. The underlay sees pods' addresses, and must let them \
-                       pass. With `always`, pods may have the underlay's whole MTU, and no `[[route]]` leads through pods of other nodes.",
+                       pass. Who is on the underlay's link can send to the pods without the tunnel, so `known_vteps_only` does not keep them off: leave \
+                       `rp_filter` on, or filter. With the uplink `af_xdp` weft takes and sends these packets itself, past the host's address translation, \
+                       and changing the setting opens the uplink anew. With `always`, pods may have the underlay's whole MTU, and no `[[route]]` leads through pods of other nodes.",
                 when: "With flannel's nodes that are set so, where the tunnel's 50 bytes matter, or where the underlay's devices should see the pods.",
             },
         ],

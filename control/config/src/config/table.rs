@@ -380,10 +380,7 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         section: "kubernetes",
         name: "kubeconfig",
-        form: Form::Path {
-            wanted: "the whole path, such as \"/etc/weft/kubeconfig\"",
-            check: absolute_path,
-        },
+        form: Form::Path { wanted: "the whole path, such as \"/etc/weft/kubeconfig\"", check: absolute_path },
         otherwise: Some("what the pod that weftd runs in was given"),
         example: Some("\"/etc/weft/kubeconfig\""),
         what: "The API server and weftd's credentials, as flanneld's `--kubeconfig-file`. It is read again when the server refuses them.",
@@ -765,7 +762,8 @@ impl SourceKind {
 }
 
 impl Words for SourceKind {
-    const WORDS: &'static [(&'static str, Self)] = &[("file", Self::File), ("etcd", Self::Etcd), ("kubernetes", Self::Kubernetes)];
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("file", Self::File), ("etcd", Self::Etcd), ("kubernetes", Self::Kubernetes)];
 }
 
 impl Words for OuterChecksum {

@@ -7,3 +7,13 @@ mod mirror;
 mod pod;
 mod purge;
 mod state;
+
+use std::net::IpAddr;
+
+use weft_node::{Mirror, Path, PathError};
+
+/// The kernel's ways to these destinations, in their order, which the mirror follows from now on.
+async fn paths(mirror: &Mirror, destinations: &[IpAddr]) -> Vec<Result<Path, PathError>> {
+    mirror.follow(destinations).await;
+    destinations.iter().map(|destination| mirror.path(*destination)).collect()
+}

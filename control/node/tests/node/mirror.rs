@@ -11,7 +11,7 @@ fn ip(text: &str) -> IpAddr {
 /// The path to one destination, once its next hop has a MAC address.
 async fn resolved(mirror: &Mirror, destination: &str) -> Path {
     wait_for("the kernel resolves the next hop", || async {
-        let path = mirror.paths(&[ip(destination)]).await.remove(0).expect("there is a path");
+        let path = crate::paths(mirror, &[ip(destination)]).await.remove(0).expect("there is a path");
         path.next_hop_mac.is_some().then_some(path)
     })
     .await
@@ -111,10 +111,10 @@ async fn paths_are_the_kernels_and_missing_neighbours_are_resolved() {
         let all =
             ["192.0.2.2", "203.0.113.5", "2001:db8::2", "198.51.100.7", "192.0.2.1", "10.1.1.1"].map(ip);
         changes.mark_unchanged();
-        mirror.paths(&all).await;
+        crate::paths(&mirror, &all).await;
         changes.changed().await.expect("a resolved neighbour is told");
         let paths = wait_for("all neighbours are resolved", || async {
-            let paths = mirror.paths(&all).await;
+            let paths = crate::paths(&mirror, &all).await;
             let done = |path: &Result<Path, PathError>| !matches!(path, Ok(p) if p.next_hop_mac.is_none());
             paths.iter().all(done).then_some(paths)
         })
@@ -156,7 +156,7 @@ async fn a_route_that_moves_is_told() {
             .status();
         assert!(status.expect("ip runs").success());
         changes.changed().await.expect("it lives");
-        let path = mirror.paths(&[ip("203.0.113.1")]).await.remove(0).expect("there is a path");
+        let path = crate::paths(&mirror, &[ip("203.0.113.1")]).await.remove(0).expect("there is a path");
         assert_eq!(path.next_hop, ip("192.0.2.3"));
         assert_eq!(path.next_hop_mac, Some([2, 0, 0, 0, 0, 3]));
     })
@@ -219,7 +219,7 @@ async fn a_peers_new_mac_address_is_followed_without_any_traffic() {
         assert!(std::process::Command::new("ip").args(words).status().expect("ip runs").success());
         wait_for("the new MAC address", || async {
             let told = *changes.borrow() > before;
-            let path = mirror.paths(&[ip("192.0.2.2")]).await.remove(0).expect("there is a path");
+            let path = crate::paths(&mirror, &[ip("192.0.2.2")]).await.remove(0).expect("there is a path");
             (told && path.next_hop_mac == Some([2, 0, 0, 0, 0, 0x99])).then_some(())
         })
         .await;
@@ -271,12 +271,12 @@ async fn only_wefts_own_neighbours_are_dropped_with_the_peer() {
         let (mirror, _changes) = Mirror::start(Some("up0"), Neighbours::Keep).await.expect("it starts");
         let all = ["192.0.2.2", "192.0.2.3", "192.0.2.4"].map(ip);
         wait_for("the neighbours", || async {
-            let paths = mirror.paths(&all).await;
+            let paths = crate::paths(&mirror, &all).await;
             assert_eq!(paths[1].as_ref().expect("a path").next_hop_mac, Some([2, 0, 0, 0, 0, 3]));
             paths[0].as_ref().expect("a path").next_hop_mac.map(|_| ())
         })
         .await;
-        mirror.paths(&[]).await;
+        crate::paths(&mirror, &[]).await;
     })
     .await;
     let after = lines(&here);
@@ -303,7 +303,7 @@ async fn lost_notifications_cost_one_more_reading() {
     here.run(move || async move {
         let (mirror, _changes) = Mirror::start(Some("up0"), Neighbours::Keep).await.expect("it starts");
         let next_hop_mac = || async {
-            mirror.paths(&[ip("192.0.2.3")]).await.remove(0).expect("there is a path").next_hop_mac
+            crate::paths(&mirror, &[ip("192.0.2.3")]).await.remove(0).expect("there is a path").next_hop_mac
         };
         assert_eq!(next_hop_mac().await, Some([2, 0, 0, 0, 0, 3]));
         // The runtime's only thread stands here, so nobody reads the notifications, the buffer overflows, and the

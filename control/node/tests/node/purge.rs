@@ -27,8 +27,10 @@ async fn devices_neighbours_and_files_go_and_nothing_else() {
     host.run(|| async {
         let (mirror, _changes) = Mirror::start(Some("up0"), Neighbours::Keep).await.expect("it starts");
         let peer = "192.0.2.2".parse().expect("an address");
-        wait_for("the neighbour", || async { mirror.paths(&[peer]).await.remove(0).ok()?.next_hop_mac })
-            .await;
+        wait_for("the neighbour", || async {
+            crate::paths(&mirror, &[peer]).await.remove(0).ok()?.next_hop_mac
+        })
+        .await;
     })
     .await;
     assert!(host.ip("neigh show dev up0").contains("proto 87"));

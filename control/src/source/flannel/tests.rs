@@ -92,10 +92,7 @@ fn whatever_peers_say_the_model_is_valid() {
 
 #[test]
 fn what_is_not_carried_is_said() {
-    for (backend, wanted) in [
-        (r#"{"Type":"udp"}"#, "\"udp\""),
-        (r#"{"Type":"ipip"}"#, "\"ipip\""),
-    ] {
+    for (backend, wanted) in [(r#"{"Type":"udp"}"#, "\"udp\""), (r#"{"Type":"ipip"}"#, "\"ipip\"")] {
         let text = format!(r#"{{"Network":"10.5.0.0/16","Backend":{backend}}}"#);
         let error = Translation::new(own()).model(&cluster(&text, "10.5.1.0-24", Vec::new())).unwrap_err();
         assert!(error.to_string().contains(wanted), "{error}");

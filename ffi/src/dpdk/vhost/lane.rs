@@ -54,6 +54,12 @@ impl Region {
         let fits = address >= self.start && address < self.end && u64::from(len) <= self.end - address;
         fits.then(|| self.host.wrapping_add((address - self.start) as usize))
     }
+
+    /// Whether `len` bytes from `at` on, as addresses are here, all lie in this region.
+    fn has(&self, at: usize, len: usize) -> bool {
+        let size = usize::try_from(self.end - self.start).unwrap_or(0);
+        at.checked_sub(self.host).and_then(|offset| size.checked_sub(offset)).is_some_and(|left| len <= left)
+    }
 }
 
 /// A split ring and the memory that its descriptors lead to.
@@ -76,7 +82,7 @@ impl Parts {
     /// As the library has them now. `None` where the lane is of no use.
     ///
     /// # Safety
-    /// Called from the library's callbacks, while the device exists.
+    /// Called from the library's callbacks, while the device exists and has memory.
     pub(super) unsafe fn of(vid: i32, ring: u16) -> Option<Self> {
         let mut features = 0;
         // SAFETY: the caller's promise.
@@ -100,6 +106,16 @@ impl Parts {
         let header = if features & LONG_HEADER != 0 { 12 } else { 10 };
         // SAFETY: the caller's promise.
         let regions = unsafe { regions_of(vid) }?;
+        // The library knows of rings that end outside of the guest's memory, and keeps away from them, but does not say so.
+        let size = usize::from(known.size);
+        let parts = [
+            (descriptors, size * size_of::<Descriptor>()),
+            (available, ENTRIES + size * size_of::<u16>() + size_of::<u16>()),
+            (used, ENTRIES + size * size_of::<u64>() + size_of::<u16>()),
+        ];
+        if !parts.iter().all(|(at, len)| regions.iter().any(|region| region.has(*at, *len))) {
+            return None;
+        }
         let event_idx = features & EVENT_IDX != 0;
         Some(Self { vid, ring, descriptors, available, used, size: known.size, header, event_idx, regions })
     }
@@ -344,7 +360,7 @@ impl Ring<'_> {
                 with_exposed_provenance::<u16>(available + ENTRIES + entry * 2).read_volatile()
             });
             if head >= size {
-                // The library has an opinion about that.
+                // There is no such descriptor: the ring is stuck there, with the library too.
                 break;
             }
             prefetch(descriptors + usize::from(head) * size_of::<Descriptor>());

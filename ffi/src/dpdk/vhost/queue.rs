@@ -1,13 +1,13 @@
-//! A worker's ends of a vhost-user port. Tier 1: nothing here allocates from the heap or locks; a ring that the
-//! library's thread is just changing looks empty or full. [`VhostRx::arm`] and [`VhostRx::disarm`] are for the edge of
-//! sleep: they take the ring's lock and make a system call.
+//! A worker's ends of a vhost-user port. Tier 1: nothing here allocates from the heap; a ring that the library's thread is
+//! just changing looks empty or full. Only to call a guest that wants to be called, the ring's lock is taken, which the library holds while
+//! it handles a message. [`VhostRx::arm`] and [`VhostRx::disarm`] are for the edge of sleep: they take it too, and make a system call.
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
 use super::Guest;
-use super::lane::{Lane, Moved};
+use super::lane::Moved;
 use super::state::{AT_A_TIME, PortState};
 use crate::dpdk::mbuf::{adopt_behind, free_front, free_room};
 use crate::dpdk::{Burst, Mbuf, Mempool, sys};
@@ -36,6 +36,8 @@ pub struct VhostRx {
 pub struct VhostTx {
     port: Arc<PortState>,
     pair: u16,
+    /// Which opening of the ring's lane the guest has been called after.
+    opening: u32,
     next: Next,
 }
 
@@ -86,8 +88,17 @@ impl VhostRx {
         let old = burst.len();
         self.has_told = false;
         loop {
-            let lane = &self.port.pair(self.pair).rx.lane;
-            let moved = take_usual(lane, &mut self.opening, pool, burst);
+            let moved = match self.port.pair(self.pair).rx.lane.enter() {
+                Some((opening, ring)) if opening == self.opening => Some(ring.take(pool, burst)),
+                Some((opening, ring)) => {
+                    drop(ring);
+                    self.opening = opening;
+                    // SAFETY: the device stays as long as `_inside`.
+                    unsafe { meet(device.vid, self.ring()) };
+                    None
+                }
+                None => None,
+            };
             if let Some(Moved { unusual, call, .. }) = moved {
                 if call {
                     // SAFETY: the device stays as long as `_inside`.
@@ -191,19 +202,21 @@ impl VhostRx {
     }
 }
 
-/// What needs no library. `None` where there is no lane, or it is new: then the library has a look first, which may have something to say
-/// in the guest's name (RARP). `opening` is the lane that it has seen.
-#[inline(always)]
-fn take_usual(lane: &Lane, opening: &mut u32, pool: &Mempool, burst: &mut Burst) -> Option<Moved> {
-    let (now, ring) = lane.enter()?;
-    let known = now == *opening;
-    *opening = now;
-    known.then(|| ring.take(pool, burst))
+/// Calls the guest once after a lane has opened: a call that was due before, perhaps another weftd's, may have been missed. And the library's
+/// lock is waited for, which it holds until it is done with what opened the lane: then it can have its look at the ring, since it may
+/// have something to say in the guest's name (RARP).
+///
+/// # Safety
+/// The device stays meanwhile.
+#[cold]
+unsafe fn meet(vid: i32, ring: u16) {
+    // SAFETY: the caller's promise.
+    unsafe { sys::rte_vhost_vring_call(vid, ring) };
 }
 
 impl VhostTx {
     pub(super) fn new(port: &Arc<PortState>, pair: u16) -> Self {
-        Self { port: Arc::clone(port), pair, next: Next::default() }
+        Self { port: Arc::clone(port), pair, opening: 0, next: Next::default() }
     }
 
     /// Whether a guest is there to send to.
@@ -246,11 +259,18 @@ impl VhostTx {
         let Some((device, inside)) = entered.filter(|(device, _)| device.connect == guest.connect) else {
             return 0;
         };
-        let moved = self.port.pair(self.pair).tx.lane.enter().map(|(_, ring)| ring.give(burst));
+        let lane = self.port.pair(self.pair).tx.lane.enter();
+        let is_new = lane.as_ref().is_some_and(|(opening, _)| *opening != self.opening);
+        self.opening = lane.as_ref().map_or(self.opening, |(opening, _)| *opening);
+        let moved = lane.map(|(_, ring)| ring.give(burst));
         let given = moved.map_or(0, |moved| moved.count);
-        if moved.is_some_and(|moved| moved.call) {
-            // SAFETY: the device stays as long as `inside`.
-            unsafe { sys::rte_vhost_vring_call(device.vid, self.pair * 2) };
+        // SAFETY: the device stays as long as `inside`.
+        unsafe {
+            if is_new {
+                meet(device.vid, self.pair * 2);
+            } else if moved.is_some_and(|moved| moved.call) {
+                sys::rte_vhost_vring_call(device.vid, self.pair * 2);
+            }
         }
         let by_library = moved.is_none_or(|moved| moved.unusual);
         let mut taken = 0;

@@ -8,7 +8,7 @@
 //! What a worker does to a ring by itself is guarded likewise by the ring's `lane`, which is closed also while the library handles a message: then it may hold locks
 //! that a worker with its `busy` flag raised waits for, but nobody waits for anything inside a lane.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CStr, c_void};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -141,6 +141,10 @@ pub(super) struct PortState {
     pairs: Box<[Pair]>,
     /// 0, or the connect's number and the device's number plus one, 32 bits each.
     live: AtomicU64,
+    /// What `live` was before the guest's memory came into doubt.
+    held: AtomicU64,
+    /// The devices, be it that they only want to be connected, whose memory the library has.
+    memory: Mutex<BTreeSet<i32>>,
     connects: AtomicU32,
     pub(super) features: AtomicU64,
 }
@@ -154,6 +158,8 @@ impl PortState {
             path: path.to_owned(),
             pairs,
             live: AtomicU64::new(0),
+            held: AtomicU64::new(0),
+            memory: Mutex::default(),
             connects: AtomicU32::new(0),
             features: AtomicU64::new(0),
         })
@@ -197,7 +203,7 @@ impl PortState {
     }
 
     fn came(&self, vid: i32) -> bool {
-        if self.device().is_some() {
+        if self.known().is_some() {
             tracing::warn!("vhost-user port {}: a second guest is turned away", self.path);
             return false;
         }
@@ -215,6 +221,8 @@ impl PortState {
                 }
             }
         }
+        // Whatever is left of the guest before.
+        self.pairs.iter().flat_map(|pair| [&pair.rx, &pair.tx]).for_each(|side| side.lane.close());
         let connect = self.connects.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
         self.live.store(DeviceId { vid, connect }.pack(), Ordering::SeqCst);
         self.open_lanes(vid);
@@ -227,10 +235,11 @@ impl PortState {
     }
 
     fn went(&self, vid: i32) {
-        if self.device().is_none_or(|device| device.vid != vid) {
+        if self.known().is_none_or(|device| device.vid != vid) {
             return;
         }
         self.live.store(0, Ordering::SeqCst);
+        self.held.store(0, Ordering::SeqCst);
         self.close_lanes(vid);
         for pair in &self.pairs {
             // A worker is inside for one burst at most, unless it was preempted there.
@@ -244,16 +253,51 @@ impl PortState {
         tracing::info!("vhost-user port {}: the guest is gone", self.path);
     }
 
+    /// The device that is connected, also while its memory is in doubt.
+    fn known(&self) -> Option<DeviceId> {
+        self.device().or_else(|| DeviceId::unpack(self.held.load(Ordering::Relaxed)))
+    }
+
+    /// A device of this number is new: nothing of the one that had it before holds.
+    fn forget(&self, vid: i32) {
+        for side in self.pairs.iter().flat_map(|pair| [&pair.rx, &pair.tx]) {
+            let _ = side.enabled.compare_exchange(number_of(vid), 0, Ordering::Relaxed, Ordering::Relaxed);
+        }
+        self.with_memory().remove(&vid);
+    }
+
+    fn with_memory(&self) -> MutexGuard<'_, BTreeSet<i32>> {
+        self.memory.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// The library takes the guest's memory away, to put other memory in its place. If that fails there is none, and the rings lead
+    /// nowhere: until it has succeeded the guest is not there for the workers.
+    fn doubt_memory(&self, vid: i32) {
+        self.with_memory().remove(&vid);
+        if self.device().is_some_and(|device| device.vid == vid) {
+            self.held.store(self.live.swap(0, Ordering::SeqCst), Ordering::SeqCst);
+        }
+    }
+
+    fn trust_memory(&self, vid: i32) {
+        self.with_memory().insert(vid);
+        let held = self.held.load(Ordering::SeqCst);
+        if DeviceId::unpack(held).is_some_and(|device| device.vid == vid) {
+            self.held.store(0, Ordering::SeqCst);
+            self.live.store(held, Ordering::SeqCst);
+        }
+    }
+
     /// Keeps the workers from the rings. If `vid` is not the guest that is connected, nothing happens.
     fn close_lanes(&self, vid: i32) {
-        if self.device().is_none_or(|device| device.vid == vid) {
+        if self.known().is_none_or(|device| device.vid == vid) {
             self.pairs.iter().flat_map(|pair| [&pair.rx, &pair.tx]).for_each(|side| side.lane.close());
         }
     }
 
     /// Lends the workers the rings of the connected guest, as they are now.
     fn open_lanes(&self, vid: i32) {
-        if self.device().is_none_or(|device| device.vid != vid) {
+        if !self.with_memory().contains(&vid) || self.device().is_none_or(|device| device.vid != vid) {
             return;
         }
         for (index, pair) in self.pairs.iter().enumerate() {
@@ -263,8 +307,7 @@ impl PortState {
 
     fn ring_changed(&self, vid: i32, ring: u16, enabled: bool) {
         let Some(pair) = self.pairs.get(usize::from(ring / 2)) else { return };
-        let live = self.device();
-        if live.is_some_and(|device| device.vid != vid) {
+        if self.known().is_some_and(|device| device.vid != vid) {
             return;
         }
         // Odd rings are those that the guest sends by.
@@ -272,7 +315,7 @@ impl PortState {
         side.lane.close();
         side.enabled.store(if enabled { number_of(vid) } else { 0 }, Ordering::Relaxed);
         // Before the device is there, `came` will look at the rest.
-        if live.is_none() {
+        if self.device().is_none() || !self.with_memory().contains(&vid) {
             return;
         }
         side.open(vid, ring);
@@ -456,21 +499,42 @@ unsafe extern "C" fn vring_state_changed(vid: i32, ring: u16, enable: i32) -> i3
 }
 
 unsafe extern "C" fn new_connection(vid: i32) -> i32 {
+    if let Some(port) = port_of(vid) {
+        port.forget(vid);
+    }
     // SAFETY: the device exists while it is reported; the structure is copied.
     unsafe { sys::rte_vhost_extern_callback_register(vid, &MESSAGES, std::ptr::null_mut()) }
 }
 
+/// VHOST_USER_SET_MEM_TABLE.
+const SET_MEM_TABLE: u32 = 5;
+
+/// # Safety
+/// It is a message of the vhost-user protocol, as the library hands it out.
+unsafe fn number(message: *const c_void) -> u32 {
+    // SAFETY: the caller's promise; the number comes first (QEMU's vhost-user specification, "Message Specification").
+    unsafe { message.cast::<u32>().read_unaligned() }
+}
+
 /// Before the library handles a message of the guest's side, any of which may take memory or rings away.
-unsafe extern "C" fn before_message(vid: i32, _message: *mut c_void) -> sys::rte_vhost_msg_result {
+unsafe extern "C" fn before_message(vid: i32, message: *mut c_void) -> sys::rte_vhost_msg_result {
     if let Some(port) = port_of(vid) {
         port.close_lanes(vid);
+        // SAFETY: a message begins with its number.
+        if unsafe { number(message) } == SET_MEM_TABLE {
+            port.doubt_memory(vid);
+        }
     }
     sys::RTE_VHOST_MSG_RESULT_NOT_HANDLED
 }
 
 /// After it, unless it was refused: then the lanes stay closed, and the library does their work, until the next.
-unsafe extern "C" fn after_message(vid: i32, _message: *mut c_void) -> sys::rte_vhost_msg_result {
+unsafe extern "C" fn after_message(vid: i32, message: *mut c_void) -> sys::rte_vhost_msg_result {
     if let Some(port) = port_of(vid) {
+        // SAFETY: as above.
+        if unsafe { number(message) } == SET_MEM_TABLE {
+            port.trust_memory(vid);
+        }
         port.open_lanes(vid);
     }
     sys::RTE_VHOST_MSG_RESULT_NOT_HANDLED

@@ -45,6 +45,7 @@ struct Raw {
     snapshots_asked: Option<Positive>,
     mpps: Positive,
     static_mpps: Option<Positive>,
+    offered: Option<Positive>,
     rounds: Rounds,
 }
 
@@ -63,6 +64,8 @@ pub(crate) struct Row {
     unchanged: Option<f64>,
     /// How many snapshots a second there should have been.
     asked: Option<f64>,
+    /// What the generator has sent of what it was to send.
+    offered: Option<f64>,
 }
 
 impl TryFrom<Raw> for Row {
@@ -78,6 +81,7 @@ impl TryFrom<Raw> for Row {
             mpps: raw.rounds.median("mpps", raw.mpps.0, false)?,
             unchanged: raw.static_mpps.map(|rate| rate.0),
             asked: raw.snapshots_asked.map(|rate| rate.0),
+            offered: raw.offered.map(|share| share.0),
         })
     }
 }
@@ -127,11 +131,12 @@ pub(crate) fn section(rows: &[Row]) -> Section {
     let mut section = Section::new("reconf: tables that change under load");
     section.say(
         "Packets lost in all rounds, at half of the rate without loss, and the longest time in which none arrived; the generator's own \
-         longest pause is in it. Of `static`, where nothing changes, and of `snapshots` and `pods`, whose tables change all the time, the rate is all that \
+         longest pause is in it. Below 100 % offered, its own core was what there was too little of. Of `static`, where nothing changes, and of `snapshots` and `pods`, whose tables change all the time, the rate is all that \
          the worker takes from a source without a core of its own, with changes and without in turn; of the others it is what was sent. Where there were fewer than 95 % of the snapshots asked for in that time, the rate decides nothing.",
     );
     let mut table = Table::new([
         "change",
+        "offered",
         "lost",
         "longest gap, µs",
         "own pause, µs",
@@ -142,6 +147,7 @@ pub(crate) fn section(rows: &[Row]) -> Section {
     for row in rows {
         table.line([
             row.case.name().into(),
+            row.offered.map_or("–".into(), |share| format!("{:.0} %", 100.0 * share)),
             count(row.lost),
             median(&row.gap),
             number(row.pause),

@@ -12,6 +12,8 @@ use crate::wire::checksum::{Sum, udp_never_zero};
 use proptest::prelude::*;
 use weft_sync::learned::{Learn, Rules};
 
+/// So many VTEPs that what is decided about them is confirmed.
+const MANY: usize = 2000;
 const UPLINK: usize = 0;
 const POD: usize = 1;
 const OTHER: usize = 2;
@@ -235,7 +237,7 @@ fn sum_over_v6(frame: &mut [u8]) {
 
 /// What both say about these frames, one after the other in a burst; how many were usual.
 fn compare(port: usize, frames: Vec<Vec<u8>>) -> Result<usize, TestCaseError> {
-    let (few, many) = (compare_with(2, port, &frames)?, compare_with(1000, port, &frames)?);
+    let (few, many) = (compare_with(2, port, &frames)?, compare_with(MANY, port, &frames)?);
     prop_assert_eq!(few, many);
     Ok(few)
 }
@@ -350,7 +352,7 @@ fn what_is_usual_is_found_so() {
 /// Of a frame to be cut others have said what is done: it is longer than the tunnel's MTU, but its pieces are not.
 #[test]
 fn what_others_decide_is_not_confirmed() {
-    let tables = tables(1000);
+    let tables = tables(MANY);
     let stations = stations(&tables);
     let from = Ingress { id: id(POD), port: tables.ports.get(id(POD)).unwrap(), stations: &stations, now: 0 };
     let mut usual = Usual::new(&tables, &from);

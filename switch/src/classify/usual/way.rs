@@ -71,11 +71,11 @@ impl By<'_> {
                 return Some(Out { mac, port: to.port, vtep: NO_VTEP, mtu: u32::MAX, hop: false });
             }
             Target::Vtep(vtep) if !matches!(from.port.role, Role::Uplink) => {
-                let far = tables.vteps.get(vtep as usize)?;
-                far.prefetch();
+                tables.vteps.prefetch(vtep);
                 let mtu = if confirmed {
                     u32::MAX
                 } else {
+                    let far = tables.vteps.get(vtep as usize)?;
                     far.encap.as_ref()?;
                     A::tunnel_mtu(tables, far).get() as u32
                 };
