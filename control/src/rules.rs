@@ -7,11 +7,15 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use tokio::sync::watch;
-use tokio::time::MissedTickBehavior;
+use tokio::task::JoinHandle;
+use tokio::time::{MissedTickBehavior, timeout};
 use tracing::{info, warn};
 use weft_node::{
     Error, Keeper, Looked, Rules, drop_blackhole_routes, enable_forwarding, put_blackhole_routes,
 };
+
+/// How long a look is waited for: others may have the tables for seconds, but a program that hangs holds nobody up.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What is to be kept.
 pub struct Wanted {
@@ -25,11 +29,18 @@ pub struct Wanted {
     pub state_dir: PathBuf,
 }
 
+/// What the keeper of the rules is at.
+enum At {
+    Rest(Keeper),
+    /// Its programs run.
+    Work(JoinHandle<(Keeper, Result<Looked, Error>)>),
+}
+
 /// Keeps it.
 pub struct Keeping {
     wanted: Wanted,
-    /// Away while its programs run, and for good if that broke off.
-    keeper: Option<Keeper>,
+    /// None once a look has broken off.
+    at: Option<At>,
     /// Blackhole routes of before, of other subnets, are gone.
     settled: bool,
     problem: watch::Sender<Option<String>>,
@@ -38,8 +49,8 @@ pub struct Keeping {
 impl Keeping {
     /// Nothing is done yet. What is wrong is told by `problem`.
     pub fn new(wanted: Wanted, problem: watch::Sender<Option<String>>) -> Self {
-        let keeper = Some(Keeper::new(wanted.rules.clone()));
-        Self { wanted, keeper, settled: false, problem }
+        let at = Some(At::Rest(Keeper::new(wanted.rules.clone())));
+        Self { wanted, at, settled: false, problem }
     }
 
     /// Looks again and again.
@@ -78,18 +89,26 @@ impl Keeping {
         });
     }
 
-    async fn look_at_rules(&mut self) -> Result<(), Error> {
-        let Some(mut keeper) = self.keeper.take() else { return Ok(()) };
-        let state_dir = self.wanted.state_dir.clone();
-        // Others may have the tables for seconds.
-        let looked = tokio::task::spawn_blocking(move || {
-            let looked = keeper.look(&state_dir);
-            (keeper, looked)
-        });
+    async fn look_at_rules(&mut self) -> Result<(), String> {
+        let Some(at) = self.at.take() else { return Ok(()) };
+        let mut looking = match at {
+            At::Rest(mut keeper) => {
+                let state_dir = self.wanted.state_dir.clone();
+                tokio::task::spawn_blocking(move || {
+                    let looked = keeper.look(&state_dir);
+                    (keeper, looked)
+                })
+            }
+            At::Work(looking) => looking,
+        };
+        let Ok(ended) = timeout(PATIENCE, &mut looking).await else {
+            self.at = Some(At::Work(looking));
+            return Err("iptables or nft does not come to an end; is another program holding the tables?".to_owned());
+        };
         // It breaks off only at the end of the daemon.
-        let Ok((keeper, looked)) = looked.await else { return Ok(()) };
-        self.keeper = Some(keeper);
-        match looked? {
+        let Ok((keeper, looked)) = ended else { return Ok(()) };
+        self.at = Some(At::Rest(keeper));
+        match looked.map_err(|error| error.to_string())? {
             Looked::Made if self.wanted.rules.any() => info!("the rules for pods' packets are in force"),
             Looked::Mended => warn!("somebody had changed the rules for pods' packets: they are in force again"),
             Looked::Made | Looked::Whole => {}

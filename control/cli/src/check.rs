@@ -109,7 +109,13 @@ impl Show for Report {
                 text += &format!("{:20} -> {}\n", "", printable(remedy));
             }
         }
-        text + &format!("{} problems, {} warnings\n", self.problems, self.warnings)
+        let counted = |count: usize, what: &str| match count {
+            0 => format!("no {what}s"),
+            1 => format!("1 {what}"),
+            _ => format!("{count} {what}s"),
+        };
+        let end = if self.is_fit() { ": this node is fit for weft" } else { "" };
+        text + &format!("{}, {}{end}\n", counted(self.problems, "problem"), counted(self.warnings, "warning"))
     }
 }
 
@@ -239,7 +245,7 @@ mod tests {
             "ok       tun         it is there\n\
              warning  cores       few\n                     -> buy some\n\
              problem  port        taken\n                     -> give it back\n\
-             1 problems, 1 warnings\n"
+             1 problem, 1 warning\n"
         );
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(json["checks"][2]["verdict"], "problem");
