@@ -103,14 +103,18 @@ impl Keeping {
         };
         let Ok(ended) = timeout(PATIENCE, &mut looking).await else {
             self.at = Some(At::Work(looking));
-            return Err("iptables or nft does not come to an end; is another program holding the tables?".to_owned());
+            return Err(
+                "iptables or nft does not come to an end; is another program holding the tables?".to_owned()
+            );
         };
         // It breaks off only at the end of the daemon.
         let Ok((keeper, looked)) = ended else { return Ok(()) };
         self.at = Some(At::Rest(keeper));
         match looked.map_err(|error| error.to_string())? {
             Looked::Made if self.wanted.rules.any() => info!("the rules for pods' packets are in force"),
-            Looked::Mended => warn!("somebody had changed the rules for pods' packets: they are in force again"),
+            Looked::Mended => {
+                warn!("somebody had changed the rules for pods' packets: they are in force again")
+            }
             Looked::Made | Looked::Whole => {}
         }
         Ok(())
@@ -119,7 +123,8 @@ impl Keeping {
     /// Pods' packets are forwarded by the kernel at all.
     fn forward(&self) -> Vec<String> {
         let rules = &self.wanted.rules;
-        let families = rules.pods.iter().filter(|_| rules.any()).map(|pods| matches!(pods.subnet, IpNet::V6(_)));
+        let families =
+            rules.pods.iter().filter(|_| rules.any()).map(|pods| matches!(pods.subnet, IpNet::V6(_)));
         let mut problems = Vec::new();
         for v6 in families {
             let setting = if v6 { "net.ipv6.conf.all.forwarding" } else { "net.ipv4.ip_forward" };

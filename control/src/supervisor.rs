@@ -42,7 +42,7 @@ impl Supervisor {
             // Other kinds, such as vsock, are for virtual machines.
             _ => return Self(None),
         };
-        let unbound = || {
+        let unbound = || -> std::io::Result<UnixDatagram> {
             let socket = UnixDatagram::unbound()?;
             // A supervisor that does not read holds nobody up.
             socket.set_nonblocking(true)?;

@@ -218,7 +218,10 @@ mod tests {
         let manifest = include_str!("../../../deploy/kubernetes/weft.yaml");
         let list = manifest.lines().find_map(|line| line.trim().strip_prefix("args: [")?.strip_suffix(']'));
         let flags = parse(list.unwrap().split(", ")).unwrap();
-        assert_eq!((flags.ip_masq, flags.kube_subnet_mgr, flags.healthz_port), (Some(true), Some(true), Some(8081)));
+        assert_eq!(
+            (flags.ip_masq, flags.kube_subnet_mgr, flags.healthz_port),
+            (Some(true), Some(true), Some(8081))
+        );
         assert!(flags.without_effect().is_empty());
     }
 }

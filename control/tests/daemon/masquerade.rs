@@ -85,7 +85,8 @@ impl<'a> Nodes<'a> {
             }}"
         ));
         let a = Node { lab, name: "a", namespace: &lab.node };
-        let variables = ["FLANNELD_IP_MASQ=true", "FLANNELD_IPTABLES_RESYNC=1", "FLANNELD_IP_BLACKHOLE_ROUTE=true"];
+        let variables =
+            ["FLANNELD_IP_MASQ=true", "FLANNELD_IPTABLES_RESYNC=1", "FLANNELD_IP_BLACKHOLE_ROUTE=true"];
         let variables = variables.map(str::to_owned).to_vec();
         Self { a, outside, web, db, variables }
     }
@@ -130,13 +131,25 @@ fn assert_rows(nftables: bool) {
     assert_eq!(source(web, OUTSIDE, USUAL, &mut at_outside), NODE, "row 5: from a pod to elsewhere");
     assert_eq!(source(web, OUTSIDE, MARKED, &mut at_outside), web_address, "row 1: marked");
     let wanted = if nftables { NODE } else { &web_address };
-    assert_eq!(source(web, OUTSIDE, MARKED_AND_MORE, &mut at_outside), wanted, "row 1: the mark among other bits");
-    assert_eq!(source(web, &db_address, USUAL, &mut at_db), web_address, "row 2: from a pod to another node's");
+    assert_eq!(
+        source(web, OUTSIDE, MARKED_AND_MORE, &mut at_outside),
+        wanted,
+        "row 1: the mark among other bits"
+    );
+    assert_eq!(
+        source(web, &db_address, USUAL, &mut at_db),
+        web_address,
+        "row 2: from a pod to another node's"
+    );
     assert_eq!(source(near, &db_address, USUAL, &mut at_db), zero(a).1, "row 2: from the host");
     assert_eq!(source(db, &web_address, USUAL, &mut at_web), db_address, "row 3: from another node's pod");
     assert_eq!(source(outside, &web_address, USUAL, &mut at_web), OUTSIDE, "row 4: from elsewhere");
     let wanted = if nftables { OUTSIDE.to_owned() } else { zero(a).1 };
-    assert_eq!(source(outside, &db_address, USUAL, &mut at_db), wanted, "row 6: from elsewhere to another node's pod");
+    assert_eq!(
+        source(outside, &db_address, USUAL, &mut at_db),
+        wanted,
+        "row 6: from elsewhere to another node's pod"
+    );
     assert_eq!(near.must("sysctl -n net.ipv4.ip_forward").trim(), "1");
 }
 
@@ -209,7 +222,11 @@ fn rules_of_iptables_are_kept_and_only_those() {
         "-A FLANNEL-POSTRTG -s fd00:10:244::/48 ! -d ff00::/8 ",
         "-A FLANNEL-FWD -d fd00:10:244::/48 ",
     ] {
-        assert_eq!(rules.matches(wanted).count(), if wanted.contains(" -j FLANNEL") { 2 } else { 1 }, "{wanted}:\n{rules}");
+        assert_eq!(
+            rules.matches(wanted).count(),
+            if wanted.contains(" -j FLANNEL") { 2 } else { 1 },
+            "{wanted}:\n{rules}"
+        );
     }
     assert!(!rules.contains("10.9.0.0/16"), "{rules}");
     assert_eq!(rules.matches("--random-fully").count(), 4, "{rules}");
@@ -261,7 +278,11 @@ fn tables_of_nftables_are_kept_and_only_those() {
     };
     let rules = tables();
     let (subnet, _) = zero(&nodes.a);
-    for wanted in [format!("ip saddr {subnet} ip daddr 10.244.0.0/16 return"), "masquerade fully-random".to_owned(), "ip6 saddr fd00:10:244::/48 accept".to_owned()] {
+    for wanted in [
+        format!("ip saddr {subnet} ip daddr 10.244.0.0/16 return"),
+        "masquerade fully-random".to_owned(),
+        "ip6 saddr fd00:10:244::/48 accept".to_owned(),
+    ] {
         assert!(rules.contains(&wanted), "{wanted}:\n{rules}");
     }
     assert!(!all_rules(node).contains("FLANNEL"), "the others' would be in the way");
@@ -293,7 +314,10 @@ fn a_missing_program_is_said_and_nothing_else_suffers() {
     let _weftd = nodes.start_a();
     wait_for("the word", || {
         let problems = nodes.a.status().problems;
-        problems.iter().any(|problem| problem.contains("the program iptables is not there: install it")).then_some(())
+        problems
+            .iter()
+            .any(|problem| problem.contains("the program iptables is not there: install it"))
+            .then_some(())
     });
     assert!(nodes.a.path("subnet.env").exists(), "pods can come all the same");
 }

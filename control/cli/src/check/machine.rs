@@ -70,7 +70,11 @@ fn cores(machine: &Machine, config: &Config) -> Line {
     if workers > there {
         Line::problem(CHECK, found, "set dataplane.workers to less: each has a core of its own")
     } else if workers == there && settings.idle == Idle::Poll {
-        Line::problem(CHECK, found, "no core is left for anything else: set dataplane.idle to adaptive, or workers to less")
+        Line::problem(
+            CHECK,
+            found,
+            "no core is left for anything else: set dataplane.idle to adaptive, or workers to less",
+        )
     } else if workers == there && there > 1 {
         Line::warning(CHECK, found, "under load nothing is left for pods: set dataplane.workers to less")
     } else {
@@ -94,12 +98,8 @@ fn huge(machine: &Machine) -> (u64, u64) {
 fn hugepages(machine: &Machine, config: &Config) -> Line {
     const CHECK: &str = "hugepages";
     let ((all, free), wanted) = (huge(machine), config.dataplane.memory);
-    let found = format!(
-        "{} MiB free of {} MiB, for {} MiB of packet buffers",
-        free / MIB,
-        all / MIB,
-        wanted / MIB
-    );
+    let found =
+        format!("{} MiB free of {} MiB, for {} MiB of packet buffers", free / MIB, all / MIB, wanted / MIB);
     // weft's other memory in them is little.
     let remedy = format!("sysctl -w vm.nr_hugepages={}", (wanted + 32 * MIB).div_ceil(2 * MIB));
     match config.dataplane.hugepages {
@@ -109,7 +109,9 @@ fn hugepages(machine: &Machine, config: &Config) -> Line {
         Hugepages::Auto if all > 0 => {
             Line::warning(CHECK, found, format!("{remedy}; or weftd does without, some percent slower"))
         }
-        Hugepages::Auto => Line::ok(CHECK, format!("none, so weftd does without, some percent slower; {remedy}")),
+        Hugepages::Auto => {
+            Line::ok(CHECK, format!("none, so weftd does without, some percent slower; {remedy}"))
+        }
     }
 }
 
@@ -190,7 +192,11 @@ fn bpf(machine: &Machine, config: &Config) -> Line {
     let remedy = "use a kernel with CONFIG_BPF_SYSCALL and CONFIG_XDP_SOCKETS, or another uplink.kind";
     match config.uplink.kind {
         UplinkKind::AfXdp if !bpf || !xdp => Line::problem(CHECK, found, remedy),
-        _ if !bpf => Line::warning(CHECK, found, "without BPF a pod's traffic stays on one worker, and large frames are cut"),
+        _ if !bpf => Line::warning(
+            CHECK,
+            found,
+            "without BPF a pod's traffic stays on one worker, and large frames are cut",
+        ),
         _ => Line::ok(CHECK, found),
     }
 }
@@ -283,6 +289,9 @@ mod tests {
         config.uplink.kind = UplinkKind::AfXdp;
         assert_eq!(bpf(&full, &config).verdict, Verdict::Ok);
         assert_eq!((tun(&full).verdict, processor(&full).verdict), (Verdict::Ok, Verdict::Ok));
-        assert_eq!((bpf(&bare, &config).verdict, processor(&bare).verdict), (Verdict::Problem, Verdict::Problem));
+        assert_eq!(
+            (bpf(&bare, &config).verdict, processor(&bare).verdict),
+            (Verdict::Problem, Verdict::Problem)
+        );
     }
 }

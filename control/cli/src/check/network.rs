@@ -35,7 +35,11 @@ pub(super) async fn lines(
             lines.push(rp_filter(machine, &uplink.name));
         }
         Err(error) => {
-            lines.push(Line::problem("uplink", error.to_string(), "set uplink.interface to the node's interface"));
+            lines.push(Line::problem(
+                "uplink",
+                error.to_string(),
+                "set uplink.interface to the node's interface",
+            ));
         }
     }
     lines.push(tunnel_port(machine, port));
@@ -48,9 +52,17 @@ fn describe(uplink: &Uplink) -> Line {
     let addresses: Vec<_> = uplink.addresses.iter().map(|net| net.addr().to_string()).collect();
     let found = format!("{} with {}, MTU {}", uplink.name, addresses.join(", "), uplink.mtu);
     if !uplink.up {
-        Line::problem("uplink", format!("{found}; it is down"), format!("ip link set {} up; is there a cable?", uplink.name))
+        Line::problem(
+            "uplink",
+            format!("{found}; it is down"),
+            format!("ip link set {} up; is there a cable?", uplink.name),
+        )
     } else if addresses.is_empty() {
-        Line::problem("uplink", format!("{} has no address", uplink.name), "give it one, or set uplink.interface")
+        Line::problem(
+            "uplink",
+            format!("{} has no address", uplink.name),
+            "give it one, or set uplink.interface",
+        )
     } else {
         Line::ok("uplink", found)
     }
@@ -65,7 +77,12 @@ fn mtu(name: &str, uplink: u32, pods: Option<u32>) -> Line {
     const CHECK: &str = "mtu";
     let room = uplink.saturating_sub(OVERHEAD);
     let Some(pods) = pods else {
-        return Line::ok(CHECK, format!("{uplink} of {name} leaves {room} for pods; what the other nodes' pods have is not known here"));
+        return Line::ok(
+            CHECK,
+            format!(
+                "{uplink} of {name} leaves {room} for pods; what the other nodes' pods have is not known here"
+            ),
+        );
     };
     let found = format!("{pods} of pods, {uplink} of {name}");
     if pods <= room {
@@ -75,7 +92,10 @@ fn mtu(name: &str, uplink: u32, pods: Option<u32>) -> Line {
     } else {
         Line::problem(
             CHECK,
-            format!("{found}: in the tunnel, packets of that size need {} bytes", pods.saturating_add(OVERHEAD)),
+            format!(
+                "{found}: in the tunnel, packets of that size need {} bytes",
+                pods.saturating_add(OVERHEAD)
+            ),
             format!(
                 "ip link set {name} mtu {}, or set Backend.MTU to {uplink} where the network is configured",
                 pods.saturating_add(OVERHEAD)
@@ -143,7 +163,11 @@ fn tunnel_port(machine: &Machine, port: u16) -> Line {
     } else if others.is_empty() {
         Line::ok(CHECK, format!("UDP {port} is weftd's"))
     } else {
-        Line::problem(CHECK, format!("UDP {port} is held by {}", others.join(", ")), "stop it, or give it another port")
+        Line::problem(
+            CHECK,
+            format!("UDP {port} is held by {}", others.join(", ")),
+            "stop it, or give it another port",
+        )
     }
 }
 

@@ -10,7 +10,11 @@ use crate::cni::{self, Places};
 
 /// Interfaces by the beginnings of their names, whose they are, and what to do.
 const INTERFACES: [(&str, &str, &str); 11] = [
-    ("cni0", "the bridge of flannel's pods", "have those pods made anew (kubectl drain), and then: ip link delete cni0"),
+    (
+        "cni0",
+        "the bridge of flannel's pods",
+        "have those pods made anew (kubectl drain), and then: ip link delete cni0",
+    ),
     ("flannel", "flanneld's", "stop flanneld, and then: ip link delete NAME"),
     ("cali", "Calico's", REMOVE),
     ("vxlan.calico", "Calico's", REMOVE),
@@ -86,7 +90,11 @@ fn list(conf_dir: &Path, bin_dir: &Path) -> Line {
     const CHECK: &str = "cni list";
     let lists = cni::lists(conf_dir);
     let Some(first) = lists.first() else {
-        return Line::warning(CHECK, format!("{} has none, so no pod starts", conf_dir.display()), "weft cni install");
+        return Line::warning(
+            CHECK,
+            format!("{} has none, so no pod starts", conf_dir.display()),
+            "weft cni install",
+        );
     };
     let types = cni::types(first);
     let shown = first.display();
@@ -196,7 +204,8 @@ mod tests {
             ("sys/class/net/eth0/uevent", ""),
             ("proc/9/comm", "flanneld\n"),
         ]);
-        let found: Vec<_> = interfaces(&machine).into_iter().map(|line| (line.found, line.remedy.unwrap())).collect();
+        let found: Vec<_> =
+            interfaces(&machine).into_iter().map(|line| (line.found, line.remedy.unwrap())).collect();
         assert_eq!(found.len(), 2, "{found:?}");
         assert_eq!(found[0].0, "cni0 is the bridge of flannel's pods, with 1 pods");
         assert!(found[1].1.ends_with("ip link delete flannel.1"), "{found:?}");

@@ -156,7 +156,8 @@ fn kind(v6: bool, has: impl Fn(&str, &str, &str) -> bool) -> &'static str {
 /// Whether tables of the older kind are in use in this network namespace.
 fn legacy_tables(v6: bool) -> bool {
     let file = if v6 { "ip6_tables_names" } else { "ip_tables_names" };
-    std::fs::read_to_string(format!("/proc/thread-self/net/{file}")).is_ok_and(|names| names.lines().any(|name| name == "mangle"))
+    std::fs::read_to_string(format!("/proc/thread-self/net/{file}"))
+        .is_ok_and(|names| names.lines().any(|name| name == "mangle"))
 }
 
 /// Whether a program is there and knows a chain.

@@ -137,10 +137,7 @@ table ip flannel-ipv4 {
         let rules = Rules { forward: false, random_ports: false, ..sample(Firewall::Nftables) };
         let text = making(&rules.pods[1], &rules);
         assert!(text.starts_with("add table ip6 flannel-ipv6\ndelete table ip6 flannel-ipv6\n"), "{text}");
-        assert!(
-            text.contains("\t\tip6 saddr fd00:10:244::/48 ip6 daddr != ff00::/8 masquerade\n"),
-            "{text}"
-        );
+        assert!(text.contains("\t\tip6 saddr fd00:10:244::/48 ip6 daddr != ff00::/8 masquerade\n"), "{text}");
         assert!(!text.contains("forward") && !text.contains("ip "), "{text}");
         let text = making(&rules.pods[0], &Rules { masquerade: false, forward: true, ..rules.clone() });
         assert!(!text.contains("postrtg") && text.contains("chain forward"), "{text}");
