@@ -268,7 +268,7 @@ fn tables_of_nftables_are_kept_and_only_those() {
     // What flanneld has made before it was told to use nftables, and somebody else's table.
     iptables(node, "iptables", &["-t", "nat", "-N", "FLANNEL-POSTRTG"]);
     iptables(node, "iptables", &["-t", "nat", "-A", "POSTROUTING", "-j", "FLANNEL-POSTRTG"]);
-    node.nft("table ip others { chain theirs { } }");
+    node.nft("table ip others {\n chain theirs {\n }\n}");
     let weftd = nodes.start_a();
 
     let tables = || {
