@@ -14,7 +14,9 @@ mod direct;
 mod flows;
 mod host;
 mod learned;
+mod origin;
 mod pods;
+mod remembered;
 mod report;
 mod requests;
 mod rights;
@@ -48,6 +50,7 @@ use crate::model::{Model, Pod};
 use crate::source::SourceError;
 use crate::supervisor::Supervisor;
 
+use remembered::Memory;
 pub use requests::Client;
 use requests::Request;
 pub use start::{Setup, StartError, Started, start};
@@ -119,6 +122,8 @@ pub struct Daemon {
     source: SourceState,
     /// How the source's store fares, if it has one, and the subnets that this node has there.
     store: Option<(watch::Receiver<StoreStatus>, Subnets)>,
+    /// What the store says is kept for a start without it.
+    remembers: Option<Memory>,
     /// Pods that were added through the API; they outlive a restart.
     added: BTreeMap<String, Pod>,
     /// Those of them that are a container runtime's, by their names.
@@ -244,6 +249,7 @@ impl Daemon {
         self.dataplane.sample();
         self.forget_old();
         self.note_received(self.total().rx);
+        self.remember();
         let broken = self.dataplane.take_broken();
         // The kernel does not tell of these: weft's own descriptor keeps what is left of the namespace alive.
         let lost = self.pods.values().any(PodPort::has_lost_netns) || self.any_departed();

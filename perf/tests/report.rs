@@ -150,7 +150,10 @@ fn what_was_not_measured_is_said() {
     let output = report_in(folder.path(), &[&rows]);
     assert!(output.status.success(), "{}", said(&output));
     let text = fs::read_to_string(folder.path().join("RESULTS.md")).unwrap();
-    assert!(text.contains("\nNot measured in this run: vhost, scale, latency, reconf, pods.\n"), "{text}");
+    assert!(
+        text.contains("\nNot measured in this run: vhost, scale, latency, reconf, pods, control.\n"),
+        "{text}"
+    );
     assert!(!text.contains("## scale") && !folder.path().join("plots/scale-flows.svg").exists());
 }
 

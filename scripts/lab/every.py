@@ -14,7 +14,7 @@ from nodes import BIN
 from rig import SIGNALS, say
 
 WHAT = "every rig but pods, and the report of their rows"
-RIGS = ("core", "vhost", "scale", "latency", "reconf")
+RIGS = ("core", "vhost", "scale", "latency", "reconf", "control")
 PODS = "pods"
 
 

@@ -23,10 +23,10 @@ import run
 from cases import CASES, KERNEL, WEFT
 from gauges import OFFLOADS
 from nodes import BIN
-from rigs import core, latency, pods, reconf, scale, vhost
+from rigs import control, core, latency, pods, reconf, scale, vhost
 from run import LabError, call
 
-RIGS = {"core": core, "latency": latency, "pods": pods, "reconf": reconf, "scale": scale, "vhost": vhost}
+RIGS = {"control": control, "core": core, "latency": latency, "pods": pods, "reconf": reconf, "scale": scale, "vhost": vhost}
 CASE = {case.name: case for case in CASES}
 EXAMPLE = Path(__file__).parents[2] / "perf/tests/report/rows.json"
 BENCH = Path(__file__).with_name("bench.py")
@@ -576,6 +576,15 @@ class Runs(unittest.TestCase):
         self.assertEqual(code, 0, said)
         self.assertEqual([(row["subject"], row["flows"], row["frames_checked"]) for row in written], [("weft", 10, 400)], said)
         self.assertGreater(written[0]["mpps"], 0)
+
+    def test_control(self):
+        code, said, written = self.run_bench("control", "--quick", "--nodes", "60", "cold-start", "change", "cni-add", "store-loss")
+        self.assertEqual(code, 0, said)
+        self.assertEqual([row["case"] for row in written], ["cold-start", "change", "cni-add", "store-loss"], said)
+        self.assertTrue(all(row["value"] > 0 for row in written[:3]), said)
+        self.assertEqual(written[3]["survived"], "slow compacted restored")
+        self.assertGreater(written[3]["sent"], 1000)
+        self.assertEqual(written[3]["value"], 0, said)
 
     def started(self, folder):
         """A run of its own process, which measures for long; and the name that all that it makes carries."""

@@ -1,5 +1,6 @@
 //! flanneld's flags, each with one dash or two, and the variables `FLANNELD_…` that stand for them.
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, FromArgMatches};
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -16,13 +17,13 @@ pub struct Flags {
     #[arg(long, env = "FLANNELD_ETCD_PREFIX")]
     pub etcd_prefix: Option<String>,
     /// The key of etcd-certfile
-    #[arg(long, env = "FLANNELD_ETCD_KEYFILE", value_name = "FILE")]
+    #[arg(long, env = "FLANNELD_ETCD_KEYFILE", value_name = "FILE", value_parser = path())]
     pub etcd_keyfile: Option<PathBuf>,
     /// The certificate that etcd is shown
-    #[arg(long, env = "FLANNELD_ETCD_CERTFILE", value_name = "FILE")]
+    #[arg(long, env = "FLANNELD_ETCD_CERTFILE", value_name = "FILE", value_parser = path())]
     pub etcd_certfile: Option<PathBuf>,
     /// Who may have signed etcd's certificate
-    #[arg(long, env = "FLANNELD_ETCD_CAFILE", value_name = "FILE")]
+    #[arg(long, env = "FLANNELD_ETCD_CAFILE", value_name = "FILE", value_parser = path())]
     pub etcd_cafile: Option<PathBuf>,
     /// The user name for etcd
     #[arg(long, env = "FLANNELD_ETCD_USERNAME", value_name = "NAME")]
@@ -65,7 +66,7 @@ pub struct Flags {
     #[arg(long, env = "FLANNELD_KUBE_API_URL", value_name = "URL")]
     pub kube_api_url: Option<String>,
     /// The Kubernetes API's address and credentials
-    #[arg(long, env = "FLANNELD_KUBECONFIG_FILE", value_name = "FILE")]
+    #[arg(long, env = "FLANNELD_KUBECONFIG_FILE", value_name = "FILE", value_parser = path())]
     pub kubeconfig_file: Option<PathBuf>,
     /// What the annotations of nodes begin with
     #[arg(long, env = "FLANNELD_KUBE_ANNOTATION_PREFIX", value_name = "PREFIX")]
@@ -109,6 +110,11 @@ fn boolean(text: &str) -> Result<bool, String> {
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
         _ => Err("it is neither true nor false".to_owned()),
     }
+}
+
+/// A path, which may be an empty text: as flanneld's defaults are.
+fn path() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
 }
 
 impl Flags {

@@ -64,8 +64,8 @@ pub struct Cluster {
     pub config: NetConf,
     /// The subnets that this node has a lease of.
     pub own: Subnets,
-    /// All other nodes, by their names.
-    pub peers: Vec<Peer>,
+    /// All other nodes, by their names. One that is told again and has not changed is the same one in memory.
+    pub peers: Vec<Arc<Peer>>,
 }
 
 /// What a store tells while it runs.

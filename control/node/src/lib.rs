@@ -36,7 +36,7 @@ pub use netns::inside;
 pub use pod::{PodInterface, PodView, configure_pod, look_at_pod, pod_interface_exists};
 pub use purge::{Purged, delete_link, delete_tap, purge};
 pub use route::WEFT_PROTOCOL;
-pub use state::{Device, State, StoredAttachment, StoredPod};
+pub use state::{Device, State, StoredAttachment, StoredPod, load_cluster, save_cluster};
 pub use sysctl::enable_forwarding;
 pub use underlay::{Choice, Path, PathError, Uplink, choose_uplink, default_uplink, uplink};
 

@@ -8,7 +8,7 @@ use crate::lock::Lock;
 use crate::masquerade;
 use crate::netlink::{Kernel, Link};
 use crate::netns::inside;
-use crate::state::{CORRUPT_PREFIX, Device, NEW_FILE, STATE_FILE, State};
+use crate::state::{CLUSTER_FILE, CORRUPT_PREFIX, Device, NEW_SUFFIX, STATE_FILE, State};
 use rtnetlink::Handle;
 use std::future::Future;
 use std::io::ErrorKind;
@@ -142,10 +142,10 @@ fn delete_files(state_dir: &Path) -> Result<Vec<PathBuf>, Error> {
     for entry in std::fs::read_dir(state_dir).map_err(|e| Error::file("read", state_dir, e))? {
         let entry = entry.map_err(|e| Error::file("read", state_dir, e))?;
         let name = entry.file_name();
-        let ours = name == STATE_FILE
-            || name == NEW_FILE
-            || name == masquerade::MADE_FILE
-            || name.to_str().is_some_and(|name| name.starts_with(CORRUPT_PREFIX));
+        let ours = name.to_str().is_some_and(|name| {
+            [STATE_FILE, CLUSTER_FILE, masquerade::MADE_FILE].contains(&name.trim_end_matches(NEW_SUFFIX))
+                || name.starts_with(CORRUPT_PREFIX)
+        });
         let path = entry.path();
         if name == FOLDER {
             match std::fs::remove_dir_all(&path) {

@@ -13,8 +13,10 @@ use std::path::{Path, PathBuf};
 
 /// The state's file inside the state directory.
 pub(crate) const STATE_FILE: &str = "state.json";
-/// Where a new state is written before it takes the old one's place.
-pub(crate) const NEW_FILE: &str = "state.json.new";
+/// What the cluster's store said last, inside the state directory.
+pub(crate) const CLUSTER_FILE: &str = "cluster.json";
+/// What a file's name ends in until it takes the old one's place.
+pub(crate) const NEW_SUFFIX: &str = ".new";
 /// The beginning of the names of files that were moved aside.
 pub(crate) const CORRUPT_PREFIX: &str = "state.json.corrupt-";
 
@@ -120,29 +122,49 @@ impl State {
         }
     }
 
-    /// Writes the state: whoever reads it, even after a crash, sees the old one or this one, whole.
+    /// Writes the state.
     pub fn save(&self, state_dir: &Path) -> Result<(), Error> {
-        make_dir(state_dir)?;
-        let path = state_dir.join(STATE_FILE);
-        let new = state_dir.join(NEW_FILE);
         let mut text = serde_json::to_vec_pretty(&Written { version: VERSION, state: self })
-            .map_err(|e| Error::file("write", &path, e.into()))?;
+            .map_err(|e| Error::file("write", &state_dir.join(STATE_FILE), e.into()))?;
         text.push(b'\n');
-        let write = || {
-            // A leftover may have another mode, or be a link: a file that is made anew has ours.
-            match std::fs::remove_file(&new) {
-                Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
-                _ => {}
-            }
-            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
-            file.write_all(&text)?;
-            file.sync_all()
-        };
-        write().map_err(|e| Error::file("write", &new, e))?;
-        std::fs::rename(&new, &path).map_err(|e| Error::file("replace", &path, e))?;
-        // The new name is on disk only when the directory is.
-        File::open(state_dir).and_then(|dir| dir.sync_all()).map_err(|e| Error::file("write", state_dir, e))
+        replace(state_dir, STATE_FILE, &text)
     }
+}
+
+/// What the cluster's store said last; none where nothing was kept.
+pub fn load_cluster(state_dir: &Path) -> Result<Option<Vec<u8>>, Error> {
+    let path = state_dir.join(CLUSTER_FILE);
+    match std::fs::read(&path) {
+        Ok(text) => Ok(Some(text)),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::file("read", &path, e)),
+    }
+}
+
+/// Keeps what the cluster's store said, in place of what it said before.
+pub fn save_cluster(state_dir: &Path, text: &[u8]) -> Result<(), Error> {
+    replace(state_dir, CLUSTER_FILE, text)
+}
+
+/// Writes a file of the state directory: whoever reads it, even after a crash, sees the old one or this one, whole.
+fn replace(state_dir: &Path, name: &str, text: &[u8]) -> Result<(), Error> {
+    make_dir(state_dir)?;
+    let path = state_dir.join(name);
+    let new = state_dir.join(format!("{name}{NEW_SUFFIX}"));
+    let write = || {
+        // A leftover may have another mode, or be a link: a file that is made anew has ours.
+        match std::fs::remove_file(&new) {
+            Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+        file.write_all(text)?;
+        file.sync_all()
+    };
+    write().map_err(|e| Error::file("write", &new, e))?;
+    std::fs::rename(&new, &path).map_err(|e| Error::file("replace", &path, e))?;
+    // The new name is on disk only when the directory is.
+    File::open(state_dir).and_then(|dir| dir.sync_all()).map_err(|e| Error::file("write", state_dir, e))
 }
 
 /// Renames a damaged file to the first free `state.json.corrupt-N`.

@@ -1,40 +1,34 @@
 //! Starting: everything that can be wrong is found before anything is made. The order is that of what is cheapest to check.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use thiserror::Error;
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot, watch};
-use tracing::{info, warn};
+use tracing::warn;
 use weft_ffi::kernel::udp_claim::{ClaimError, UdpClaim};
-use weft_flannel::etcd::{Etcd, Settings as EtcdSettings, Timing, Tls};
-use weft_flannel::flags::Flags;
-use weft_flannel::kube::{Access, Advice, Kube, Options as KubeOptions, Patience, ThisNode};
-use weft_flannel::store::{Own as FlannelOwn, Store, StoreError};
-use weft_flannel::subnet_env::SubnetEnv;
-use weft_node::{Choice, Deleted, Lock, Mirror, Neighbours, Rules, State, choose_uplink};
+use weft_flannel::store::StoreError;
+use weft_node::{Deleted, Lock, Mirror, Neighbours, State};
 
 use super::direct::Direct;
 use super::flows::Watches;
 use super::learned::Learned;
+use super::origin::{Beginning, Follow, Origin, StoreOrigin, interface};
+use super::remembered::Memory;
 use super::settings::{SetLogLevel, Settings};
 use super::spread::Spread;
 use super::uplink::needs_claim;
 use super::vteps::Macs;
 use super::{Client, Daemon, Inputs, SourceState, Ways, attachments, descriptors, rights};
 use crate::api::{BindError, SocketFile, bind};
-use crate::cluster;
 use crate::config::{Config, SourceKind, UplinkKind};
 use crate::dataplane::{self, Dataplane, file_prefix};
 use crate::metrics::{self, Served};
-use crate::model::Model;
 use crate::reload::{ConfigFile, Reload};
 use crate::rules::{Keeping, Wanted};
-use crate::source::flannel::{self, Own, Translation};
+use crate::source::flannel;
 use crate::source::{Source, SourceError};
 use crate::supervisor::Supervisor;
 
@@ -101,45 +95,13 @@ pub struct Setup {
     pub supervisor: Supervisor,
 }
 
-/// Where the desired state comes from, with what it said first.
-struct Origin {
-    model: Model,
-    follow: Follow,
-}
-
-/// How it goes on.
-enum Follow {
-    File(PathBuf),
-    Store(Box<StoreOrigin>),
-}
-
-/// A store of flannel's, with the lease that this node has there.
-struct StoreOrigin {
-    store: Store,
-    translation: Translation,
-    env: SubnetEnv,
-    rules: Rules,
-}
-
 /// Starts everything. On return traffic flows.
 pub async fn start(setup: Setup) -> Result<Started, StartError> {
     let Setup { config, file, reload, set_log_level, supervisor } = setup;
     let started = (Instant::now(), SystemTime::now());
-    let mut kube = None;
-    let mut advice = Advice::default();
-    if config.source.kind == SourceKind::Kubernetes {
-        let connected = Kube::connect(kube_options(&config)?).await?;
-        advice = connected.advice().await?;
-        kube = Some(connected);
-    }
-    // Kubernetes knows this node by a name of its own, and peers by theirs.
-    let node = match &kube {
-        Some(kube) => kube.node().to_owned(),
-        None => config.node_name().map_err(StartError::Name)?,
-    };
     // A file is read before anything else: its mistakes are the most usual ones.
     let from_file = match config.source.kind {
-        SourceKind::File => Some(load(config.source.path.clone(), node.clone()).await?),
+        SourceKind::File => Some(Beginning::file(&config).await?),
         SourceKind::Etcd | SourceKind::Kubernetes => None,
     };
     for line in file.flags.without_effect() {
@@ -154,28 +116,20 @@ pub async fn start(setup: Setup) -> Result<Started, StartError> {
     if let Some(warning) = warning {
         warn!("{warning}");
     }
-    let pods = from_file.as_ref().map_or(0, |model| model.pods_of(&node).count()) + state.pods.len();
-    descriptors::raise(pods, config.dataplane.workers);
+    let mut vtep_macs = Macs::restore(&state);
+    let beginning = match from_file {
+        Some(beginning) => beginning,
+        None => Beginning::store(&config, &file.flags, vtep_macs.first).await?,
+    };
+    descriptors::raise(beginning.pods() + state.pods.len(), config.dataplane.workers);
+    let (node, advice) = (beginning.node().to_owned(), beginning.advice());
+    // What peers know this node by is kept, also if it was flanneld that said it.
+    vtep_macs.first = advice.vtep_mac.unwrap_or(vtep_macs.first);
     let kind = config.uplink.kind;
     let neighbours = if kind == UplinkKind::Socket { Neighbours::Leave } else { Neighbours::Keep };
     let (interface, address) = interface(&config, &file.flags, &advice).await?;
     let (mirror, underlay) = Mirror::start(interface.as_deref(), neighbours).await?;
-    let mut vtep_macs = Macs::restore(&state);
-    // What peers know this node by is kept, also if it was flanneld that said it.
-    vtep_macs.first = advice.vtep_mac.unwrap_or(vtep_macs.first);
-    let Origin { model, follow } = match from_file {
-        Some(model) => Origin { model, follow: Follow::File(config.source.path.clone()) },
-        None => {
-            let store = match kube {
-                Some(kube) => Store::Kube(Box::new(kube)),
-                None => {
-                    info!("taking a lease in etcd at {}", config.etcd.endpoints);
-                    Store::Etcd(Etcd::new(etcd_settings(&config, &file.flags)?)?)
-                }
-            };
-            meet(&config, store, &advice, &node, &mirror, address, &vtep_macs).await?
-        }
-    };
+    let Origin { model, follow } = beginning.meet(&config, &mirror, address, vtep_macs.first).await?;
     // Who finds the socket is answered soon: until there is a lease, nobody would be.
     let (listener, socket) = bind(&config.control.socket, SOCKET_MODE, config.control.group.as_deref())?;
     let claim = needs_claim(kind).then(|| UdpClaim::bind(model.port)).transpose()?;
@@ -193,10 +147,9 @@ pub async fn start(setup: Setup) -> Result<Started, StartError> {
             (None, None)
         }
         Follow::Store(origin) => {
-            let StoreOrigin { store, translation, env, rules } = *origin;
-            let status = store.status();
-            tokio::spawn(flannel::follow(store, translation, forwards, updates));
-            (Some((status, env.subnets)), Some((env, rules)))
+            let StoreOrigin { joined, status, translation, env, nftables } = *origin;
+            tokio::spawn(flannel::follow(joined, translation, forwards, updates));
+            (Some((status, env.subnets)), Some((env, nftables)))
         }
     };
     let (said, settings) = mpsc::channel(1);
@@ -210,6 +163,8 @@ pub async fn start(setup: Setup) -> Result<Started, StartError> {
     tokio::spawn(metrics::serve(Served::Health, healthz, client.clone(), problem));
     let (problem, rules_problem) = watch::channel(None);
     let own = config.flannel.clone();
+    let remembers =
+        told.as_ref().map(|(env, nftables)| Memory::new(config.source.kind, advice, env, *nftables));
     let mut daemon = Daemon {
         added: BTreeMap::new(),
         cni: BTreeMap::new(),
@@ -227,6 +182,7 @@ pub async fn start(setup: Setup) -> Result<Started, StartError> {
         devices: state.devices.iter().map(|device| (device.netns.clone(), device.name.clone())).collect(),
         source: SourceState { loaded: Some(SystemTime::now()), error: None },
         store,
+        remembers,
         pods: BTreeMap::new(),
         failed: BTreeMap::new(),
         uplink: None,
@@ -256,9 +212,9 @@ pub async fn start(setup: Setup) -> Result<Started, StartError> {
     daemon.reconcile().await;
     // Nobody waits for it where the source is a file.
     let _ = ready.send(());
-    if let Some((env, rules)) = told {
+    if let Some((env, nftables)) = told {
         let wanted = Wanted {
-            rules,
+            rules: flannel::rules(&env, nftables, &own),
             blackhole: own.blackhole_route,
             every: Duration::from_secs(own.resync_s.into()),
             state_dir: daemon.config.state.dir.clone(),
@@ -281,117 +237,6 @@ pub async fn start(setup: Setup) -> Result<Started, StartError> {
         listener,
         socket,
     })
-}
-
-/// The uplink's interface, and the address by which it was chosen: none leaves both to the default route.
-async fn interface(
-    config: &Config,
-    flags: &Flags,
-    advice: &Advice,
-) -> Result<(Option<String>, Option<IpAddr>), StartError> {
-    if config.uplink.interface.is_some() || config.source.kind == SourceKind::File {
-        return Ok((config.uplink.interface.clone(), None));
-    }
-    let (v4, v6) = public_addresses(config, advice);
-    let given = v4.map(IpAddr::V4).or(v6.map(IpAddr::V6));
-    let choice = Choice {
-        names: flags.iface.clone().unwrap_or_default(),
-        patterns: flags.iface_regex.clone().unwrap_or_default(),
-        can_reach: flags.iface_can_reach,
-        address: given,
-    };
-    let (uplink, address) = choose_uplink(&choice).await?;
-    Ok((Some(uplink.name), address))
-}
-
-/// What this node is to publish, where that is given: in its settings, or as its node's annotations.
-fn public_addresses(config: &Config, advice: &Advice) -> (Option<Ipv4Addr>, Option<Ipv6Addr>) {
-    (config.flannel.public_ip.or(advice.public_ip), config.flannel.public_ipv6.or(advice.public_ipv6))
-}
-
-fn kube_options(config: &Config) -> Result<KubeOptions, StoreError> {
-    let kubernetes = &config.kubernetes;
-    Ok(KubeOptions {
-        access: Access { url: kubernetes.api_url.clone(), kubeconfig: kubernetes.kubeconfig.clone() },
-        node: ThisNode::from_variables(|name| std::env::var(name).ok())?,
-        annotation_prefix: kubernetes.annotation_prefix.clone(),
-        net_conf: kubernetes.net_conf.clone(),
-        set_network_unavailable: kubernetes.set_network_unavailable,
-        patience: Patience::default(),
-    })
-}
-
-/// Takes a lease.
-async fn meet(
-    config: &Config,
-    mut store: Store,
-    advice: &Advice,
-    node: &str,
-    mirror: &Mirror,
-    chosen: Option<IpAddr>,
-    vtep_macs: &Macs,
-) -> Result<Origin, StartError> {
-    let uplink = mirror.uplink();
-    let v4 = chosen.and_then(|ip| if let IpAddr::V4(ip) = ip { Some(ip) } else { None });
-    let v6 = chosen.and_then(|ip| if let IpAddr::V6(ip) = ip { Some(ip) } else { None });
-    let (ipv4, ipv6) = (v4.or(uplink.ipv4()), v6.or(uplink.ipv6()));
-    let subnet_file = &config.flannel.subnet_file;
-    let previous = SubnetEnv::read(subnet_file).unwrap_or_else(|error| {
-        warn!("cannot read {}: {error}; the subnet of before is not known", subnet_file.display());
-        None
-    });
-    let vtep_mac = vtep_macs.first;
-    let (public_ip, public_ipv6) = public_addresses(config, advice);
-    let own = FlannelOwn {
-        public_ip: public_ip.or(ipv4),
-        public_ipv6: public_ipv6.or(ipv6),
-        vtep_mac: Some(vtep_mac),
-        vtep_mac_v6: Some(vtep_mac),
-        previous: previous.map(|env| env.subnets),
-    };
-    let cluster = store.acquire(&own).await?;
-    let own = Own { name: node.to_owned(), ipv4, ipv6, vtep_mac, mtu: uplink.mtu };
-    let mut translation = Translation::new(own);
-    let model = translation.model(&cluster)?;
-    let env = flannel::subnet_env(&cluster, uplink.mtu, config.flannel.ip_masq);
-    let rules = flannel::rules(&cluster, &config.flannel);
-    Ok(Origin { model, follow: Follow::Store(Box::new(StoreOrigin { store, translation, env, rules })) })
-}
-
-fn etcd_settings(config: &Config, flags: &Flags) -> Result<EtcdSettings, StoreError> {
-    let etcd = &config.etcd;
-    let password = match (&flags.etcd_password, &etcd.password_file) {
-        (Some(password), _) => password.clone(),
-        (None, Some(path)) => read_password(path)?,
-        (None, None) => String::new(),
-    };
-    Ok(EtcdSettings {
-        endpoints: etcd.endpoints.split(',').map(|endpoint| endpoint.trim().to_owned()).collect(),
-        prefix: etcd.prefix.clone(),
-        tls: Tls {
-            ca: etcd.ca_file.clone(),
-            certificate: etcd.cert_file.clone(),
-            key: etcd.key_file.clone(),
-        },
-        user: etcd.username.clone().map(|name| (name, password)),
-        timing: Timing {
-            margin: Duration::from_secs(60 * u64::from(etcd.renew_margin_min)),
-            ..Timing::default()
-        },
-    })
-}
-
-fn read_password(path: &Path) -> Result<String, StoreError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| StoreError::Settings(format!("cannot read {} for etcd: {error}", path.display())))?;
-    Ok(text.trim_end().to_owned())
-}
-
-async fn load(path: PathBuf, node: String) -> Result<Model, StartError> {
-    let shown = path.display().to_string();
-    let loaded = tokio::task::spawn_blocking(move || cluster::load(&path, &node)).await;
-    let model = loaded.map_err(|_| SourceError::Interrupted(shown))?;
-    Ok(model.map_err(SourceError::from)?)
 }
 
 impl Daemon {

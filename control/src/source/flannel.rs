@@ -3,14 +3,16 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 use tracing::error;
 use weft_flannel::complaints::Complaints;
 use weft_flannel::lease::{Subnets, VxlanData};
 use weft_flannel::net_conf::{Backend, NetConf};
-use weft_flannel::store::{Cluster, Peer, Store, Update};
+use weft_flannel::store::{Cluster, Peer, Store, StoreError, Update};
 use weft_flannel::subnet_env::SubnetEnv;
 use weft_node::{Firewall, Pods, Rules};
 use weft_switch::types::{MacAddr, Mtu};
@@ -37,8 +39,15 @@ pub struct Own {
 /// Makes models of clusters.
 pub struct Translation {
     own: Own,
+    /// What this node goes by, whatever the store says later.
+    kept: Option<Subnets>,
     complaints: Complaints,
+    /// Of what configuration, and what became of each peer: only those that have changed are read again.
+    read: (Option<NetConf>, Vec<Read>),
 }
+
+/// A peer, and the node that it is, or why it is none.
+type Read = (Arc<Peer>, Result<Node, String>);
 
 /// Why a backend is not carried; nothing where it is.
 pub fn not_carried(backend: &Backend) -> Option<String> {
@@ -70,12 +79,12 @@ pub fn subnet_env(cluster: &Cluster, uplink: u32, ip_masq: bool) -> SubnetEnv {
 }
 
 /// The rules that the node needs for its pods' packets.
-pub fn rules(cluster: &Cluster, settings: &Flannel) -> Rules {
-    let v4 = cluster.config.network.map(IpNet::V4).zip(cluster.own.v4.map(IpNet::V4));
-    let v6 = cluster.config.ipv6_network.map(IpNet::V6).zip(cluster.own.v6.map(IpNet::V6));
+pub fn rules(env: &SubnetEnv, nftables: bool, settings: &Flannel) -> Rules {
+    let v4 = env.networks.first().copied().map(IpNet::V4).zip(env.subnets.v4.map(IpNet::V4));
+    let v6 = env.ipv6_networks.first().copied().map(IpNet::V6).zip(env.subnets.v6.map(IpNet::V6));
     let pods = |(network, subnet): (IpNet, IpNet)| Pods { network: network.trunc(), subnet: subnet.trunc() };
     Rules {
-        by: if cluster.config.nftables { Firewall::Nftables } else { Firewall::Iptables },
+        by: if nftables { Firewall::Nftables } else { Firewall::Iptables },
         pods: [v4, v6].into_iter().flatten().map(pods).collect(),
         masquerade: settings.ip_masq,
         forward: settings.forward_rules,
@@ -83,10 +92,18 @@ pub fn rules(cluster: &Cluster, settings: &Flannel) -> Rules {
     }
 }
 
+/// A store with the lease that this node has there.
+pub enum Joined {
+    /// It has said what there is.
+    Now(Box<Store>),
+    /// It is still to say it: until then what it said last is in force.
+    Later(JoinHandle<Result<(Store, Cluster), StoreError>>),
+}
+
 /// Sends a model for each change, until nobody receives any more. That the store is lost changes nothing in the model; its status
 /// says so. Peers are told of this node once `ready` says that it forwards; dropped, it means that it never will.
 pub async fn follow(
-    mut store: Store,
+    joined: Joined,
     mut translation: Translation,
     ready: oneshot::Receiver<()>,
     updates: mpsc::Sender<Result<Model, SourceError>>,
@@ -94,6 +111,20 @@ pub async fn follow(
     if ready.await.is_err() {
         return;
     }
+    let mut store = match joined {
+        Joined::Now(store) => *store,
+        Joined::Later(joining) => {
+            let (store, model) = match joining.await {
+                Ok(Ok((store, cluster))) => (Some(store), translation.model(&cluster)),
+                Ok(Err(error)) => {
+                    (None, Err(SourceError::Store(format!("{error}; mend that and restart weftd"))))
+                }
+                Err(_) => return,
+            };
+            let (Ok(()), Some(store)) = (updates.send(model).await, store) else { return };
+            store
+        }
+    };
     if let Err(error) = store.publish().await {
         error!("this node is not published: {error}");
     }
@@ -110,7 +141,13 @@ pub async fn follow(
 impl Translation {
     /// For this node.
     pub fn new(own: Own) -> Self {
-        Self { own, complaints: Complaints::default() }
+        Self { own, kept: None, complaints: Complaints::default(), read: Default::default() }
+    }
+
+    /// The same, for a node whose pods have addresses of these subnets.
+    #[must_use]
+    pub fn keeping(self, subnets: Subnets) -> Self {
+        Self { kept: Some(subnets), ..self }
     }
 
     /// The cluster as a model that is valid.
@@ -119,12 +156,19 @@ impl Translation {
     /// What is wrong with the cluster as a whole, or with this node in it.
     pub fn model(&mut self, cluster: &Cluster) -> Result<Model, SourceError> {
         let mut model = self.without_peers(cluster)?;
-        let (config, own) = (&cluster.config, &self.own);
-        let complaints = &mut self.complaints;
-        let carried = !matches!(config.backend, Backend::Alloc);
-        for peer in cluster.peers.iter().filter(|_| carried) {
-            match node(peer, config, own) {
-                Ok(node) => model.nodes.push(node),
+        self.read_peers(cluster);
+        if let Some(kept) = self.kept.filter(|kept| *kept != cluster.own) {
+            let what = format!(
+                "the store gives it {} now; {kept} stays in use until weftd is restarted",
+                cluster.own
+            );
+            self.complaints.say("this node", what);
+        }
+        let (own, complaints) = (&self.own, &mut self.complaints);
+        model.nodes.reserve(self.read.1.len());
+        for (peer, node) in &self.read.1 {
+            match node {
+                Ok(node) => model.nodes.push(node.clone()),
                 Err(reason) => {
                     complaints.say(&format!("node {}", peer.name), format!("{reason}; it is left out"))
                 }
@@ -157,6 +201,22 @@ impl Translation {
         Ok(model)
     }
 
+    /// Reads those peers that are not what they were.
+    fn read_peers(&mut self, cluster: &Cluster) {
+        let (config, before) = std::mem::take(&mut self.read);
+        let same = config.as_ref() == Some(&cluster.config);
+        // Both are in the order of the names.
+        let mut before = before.into_iter().filter(|_| same).peekable();
+        let carried = !matches!(cluster.config.backend, Backend::Alloc);
+        let read = |peer: &Arc<Peer>| {
+            while before.next_if(|(old, _)| old.name < peer.name).is_some() {}
+            let known = before.next_if(|(old, _)| Arc::ptr_eq(old, peer));
+            known.unwrap_or_else(|| (Arc::clone(peer), node(peer, &cluster.config, &self.own)))
+        };
+        let read = cluster.peers.iter().filter(|_| carried).map(read).collect();
+        self.read = (Some(cluster.config.clone()), read);
+    }
+
     /// The networks, and this node.
     fn without_peers(&self, cluster: &Cluster) -> Result<Model, SourceError> {
         let (config, own) = (&cluster.config, &self.own);
@@ -187,7 +247,7 @@ impl Translation {
         };
         let this = Node {
             name: own.name.clone(),
-            subnets: subnets(&cluster.own),
+            subnets: subnets(&self.kept.unwrap_or(cluster.own)),
             public_ip: own.ipv4,
             public_ipv6: own.ipv6.filter(|_| config.ipv6_network.is_some()),
             vtep_mac: Some(own.vtep_mac),

@@ -243,6 +243,56 @@ fn two_nodes_meet_in_etcd_and_do_not_need_it_for_traffic() {
 }
 
 #[test]
+fn a_killed_weftd_starts_without_its_store_and_follows_it_again() {
+    let lab = Lab::new();
+    let (web, db) = (Namespace::new("web"), Namespace::new("db"));
+    let mut etcd = Etcd::start(&lab);
+    let [a, b] =
+        [("a", &lab.node), ("b", &lab.peer)].map(|(name, namespace)| Node { lab: &lab, name, namespace });
+    let source = |node: &Node| {
+        let file = node.path("subnet.env");
+        format!(
+            "[source]\nkind = \"etcd\"\n[etcd]\nendpoints = \"{ENDPOINT}\"\n[flannel]\npublic_ip = \"{}\"\nsubnet_file = \"{}\"\n",
+            if node.name == "a" { "172.16.0.1" } else { "172.16.0.2" },
+            file.display()
+        )
+    };
+    let a_weftd = a.start(&source(&a), &[]);
+    let _b_weftd = b.start(&source(&b), &[]);
+    let (_, target) = (a.add("web", &web), b.add("db", &db).to_string());
+    wait_for("the pods to reach each other", || web.pings(&target).then_some(()));
+    let kept = a.path("state").join("cluster.json");
+    wait_for("what the store says to be kept", || {
+        fs::read_to_string(&kept).ok().filter(|text| text.contains("172.16.0.2"))
+    });
+
+    let lease = etcd.lease_of("172.16.0.1");
+    etcd.kill();
+    a_weftd.crash();
+    let a_weftd = a.start(&source(&a), &[]);
+    wait_for("the pods to reach each other without the store", || web.pings(&target).then_some(()));
+    let store = a.status().source.store.expect("a store");
+    assert!(!store.connected && store.error.is_some_and(|error| error.contains("etcd")));
+    assert_eq!(store.subnets[0].to_string(), lease.0.replace('-', "/"));
+    assert_eq!(a.status().state, State::Degraded);
+
+    // It is followed again, and knows this node by its lease.
+    etcd.run();
+    a.until("the store", |status| status.source.store.as_ref().is_some_and(|store| store.connected));
+    let value = r#"{"PublicIP":"172.16.0.77","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:77"}}"#;
+    etcd.ctl(&["put", &format!("{SUBNETS}10.244.250.0-24"), value]);
+    a.until("the third node", |status| status.peers.iter().any(|peer| peer.name == "10.244.250.0-24"));
+    assert_eq!(etcd.lease_of("172.16.0.1"), lease);
+    a.until("nothing is wrong", |status| status.state == State::Ready);
+
+    // What is damaged is waited for.
+    a_weftd.stop();
+    fs::write(&kept, "{").expect("it can be damaged");
+    let _a_weftd = a.start(&source(&a), &[]);
+    wait_for("the pods to reach each other again", || web.pings(&target).then_some(()));
+}
+
+#[test]
 fn what_weftd_cannot_carry_is_refused_at_the_start() {
     let lab = Lab::new();
     let etcd = Etcd::start(&lab);

@@ -12,8 +12,8 @@ mod routes;
 mod subnets;
 
 use super::{Model, NetworkIndex, gateway};
+use ahash::AHashMap;
 use ipnet::IpNet;
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
@@ -157,11 +157,12 @@ impl Findings {
 }
 
 /// Remembers the first entry that has a value; says which one had it already.
-struct Seen<K>(HashMap<K, usize>);
+struct Seen<K>(AHashMap<K, usize>);
 
 impl<K: Eq + std::hash::Hash> Seen<K> {
-    fn new() -> Self {
-        Self(HashMap::new())
+    /// With room for so many.
+    fn of(count: usize) -> Self {
+        Self(AHashMap::with_capacity(count))
     }
 
     fn before(&mut self, key: K, index: usize) -> Option<usize> {

@@ -115,28 +115,28 @@ impl Etcd {
         let mut before = previous;
         let mine: Vec<_> = leases.of(public_ip).map(|(key, lease)| (key.clone(), lease.clone())).collect();
         let (fit, unfit): (Vec<_>, Vec<_>) =
-            mine.into_iter().partition(|(_, lease)| fits(&ranges, &lease.subnets));
+            mine.into_iter().partition(|(_, lease)| fits(&ranges, &lease.peer.subnets));
         // Of several the one that pods have addresses of.
         if let Some((key, lease)) =
-            fit.iter().find(|(_, lease)| lease.subnets == previous).or(fit.first()).cloned()
+            fit.iter().find(|(_, lease)| lease.peer.subnets == previous).or(fit.first()).cloned()
         {
             let unchanged =
                 equal(CompareTarget::Mod, key_of(&self.subnets(), &key), Wanted::ModRevision(lease.written));
-            return self.write(own, config, lease.subnets, unchanged, lease.id == 0, granted).await;
+            return self.write(own, config, lease.peer.subnets, unchanged, lease.id == 0, granted).await;
         }
         for (key, lease) in unfit {
-            before.v4 = before.v4.or(lease.subnets.v4);
-            before.v6 = before.v6.or(lease.subnets.v6);
+            before.v4 = before.v4.or(lease.peer.subnets.v4);
+            before.v6 = before.v6.or(lease.peer.subnets.v6);
             if lease.id == 0 {
                 warn!(
                     "the reservation {} does not go with the configuration; it is left alone",
-                    lease.subnets
+                    lease.peer.subnets
                 );
                 continue;
             }
             info!(
                 "the lease of {} does not go with the configuration any more and is given back",
-                lease.subnets
+                lease.peer.subnets
             );
             let key = key_of(&self.subnets(), &key);
             let delete = TxnRequest {
@@ -153,7 +153,7 @@ impl Etcd {
         let held = self.write(own, config, subnets, nobody, false, granted).await?;
         // What does not begin alike can still overlap. The later one yields.
         if let Some((other, lease)) = held.leases.overlapping(&key, &subnets) {
-            info!("{subnets} overlaps {other} of {:?}, which was faster", lease.attributes.public_ip);
+            info!("{subnets} overlaps {other} of {:?}, which was faster", lease.peer.attributes.public_ip);
             self.give_back(&held).await.map_err(|f| self.not_yet(f))?;
             return Err(NotYet::Race);
         }
@@ -258,7 +258,7 @@ impl Etcd {
         let all = self.subnets();
         let key = key_of(&all, &held.key);
         let (compare, reserved) = match held.leases.get(&held.key) {
-            Some(lease) if lease.attributes.public_ip == held.attributes.public_ip => {
+            Some(lease) if lease.peer.attributes.public_ip == held.attributes.public_ip => {
                 (equal(CompareTarget::Mod, key.clone(), Wanted::ModRevision(lease.written)), lease.id == 0)
             }
             Some(other) => return Ok(Some(taken(held, &held.key, other))),
@@ -304,7 +304,8 @@ impl Granted {
 }
 
 fn taken(held: &Held, key: &str, lease: &super::leases::Lease) -> String {
-    let by = lease.attributes.public_ip.map_or_else(|| "nobody".to_owned(), |address| address.to_string());
+    let by =
+        lease.peer.attributes.public_ip.map_or_else(|| "nobody".to_owned(), |address| address.to_string());
     format!(
         "this node's subnet {} is held by {by} in etcd ({key}): delete that lease, or drain this node and restart weftd, which \
          takes another subnet then",

@@ -357,11 +357,11 @@ fn take_in(
 /// What it means that somebody else has written this node's key.
 fn look_at_own(held: &Held) -> Option<String> {
     let lease = held.leases.get(&held.key)?;
-    if lease.attributes == held.attributes {
+    if lease.peer.attributes == held.attributes {
         return None;
     }
     let own = held.own;
-    Some(match lease.attributes.public_ip {
+    Some(match lease.peer.attributes.public_ip {
         by if by == held.attributes.public_ip => format!(
             "another program has written this node's lease of {own}: does flanneld run here too? Peers send to where that \
              one says; end it and restart weftd"

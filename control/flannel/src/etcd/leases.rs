@@ -7,12 +7,13 @@ use crate::net_conf::NetConf;
 use crate::store::Peer;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 /// One node's lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Lease {
-    pub(super) subnets: Subnets,
-    pub(super) attributes: Attributes,
+    /// Of whom; its name is the last part of the key.
+    pub(super) peer: Arc<Peer>,
     /// Since when the key is there.
     pub(super) created: i64,
     /// When it was written last.
@@ -48,17 +49,17 @@ impl Leases {
 
     /// The subnets of all.
     pub(super) fn taken(&self) -> Vec<Subnets> {
-        self.all.values().map(|lease| lease.subnets).collect()
+        self.all.values().map(|lease| lease.peer.subnets).collect()
     }
 
     /// The leases of the node with this address.
     pub(super) fn of(&self, public_ip: Ipv4Addr) -> impl Iterator<Item = (&String, &Lease)> {
-        self.all.iter().filter(move |(_, lease)| lease.attributes.public_ip == Some(public_ip))
+        self.all.iter().filter(move |(_, lease)| lease.peer.attributes.public_ip == Some(public_ip))
     }
 
     /// The first lease but `key`'s that has an address of these subnets.
     pub(super) fn overlapping(&self, key: &str, subnets: &Subnets) -> Option<(&String, &Lease)> {
-        self.all.iter().find(|(other, lease)| *other != key && lease.subnets.overlap(subnets))
+        self.all.iter().find(|(other, lease)| *other != key && lease.peer.subnets.overlap(subnets))
     }
 
     /// A key was written. True if it says something else than before. What can't be understood leaves what was known: the
@@ -68,18 +69,16 @@ impl Leases {
         match read(&key, &kv.value) {
             Ok((subnets, attributes)) => {
                 let was_wrong = self.wrong.remove(&key).is_some();
-                let lease = Lease {
-                    subnets,
-                    attributes,
-                    created: kv.create_revision,
-                    written: kv.mod_revision,
-                    id: kv.lease,
-                };
-                // A renewal writes the same again.
-                let same = |old: &Lease| old.attributes == lease.attributes && old.created == lease.created;
-                let changed = !self.all.get(&key).is_some_and(same);
+                let old = self.all.get(&key);
+                // A renewal writes the same again: the peer stays the one that it was.
+                let known =
+                    old.filter(|old| old.peer.attributes == attributes).map(|old| Arc::clone(&old.peer));
+                let same = known.is_some() && old.is_some_and(|old| old.created == kv.create_revision);
+                let peer = known.unwrap_or_else(|| Arc::new(Peer { name: key.clone(), subnets, attributes }));
+                let lease =
+                    Lease { peer, created: kv.create_revision, written: kv.mod_revision, id: kv.lease };
                 self.all.insert(key, lease);
-                changed || was_wrong
+                !same || was_wrong
             }
             Err(reason) => self.wrong.insert(key, reason.clone()) != Some(reason),
         }
@@ -114,7 +113,7 @@ impl Leases {
         own: &Subnets,
         own_ip: Option<Ipv4Addr>,
         config: &NetConf,
-    ) -> Vec<Peer> {
+    ) -> Vec<Arc<Peer>> {
         let Self { prefix, all, wrong, complaints } = self;
         let mut say = |key: &str, what: String| complaints.say(&format!("etcd key {prefix}{key}"), what);
         for (key, reason) in wrong.iter() {
@@ -141,13 +140,7 @@ impl Leases {
         }
         complaints.end();
         let peers = fit.iter().enumerate().filter(|(index, _)| !dropped.contains_key(index));
-        peers
-            .map(|(_, (key, lease))| Peer {
-                name: (*key).clone(),
-                subnets: lease.subnets,
-                attributes: lease.attributes.clone(),
-            })
-            .collect()
+        peers.map(|(_, (_, lease))| Arc::clone(&lease.peer)).collect()
     }
 
     fn tail(&self, key: &[u8]) -> Option<String> {
@@ -164,25 +157,26 @@ fn read(key: &str, value: &[u8]) -> Result<(Subnets, Attributes), String> {
 }
 
 fn address(lease: &Lease) -> String {
-    lease.attributes.public_ip.map_or_else(|| "nobody".to_owned(), |address| address.to_string())
+    lease.peer.attributes.public_ip.map_or_else(|| "nobody".to_owned(), |address| address.to_string())
 }
 
 /// Why a lease can't be another node's.
 fn unfit(lease: &Lease, own: &Subnets, own_ip: Option<Ipv4Addr>, config: &NetConf) -> Option<String> {
     let within = |outer: Option<bool>| outer.unwrap_or(false);
-    let v4 = lease.subnets.v4.is_none_or(|net| within(config.network.map(|all| all.contains(&net))));
-    let v6 = lease.subnets.v6.is_none_or(|net| within(config.ipv6_network.map(|all| all.contains(&net))));
+    let v4 = lease.peer.subnets.v4.is_none_or(|net| within(config.network.map(|all| all.contains(&net))));
+    let v6 =
+        lease.peer.subnets.v6.is_none_or(|net| within(config.ipv6_network.map(|all| all.contains(&net))));
     if !v4 || !v6 {
-        return Some(format!("{} is not within the cluster's network", lease.subnets));
+        return Some(format!("{} is not within the cluster's network", lease.peer.subnets));
     }
-    let Some(public_ip) = lease.attributes.public_ip else {
+    let Some(public_ip) = lease.peer.attributes.public_ip else {
         return Some("it has no PublicIP".to_owned());
     };
     if own_ip == Some(public_ip) {
         return Some(format!("it is of this node ({public_ip}), which has {own} by another lease"));
     }
-    if lease.subnets.overlap(own) {
-        return Some(format!("{public_ip} claims {}, which overlaps this node's {own}", lease.subnets));
+    if lease.peer.subnets.overlap(own) {
+        return Some(format!("{public_ip} claims {}, which overlaps this node's {own}", lease.peer.subnets));
     }
     None
 }
@@ -190,9 +184,10 @@ fn unfit(lease: &Lease, own: &Subnets, own_ip: Option<Ipv4Addr>, config: &NetCon
 /// Which of these overlap an older one: their indexes, each with that of the older one.
 fn overlaps(leases: &[(&String, &Lease)]) -> BTreeMap<usize, usize> {
     let v4 = |lease: &Lease| {
-        lease.subnets.v4.map(|net| (net.network().to_bits().into(), net.broadcast().to_bits().into()))
+        lease.peer.subnets.v4.map(|net| (net.network().to_bits().into(), net.broadcast().to_bits().into()))
     };
-    let v6 = |lease: &Lease| lease.subnets.v6.map(|net| (net.network().to_bits(), net.broadcast().to_bits()));
+    let v6 =
+        |lease: &Lease| lease.peer.subnets.v6.map(|net| (net.network().to_bits(), net.broadcast().to_bits()));
     let mut dropped = BTreeMap::new();
     family_overlaps(leases, v4, &mut dropped);
     family_overlaps(leases, v6, &mut dropped);

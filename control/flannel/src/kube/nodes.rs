@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
+use std::sync::Arc;
 use weft_types::MacAddr;
 
 /// The nodes of the cluster, as far as they concern us.
@@ -29,7 +30,7 @@ pub(super) struct Nodes {
 #[derive(PartialEq)]
 struct Entry {
     rank: Rank,
-    peer: Option<Peer>,
+    peer: Option<Arc<Peer>>,
     /// The addresses of its VTEP.
     macs: [Option<MacAddr>; 2],
     complaint: Option<String>,
@@ -47,7 +48,7 @@ pub(super) enum NoSubnets {
     NoNode,
     /// The controller assigns them.
     #[error(
-        "it has no podCIDR yet: kube-controller-manager assigns it, if it runs with --allocate-node-cidrs and          --cluster-cidr"
+        "it has no podCIDR yet: kube-controller-manager assigns it, if it runs with --allocate-node-cidrs and --cluster-cidr"
     )]
     NotYet,
     /// It has some that do not do.
@@ -84,7 +85,9 @@ impl Nodes {
             Said::One(name, node) => {
                 let entry = self.entry(name.clone(), node);
                 let changed = self.peers.get(&name) != Some(&entry);
-                self.peers.insert(name, entry);
+                if changed {
+                    self.peers.insert(name, entry);
+                }
                 changed
             }
             Said::Gone(name) if name == self.own_name => self.own.take().is_some(),
@@ -95,7 +98,7 @@ impl Nodes {
 
     fn entry(&self, name: String, node: Node) -> Entry {
         let (peer, complaint) = match read_peer(name, &node, &self.config) {
-            Ok((peer, complaint)) => (Some(peer), complaint),
+            Ok((peer, complaint)) => (Some(Arc::new(peer)), complaint),
             Err(complaint) => (None, Some(complaint)),
         };
         let rank = (node.not_ready_since.is_some(), Reverse(node.not_ready_since), node.created);

@@ -24,6 +24,7 @@ fn peer(key: &str, value: &str) -> Peer {
 }
 
 fn cluster(config_text: &str, own_key: &str, peers: Vec<Peer>) -> Cluster {
+    let peers = peers.into_iter().map(Arc::new).collect();
     Cluster { config: config(config_text), own: Subnets::from_key(own_key).unwrap(), peers }
 }
 
@@ -88,6 +89,34 @@ fn whatever_peers_say_the_model_is_valid() {
     let names: Vec<_> = model.nodes.iter().map(|node| node.name.as_str()).collect();
     assert_eq!(names, ["a", "10.5.2.0-24"]);
     assert_eq!(translation.complaints.count(), 14);
+}
+
+/// Peers that were read before are not read again, whoever comes, goes or changes beside them.
+#[test]
+fn what_was_read_before_changes_nothing() {
+    let mut used = Translation::new(own());
+    let mut peers: Vec<Arc<Peer>> = Vec::new();
+    let mut state = 7_u32;
+    for step in 0..300 {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let host = (state >> 16) as u8 % 20 + 2;
+        let key = format!("10.5.{host}.0-24");
+        let value = match state >> 28 {
+            0..8 => good(host),
+            8..11 => good(host).replace("192.0.2.", "192.0.3."),
+            11 => good(host).replace("vxlan", "host-gw"),
+            _ => String::new(),
+        };
+        peers.retain(|old| old.name != key);
+        if !value.is_empty() {
+            peers.push(Arc::new(peer(&key, &value)));
+            peers.sort_by(|a, b| a.name.cmp(&b.name));
+        }
+        // Now and then all nodes speak another VNI.
+        let text = if step % 50 == 49 { VXLAN.replace("VNI\":7", "VNI\":8") } else { VXLAN.to_owned() };
+        let cluster = Cluster { peers: peers.clone(), ..cluster(&text, "10.5.1.0-24", Vec::new()) };
+        assert_eq!(used.model(&cluster).unwrap(), Translation::new(own()).model(&cluster).unwrap());
+    }
 }
 
 #[test]

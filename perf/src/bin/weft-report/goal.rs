@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use serde::Deserialize;
 
-use crate::markdown::{Table, percent, ratio};
+use crate::markdown::{Table, number, percent, ratio};
 
 /// The bounds of a case.
 #[derive(Debug, Clone, Copy, Deserialize)]
@@ -33,6 +33,8 @@ pub(crate) enum Unit {
     Times(&'static str),
     Share,
     Packets,
+    /// So many of a unit.
+    Of(&'static str),
 }
 
 impl Unit {
@@ -41,6 +43,7 @@ impl Unit {
             Self::Times(whose) => format!("{} × {whose}", ratio(value)),
             Self::Share => percent(value),
             Self::Packets => format!("{value:.0} packets"),
+            Self::Of(unit) => format!("{} {unit}", number(value)),
         }
     }
 }
@@ -224,8 +227,9 @@ mod tests {
 
     #[test]
     fn all_that_is_asked_for_has_its_bounds_in_the_file() {
-        use crate::{core, reconf, scale, vhost};
-        let asked = [core::asked(), vhost::asked(), scale::asked(), reconf::asked()].concat();
+        use crate::{control, core, reconf, scale, vhost};
+        let asked =
+            [core::asked(), vhost::asked(), scale::asked(), reconf::asked(), control::asked()].concat();
         assert!(asked.iter().all(|goal| goal.at_least.is_some()), "{asked:?}");
         let bounds = asked.iter().filter_map(|goal| goal.at_least).map(|bound| bound.wanted).sum::<f64>();
         let in_file = GOALS.values().flat_map(BTreeMap::values).map(|wanted| wanted.at_least).sum::<f64>();

@@ -1,6 +1,7 @@
 //! Makes the report of what `scripts/bench` has measured: the rows of the rigs become tables, plots and `perf/RESULTS.md`.
 //! No number in them comes from anywhere else.
 
+mod control;
 mod core;
 mod field;
 mod goal;
@@ -87,6 +88,7 @@ fn sections(rows: &Rows) -> BTreeMap<Rig, Section> {
     add(Rig::Latency, !rows.latency.is_empty(), &|| latency::section(&rows.latency));
     add(Rig::Reconf, !rows.reconf.is_empty(), &|| reconf::section(&rows.reconf));
     add(Rig::Pods, !rows.pods.is_empty(), &|| pods::section(&rows.pods));
+    add(Rig::Control, !rows.control.is_empty(), &|| control::section(&rows.control));
     sections
 }
 
@@ -127,7 +129,7 @@ fn report(cli: &Cli, rows: &Rows, sections: &BTreeMap<Rig, Section>) -> String {
         );
     }
     let goals: Vec<_> = sections.values().flat_map(|section| section.goals.clone()).collect();
-    let asked = [core::asked(), vhost::asked(), scale::asked(), reconf::asked()].concat();
+    let asked = [core::asked(), vhost::asked(), scale::asked(), reconf::asked(), control::asked()].concat();
     out += &format!(
         "\n## What must be reached\n\nOf several cases the worst counts.\n\n{}",
         goal::summary(&asked, &goals)

@@ -13,7 +13,7 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 
 use crate::field::{Amount, Median, Text};
 use crate::markdown::count;
-use crate::{core, latency, pods, reconf, scale, vhost};
+use crate::{control, core, latency, pods, reconf, scale, vhost};
 
 /// More than any run writes, and little enough to be held in memory.
 const LARGEST_FILE: u64 = 16 << 20;
@@ -28,11 +28,12 @@ pub(crate) enum Rig {
     Latency,
     Reconf,
     Pods,
+    Control,
 }
 
 impl Rig {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Core, Self::Vhost, Self::Scale, Self::Latency, Self::Reconf, Self::Pods];
+    pub(crate) const ALL: [Self; 7] =
+        [Self::Core, Self::Vhost, Self::Scale, Self::Latency, Self::Reconf, Self::Pods, Self::Control];
 }
 
 impl fmt::Display for Rig {
@@ -44,6 +45,7 @@ impl fmt::Display for Rig {
             Self::Latency => "latency",
             Self::Reconf => "reconf",
             Self::Pods => "pods",
+            Self::Control => "control",
         })
     }
 }
@@ -117,6 +119,7 @@ pub(crate) struct Rows {
     pub(crate) latency: Vec<latency::Row>,
     pub(crate) reconf: Vec<reconf::Row>,
     pub(crate) pods: Vec<pods::Row>,
+    pub(crate) control: Vec<control::Row>,
     /// Whether rows were measured with huge pages, and whether without, where they say.
     pub(crate) huge_pages: BTreeMap<Rig, BTreeSet<bool>>,
     /// Rows that were measured on a busy machine.
@@ -181,6 +184,7 @@ impl Rows {
             Rig::Latency => self.row(kind.rig, text, place, |rows| &mut rows.latency),
             Rig::Reconf => self.row(kind.rig, text, place, |rows| &mut rows.reconf),
             Rig::Pods => self.row(kind.rig, text, place, |rows| &mut rows.pods),
+            Rig::Control => self.row(kind.rig, text, place, |rows| &mut rows.control),
         }
     }
 

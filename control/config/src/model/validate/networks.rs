@@ -16,8 +16,8 @@ pub(super) fn check(model: &Model, to: &mut Findings) {
         let remedy = "use 8472, as flannel does, or another within 1 to 65535";
         to.add(Entity::Network(0), name, ("port", None), "0 is no UDP port".to_owned(), remedy.to_owned());
     }
-    let mut names = Seen::new();
-    let mut vnis: Seen<Vni> = Seen::new();
+    let mut names = Seen::of(model.networks.len());
+    let mut vnis: Seen<Vni> = Seen::of(model.networks.len());
     for (index, network) in model.networks.iter().enumerate() {
         let mut add = |field: &'static str, reason: String, remedy: String| {
             to.add(Entity::Network(index), &network.name, (field, None), reason, remedy);

@@ -3,8 +3,8 @@
 use super::super::{DirectRouting, Model, NetworkIndex, Node};
 use super::names::name_part;
 use super::{Entity, Findings, Part, Seen, unusable};
+use ahash::AHashMap;
 use ipnet::IpNet;
-use std::collections::HashMap;
 use std::net::IpAddr;
 use weft_types::MacAddr;
 
@@ -21,10 +21,10 @@ pub(super) fn check(model: &Model, networks: &NetworkIndex, local_node: Option<&
                 .to_owned(),
         );
     }
-    let mut names = Seen::new();
-    let mut public_ips: Seen<IpAddr> = Seen::new();
-    let mut macs: Seen<(usize, MacAddr)> = Seen::new();
-    let names_of_networks: HashMap<&str, usize> =
+    let mut names = Seen::of(nodes.len());
+    let mut public_ips: Seen<IpAddr> = Seen::of(nodes.len());
+    let mut macs: Seen<(usize, MacAddr)> = Seen::of(nodes.len());
+    let names_of_networks: AHashMap<&str, usize> =
         model.networks.iter().enumerate().map(|(index, network)| (network.name.as_str(), index)).collect();
     for (index, node) in nodes.iter().enumerate() {
         let entity = Entity::Node(index);
@@ -112,7 +112,7 @@ fn needed_networks(networks: &NetworkIndex, node: &Node) -> Vec<usize> {
 /// A VTEP's MAC address as it is given: setting, part of it, network (none: an unknown one), address.
 type GivenMac = (&'static str, Option<Part>, Option<usize>, MacAddr);
 
-fn given_macs(node: &Node, networks: &HashMap<&str, usize>) -> Vec<GivenMac> {
+fn given_macs(node: &Node, networks: &AHashMap<&str, usize>) -> Vec<GivenMac> {
     let first = [("vtep_mac", node.vtep_mac), ("vtep_mac_v6", node.vtep_mac_v6)];
     let mut given: Vec<GivenMac> =
         first.into_iter().filter_map(|(field, mac)| Some((field, None, Some(0), mac?))).collect();

@@ -3,8 +3,8 @@
 use super::super::{Attachment, Model, NetworkIndex, Node, Pod};
 use super::names::{absolute_path, interface_name, name_part, socket_path};
 use super::{Entity, Findings, Part, Seen, not_a_pods};
+use ahash::AHashMap;
 use ipnet::IpNet;
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::Path;
 use weft_types::MacAddr;
@@ -18,15 +18,18 @@ enum Held<'a> {
 }
 
 pub(super) fn check(model: &Model, networks: &NetworkIndex, to: &mut Findings) {
-    let mut nodes: HashMap<&str, &Node> = HashMap::new();
+    if model.pods.is_empty() {
+        return;
+    }
+    let mut nodes: AHashMap<&str, &Node> = AHashMap::with_capacity(model.nodes.len());
     for node in &model.nodes {
         nodes.entry(&node.name).or_insert(node);
     }
-    let mut names = Seen::new();
-    let mut addresses: Seen<IpAddr> = Seen::new();
+    let mut names = Seen::of(model.pods.len());
+    let mut addresses: Seen<IpAddr> = Seen::of(model.pods.len());
     // Pods of one node share a segment, those of different nodes don't: a MAC address may be on two nodes.
-    let mut macs: Seen<(&str, MacAddr)> = Seen::new();
-    let mut held: Seen<(&str, Held<'_>)> = Seen::new();
+    let mut macs: Seen<(&str, MacAddr)> = Seen::of(model.pods.len());
+    let mut held: Seen<(&str, Held<'_>)> = Seen::of(model.pods.len());
     for (index, pod) in model.pods.iter().enumerate() {
         let mut add = |field: &'static str, item: Option<usize>, reason: String, remedy: String| {
             to.add(Entity::Pod(index), &pod.name, (field, item.map(Part::Item)), reason, remedy);

@@ -12,7 +12,7 @@ const VIA_MAX: usize = 64;
 
 pub(super) fn check(model: &Model, networks: &NetworkIndex, subnets: &Subnets, to: &mut Findings) {
     let nodes: HashSet<&str> = model.nodes.iter().map(|node| node.name.as_str()).collect();
-    let mut seen: Seen<(IpNet, Option<&str>)> = Seen::new();
+    let mut seen: Seen<(IpNet, Option<&str>)> = Seen::of(model.routes.len());
     for (index, route) in model.routes.iter().enumerate() {
         let name = route.to.to_string();
         let mut add = |field: &'static str, item: Option<usize>, reason: String, remedy: String| {

@@ -1,0 +1,132 @@
+//! What the store said last, kept in the state directory: a weftd that starts while the store is away goes on with it, as the
+//! kernel's routes would have under flanneld.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use serde::{Deserialize, Serialize};
+use tracing::warn;
+use weft_flannel::kube::Advice;
+use weft_flannel::subnet_env::SubnetEnv;
+use weft_switch::types::MacAddr;
+
+use super::Daemon;
+use crate::config::SourceKind;
+use crate::model::{Model, validate};
+
+/// How long a store is waited for where something is remembered.
+pub(super) const PATIENCE: Duration = Duration::from_secs(1);
+/// How far two writings are apart at least: with 5,000 nodes one is of some hundred kB.
+const APART: Duration = Duration::from_secs(10);
+
+/// What a store said, and to whom.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Remembered {
+    /// The kind of the source, in the setting's word.
+    source: String,
+    /// This node's name.
+    pub(super) node: String,
+    public_ip: Option<Ipv4Addr>,
+    public_ipv6: Option<Ipv6Addr>,
+    /// The text of `subnet.env`.
+    subnet_env: String,
+    /// The node's rules are to be made by nftables.
+    #[serde(default)]
+    pub(super) nftables: bool,
+    /// The whole cluster, without pods: those that were added are in the state.
+    pub(super) model: Model,
+}
+
+impl Remembered {
+    /// Reads what was kept. What is damaged, or of another kind of source, is not there: the store will say it again.
+    pub(super) fn load(state_dir: &Path, source: SourceKind) -> Option<Self> {
+        let text = weft_node::load_cluster(state_dir).unwrap_or_else(|error| {
+            warn!("{error}; weftd waits for the store");
+            None
+        })?;
+        let remembered: Self = serde_json::from_slice(&text)
+            .inspect_err(|error| {
+                warn!("what the store said last is damaged: {error}; weftd waits for the store")
+            })
+            .ok()?;
+        let sound =
+            remembered.source == source.as_str() && validate(&remembered.model, &remembered.node).is_ok();
+        sound.then_some(remembered)
+    }
+
+    /// What Kubernetes had said of this node.
+    pub(super) fn advice(&self, vtep_mac: MacAddr) -> Advice {
+        Advice {
+            public_ip: self.public_ip,
+            public_ipv6: self.public_ipv6,
+            vtep_mac: Some(vtep_mac),
+            ..Advice::default()
+        }
+    }
+
+    /// What CNI plugins are told.
+    pub(super) fn subnet_env(&self) -> SubnetEnv {
+        SubnetEnv::parse(&self.subnet_env)
+    }
+
+    /// Whether it was said to a node with these addresses and this MAC address.
+    pub(super) fn was_told_to(&self, ipv4: Option<Ipv4Addr>, ipv6: Option<Ipv6Addr>, mac: MacAddr) -> bool {
+        let own = self.model.node(&self.node);
+        own.is_some_and(|own| {
+            own.public_ip == ipv4
+                && (own.public_ipv6.is_none() || own.public_ipv6 == ipv6)
+                && own.vtep_mac == Some(mac)
+        })
+    }
+}
+
+/// Keeps it.
+pub(super) struct Memory {
+    source: SourceKind,
+    advice: Advice,
+    subnet_env: String,
+    nftables: bool,
+    /// When that was said which is kept.
+    kept: Option<SystemTime>,
+    not_before: Instant,
+}
+
+impl Memory {
+    pub(super) fn new(source: SourceKind, advice: Advice, env: &SubnetEnv, nftables: bool) -> Self {
+        let (subnet_env, not_before) = (env.to_text(), Instant::now());
+        Self { source, advice, subnet_env, nftables, kept: None, not_before }
+    }
+}
+
+impl Daemon {
+    /// Writes down what the store has said since the last time, if it is time for that.
+    pub(super) fn remember(&mut self) {
+        let Some(memory) = self.remembers.as_mut().filter(|memory| memory.not_before <= Instant::now())
+        else {
+            return;
+        };
+        if memory.kept == self.source.loaded {
+            return;
+        }
+        memory.kept = self.source.loaded;
+        memory.not_before = Instant::now() + APART;
+        let (model, state_dir) = (Arc::clone(&self.model), self.config.state.dir.clone());
+        let (source, node) = (memory.source.as_str().to_owned(), self.node.clone());
+        let (advice, subnet_env, nftables) =
+            (memory.advice.clone(), memory.subnet_env.clone(), memory.nftables);
+        tokio::task::spawn_blocking(move || {
+            let model = Model { pods: Vec::new(), ..Model::clone(&model) };
+            let (public_ip, public_ipv6) = (advice.public_ip, advice.public_ipv6);
+            let remembered = Remembered { source, node, public_ip, public_ipv6, subnet_env, nftables, model };
+            let text = serde_json::to_vec(&remembered).map_err(|error| error.to_string());
+            let saved = text.and_then(|text| {
+                weft_node::save_cluster(&state_dir, &text).map_err(|error| error.to_string())
+            });
+            if let Err(error) = saved {
+                warn!("{error}; a weftd that starts while the store is away has to wait for it");
+            }
+        });
+    }
+}

@@ -1,0 +1,506 @@
+"""`scripts/bench control`: what weftd's control side costs in a cluster of 5,000 nodes, whose leases are in a real etcd.
+
+    node a      weftd (uplink `socket`), etcd on its loopback, and a pod that sends
+    far         the underlay's other end: behind it are the addresses of all other nodes, and it sees every tunnel packet
+
+Whether a node is reached is judged by packets alone: the pod sends a datagram to an address of its subnet, and a tunnel packet with
+that destination arrives at the far end. Neither weftd nor etcd is asked.
+"""
+
+import base64
+import concurrent.futures
+import contextlib
+import ctypes
+import http.client
+import json
+import os
+import re
+import select
+import signal
+import socket
+import struct
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+from checks import end
+from gauges import busy_pct, usable_cores
+from goals import goal
+from nodes import UNDERLAY_MTU, Node, WeftNode
+from rig import Failures, Progress, above_zero, columns, in_turn, middle, parsed, parser, say, spread, warn_if_busy
+from run import LabError, call, wait_for
+
+WHAT = "cold start, changes, memory, pods and the loss of the store, at 5,000 nodes in etcd"
+
+COLD, CHANGE, MEMORY, ADD, LOSS = NAMES = ("cold-start", "change", "memory", "cni-add", "store-loss")
+# What each figure is: its unit, and what it must not exceed.
+CASES = {
+    COLD: ("s", "from weftd's start until every node's subnet is forwarded to"),
+    CHANGE: ("ms", "from the change of one node in etcd to the first packet to it, 99th percentile"),
+    MEMORY: ("MiB", "resident memory beside packet buffers, with all nodes and 250 pods"),
+    ADD: ("x", "100 pods added at once, by a C loop that makes the same devices"),
+    LOSS: ("packets", "lost while etcd stands still, is killed, compacted, and restored from a snapshot"),
+}
+NODES, PODS, ADDS, CHANGES = 5000, 250, 100, 300
+MEMORY_SETTING = 48 << 20
+PREFIX = "/coreos.com/network"
+ENDPOINT = ("127.0.0.1", 2379)
+VNI, PORT = 1, 8472
+# Of a tunnel packet over IPv4: the outer UDP port, and the inner packet's destination.
+UDP_PORT, INNER_DESTINATION, INNER_PORT = 14 + 20 + 2, 14 + 20 + 8 + 8 + 14 + 16, 14 + 20 + 8 + 8 + 14 + 20 + 2
+PROBE, STREAM = 9001, 9002
+# While etcd is lost: to so many nodes in turn, so often a second.
+STREAM_NODES, STREAM_A_SECOND = 100, 1000
+SETTLE_SECONDS = 1.0
+CLONE_NEWNET = 0x40000000
+
+
+def arguments(words=None):
+    width = max(map(len, CASES))
+    epilog = "cases; none may exceed its limit:\n" + "\n".join(
+        f"  {name:{width}}  {what} (at most {goal('control', name)[0]:g} {unit})" for name, (unit, what) in CASES.items())  # fmt: skip
+    made = parser("control", f"Measures {WHAT}.", NAMES, epilog, seconds=10)
+    made.add_argument("--nodes", type=above_zero, default=NODES, metavar="N", help=f"of the cluster (default: {NODES})")
+    return parsed(made, words, NAMES)
+
+
+def prepare(_options):
+    for program in ("etcd", "etcdctl", "cc"):
+        if not any(os.access(f"{folder}/{program}", os.X_OK) for folder in os.environ["PATH"].split(":")):
+            raise LabError(f"{program} is not installed; scripts/setup installs it")
+
+
+@contextlib.contextmanager
+def inside(netns):
+    """This thread is in a namespace; what it opens stays there."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with open("/proc/thread-self/ns/net", "rb") as home, open(f"/run/netns/{netns}", "rb") as there:
+        if libc.setns(there.fileno(), CLONE_NEWNET):
+            raise LabError(f"cannot enter {netns}: {os.strerror(ctypes.get_errno())}")
+        try:
+            yield
+        finally:
+            libc.setns(home.fileno(), CLONE_NEWNET)
+
+
+# The store
+
+
+def number(index):
+    """The first three numbers of a node's subnet: they count from 10.64.1 on."""
+    at = index + 1
+    return f"10.{64 + at // 256}.{at % 256}"
+
+
+def lease(index):
+    """Key and value as flannel writes them."""
+    mac = f"02:00:00:{index >> 16 & 255:02x}:{index >> 8 & 255:02x}:{index & 255:02x}"
+    value = {"PublicIP": f"172.17.{index // 250}.{1 + index % 250}", "PublicIPv6": None, "BackendType": "vxlan",
+             "BackendData": {"VNI": VNI, "VtepMAC": mac}}  # fmt: skip
+    return f"{PREFIX}/subnets/{number(index)}.0-24", json.dumps(value, separators=(",", ":"))
+
+
+class Etcd:
+    """A real etcd on a node's loopback, with its data in memory: it is not the disk that is measured."""
+
+    def __init__(self, run, netns):
+        self.run, self.netns, self.child, self.count = run, netns, None, 0
+        self.data = run.dir / "etcd"
+
+    def start(self):
+        endpoint, peer = "http://{}:{}".format(*ENDPOINT), "http://127.0.0.1:2380"
+        self.child = self.run.spawn(
+            self.netns, "etcd", "--name", "bench", "--log-level", "warn", "--data-dir", self.data, "--listen-client-urls", endpoint,
+            "--advertise-client-urls", endpoint, "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
+            "--initial-cluster", f"bench={peer}", log="etcd.log")  # fmt: skip
+        wait_for("etcd to answer", self.answers, timeout=20)
+
+    def answers(self):
+        try:
+            return self.ask("maintenance/status", {})
+        except (OSError, http.client.HTTPException) as e:
+            raise LabError(str(e)) from e
+
+    def kill(self):
+        if self.child:
+            self.child.kill()
+            self.child.wait()
+            self.child = None
+
+    def ask(self, what, body):
+        """By its JSON gateway."""
+        with inside(self.netns):
+            connection = http.client.HTTPConnection(*ENDPOINT, timeout=10)
+            connection.connect()
+        try:
+            connection.request("POST", f"/v3/{what}", json.dumps(body))
+            answer = connection.getresponse()
+            text = answer.read()
+            if answer.status != 200:
+                raise LabError(f"etcd: {what}: {text[:200]!r}")
+            return json.loads(text)
+        finally:
+            connection.close()
+
+    def ctl(self, *words):
+        return call("ip", "netns", "exec", self.netns, "env", "ETCDCTL_API=3", "etcdctl", "--endpoints", "http://{}:{}".format(*ENDPOINT), *words)
+
+    def put(self, pairs):
+        """Keys with values, under a lease that lasts."""
+        granted = self.ask("lease/grant", {"TTL": 86400})["ID"]
+        coded = lambda text: base64.b64encode(text.encode()).decode()
+        puts = [{"requestPut": {"key": coded(key), "value": coded(value), "lease": granted}} for key, value in pairs]
+        for start in range(0, len(puts), 100):
+            answer = self.ask("kv/txn", {"success": puts[start : start + 100]})
+        return int(answer["header"]["revision"])
+
+    def delete(self, key):
+        self.ask("kv/deleterange", {"key": base64.b64encode(key.encode()).decode()})
+
+    def compact(self, revision):
+        self.ask("kv/compaction", {"revision": revision})
+
+    def restore(self, snapshot):
+        """As an operator does: another data folder, made of the snapshot."""
+        self.kill()
+        self.count += 1
+        self.data = self.run.dir / f"etcd-{self.count}"
+        call("env", "ETCDCTL_API=3", "etcdctl", "snapshot", "restore", snapshot, "--data-dir", self.data, "--name", "bench",
+             "--initial-cluster", "bench=http://127.0.0.1:2380", "--initial-advertise-peer-urls", "http://127.0.0.1:2380")  # fmt: skip
+        self.start()
+
+
+# The node
+
+
+class ControlNode(WeftNode):
+    """weftd with its leases in etcd."""
+
+    def settings(self):
+        settings = super().settings()
+        settings["dataplane"] |= {"workers": 1, "cores": [0], "memory": "48MiB"}
+        settings["source"] = {"kind": "etcd"}
+        settings["etcd"] = {"endpoints": "http://{}:{}".format(*ENDPOINT)}
+        settings["flannel"] = {"subnet_file": f"{self.dir}/subnet.env"}
+        return settings
+
+    def stop(self):
+        end(self.process)
+
+    def subnet(self):
+        """The first three numbers of its subnet."""
+        return self.json("status")["source"]["store"]["subnets"][0].rpartition(".")[0]
+
+    def ask(self, method, path, body=None):
+        """The control socket, without a program in between."""
+        connection = http.client.HTTPConnection("weft", timeout=60)
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.settimeout(60)
+        connection.sock.connect(str(self.socket))
+        try:
+            connection.request(method, path, json.dumps(body) if body is not None else None)
+            answer = connection.getresponse()
+            return answer.status, json.loads(answer.read())
+        finally:
+            connection.close()
+
+    def add(self, name, netns, host, ifname="eth0"):
+        status, answer = self.ask("POST", "/v1/pods", {"name": name, "kind": "tap", "netns": f"/run/netns/{netns}", "ifname": ifname,
+                                                       "addresses": [f"{self.subnet_text}.{host}"]})  # fmt: skip
+        return status == 201, answer
+
+
+class Far:
+    """Sees every tunnel packet, and to whom it goes."""
+
+    def __init__(self, netns):
+        with inside(netns):
+            self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0003))
+            self.socket.bind(("u0", 0))
+        # More than any burst of a case; SO_RCVBUFFORCE.
+        self.socket.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)
+        self.seen, self.stream, self.missed, self.stopped = {}, 0, 0, False
+        self.thread = threading.Thread(target=self.look, daemon=True)
+        self.thread.start()
+
+    def look(self):
+        while not self.stopped:
+            if not select.select([self.socket], [], [], 0.2)[0]:
+                continue
+            frame = self.socket.recv(2048)
+            if len(frame) < INNER_PORT + 2 or frame[12:14] != b"\x08\x00" or frame[UDP_PORT : UDP_PORT + 2] != struct.pack("!H", PORT):
+                continue
+            port = struct.unpack_from("!H", frame, INNER_PORT)[0]
+            if port == STREAM:
+                self.stream += 1
+            elif port == PROBE:
+                self.seen.setdefault(frame[INNER_DESTINATION : INNER_DESTINATION + 4], time.monotonic())
+
+    def lost(self):
+        """Packets that this socket had no room for: PACKET_STATISTICS, which clears them."""
+        _, dropped = struct.unpack("II", self.socket.getsockopt(263, 6, 8))
+        self.missed += dropped
+        return self.missed
+
+    def close(self):
+        self.stopped = True
+        self.thread.join()
+        self.socket.close()
+
+
+class Lab:
+    """The underlay with both ends, etcd, and weftd when it is started."""
+
+    def __init__(self, run, nodes):
+        self.run, self.nodes = run, nodes
+        self.node, self.far = ControlNode(run, 0, "a"), Node(run, 1, "far")
+        underlay = run.netns("underlay")
+        call("ip", "-n", underlay, "link", "add", "br0", "mtu", UNDERLAY_MTU, "type", "bridge", "forward_delay", 0)
+        call("ip", "-n", underlay, "link", "set", "br0", "up")
+        for node in (self.node, self.far):
+            node.join(underlay)
+        # All other nodes are behind the far end.
+        call("ip", "-n", self.node.netns, "route", "add", "172.16.0.0/12", "via", self.far.underlay[4])
+        self.pod = run.netns("pod")
+        self.etcd = Etcd(run, self.node.netns)
+        self.etcd.start()
+        self.etcd.ask("kv/put", {"key": base64.b64encode(f"{PREFIX}/config".encode()).decode(),
+                                 "value": base64.b64encode(json.dumps({"Network": "10.64.0.0/11", "Backend": {"Type": "vxlan"}}).encode()).decode()})  # fmt: skip
+        self.node.start(None)
+        self.node.subnet_text = self.node.subnet()
+        added, answer = self.node.add("pod", self.pod, 5)
+        if not added:
+            raise LabError(f"the pod is not added: {answer}")
+        with inside(self.pod):
+            self.sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.watch = Far(self.far.netns)
+        # The own subnet is nobody else's.
+        self.others = [index for index in range(nodes + 1) if number(index) != self.node.subnet_text][:nodes]
+        self.etcd.put([lease(index) for index in self.others])
+
+    def close(self):
+        self.watch.close()
+        self.sender.close()
+
+    def send(self, index, port=PROBE):
+        with contextlib.suppress(OSError):  # such as what an ICMP error says
+            self.sender.sendto(b"weft", (f"{number(index)}.9", port))
+
+    def seen(self, index):
+        return self.watch.seen.get(socket.inet_aton(f"{number(index)}.9"))
+
+    def until_all(self, begin, timeout):
+        """Sends to each node until it is reached; when the last one was, after `begin`."""
+        missing = self.others
+        while missing:
+            for index in missing:
+                self.send(index)
+            time.sleep(0.005)
+            missing = [index for index in missing if not self.seen(index)]
+            if time.monotonic() - begin > timeout:
+                raise LabError(f"{len(missing)} of {self.nodes} nodes are not reached after {timeout} s, {number(missing[0])}.0 among them")
+        return max(self.seen(index) for index in self.others) - begin
+
+    def restart(self):
+        """Starts weftd anew; how long until all nodes are reached."""
+        self.node.stop()
+        self.watch.seen.clear()
+        begin = time.monotonic()
+        starting = threading.Thread(target=self.node.launch)
+        starting.start()
+        try:
+            return self.until_all(begin, 60)
+        finally:
+            starting.join()
+
+
+# The cases: a sample each
+
+
+def cold_start(lab, _options):
+    return {"value": lab.restart()}
+
+
+def change(lab, options):
+    """Nodes come, one at a time; each is waited for."""
+    delays, count = [], CHANGES // 10 if options.quick else CHANGES
+    fresh = [index for index in range(lab.nodes + 1, lab.nodes + 1 + count) if number(index) != lab.node.subnet_text]
+    for index in fresh:
+        lab.watch.seen.pop(socket.inet_aton(f"{number(index)}.9"), None)
+        key, value = lease(index)
+        begin = time.monotonic()
+        lab.etcd.put([(key, value)])
+        while not (when := lab.seen(index)):
+            lab.send(index)
+            time.sleep(0.0003)
+            if time.monotonic() - begin > 10:
+                raise LabError(f"a node that came is not reached: {key}")
+        delays.append((when - begin) * 1000)
+        time.sleep(0.03)
+    for index in fresh:
+        lab.etcd.delete(lease(index)[0])
+    delays.sort()
+    return {"value": delays[min(len(delays) - 1, int(0.99 * len(delays)))], "median_ms": delays[len(delays) // 2], "most_ms": delays[-1], "changes": len(delays)}
+
+
+def resident(pid):
+    """Resident memory in bytes, that of packet buffers by itself: the mapping that DPDK has taken for them is as large as the
+    setting says, and a little larger."""
+    whole = buffers = size = 0
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        if found := re.match(r"(Size|Rss):\s+(\d+) kB", line):
+            bytes_ = int(found[2]) * 1024
+            if found[1] == "Size":
+                size = bytes_
+            else:
+                whole += bytes_
+                if MEMORY_SETTING * 0.9 <= size <= MEMORY_SETTING * 1.5:
+                    buffers += bytes_
+    return whole, buffers
+
+
+def memory(lab, _options):
+    many = lab.run.netns(f"many{time.monotonic_ns() % 1_000_000}")
+    names = [f"many-{number}" for number in range(PODS - 1)]
+    try:
+        for at, name in enumerate(names):
+            added, answer = lab.node.add(name, many, 6 + at, f"p{at}")
+            if not added:
+                raise LabError(f"pod {name}: {answer}")
+        time.sleep(3)  # further queues, and what is given back
+        whole, buffers = resident(lab.node.pid)
+    finally:
+        for name in names:
+            lab.node.ask("DELETE", f"/v1/pods/{name}")
+        call("ip", "netns", "del", many)
+    return {"value": (whole - buffers) / (1 << 20), "resident_mib": whole / (1 << 20), "buffers_mib": buffers / (1 << 20)}
+
+
+def cni_add(lab, _options):
+    """A C loop, then weftd, in the same namespaces."""
+    program = lab.run.dir / "taps"
+    if not program.exists():
+        call("cc", "-O2", "-o", program, Path(__file__).parents[1] / "taps.c")
+    spaces = [lab.run.netns(f"add{at}") for at in range(ADDS)]
+    names = [f"add-{at}" for at in range(ADDS)]
+    try:
+        floor = int(call(program, *(f"/run/netns/{space}" for space in spaces), timeout=60).stdout) / 1000
+        with concurrent.futures.ThreadPoolExecutor(ADDS) as pool:
+            begin = time.monotonic()
+            added = list(pool.map(lambda at: lab.node.add(names[at], spaces[at], 20 + at), range(ADDS)))
+            took = (time.monotonic() - begin) * 1000
+        lost = [answer for done, answer in added if not done]
+        lost += [space for space in spaces if call("ip", "-n", space, "link", "show", "eth0", check=False).returncode]
+        if lost:
+            raise LabError(f"{len(lost)} of {ADDS} pods were not added: {lost[0]}")
+    finally:
+        for name in names:
+            lab.node.ask("DELETE", f"/v1/pods/{name}")
+        for space in spaces:
+            call("ip", "netns", "del", space)
+    return {"value": took / floor, "weftd_ms": took, "c_loop_ms": floor}
+
+
+def store_loss(lab, options):
+    """A stream to many nodes goes on while all that can happen to the store happens."""
+    seconds, to = options.seconds, lab.others[:STREAM_NODES]
+    snapshot = lab.run.dir / f"snapshot-{time.monotonic_ns()}"
+    stop, sent, told = threading.Event(), [0], []
+
+    def stream():
+        begin = time.monotonic()
+        while not stop.is_set():
+            lab.send(to[sent[0] % len(to)], STREAM)
+            sent[0] += 1
+            time.sleep(max(0.0, begin + sent[0] / STREAM_A_SECOND - time.monotonic()))
+
+    before, missed = lab.watch.stream, lab.watch.lost()
+    sending = threading.Thread(target=stream)
+    sending.start()
+    try:
+        lab.etcd.ctl("snapshot", "save", snapshot)
+        # It answers nothing, and then is slow: it has a tenth of the time.
+        os.kill(lab.etcd.child.pid, signal.SIGSTOP)
+        time.sleep(seconds)
+        for _ in range(seconds):
+            os.kill(lab.etcd.child.pid, signal.SIGCONT)
+            time.sleep(0.1)
+            os.kill(lab.etcd.child.pid, signal.SIGSTOP)
+            time.sleep(0.9)
+        os.kill(lab.etcd.child.pid, signal.SIGCONT)
+        told.append("slow")
+        # It is gone, comes again, and has forgotten what happened meanwhile.
+        lab.etcd.kill()
+        time.sleep(seconds)
+        lab.etcd.start()
+        extra = [lease(index) for index in range(lab.nodes + 1, lab.nodes + 101)]
+        lab.etcd.put(extra)
+        lab.etcd.compact(lab.etcd.put(extra[:1]))
+        time.sleep(seconds / 2)
+        told.append("compacted")
+        lab.etcd.restore(snapshot)
+        time.sleep(seconds)
+        told.append("restored")
+        # It is followed again.
+        change(lab, SimpleNamespace(quick=True))
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            if lab.etcd.child:
+                os.kill(lab.etcd.child.pid, signal.SIGCONT)
+        stop.set()
+        sending.join()
+    time.sleep(SETTLE_SECONDS)
+    if lab.watch.lost() > missed:
+        raise LabError("the far end did not keep up: what it missed may have been there")
+    lost = sent[0] - (lab.watch.stream - before)
+    if lost < 0:
+        raise LabError(f"{-lost} packets came that were not sent")
+    return {"value": float(lost), "sent": sent[0], "survived": " ".join(told)}
+
+
+TAKES = {COLD: cold_start, CHANGE: change, MEMORY: memory, ADD: cni_add, LOSS: store_loss}
+
+
+def measure(run, options, rows):
+    rows.head(options)
+    progress = Progress(len(options.cases) * options.rounds)
+    busy = busy_pct(usable_cores(), 0.5)
+    warn_if_busy(busy)
+    say(f"{options.nodes} nodes in etcd; weftd's worker on core 0")
+    lab = Lab(run, options.nodes)
+    try:
+        lab.until_all(time.monotonic(), 60)
+        failed = Failures(progress)
+
+        def one(case, number):
+            sample = TAKES[case](lab, options)
+            progress.step(f"{case}, round {number}: {sample['value']:.3g} {CASES[case][0]}")
+            return sample
+
+        def ends(case, taken):
+            rows.add(row_of(case, taken) | {"background_pct": round(busy, 1)})
+
+        in_turn(options.cases, options.rounds, one, failed.add, ends)
+    finally:
+        lab.close()
+    return failed
+
+
+def row_of(case, taken):
+    """The median of the rounds; of lost packets, all."""
+    row = {"case": case} | middle(taken) | {"unit": CASES[case][0], "limit": goal("control", case)[0]}
+    values = [sample["value"] for sample in taken]
+    if case == LOSS:
+        row["value"] = sum(values)
+    row |= {"rounds": {"value": values}, "spread": spread(values), "at_least": row["limit"]}
+    row["met_at_least"] = row["value"] <= row["limit"]
+    return row
+
+
+def table(rows):
+    """The results for people."""
+    lines = [("case", "value", "at most", "unit", "reached", "what")]
+    for row in rows:
+        lines.append((row["case"], f"{row['value']:.3g}", f"{row['limit']:g}", row["unit"], "yes" if row["met_at_least"] else "NO", CASES[row["case"]][1]))
+    return columns(lines)
