@@ -356,20 +356,18 @@ impl Daemon {
             return;
         }
         let (mut by_peer, mut problems) = (HashMap::with_capacity(of.1.len()), Vec::new());
-        for peer in &of.1 {
-            match self.mirror.path(*peer) {
-                Ok(path) => {
-                    let way = Way {
-                        source: path.source,
-                        next_hop: path.next_hop,
-                        next_hop_mac: path.next_hop_mac.map(MacAddr),
-                        mtu: path.mtu,
-                    };
-                    by_peer.insert(*peer, way);
-                }
-                Err(error) => problems.push(format!("peer {peer}: {error}")),
+        self.mirror.each_path(|peer, path| match path {
+            Ok(path) => {
+                let way = Way {
+                    source: path.source,
+                    next_hop: path.next_hop,
+                    next_hop_mac: path.next_hop_mac.map(MacAddr),
+                    mtu: path.mtu,
+                };
+                by_peer.insert(peer, way);
             }
-        }
+            Err(error) => problems.push(format!("peer {peer}: {error}")),
+        });
         self.ways = Ways { of, by_peer: Arc::new(by_peer), problems };
     }
 

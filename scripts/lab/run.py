@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 
 RUN_DIR = Path("/run")
+# For what must not wait for a disk: /run is one on some machines.
+MEMORY_DIR = Path("/dev/shm")
 PREFIX = "weft-demo-"
 HUGE_PAGES = Path("/proc/sys/vm/nr_hugepages")
 # In a run's folder: how many huge pages there were before the run, and how many it asked for.
@@ -117,6 +119,12 @@ class Run:
         note.write_text(f"{first} {added + count}")
         HUGE_PAGES.write_text(str(before + count))
 
+    def memory(self):
+        """A folder in memory, which goes with the run."""
+        folder = MEMORY_DIR / self.name
+        folder.mkdir(mode=0o700, exist_ok=True)
+        return folder
+
     def keep(self):
         """Lets the run stay when this process ends."""
         (self.dir / "kept").touch()
@@ -145,7 +153,8 @@ def remove(name):
     for ns in spaces:
         call("ip", "netns", "del", ns)
     give_back_huge_pages(RUN_DIR / name / HUGE_PAGES_NOTE)
-    shutil.rmtree(RUN_DIR / name, ignore_errors=True)
+    for folder in (RUN_DIR, MEMORY_DIR):
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def give_back_huge_pages(note):

@@ -155,16 +155,19 @@ impl Mirror {
         self.shared.view().uplink.clone()
     }
 
-    /// Follows exactly these destinations from now on: their next hops are kept resolved by the kernel, if that was asked for, and
+    /// Follows exactly these destinations from now on, which are in their order, each once: their next hops are kept resolved by the kernel, if that was asked for, and
     /// neighbours that weft had made for others are dropped. The kernel is asked only about those that were not followed before.
-    /// The number stays the same as long as [`Self::path`] says the same of all of them.
+    /// The number stays the same as long as [`Self::each_path`] says the same of all of them.
     pub async fn follow(&self, destinations: &[IpAddr]) -> u64 {
         self.shared.follow(destinations).await
     }
 
-    /// The kernel's way to a destination that is followed.
-    pub fn path(&self, destination: IpAddr) -> Result<Path, PathError> {
-        self.shared.view().path(destination)
+    /// The kernel's ways to all destinations that are followed, in their order.
+    pub fn each_path(&self, mut take: impl FnMut(IpAddr, Result<Path, PathError>)) {
+        let view = self.shared.view();
+        for (destination, said) in &view.watched {
+            take(*destination, view.path(*destination, said));
+        }
     }
 }
 
@@ -498,15 +501,27 @@ impl View {
         if self.watched.keys().eq(destinations) {
             return self.watched.iter().filter(|(_, said)| !known(said)).map(|(ip, _)| *ip).collect();
         }
-        let wanted: HashSet<_> = destinations.iter().collect();
-        let before = self.watched.len();
-        self.watched.retain(|destination, _| wanted.contains(destination));
-        if self.watched.len() < before {
+        // Of thousands mostly one differs, so both are gone through side by side.
+        let (mut gone, mut missing) = (Vec::new(), Vec::new());
+        let mut watched = self.watched.iter().peekable();
+        for destination in destinations {
+            while let Some((ip, _)) = watched.next_if(|(ip, _)| *ip < destination) {
+                gone.push(*ip);
+            }
+            let said = watched.next_if(|(ip, _)| *ip == destination);
+            if !said.is_some_and(|(_, said)| known(said)) {
+                missing.push(*destination);
+            }
+        }
+        gone.extend(watched.map(|(ip, _)| *ip));
+        for ip in &gone {
+            self.watched.remove(ip);
+        }
+        if !gone.is_empty() {
             self.edition += 1;
             self.note_next_hops();
         }
-        let missing = destinations.iter().filter(|ip| !self.watched.get(ip).is_some_and(known));
-        missing.copied().collect()
+        missing
     }
 
     /// What is followed of these networks.
@@ -526,9 +541,8 @@ impl View {
         self.neighbours.get(ip).and_then(|entry| entry.mac)
     }
 
-    fn path(&self, destination: IpAddr) -> Result<Path, PathError> {
-        let missing = || PathError::NoRoute { destination, reason: "the kernel was not asked".to_owned() };
-        let answer = self.watched.get(&destination).ok_or_else(missing)?.found.clone()?;
+    fn path(&self, destination: IpAddr, said: &Said) -> Result<Path, PathError> {
+        let answer = said.found.as_ref().map_err(Clone::clone)?;
         Ok(Path {
             destination,
             source: answer.source,
@@ -637,7 +651,7 @@ mod tests {
             (destination, Err(PathError::NoRoute { destination, reason: "unreachable".to_owned() }))
         };
         assert!(view.store(vec![way("192.0.2.2", "192.0.2.2"), refused(b)], Instant::now()));
-        assert_eq!((view.take_over(&[a, b]), view.take_over(&[c, b, a])), (vec![], vec![c]));
+        assert_eq!((view.take_over(&[a, b]), view.take_over(&[a, b, c])), (vec![], vec![c]));
         assert!(!view.store(vec![refused(b)], ago(2)), "the same again is no difference");
         assert_eq!(view.take_over(&[a, b]), [b]);
         let edition = view.edition;

@@ -202,7 +202,7 @@ impl Running {
     }
 
     pub(crate) fn peer(&self, name: &str) -> Option<&Peer> {
-        self.last.peers.iter().find(|peer| peer.name == name)
+        self.last.peers.iter().find(|peer| peer.name == name).map(AsRef::as_ref)
     }
 
     pub(crate) fn data(&self, name: &str) -> String {

@@ -178,7 +178,8 @@ async fn a_default_route_that_moves_is_told_and_another_networks_is_not() {
         let (mirror, mut changes) = Mirror::start(Some("up0"), Neighbours::Leave).await.expect("it starts");
         wait_for("IPv6 is ready", || async { (mirror.uplink().addresses.len() == 3).then_some(()) }).await;
         let all = ["203.0.113.1", "2001:db8:7::1"].map(ip);
-        let next_hop = |index: usize| mirror.path(all[index]).expect("there is a path").next_hop;
+        let next_hop =
+            |index: usize| crate::all_paths(&mirror)[&all[index]].clone().expect("there is a path").next_hop;
         let edition = mirror.follow(&all).await;
         assert_eq!((next_hop(0), next_hop(1)), (ip("192.0.2.2"), ip("2001:db8::2")));
         assert_eq!(mirror.follow(&all).await, edition, "nothing has changed");

@@ -26,6 +26,7 @@ pub(super) fn check(model: &Model, networks: &NetworkIndex, local_node: Option<&
     let mut macs: Seen<(usize, MacAddr)> = Seen::of(nodes.len());
     let names_of_networks: AHashMap<&str, usize> =
         model.networks.iter().enumerate().map(|(index, network)| (network.name.as_str(), index)).collect();
+    let mut needed = Vec::new();
     for (index, node) in nodes.iter().enumerate() {
         let entity = Entity::Node(index);
         let mut add = |field: &'static str, part: Option<Part>, reason: String, remedy: &str| {
@@ -52,12 +53,12 @@ pub(super) fn check(model: &Model, networks: &NetworkIndex, local_node: Option<&
                 add(field, None, reason, "give each node its own underlay address");
             }
         }
-        let needed = needed_networks(networks, node);
+        needed_networks(networks, node, &mut needed);
         let tunnelled = |network: &usize| {
             model.networks.get(*network).is_none_or(|network| network.direct_routing != DirectRouting::Always)
         };
         let peer = Some(node.name.as_str()) != local_node;
-        for network in needed.into_iter().filter(|network| peer && tunnelled(network)) {
+        for network in needed.iter().copied().filter(|network| peer && tunnelled(network)) {
             if node.vtep_mac_in(model, network, false).is_none() {
                 let (field, part, what) = match network {
                     0 => ("vtep_mac", None, String::new()),
@@ -98,31 +99,33 @@ pub(super) fn check(model: &Model, networks: &NetworkIndex, local_node: Option<&
 }
 
 /// The networks that a node is in: those of its subnets; the first as long as it has none.
-fn needed_networks(networks: &NetworkIndex, node: &Node) -> Vec<usize> {
-    let mut needed: Vec<_> =
-        node.subnets.iter().filter_map(|subnet| networks.of(subnet)).map(|(_, index)| index).collect();
+fn needed_networks(networks: &NetworkIndex, node: &Node, needed: &mut Vec<usize>) {
+    needed.clear();
+    needed.extend(node.subnets.iter().filter_map(|subnet| networks.of(subnet)).map(|(_, index)| index));
     if needed.is_empty() {
         needed.push(0);
     }
     needed.sort_unstable();
     needed.dedup();
-    needed
 }
 
 /// A VTEP's MAC address as it is given: setting, part of it, network (none: an unknown one), address.
 type GivenMac = (&'static str, Option<Part>, Option<usize>, MacAddr);
 
-fn given_macs(node: &Node, networks: &AHashMap<&str, usize>) -> Vec<GivenMac> {
+fn given_macs<'a>(
+    node: &'a Node,
+    networks: &'a AHashMap<&str, usize>,
+) -> impl Iterator<Item = GivenMac> + 'a {
     let first = [("vtep_mac", node.vtep_mac), ("vtep_mac_v6", node.vtep_mac_v6)];
-    let mut given: Vec<GivenMac> =
-        first.into_iter().filter_map(|(field, mac)| Some((field, None, Some(0), mac?))).collect();
-    for (field, macs) in [("vtep_macs", &node.vtep_macs), ("vtep_macs_v6", &node.vtep_macs_v6)] {
-        given.extend(macs.iter().map(|(name, mac)| {
+    let first = first.into_iter().filter_map(|(field, mac)| Some((field, None, Some(0), mac?)));
+    let further = [("vtep_macs", &node.vtep_macs), ("vtep_macs_v6", &node.vtep_macs_v6)];
+    let further = further.into_iter().flat_map(move |(field, macs)| {
+        macs.iter().map(move |(name, mac)| {
             let network = networks.get(name.as_str()).copied().filter(|index| *index != 0);
             (field, Some(Part::Key(name.clone())), network, *mac)
-        }));
-    }
-    given
+        })
+    });
+    first.chain(further)
 }
 
 /// One node's underlay addresses: there, usable, and such that this node can reach them.
