@@ -195,7 +195,10 @@ fn forwarding(machine: &Machine, config: &Config) -> Line {
             "the kernel does not forward: pods reach nothing outside of the pod network",
             "sysctl -w net.ipv4.ip_forward=1",
         ),
-        true => Line::ok(CHECK, "the kernel does not forward yet: weftd has it do so"),
+        true => Line::ok(
+            CHECK,
+            "the kernel does not forward yet; weftd has it do so, but from a container: sysctl -w net.ipv4.ip_forward=1",
+        ),
     }
 }
 
