@@ -26,6 +26,9 @@ pub struct PodInterface {
     pub outdated: Vec<IpNet>,
     /// The routes through it, with their next hops.
     pub routes: Vec<(IpNet, IpAddr)>,
+    /// Who answers for these addresses, so that the pod need not ask first: a pod that asks while nobody answers asks again a second
+    /// later. What the pod knows already stays.
+    pub neighbours: Vec<(IpAddr, MacBytes)>,
 }
 
 /// Brings an interface in the network namespace `netns` (none: the current one) into the wanted state. What is so
@@ -119,7 +122,11 @@ async fn configure(handle: Handle, wanted: PodInterface) -> Result<(), Error> {
             kernel.set_link_up(&link, true).await?;
         }
     }
-    put_routes(&kernel, link.index, &wanted).await
+    put_routes(&kernel, link.index, &wanted).await?;
+    for (ip, mac) in &wanted.neighbours {
+        kernel.tell_neighbour(link.index, *ip, *mac).await?;
+    }
+    Ok(())
 }
 
 async fn put_routes(kernel: &Kernel, oif: u32, interface: &PodInterface) -> Result<(), Error> {

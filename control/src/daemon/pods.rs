@@ -16,7 +16,7 @@ use weft_switch::tables::Place;
 
 use super::attachments::{kind, restore};
 use super::{Daemon, PodPort, device_mtu};
-use crate::compile::{Mtus, OpenPort};
+use crate::compile::{Mtus, OpenPort, gateway_mac};
 use crate::model::{Attachment, Model, Pod, gateway, validate_pods};
 use crate::ports::{Opened, open_pod};
 
@@ -285,6 +285,9 @@ async fn configure(model: &Model, node: &str, pod: &Pod, before: &[IpNet], mtu: 
         addresses: pod.addresses.clone(),
         outdated: before.iter().filter(|net| !pod.addresses.contains(net)).copied().collect(),
         routes,
+        neighbours: own
+            .map(|own| gateways.iter().map(|ip| (*ip, gateway_mac(own).0)).collect())
+            .unwrap_or_default(),
     };
     let netns: &Path = netns;
     configure_pod(Some(netns), interface).await.map_err(|error| error.to_string())

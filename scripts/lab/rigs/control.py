@@ -275,20 +275,12 @@ class Lab:
         added, answer = self.node.add("pod", self.pod, 5)
         if not added:
             raise LabError(f"the pod is not added: {answer}")
-        self.know_gateway()
         with inside(self.pod):
             self.sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.watch = Far(self.far.netns)
         # The own subnet is nobody else's.
         self.others = [index for index in range(nodes + 1) if number(index) != self.node.subnet_text][:nodes]
         self.etcd.put([lease(index) for index in self.others])
-
-    def know_gateway(self):
-        """The pod need not ask for its gateway: it would do so once a second only, and that is not weftd's time."""
-        gateway = f"{self.node.subnet_text}.1"
-        call("ip", "netns", "exec", self.pod, "ping", "-c1", "-W1", gateway, check=False)
-        known = wait_for("the pod to know its gateway", lambda: re.search(r"lladdr (\S+)", call("ip", "-n", self.pod, "neigh", "show", gateway).stdout))
-        call("ip", "-n", self.pod, "neigh", "replace", gateway, "lladdr", known[1], "dev", "eth0", "nud", "permanent")
 
     def close(self):
         self.watch.close()

@@ -6,6 +6,8 @@ use std::net::IpAddr;
 use std::path::Path;
 use weft_node::{Error, PodInterface, configure_pod, look_at_pod, pod_interface_exists};
 
+const GATEWAY: [u8; 6] = [0x02, 0, 0, 0, 0, 0x01];
+
 fn wanted() -> PodInterface {
     PodInterface {
         outdated: Vec::new(),
@@ -14,6 +16,7 @@ fn wanted() -> PodInterface {
         mtu: 1450,
         addresses: ["10.244.1.7/24", "fd00:1::7/64"].map(|net| net.parse().expect("a prefix")).to_vec(),
         routes: [("0.0.0.0/0", "10.244.1.1"), ("::/0", "fd00:1::1")].map(route).to_vec(),
+        neighbours: ["10.244.1.1", "fd00:1::1"].map(|ip| (ip.parse().expect("an address"), GATEWAY)).to_vec(),
     }
 }
 
@@ -69,6 +72,20 @@ async fn a_pod_gets_its_interface_and_a_second_run_changes_nothing() {
     let before = everything(&pod);
     configure_pod(Some(&pod.path()), wanted()).await.expect("it is configured again");
     assert_eq!(everything(&pod), before);
+}
+
+#[tokio::test]
+async fn a_pod_knows_its_gateway_and_keeps_what_it_knew_before() {
+    let pod = pod();
+    configure_pod(Some(&pod.path()), wanted()).await.expect("it is configured");
+    for ip in ["10.244.1.1", "fd00:1::1"] {
+        let known = pod.ip(&format!("neigh show {ip} dev eth0"));
+        assert!(known.contains("lladdr 02:00:00:00:00:01") && !known.contains("PERMANENT"), "{known}");
+    }
+    pod.ip("neigh replace fd00:1::1 lladdr 02:00:00:00:00:99 dev eth0 nud permanent");
+    configure_pod(Some(&pod.path()), wanted()).await.expect("it is configured");
+    let kept = pod.ip("neigh show fd00:1::1 dev eth0");
+    assert!(kept.contains("lladdr 02:00:00:00:00:99") && kept.contains("PERMANENT"), "{kept}");
 }
 
 #[tokio::test]
