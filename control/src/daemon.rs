@@ -49,6 +49,7 @@ use crate::config::{Config, ConfigError, OuterChecksum, UplinkKind};
 use crate::dataplane::Dataplane;
 use crate::model::{Bandwidth, Model, Pod};
 use crate::source::SourceError;
+use crate::supervisor::Supervisor;
 
 use remembered::Memory;
 pub use requests::Client;
@@ -152,8 +153,10 @@ pub struct Daemon {
     spread: spread::Spread,
     flows: flows::Watches,
     settings: settings::Settings,
-    /// Why nobody can ask for the metrics, and for the health.
-    listen_problems: [watch::Receiver<Option<String>>; 2],
+    /// Why nobody can ask for the metrics, and for the health, and what is wrong with the node's rules.
+    task_problems: [watch::Receiver<Option<String>>; 3],
+    /// Who has started weftd.
+    supervisor: Supervisor,
 }
 
 /// What the daemon hears from.
@@ -181,7 +184,10 @@ impl Daemon {
             tokio::select! {
                 () = &mut stop => break,
                 Some(update) = inputs.updates.recv() => self.take_model(update).await,
-                Some(update) = inputs.settings.recv() => self.take_config(update).await,
+                Some(update) = inputs.settings.recv() => {
+                    self.take_config(update).await;
+                    self.supervisor.reloaded();
+                }
                 Ok(()) = inputs.underlay.changed() => {
                     self.direct.doubt();
                     self.reconcile().await;
@@ -195,7 +201,10 @@ impl Daemon {
                         self.reconcile().await;
                     }
                 }
-                _ = sample.tick() => self.look_after().await,
+                _ = sample.tick() => {
+                    self.look_after().await;
+                    self.supervisor.alive();
+                }
                 _ = events.tick() => {
                     self.take_events();
                     self.answer_watches();

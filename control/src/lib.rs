@@ -10,6 +10,8 @@ pub mod dataplane;
 pub mod metrics;
 pub mod ports;
 pub mod reload;
+pub mod rules;
 pub mod source;
+pub mod supervisor;
 
 pub use weft_config::{cluster, config, model, settings};

@@ -13,6 +13,7 @@ use packets::{Packet, TCP, UDP};
 use weft_switch::drop_reason::DropReason;
 use weft_switch::memory::{Memory, NoWake};
 use weft_switch::packet::{HeapBuf, HeapPool, PacketBuf};
+use weft_switch::pins::Pins;
 use weft_switch::port::{MemPort, TxCaps};
 use weft_switch::tables::{Place, PortRates, Rate, Snapshot};
 use weft_switch::types::{BitRate, PortId};
@@ -413,7 +414,7 @@ fn a_worker_sleeps_until_a_limit_lets_something_through_and_no_longer() {
         let (_publisher, readers) = cell(Box::new(tables), 1);
         let parts =
             readers.into_iter().map(|snapshot| Parts { snapshot, pool: HeapPool::default(), waker: NoWake });
-        let (worker, handle) = make::<Memory>(parts.collect()).remove(0);
+        let (worker, handle) = make::<Memory>(parts.collect(), &Pins::default()).remove(0);
         let (sender, receiver) = (MemPort::default(), MemPort::default());
         for (port, queue) in [(id(0), &sender), (id(1), &receiver)] {
             handle.send(Command::AddTx(port, queue.clone()));

@@ -14,6 +14,7 @@ use weft_api::{
     DEFAULT_SOCKET, FLOW_LIMIT, FLOW_LIMIT_MAX, FLOW_SECONDS, FLOW_SECONDS_MAX, Mac, PIN_LIMIT, PIN_LIMIT_MAX,
 };
 
+pub(crate) use crate::check::CheckArgs;
 pub(crate) use crate::cni::CniCommand;
 pub(crate) use crate::config::ConfigCommand;
 pub(crate) use pod::AddArgs;
@@ -151,6 +152,13 @@ pub(crate) enum Command {
     /// The two files: check them, and see which settings are in force
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Whether this node is fit for weft: cores, memory, uplink, port, kernel, and what other networks have left
+    #[command(after_help = "Examples:
+  weft check                        before weftd is started, and later
+  weft -o json check
+
+Exit codes: 0 no problem, 1 problems. Warnings are none.")]
+    Check(CheckArgs),
     /// The plugin by which container runtimes attach pods
     #[command(subcommand)]
     Cni(CniCommand),

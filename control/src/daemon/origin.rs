@@ -77,6 +77,8 @@ pub(super) struct StoreOrigin {
     pub(super) status: watch::Receiver<Status>,
     pub(super) translation: Translation,
     pub(super) env: SubnetEnv,
+    /// The node's rules are to be made by nftables.
+    pub(super) nftables: bool,
 }
 
 impl Beginning {
@@ -196,15 +198,16 @@ impl Meeting {
                 warn!("{}: {reason}; weftd starts with what it said last", config.source.kind.as_str());
                 let env = known.subnet_env();
                 let translation = translation.keeping(env.subnets);
-                let joined = Joined::Later(joining);
-                let origin = StoreOrigin { joined, status, translation, env };
+                let (joined, nftables) = (Joined::Later(joining), known.nftables);
+                let origin = StoreOrigin { joined, status, translation, env, nftables };
                 Ok(Origin { model: known.model, follow: Follow::Store(Box::new(origin)) })
             }
             (Some((store, cluster)), _) => {
                 let mut translation = translation;
                 let model = translation.model(&cluster)?;
                 let env = flannel::subnet_env(&cluster, uplink.mtu, config.flannel.ip_masq);
-                let origin = StoreOrigin { joined: Joined::Now(Box::new(store)), status, translation, env };
+                let (joined, nftables) = (Joined::Now(Box::new(store)), cluster.config.nftables);
+                let origin = StoreOrigin { joined, status, translation, env, nftables };
                 Ok(Origin { model, follow: Follow::Store(Box::new(origin)) })
             }
             (None, None) => Err(interrupted().into()),

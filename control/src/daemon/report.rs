@@ -157,7 +157,7 @@ impl Daemon {
         problems.extend(self.unfit.iter().map(|(_, why)| why.clone()));
         problems.extend(self.source.error.iter().map(|error| format!("source: {error}")));
         problems.extend(self.settings.error.iter().map(|error| format!("settings: {error}")));
-        problems.extend(self.listen_problems.iter().filter_map(|problem| problem.borrow().clone()));
+        problems.extend(self.task_problems.iter().filter_map(|problem| problem.borrow().clone()));
         problems.extend(self.store_problems());
         let uplink = self.mirror.uplink();
         if !uplink.up {

@@ -1,5 +1,6 @@
 //! `weft` from outside, against an invented daemon.
 
+mod check;
 mod cni;
 mod config;
 mod daemon;
