@@ -175,7 +175,10 @@ fn compiled(model: &Model) {
                 Some(NextHop::Vtep(index)) => assert!((index as usize) < tables.vteps.len()),
                 Some(NextHop::Hop(index)) => {
                     let node = tables.hops.get(index as usize).and_then(|hop| address_of(hop.mac));
-                    assert!(!model.encapsulation.is_vxlan() && node.is_some() && node == peer.public_ip, "{subnet}");
+                    assert!(
+                        !model.encapsulation.is_vxlan() && node.is_some() && node == peer.public_ip,
+                        "{subnet}"
+                    );
                 }
                 Some(NextHop::Direct(index)) => {
                     assert!(index == NO_VTEP || (index as usize) < tables.vteps.len());

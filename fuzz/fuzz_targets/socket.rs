@@ -14,7 +14,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 use weft_api::{
     ApiError, ConfigReport, Drop as DropCount, Drops, Fdb, FdbEntry, FdbKind, Flows, LargeFrames, Mac,
-    Memory, Neighbours, Network, Origin, Pod, PodSpec, PodState, Pods, Ports, Route, RouteKind, Routes,
+    Memory, Neighbours, Network, Origin, Pins, Pod, PodSpec, PodState, Pods, Ports, Route, RouteKind, Routes,
     Sections, Source, State, Stats, Status, Total, Uplink, Vteps, Workers,
 };
 use weft_control::api::{Backend, Limits, serve_with};
@@ -40,7 +40,8 @@ impl Invented {
 
 impl Backend for Invented {
     async fn status(&self) -> Result<Status, ApiError> {
-        let source = Source { kind: "file".to_owned(), path: None, last_loaded: None, last_error: None, store: None };
+        let source =
+            Source { kind: "file".to_owned(), path: None, last_loaded: None, last_error: None, store: None };
         let memory =
             Memory { hugepages: false, packet_buffers_total: 2, packet_buffers_free: 1, rss_bytes: 4096 };
         let (interface, kind) = ("u0".to_owned(), "af_packet".to_owned());
@@ -105,6 +106,10 @@ impl Backend for Invented {
         let (to, kind, via) = (address.into(), RouteKind::Host, vec![address]);
         let route = Route { to, kind, via, node: None, network: None, port: None, mtu: None, dropped: None };
         Ok(Routes { routes: vec![route] })
+    }
+
+    async fn pins(&self, _: Option<IpAddr>, _: usize) -> Result<Pins, ApiError> {
+        Ok(Pins { count: 0, capacity: 0, memory_bytes: 0, evicted: 0, entries: Vec::new() })
     }
 
     async fn flows(&self, _: Duration, limit: usize) -> Result<Flows, ApiError> {
