@@ -119,6 +119,7 @@ fn facts(model: &Model) -> Facts {
         limits: Limits::default(),
         ageing: 300,
         learn_limit: 256,
+        bandwidth: HashMap::new(),
     }
 }
 
