@@ -11,6 +11,7 @@ mod faults;
 mod guests;
 mod ip_tunnel;
 mod kube_proxy;
+mod kubernetes;
 mod lab;
 mod lifecycle;
 mod masquerade;

@@ -4,6 +4,7 @@ mod counters;
 pub(crate) mod frames;
 pub(crate) mod guest;
 pub(crate) mod http;
+pub(crate) mod kubernetes;
 mod namespace;
 pub(crate) mod routed;
 pub(crate) mod segment;
