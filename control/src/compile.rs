@@ -16,12 +16,14 @@ use weft_node::{NEXT_HOP_V4, NEXT_HOP_V6};
 use weft_switch::ip_tunnel::mac_of;
 use weft_switch::limits::Limits;
 use weft_switch::tables::{
-    Encap, Gateway, LocalVtep, NO_VTEP, Neighbour, NextHop, Outer, Peers, Place, PodGuard, Port, Role,
-    Shared, Snapshot, SourcePorts, Vtep,
+    Encap, Gateway, LocalVtep, NO_VTEP, Neighbour, NextHop, Outer, Peers, Place, PodGuard, Port, PortRates,
+    Rate, Role, Shared, Snapshot, SourcePorts, Vtep,
 };
 use weft_switch::types::{Generation, MacAddr, PortId};
 
-use crate::model::{DirectRouting, Encapsulation, Model, Network, NetworkIndex, Node, gateway};
+use crate::model::{
+    Bandwidth, DirectRouting, Encapsulation, Model, Network, NetworkIndex, Node, RateLimit, gateway,
+};
 
 pub use direct::direct_routes;
 pub use mtu::Mtus;
@@ -83,6 +85,8 @@ pub struct Facts {
     pub host: Option<(OpenPort, MacAddr)>,
     /// The pods' ports that are open, by pod name.
     pub ports: HashMap<String, OpenPort>,
+    /// What pods are limited to by whoever is asked before the desired state, by pod name.
+    pub bandwidth: HashMap<String, Bandwidth>,
     /// The ways to the peers, by underlay address.
     pub ways: Arc<HashMap<IpAddr, Way>>,
     /// Subnets of peers to which the kernel has a route without the tunnel.
@@ -263,6 +267,10 @@ fn own_node(tables: &mut Snapshot, from: &Sources<'_>) {
         tables.ports.insert(port.id, Port { role, mtu: takes, place: port.place, tunnel_gso: false });
         tables.add_pod(port.id, pod.mac_or_derived(), &addresses);
         tables.segment.push(port.id);
+        let bandwidth = facts.bandwidth.get(&pod.name).copied().unwrap_or_default().or(pod.bandwidth);
+        if !bandwidth.is_unlimited() {
+            tables.rates.insert(port.id, rates(bandwidth));
+        }
     }
 
     if !model.encapsulation.is_vxlan() {
@@ -280,6 +288,12 @@ fn own_node(tables: &mut Snapshot, from: &Sources<'_>) {
         });
         tables.local_vteps.extend(here);
     }
+}
+
+/// A pod's limits, seen from the switch.
+fn rates(bandwidth: Bandwidth) -> PortRates {
+    let rate = |limit: RateLimit| Rate { per_second: limit.rate, burst: limit.burst };
+    PortRates { to: bandwidth.ingress.map(rate), from: bandwidth.egress.map(rate) }
 }
 
 /// The MAC address of this node's VTEP in a network, on the underlay of `address`' family: the given one, or the one that

@@ -7,6 +7,7 @@
 //! that does not concern it.
 
 mod attachments;
+mod bandwidth;
 mod conflicts;
 mod descriptors;
 mod desired;
@@ -46,8 +47,9 @@ use weft_switch::types::{MacAddr, Mtu, PortId};
 use crate::compile::{self, Facts, OpenPort, Way, compile, peer_addresses};
 use crate::config::{Config, ConfigError, OuterChecksum, UplinkKind};
 use crate::dataplane::Dataplane;
-use crate::model::{Model, Pod};
+use crate::model::{Bandwidth, Model, Pod};
 use crate::source::SourceError;
+use crate::supervisor::Supervisor;
 
 use remembered::Memory;
 pub use requests::Client;
@@ -127,6 +129,9 @@ pub struct Daemon {
     added: BTreeMap<String, Pod>,
     /// Those of them that are a container runtime's, by their names.
     cni: BTreeMap<String, Cni>,
+    /// What Kubernetes knows of them, and the limits that this has put into force, by the pods' names.
+    kube_pods: bandwidth::KubePods,
+    limited_by_kube: HashMap<String, Bandwidth>,
     /// Pods from before a restart that do not go with the model, as they are stored, and why not.
     unfit: Vec<(StoredPod, String)>,
     /// The TAPs in pods that weft has made and not deleted.
@@ -148,8 +153,10 @@ pub struct Daemon {
     spread: spread::Spread,
     flows: flows::Watches,
     settings: settings::Settings,
-    /// Why nobody can ask for the metrics, and for the health.
-    listen_problems: [watch::Receiver<Option<String>>; 2],
+    /// Why nobody can ask for the metrics, and for the health, and what is wrong with the node's rules.
+    task_problems: [watch::Receiver<Option<String>>; 3],
+    /// Who has started weftd.
+    supervisor: Supervisor,
 }
 
 /// What the daemon hears from.
@@ -158,6 +165,7 @@ pub struct Inputs {
     settings: mpsc::Receiver<Result<Config, ConfigError>>,
     underlay: watch::Receiver<u64>,
     requests: mpsc::Receiver<Request>,
+    kube_pods: bandwidth::KubePods,
 }
 
 impl Daemon {
@@ -176,11 +184,15 @@ impl Daemon {
             tokio::select! {
                 () = &mut stop => break,
                 Some(update) = inputs.updates.recv() => self.take_model(update).await,
-                Some(update) = inputs.settings.recv() => self.take_config(update).await,
+                Some(update) = inputs.settings.recv() => {
+                    self.take_config(update).await;
+                    self.supervisor.reloaded();
+                }
                 Ok(()) = inputs.underlay.changed() => {
                     self.direct.doubt();
                     self.reconcile().await;
                 }
+                Ok(()) = inputs.kube_pods.changed() => self.take_annotations(),
                 1.. = inputs.requests.recv_many(&mut requests, AT_ONCE) => self.answer(&mut requests).await,
                 next = self.spread.next() => self.take_queue(next).await,
                 _ = retry.tick(), if self.has_problems() || self.spread.has_failed() => {
@@ -189,7 +201,10 @@ impl Daemon {
                         self.reconcile().await;
                     }
                 }
-                _ = sample.tick() => self.look_after().await,
+                _ = sample.tick() => {
+                    self.look_after().await;
+                    self.supervisor.alive();
+                }
                 _ = events.tick() => {
                     self.take_events();
                     self.answer_watches();
@@ -298,6 +313,7 @@ impl Daemon {
         let (pods, host) = (&self.pods, &self.host);
         let ports = || pods.values().map(|open| open.port.id).chain(host.as_ref().map(|host| host.port.id));
         self.learned.keep_ports(|id| ports().any(|open| open == id));
+        self.limited_by_kube = self.all_annotated();
         let facts = Facts {
             node: self.node.clone(),
             vtep_macs: self.vtep_macs.by_network(model),
@@ -313,6 +329,7 @@ impl Daemon {
             },
             host: self.host.as_ref().map(|host| (host.port, host.mac)),
             ports: self.pods.iter().map(|(name, open)| (name.clone(), open.port)).collect(),
+            bandwidth: self.limited_by_kube.clone(),
             ways: Arc::clone(&self.ways.by_peer),
             direct: self.direct.subnets().clone(),
             source_ports: weft_node::local_port_range()

@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 use weft_ffi::dpdk::{
     DATA_ROOM, Eal, EalConfig, EalError, EthPort, LARGE_ROOM, MemoryKind, Mempool, PoolError, VhostPort,
 };
@@ -19,13 +19,14 @@ use weft_switch::counters::WorkerCounters;
 use weft_switch::drivers::{EpollSleeper, Native, NativePool, Rx, Tsc, Tx, delete_tap};
 use weft_switch::drop_reason::DropReason;
 use weft_switch::event::Event;
+use weft_switch::pins::{Pin, Pins};
 use weft_switch::stations::{Station, seconds};
 use weft_switch::tables::Snapshot;
 use weft_switch::types::{Generation, MAX_PORTS, MacAddr, PortId};
 use weft_switch::worker::{Command, Handle, Idle, Parts, Queues, make};
 use weft_sync::snapshot::{Publisher, cell};
 
-use crate::config;
+use crate::{config, conntrack};
 
 /// Mbufs that a worker keeps at hand.
 const POOL_CACHE: u32 = 256;
@@ -79,6 +80,8 @@ pub struct PortTotals {
     pub tx: (u64, u64),
     /// Frames received and dropped; frames that could not be sent.
     pub drops: (u64, u64),
+    /// Frames that had to wait for the port's limit; how often nothing more was taken from it for that.
+    pub held: (u64, u64),
 }
 
 struct PortRecord {
@@ -130,6 +133,7 @@ pub struct Dataplane {
     large_pool: Mempool,
     buffers: usize,
     publisher: Publisher<Snapshot>,
+    pins: Pins,
     workers: Vec<WorkerSide>,
     ports: BTreeMap<PortId, PortRecord>,
     next_port: usize,
@@ -170,18 +174,26 @@ impl Dataplane {
             beat: Duration::from_micros(settings.poll_beat_us.into()),
             cycles_per_ms: tsc_hz() / 1000,
         };
+        let pins = Pins::new(settings.pins as usize);
+        let now = Self::second();
+        match conntrack::translated(Path::new(conntrack::LIST), |pin| pins.add(pin, now)) {
+            Ok(0) => {}
+            Ok(count) => info!("{count} connections of before that the kernel translates"),
+            Err(error) => debug!("the kernel lists no connections: {error}"),
+        }
         let mut dataplane = Self {
             eal,
             pool,
             large_pool,
             buffers: small as usize + large as usize,
             publisher,
+            pins: pins.clone(),
             workers: Vec::new(),
             ports: BTreeMap::new(),
             next_port: 0,
         };
         for (index, ((worker, handle), sleeper)) in
-            make::<Native>(parts).into_iter().zip(sleepers).enumerate()
+            make::<Native>(parts, &pins).into_iter().zip(sleepers).enumerate()
         {
             let (core, eal) = (cores.get(index).copied(), dataplane.eal.clone());
             let body = move || {
@@ -393,6 +405,16 @@ impl Dataplane {
         table.and_then(|table| table.lookup(mac, Self::second(), self.ageing())) == Some(id)
     }
 
+    /// The connections whose answers go to the host port, in no order.
+    pub fn pins(&self) -> impl Iterator<Item = Pin> + '_ {
+        self.pins.iter(Self::second())
+    }
+
+    /// How many there are, and how many there is room for.
+    pub fn pin_counts(&self) -> (u64, u64) {
+        (self.pins.count() as u64, self.pins.capacity() as u64)
+    }
+
     /// After how many seconds without a frame a station is forgotten.
     pub fn ageing(&self) -> u32 {
         self.publisher.current().ageing
@@ -408,7 +430,7 @@ impl Dataplane {
         self.workers.iter().for_each(|side| side.handle.sample_flows(one_in));
     }
 
-    /// Looks how busy the workers have been since the last call, and makes room for new stations.
+    /// Looks how busy the workers have been since the last call, and makes room for new stations and connections.
     pub fn sample(&mut self) {
         let now = tsc();
         for side in &mut self.workers {
@@ -427,6 +449,8 @@ impl Dataplane {
         if let Some(side) = self.workers.first() {
             side.handle.learned().sweep(Self::second(), self.ageing());
         }
+        let tables = self.publisher.current();
+        self.pins.sweep(Self::second(), |address| tables.leads_to_a_pod(address));
         self.publisher.reclaim();
     }
 
@@ -445,6 +469,7 @@ impl Dataplane {
             rx: less(all.rx, before.rx),
             tx: less(all.tx, before.tx),
             drops: less(all.drops, before.drops),
+            held: less(all.held, before.held),
         }
     }
 
@@ -457,6 +482,8 @@ impl Dataplane {
             totals.tx.1 += counters.tx_bytes.get();
             totals.drops.0 += counters.rx_drops.get();
             totals.drops.1 += counters.tx_drops.get();
+            totals.held.0 += counters.delayed.get();
+            totals.held.1 += counters.paused.get();
         }
         totals
     }

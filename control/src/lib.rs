@@ -4,11 +4,14 @@
 
 pub mod api;
 pub mod compile;
+mod conntrack;
 pub mod daemon;
 pub mod dataplane;
 pub mod metrics;
 pub mod ports;
 pub mod reload;
+pub mod rules;
 pub mod source;
+pub mod supervisor;
 
 pub use weft_config::{cluster, config, model, settings};

@@ -113,6 +113,19 @@ fn apply(flags: &Flags, config: &mut Config) {
     if let Some(masq) = flags.ip_masq {
         flannel.ip_masq = masq;
     }
+    if let Some(disable) = flags.ip_masq_fully_random_disable {
+        flannel.ip_masq_random = !disable;
+    }
+    if let Some(rules) = flags.iptables_forward_rules {
+        flannel.forward_rules = rules;
+    }
+    if let Some(seconds) = flags.iptables_resync {
+        // As the setting has it.
+        flannel.resync_s = seconds.clamp(1, 86_400);
+    }
+    if let Some(route) = flags.ip_blackhole_route {
+        flannel.blackhole_route = route;
+    }
     if let Some(port) = flags.healthz_port {
         let ip = flags.healthz_ip.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         flannel.healthz = (port != 0).then(|| SocketAddr::new(ip, port));
@@ -155,6 +168,11 @@ mod tests {
             "-healthz-port=8081",
             "-subnet-lease-renew-margin=5",
             "-v=6",
+            "--ip-masq",
+            "--ip-masq-fully-random-disable",
+            "--iptables-forward-rules=false",
+            "--iptables-resync=0",
+            "--ip-blackhole-route",
         ])
         .unwrap();
         apply(&flags, &mut config);
@@ -171,5 +189,8 @@ mod tests {
             (config.flannel.public_ip, config.log.level),
             (Some(Ipv4Addr::new(192, 0, 2, 9)), LogLevel::Debug)
         );
+        let flannel = config.flannel;
+        assert_eq!((flannel.ip_masq, flannel.ip_masq_random, flannel.forward_rules), (true, false, false));
+        assert_eq!((flannel.resync_s, flannel.blackhole_route), (1, true));
     }
 }

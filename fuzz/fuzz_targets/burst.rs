@@ -88,6 +88,8 @@ fn burst(u: &mut Unstructured<'_>, node: &Node, switch: &mut MemSwitch, seen: &m
     came.settled =
         settled.copied().filter(|(mac, at)| is_found(node, *at) && !elsewhere(*mac, *at)).collect();
     came.heard = [before, after].concat();
+    came.pinned = switch.handles().any(|handle| handle.counters().pinned.get() > 0);
+    assert!(switch.pins().is_none_or(|pins| pins.count() <= pins.capacity()));
     for (to, door) in node.doors.iter().enumerate() {
         for packet in door.wire.take() {
             seen.left += 1;

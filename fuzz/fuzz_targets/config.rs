@@ -57,6 +57,7 @@ fn in_range(config: &Config) {
     assert!(dataplane.cores.is_empty() || dataplane.cores.len() == dataplane.workers);
     assert!((16 << 20..=64 << 30).contains(&dataplane.memory));
     assert!(dataplane.spin_us <= 10_000 && (10..=100_000).contains(&dataplane.poll_beat_us));
+    assert!((1024..=4_194_304).contains(&dataplane.pins));
     assert!(config.control.socket.is_absolute() && config.control.socket.as_os_str().len() <= 107);
     assert!(config.state.dir.is_absolute() && config.host_port.name.len() <= 15);
 }
@@ -118,6 +119,7 @@ fn facts(model: &Model) -> Facts {
         limits: Limits::default(),
         ageing: 300,
         learn_limit: 256,
+        bandwidth: HashMap::new(),
     }
 }
 
@@ -174,7 +176,10 @@ fn compiled(model: &Model) {
                 Some(NextHop::Vtep(index)) => assert!((index as usize) < tables.vteps.len()),
                 Some(NextHop::Hop(index)) => {
                     let node = tables.hops.get(index as usize).and_then(|hop| address_of(hop.mac));
-                    assert!(!model.encapsulation.is_vxlan() && node.is_some() && node == peer.public_ip, "{subnet}");
+                    assert!(
+                        !model.encapsulation.is_vxlan() && node.is_some() && node == peer.public_ip,
+                        "{subnet}"
+                    );
                 }
                 Some(NextHop::Direct(index)) => {
                     assert!(index == NO_VTEP || (index as usize) < tables.vteps.len());

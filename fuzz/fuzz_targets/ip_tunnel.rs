@@ -41,7 +41,8 @@ fn sum(header: &[u8]) -> u16 {
 /// A header's length, if there is one with lengths that go together.
 fn header_len(bytes: &[u8]) -> Option<usize> {
     let len = usize::from(bytes.first()? & 0xf) * 4;
-    (bytes[0] >> 4 == 4 && len >= 20 && bytes.len() >= len && usize::from(word(bytes, 2)) >= len).then_some(len)
+    (bytes[0] >> 4 == 4 && len >= 20 && bytes.len() >= len && usize::from(word(bytes, 2)) >= len)
+        .then_some(len)
 }
 
 /// The packet inside, and the outer ECN field.
@@ -51,7 +52,8 @@ fn inside(form: Form, bytes: &[u8]) -> Option<(&[u8], u8)> {
     }
     let (len, total) = (header_len(bytes)?, usize::from(word(bytes, 2)));
     let whole = word(bytes, 6) & 0x3fff == 0;
-    (bytes[9] == 4 && whole && total <= bytes.len() && total >= len + 20).then(|| (&bytes[len..total], bytes[1] & 3))
+    (bytes[9] == 4 && whole && total <= bytes.len() && total >= len + 20)
+        .then(|| (&bytes[len..total], bytes[1] & 3))
 }
 
 fn comes_in(form: Form, cut: usize, bytes: &[u8]) {

@@ -14,7 +14,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 use weft_api::{
     ApiError, ConfigReport, Drop as DropCount, Drops, Fdb, FdbEntry, FdbKind, Flows, LargeFrames, Mac,
-    Memory, Neighbours, Network, Origin, Pod, PodSpec, PodState, Pods, Ports, Route, RouteKind, Routes,
+    Memory, Neighbours, Network, Origin, Pins, Pod, PodSpec, PodState, Pods, Ports, Route, RouteKind, Routes,
     Sections, Source, State, Stats, Status, Total, Uplink, Vteps, Workers,
 };
 use weft_control::api::{Backend, Limits, serve_with};
@@ -40,7 +40,8 @@ impl Invented {
 
 impl Backend for Invented {
     async fn status(&self) -> Result<Status, ApiError> {
-        let source = Source { kind: "file".to_owned(), path: None, last_loaded: None, last_error: None, store: None };
+        let source =
+            Source { kind: "file".to_owned(), path: None, last_loaded: None, last_error: None, store: None };
         let memory =
             Memory { hugepages: false, packet_buffers_total: 2, packet_buffers_free: 1, rss_bytes: 4096 };
         let (interface, kind) = ("u0".to_owned(), "af_packet".to_owned());
@@ -107,6 +108,10 @@ impl Backend for Invented {
         Ok(Routes { routes: vec![route] })
     }
 
+    async fn pins(&self, _: Option<IpAddr>, _: usize) -> Result<Pins, ApiError> {
+        Ok(Pins { count: 0, capacity: 0, memory_bytes: 0, evicted: 0, entries: Vec::new() })
+    }
+
     async fn flows(&self, _: Duration, limit: usize) -> Result<Flows, ApiError> {
         Ok(Flows { flows: Vec::new(), seen: limit as u64, sampled_one_in: 1, lost: 0 })
     }
@@ -139,6 +144,7 @@ impl Backend for Invented {
             state: PodState::Up,
             error: None,
             cni: spec.cni,
+            bandwidth: spec.bandwidth,
         };
         self.pods().push(pod.clone());
         Ok(pod)

@@ -12,7 +12,7 @@ use weft_switch::types::{MacAddr, Mtu};
 
 use crate::answers::{is_answer, is_question};
 use crate::look::{self, Seen, SeenIp};
-use crate::tables::{Door, GATEWAY, Node, OWN_VTEPS, Station, UPLINK, gateways};
+use crate::tables::{Door, GATEWAY, HOST, Node, OWN_VTEPS, Station, UPLINK, gateways};
 use crate::{cut, sum};
 
 /// What was sent into the switch before it came to rest.
@@ -28,6 +28,8 @@ pub struct Came {
     pub heard: Vec<(MacAddr, usize)>,
     /// Those of them that have been found behind one port all the time, which is trusted.
     pub settled: Vec<(MacAddr, usize)>,
+    /// The host has sent from a pod's address at some time, so that the answers to that may have been pinned to it.
+    pub pinned: bool,
     /// All of it was as its senders must make it.
     pub sound: bool,
 }
@@ -120,6 +122,7 @@ fn on_segment(node: &Node, came: &Came, to: usize, frame: &[u8], seen: &Seen) ->
         }
         whys.push(bridged(node, came, *from, to, frame, seen));
         whys.push(routed(node, came, *from, to, frame, seen));
+        whys.push(pinned(node, came, *from, to, frame, seen));
     }
     if whys.iter().any(Result::is_ok) { Ok(()) } else { Err(format!("no explanation: {whys:?}")) }
 }
@@ -225,6 +228,20 @@ fn routed(node: &Node, came: &Came, from: usize, to: usize, frame: &[u8], seen: 
     // Only a neighbour may be behind the port that the packet came by.
     let near = node.ways(ip.dst).contains(&NextHop::Local) && node.neighbour(ip.dst) == Some((seen.dst, to));
     ensure(from != to || near, "routed back")
+}
+
+/// Whether the frame, which came by one port, may be an answer that the host's kernel is to translate.
+fn pinned(node: &Node, came: &Came, from: usize, to: usize, frame: &[u8], seen: &Seen) -> Result<(), String> {
+    ensure(came.pinned, "nothing is pinned")?;
+    ensure(node.doors[to].station == Station::Host && from != to, "not to the host")?;
+    ensure(seen.src == GATEWAY && seen.dst == HOST, "not from the gateway to the host")?;
+    let ip = seen.ip.as_ref().filter(|_| seen.tags == 0).ok_or("pinned, but not IP")?;
+    ensure(frame.len() - seen.l3 == ip.len, "pinned with what follows the packet")?;
+    match &node.doors[from].station {
+        Station::Pod { mac, addresses } => own_source(addresses, *mac, frame, seen),
+        Station::Uplink => ensure(came.tunnel, "out of a tunnel that there is not"),
+        Station::Trusted { .. } | Station::Host => Ok(()),
+    }
 }
 
 /// A pod sends only from its own addresses, in ARP and in tagged frames too, and is no router and no server.

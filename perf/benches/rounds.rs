@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use weft_perf::fixed::{FixedBuf, FixedPool, Sink, Source};
 use weft_perf::scene::{FrameSize, Scene, Sizes, Way};
 use weft_switch::memory::NoWake;
+use weft_switch::pins::Pins;
 use weft_switch::port::{Burst, RxLoss, RxQueue, TxCaps};
 use weft_switch::types::PortId;
 use weft_switch::worker::{Clock, Command, Handle, Idle, Parts, Platform, Sleeper, make};
@@ -101,7 +102,7 @@ fn round(idle: usize) -> f64 {
     let (_publisher, readers) = cell(Box::new(scene.tables().unwrap()), 1);
     let parts =
         readers.into_iter().map(|snapshot| Parts { snapshot, pool: FixedPool::new(8), waker: NoWake });
-    let (worker, handle) = make::<Bench>(parts.collect()).remove(0);
+    let (worker, handle) = make::<Bench>(parts.collect(), &Pins::default()).remove(0);
     let frames = scene.frames(Way::Bridge, 1, FrameSize::MIN).collect();
     let source = Source::new(Arc::new(frames));
     handle.send(Command::AddTx(scene.sinks(Way::Bridge).unwrap()[0], Sink::new(TxCaps::NONE)));

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use weft_switch::memory::{NoSleep, NoWake};
+use weft_switch::pins::Pins;
 use weft_switch::port::TxCaps;
 use weft_switch::tables::Snapshot;
 use weft_switch::types::{MacAddr, PortId};
@@ -55,7 +56,7 @@ impl Lane {
             sinks: sinks.clone(),
             _publisher: publisher.clone(),
         };
-        let lanes: Vec<_> = make(parts.collect()).into_iter().map(lane).collect();
+        let lanes: Vec<_> = make(parts.collect(), &Pins::default()).into_iter().map(lane).collect();
         if let Some(lane) = lanes.first() {
             lane.learn(&stations, rules);
         }

@@ -7,6 +7,7 @@ pub(crate) mod bridge;
 mod guard;
 pub mod neighbour;
 mod next_hop;
+pub(crate) mod pinned;
 mod route;
 pub mod usual;
 

@@ -28,6 +28,10 @@ pub struct PortCounters {
     pub rx_drops: Counter,
     /// Frames that could not be sent to this port.
     pub tx_drops: Counter,
+    /// Frames to this port that had to wait because of its limit.
+    pub delayed: Counter,
+    /// How often nothing more was taken from this port for a while because of its limit.
+    pub paused: Counter,
 }
 
 /// How long a worker has slept, its present sleep included, in cycles of its clock: one word, so that a reader never sees half
@@ -98,6 +102,12 @@ pub struct WorkerCounters {
     pub moves_limited: Counter,
     /// MAC addresses that were not learned because the port, or the table, had its fill.
     pub learn_limited: Counter,
+    /// Connections whose answers were pinned to the host port, and addresses whose fragments were.
+    pub pinned: Counter,
+    /// Pins that had to go before their time, for others.
+    pub pins_evicted: Counter,
+    /// Frames to pods that went to the host port, since their flow was pinned.
+    pub to_host_pinned: Counter,
     /// Events about claimed addresses that were not told because too many were.
     pub events_limited: Counter,
     /// Events that were lost because the control side did not take them in time.
@@ -127,6 +137,9 @@ impl Default for WorkerCounters {
             moved: Counter::default(),
             moves_limited: Counter::default(),
             learn_limited: Counter::default(),
+            pinned: Counter::default(),
+            pins_evicted: Counter::default(),
+            to_host_pinned: Counter::default(),
             events_limited: Counter::default(),
             events_lost: Counter::default(),
         }

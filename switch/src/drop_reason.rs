@@ -202,6 +202,8 @@ drop_reasons! {
     /// The TTL is used up by one of the two hops that flannel's `udp` backend counts beside the routers': nobody is told, as flanneld does not
     /// either.
     TunnelTtl = "tunnel_ttl",
+    /// More came for the pod than its bandwidth limit lets through, for longer than its queue holds.
+    RateLimited = "rate_limited",
     /// The ring to the worker that owns the port's queue was full.
     HandoverFull = "handover_full",
     /// The port was removed while the packet was on its way.

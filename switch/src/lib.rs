@@ -19,6 +19,7 @@ pub mod memory;
 pub mod offload;
 pub mod packet;
 pub mod parse;
+pub mod pins;
 pub mod port;
 pub mod questions;
 pub mod stations;

@@ -8,6 +8,7 @@ use crossbeam_channel::{Receiver, bounded};
 use weft_sync::snapshot::{Publisher, cell};
 
 use crate::packet::HeapPool;
+use crate::pins::Pins;
 use crate::port::MemPort;
 use crate::stations::Stations;
 use crate::tables::Snapshot;
@@ -50,6 +51,9 @@ impl Sleeper for NoSleep {
     }
 }
 
+/// Connection pins that a switch has room for: few, since there are many switches.
+const PINS: usize = 1024;
+
 /// A switch in memory, stepped by its owner.
 pub struct MemSwitch {
     publisher: Publisher<Snapshot>,
@@ -59,10 +63,15 @@ pub struct MemSwitch {
 impl MemSwitch {
     /// A switch with so many workers and no port.
     pub fn new(workers: usize) -> Self {
+        Self::with_pins(workers, PINS)
+    }
+
+    /// The same with room for so many connection pins.
+    pub fn with_pins(workers: usize, pins: usize) -> Self {
         let (publisher, readers) = cell(Box::<Snapshot>::default(), workers);
         let parts =
             readers.into_iter().map(|snapshot| Parts { snapshot, pool: HeapPool::default(), waker: NoWake });
-        Self { publisher, workers: make(parts.collect()) }
+        Self { publisher, workers: make(parts.collect(), &Pins::new(pins)) }
     }
 
     /// Publishes tables; their generation is set to the next one.
@@ -101,6 +110,11 @@ impl MemSwitch {
         self.workers.iter_mut().for_each(|(worker, _)| worker.set_time(now));
     }
 
+    /// The same in nanoseconds, for limits of rates.
+    pub fn set_nanos(&mut self, now: u64) {
+        self.workers.iter_mut().for_each(|(worker, _)| worker.set_nanos(now));
+    }
+
     /// One round of every worker, in their order; how many packets that moved.
     pub fn step(&mut self) -> usize {
         (0..self.workers.len()).map(|worker| self.step_worker(worker)).sum()
@@ -116,6 +130,11 @@ impl MemSwitch {
     /// What the workers have learned.
     pub fn learned(&self) -> Option<&Stations> {
         self.handles().next().map(Handle::learned)
+    }
+
+    /// The connections whose answers go to the host.
+    pub fn pins(&self) -> Option<&Pins> {
+        self.handles().next().map(Handle::pins)
     }
 
     /// The workers' handles, for their counters.

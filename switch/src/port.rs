@@ -107,6 +107,12 @@ pub enum Armed {
 pub trait RxQueue<P: BufPool> {
     /// Appends what has come in, as far as `burst` has room, and reports what it had to give up since last time.
     fn rx(&mut self, pool: &mut P, burst: &mut Burst<P::Buf>) -> RxLoss;
+    /// As [`Self::rx`] of a port that may not bring much now: what is more than `few` frames is left where it is, as far as the
+    /// driver can.
+    fn rx_few(&mut self, pool: &mut P, burst: &mut Burst<P::Buf>, few: usize) -> RxLoss {
+        let _ = few;
+        self.rx(pool, burst)
+    }
     /// [`Self::rx`] comes in a moment: has the processor fetch what it will look at first. A hint.
     #[inline]
     fn expect(&self) {}
@@ -181,6 +187,11 @@ impl MemPort {
         std::mem::take(&mut self.wire().from_switch)
     }
 
+    /// How many frames wait to be received.
+    pub fn waiting(&self) -> usize {
+        self.wire().to_switch.len()
+    }
+
     /// Whether something waits to be received.
     pub fn waits(&self) -> bool {
         !self.wire().to_switch.is_empty()
@@ -193,9 +204,12 @@ impl MemPort {
 }
 
 impl<P: BufPool<Buf = HeapBuf>> RxQueue<P> for MemPort {
-    fn rx(&mut self, _pool: &mut P, burst: &mut Burst<HeapBuf>) -> RxLoss {
+    fn rx(&mut self, pool: &mut P, burst: &mut Burst<HeapBuf>) -> RxLoss {
+        self.rx_few(pool, burst, BURST)
+    }
+    fn rx_few(&mut self, _pool: &mut P, burst: &mut Burst<HeapBuf>, few: usize) -> RxLoss {
         let mut wire = self.wire();
-        while !burst.is_full() {
+        for _ in 0..few.min(burst.remaining_capacity()) {
             let Some(packet) = wire.to_switch.pop_front() else { break };
             burst.push(packet);
         }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use weft_switch::memory::{MemSwitch, Memory, NoWake};
 use weft_switch::packet::{HeapBuf, HeapPool};
+use weft_switch::pins::Pins;
 use weft_switch::port::MemPort;
 use weft_switch::tables::{Place, PodGuard, Port, Role, Snapshot};
 use weft_switch::types::{MacAddr, Mtu, PortId};
@@ -106,7 +107,7 @@ fn run(act: Act, sleeps: &[u64]) -> Run {
     let (_publisher, readers) = cell(Box::<Snapshot>::default(), 1);
     let parts =
         readers.into_iter().map(|snapshot| Parts { snapshot, pool: HeapPool::default(), waker: NoWake });
-    let (worker, handle) = make::<Memory>(parts.collect()).remove(0);
+    let (worker, handle) = make::<Memory>(parts.collect(), &Pins::default()).remove(0);
     let (clock, late, mut seen) = (Ticks(Cell::new(0)), Cell::new(0), Vec::new());
     let (port, sleeps) = (MemPort::default(), sleeps.to_vec());
     handle.send(Command::AddRx(PortId::new(0).unwrap(), port.clone()));

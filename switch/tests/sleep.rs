@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::bounded;
 use weft_switch::drivers::{EpollSleeper, Tsc, WorkerWaker};
 use weft_switch::packet::{HeapBuf, HeapPool};
+use weft_switch::pins::Pins;
 use weft_switch::port::{Burst, RxLoss, RxQueue, TxCaps, TxQueue};
 use weft_switch::tables::{Place, PodGuard, Port, Role, Snapshot};
 use weft_switch::types::{MacAddr, Mtu, PortId};
@@ -110,7 +111,8 @@ impl Switch {
         let cycles_per_ms = cycles_per_ms();
         let idle =
             Idle { spin: Some(cycles_per_ms * SPIN / 1000), beat: Duration::from_millis(1), cycles_per_ms };
-        for ((worker, handle), sleeper) in make::<Sockets>(parts).into_iter().zip(sleepers) {
+        for ((worker, handle), sleeper) in make::<Sockets>(parts, &Pins::default()).into_iter().zip(sleepers)
+        {
             switch.handles.push(handle);
             switch.threads.push(thread::spawn(move || worker.run(sleeper, Tsc, idle)));
         }

@@ -16,8 +16,8 @@ use thiserror::Error;
 use tokio::net::UnixStream;
 
 use crate::{
-    ApiError, ConfigReport, Drops, Fdb, Flows, Index, Mac, Neighbours, Pod, PodSpec, Pods, Ports, Routes,
-    Stats, Status, Vteps, Workers,
+    ApiError, ConfigReport, Drops, Fdb, Flows, Index, Mac, Neighbours, Pins, Pod, PodSpec, Pods, Ports,
+    Routes, Stats, Status, Vteps, Workers,
 };
 
 /// How long an answer may take unless [`Client::timeout`] says otherwise: longer than the daemon gives itself.
@@ -182,6 +182,12 @@ impl Client {
     /// `GET /v1/routes?match=ADDRESS`: the route that a packet to this address takes, or none.
     pub async fn route_to(&self, address: IpAddr) -> Result<Routes, ClientError> {
         self.list("/v1/routes", &[("match", Some(address.to_string()))]).await
+    }
+
+    /// `GET /v1/pins`: those of this address on either side, or all; at most [`crate::PIN_LIMIT_MAX`].
+    pub async fn pins(&self, address: Option<IpAddr>, limit: usize) -> Result<Pins, ClientError> {
+        let address = address.map(|address| address.to_string());
+        self.list("/v1/pins", &[("address", address), ("limit", Some(limit.to_string()))]).await
     }
 
     /// `GET /v1/flows`. Takes so many seconds; at most [`crate::FLOW_SECONDS_MAX`] and [`crate::FLOW_LIMIT_MAX`] flows.

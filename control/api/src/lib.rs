@@ -12,6 +12,7 @@
 //! | `GET /v1/neigh` (`?address=ADDRESS`) | [`Neighbours`] |
 //! | `GET /v1/vteps` (`?node=NODE`) | [`Vteps`] |
 //! | `GET /v1/routes` (`?match=ADDRESS`: the one route to the address) | [`Routes`] |
+//! | `GET /v1/pins` (`?address=ADDRESS`, `?limit=1000`) | [`Pins`] |
 //! | `GET /v1/flows` (`?seconds=1&limit=100`) | [`Flows`], after that time |
 //! | `GET /v1/workers` | [`Workers`] |
 //! | `GET /v1/config` | [`ConfigReport`] |
@@ -33,6 +34,7 @@ mod fdb;
 mod flow;
 mod mac;
 mod neighbour;
+mod pin;
 mod pod;
 mod port;
 mod route;
@@ -49,8 +51,10 @@ pub use fdb::{Fdb, FdbEntry, FdbKind};
 pub use flow::{FLOW_LIMIT, FLOW_LIMIT_MAX, FLOW_SECONDS, FLOW_SECONDS_MAX, Flow, FlowVerdict, Flows};
 pub use mac::{Mac, MacError};
 pub use neighbour::{Conflict, Neighbour, NeighbourKind, NeighbourState, Neighbours};
+pub use pin::{PIN_LIMIT, PIN_LIMIT_MAX, Pin, Pins};
 pub use pod::{
-    Cni, Origin, Pod, PodPort, PodRoute, PodSpec, PodState, Pods, SpecError, VhostMode, is_pod_name,
+    Bandwidth, Cni, Origin, Pod, PodPort, PodRoute, PodSpec, PodState, Pods, SpecError, VhostMode,
+    is_pod_name,
 };
 pub use port::{Port, PortRole, Ports};
 pub use route::{Route, RouteKind, Routes};

@@ -99,6 +99,9 @@ pub struct Pod {
     /// The attachment of a container runtime that it is; null where somebody else asked for it.
     #[serde(default)]
     pub cni: Option<Cni>,
+    /// How fast it may receive and send: as in force, by whoever said so.
+    #[serde(default)]
+    pub bandwidth: Bandwidth,
 }
 
 /// An attachment as CNI has it: what a container runtime asks for, and takes back, by its container and interface.
@@ -121,6 +124,47 @@ pub struct Cni {
     /// The Kubernetes pod; null without Kubernetes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<String>,
+}
+
+/// How fast a pod may receive (ingress) and send (egress); null where it may as fast as it can. Bytes on the wire count, with Ethernet
+/// headers. A burst needs its rate.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Bandwidth {
+    /// In bits a second, 1,000 to 10^15.
+    #[serde(default)]
+    pub ingress_rate: Option<u64>,
+    /// In bits; null or less: what the rate brings in 10 ms.
+    #[serde(default)]
+    pub ingress_burst: Option<u64>,
+    /// In bits a second, 1,000 to 10^15.
+    #[serde(default)]
+    pub egress_rate: Option<u64>,
+    /// In bits; null or less: what the rate brings in 10 ms.
+    #[serde(default)]
+    pub egress_burst: Option<u64>,
+}
+
+impl Bandwidth {
+    /// Nothing is limited.
+    pub fn is_unlimited(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// What is wrong with it.
+    fn check(&self) -> Result<(), &'static str> {
+        for (rate, burst) in [(self.ingress_rate, self.ingress_burst), (self.egress_rate, self.egress_burst)]
+        {
+            if rate.is_some_and(|rate| !(1_000..=1_000_000_000_000_000).contains(&rate)) {
+                return Err("a rate is within 1,000 and 10^15 bit/s");
+            }
+            if rate.is_none() && burst.is_some() {
+                return Err("a burst needs its rate");
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A route inside a pod.
@@ -193,6 +237,9 @@ pub struct PodSpec {
     /// The attachment of a container runtime that it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cni: Option<Cni>,
+    /// How fast it may receive and send. Left out, as fast as it can.
+    #[serde(default, skip_serializing_if = "Bandwidth::is_unlimited")]
+    pub bandwidth: Bandwidth,
 }
 
 /// Why a [`PodSpec`] has the wrong shape.
@@ -242,6 +289,14 @@ pub enum SpecError {
         /// As given.
         mac: Mac,
     },
+    /// A limit that can't be.
+    #[error("pod {pod}: bandwidth: {reason}")]
+    Bandwidth {
+        /// The pod.
+        pod: String,
+        /// Why not.
+        reason: &'static str,
+    },
     /// An MTU that no interface can have.
     #[error("pod {pod}: an MTU of {mtu} is not within 576 to 65535")]
     Mtu {
@@ -271,6 +326,8 @@ struct AnySpec {
     mtu: Option<u32>,
     routes: Option<Vec<PodRoute>>,
     cni: Option<Cni>,
+    #[serde(default)]
+    bandwidth: Bandwidth,
 }
 
 /// Whether a pod can have this name: 1 to 128 letters, digits, `-`, `_` and `.`, the first a letter or a digit.
@@ -291,6 +348,9 @@ impl PodSpec {
         }
         if let Some(mtu) = self.mtu.filter(|mtu| !(576..=65535).contains(mtu)) {
             return Err(SpecError::Mtu { pod: self.name.clone(), mtu });
+        }
+        if let Err(reason) = self.bandwidth.check() {
+            return Err(SpecError::Bandwidth { pod: self.name.clone(), reason });
         }
         match self.mac {
             Some(mac) if mac.0[0] & 1 != 0 || mac.0 == [0; 6] => {
@@ -335,8 +395,8 @@ impl TryFrom<AnySpec> for PodSpec {
         if let Some((field, ..)) = foreign {
             return Err(SpecError::Foreign { pod: name, kind, field });
         }
-        let (mtu, routes, cni) = (any.mtu, any.routes, any.cni);
-        let spec = Self { name, port, addresses, mac, trusted, mtu, routes, cni };
+        let (mtu, routes, cni, bandwidth) = (any.mtu, any.routes, any.cni, any.bandwidth);
+        let spec = Self { name, port, addresses, mac, trusted, mtu, routes, cni, bandwidth };
         spec.check()?;
         Ok(spec)
     }
@@ -357,6 +417,7 @@ mod tests {
             r#"{"name":"b","kind":"vhost-user","socket":"/run/b","mode":"client","addresses":["10.1.0.3"],"mac":"02:00:00:00:00:01"}"#,
             r#"{"name":"c","kind":"dpdk","devargs":"net_null0","addresses":["10.1.0.4"],"trusted":true}"#,
             r#"{"name":"d","kind":"tap","netns":"/n","ifname":"eth0","addresses":["10.1.0.2"],"mtu":1400,"routes":[{"to":"0.0.0.0/0"},{"to":"10.0.0.0/8","via":"10.1.0.1"}],"cni":{"network":"cbr0","container":"c1","ifname":"eth0","netns":"/n","pod":"web"}}"#,
+            r#"{"name":"e","kind":"dpdk","devargs":"net_null1","addresses":["10.1.0.4"],"bandwidth":{"ingress_rate":1000000,"ingress_burst":8000,"egress_rate":null,"egress_burst":null}}"#,
         ] {
             let spec = parse(text).unwrap();
             assert_eq!(serde_json::to_string(&spec).unwrap(), text);
@@ -385,6 +446,14 @@ mod tests {
             (r#"{"name":"a","kind":"tap","netns":"/n","adress":["10.1.0.2"]}"#, "unknown field `adress`"),
             (r#"{"name":"a","kind":"tap","netns":"/n","addresses":["10.1.0.2"],"mtu":575}"#, "MTU of 575"),
             (r#"{"name":"a","kind":"dpdk","devargs":"x","addresses":["10.1.0.2"],"routes":[]}"#, "no routes"),
+            (
+                r#"{"name":"a","kind":"dpdk","devargs":"x","addresses":["10.1.0.2"],"bandwidth":{"egress_rate":999}}"#,
+                "within 1,000",
+            ),
+            (
+                r#"{"name":"a","kind":"dpdk","devargs":"x","addresses":["10.1.0.2"],"bandwidth":{"egress_burst":9999}}"#,
+                "needs its rate",
+            ),
             (
                 r#"{"name":"a","kind":"dpdk","devargs":"x","addresses":["10.1.0.2"],"mac":"01:00:00:00:00:00"}"#,
                 "group",

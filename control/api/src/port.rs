@@ -40,6 +40,12 @@ pub struct Port {
     pub rx_drops: u64,
     /// Frames that were to be sent to this port, and dropped because it did not take them.
     pub tx_drops: u64,
+    /// Frames to this port that had to wait because of its limit.
+    #[serde(default)]
+    pub delayed: u64,
+    /// How often nothing more was taken from this port for a while because of its limit.
+    #[serde(default)]
+    pub paused: u64,
     /// MAC addresses that are learned behind it now.
     pub learned: u32,
 }

@@ -37,6 +37,12 @@ pub struct PortStats {
     pub rx_drops: u64,
     /// Frames that were to be sent to this port, and dropped because it did not take them.
     pub tx_drops: u64,
+    /// Frames to this port that had to wait because of its limit.
+    #[serde(default)]
+    pub delayed: u64,
+    /// How often nothing more was taken from this port for a while because of its limit.
+    #[serde(default)]
+    pub paused: u64,
 }
 
 /// One worker.
@@ -91,6 +97,15 @@ pub struct WorkerStats {
     pub moves_limited: u64,
     /// MAC addresses that it did not learn because the port, or the table, had its fill.
     pub learn_limited: u64,
+    /// Connections whose answers it pinned to the host port, and pairs of addresses whose fragments it did.
+    #[serde(default)]
+    pub pinned: u64,
+    /// Pins that had to go before their time, for those.
+    #[serde(default)]
+    pub pins_evicted: u64,
+    /// Frames for pods that it sent to the host port, since their flow was pinned.
+    #[serde(default)]
+    pub to_host_pinned: u64,
     /// Events for the control side that were lost because too many waited.
     pub events_lost: u64,
 }

@@ -10,8 +10,11 @@ use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
-use weft_api::{DEFAULT_SOCKET, FLOW_LIMIT, FLOW_LIMIT_MAX, FLOW_SECONDS, FLOW_SECONDS_MAX, Mac};
+use weft_api::{
+    DEFAULT_SOCKET, FLOW_LIMIT, FLOW_LIMIT_MAX, FLOW_SECONDS, FLOW_SECONDS_MAX, Mac, PIN_LIMIT, PIN_LIMIT_MAX,
+};
 
+pub(crate) use crate::check::CheckArgs;
 pub(crate) use crate::cni::CniCommand;
 pub(crate) use crate::config::ConfigCommand;
 pub(crate) use pod::AddArgs;
@@ -110,6 +113,15 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: Option<RouteCommand>,
     },
+    /// Connections whose answers go to the node's kernel, which translates them: pods' to ClusterIPs
+    #[command(args_conflicts_with_subcommands = true)]
+    #[command(after_help = "Examples:\n  weft pins\n  weft pins list --address 10.244.1.5 -o json")]
+    Pins {
+        #[command(subcommand)]
+        command: Option<PinsCommand>,
+        #[command(flatten)]
+        filter: PinFilter,
+    },
     /// The flows of the next seconds, estimated from sampled packets: those with the most bytes first
     #[command(after_help = "Examples:\n  weft flow\n  weft flow --seconds 5 --limit 10\n  weft flow --watch")]
     Flow {
@@ -140,6 +152,13 @@ pub(crate) enum Command {
     /// The two files: check them, and see which settings are in force
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Whether this node is fit for weft: cores, memory, uplink, port, kernel, and what other networks have left
+    #[command(after_help = "Examples:
+  weft check                        before weftd is started, and later
+  weft -o json check
+
+Exit codes: 0 no problem, 1 problems. Warnings are none.")]
+    Check(CheckArgs),
     /// The plugin by which container runtimes attach pods
     #[command(subcommand)]
     Cni(CniCommand),
@@ -215,6 +234,21 @@ pub(crate) struct NeighFilter {
     /// Only this address
     #[arg(long, value_name = "IP")]
     pub(crate) address: Option<IpAddr>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PinsCommand {
+    /// List the connections; without any command too
+    List(PinFilter),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PinFilter {
+    /// Only those from or to this address
+    #[arg(long, value_name = "IP")]
+    pub(crate) address: Option<IpAddr>,
+    #[arg(long, help = format!("How many to list at most, the youngest, 1 to {PIN_LIMIT_MAX}"), value_name = "COUNT", default_value_t = PIN_LIMIT as u32, value_parser = clap::value_parser!(u32).range(1..=PIN_LIMIT_MAX as i64))]
+    pub(crate) limit: u32,
 }
 
 #[derive(Debug, Subcommand)]

@@ -17,9 +17,9 @@ use crate::table::printable;
 use crate::view::{Form, Show};
 
 /// The plugin's name.
-const PLUGIN: &str = "weft-cni";
+pub(crate) const PLUGIN: &str = "weft-cni";
 /// The name of flannel's, whose place it can take.
-const FLANNEL: &str = "flannel";
+pub(crate) const FLANNEL: &str = "flannel";
 /// Where what had that place waits for the way back.
 const BEFORE: &str = "flannel.before-weft";
 /// The list's file.
@@ -41,10 +41,10 @@ pub(crate) enum CniCommand {
 pub(crate) struct Places {
     /// Where runtimes look for plugins
     #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin")]
-    bin_dir: PathBuf,
+    pub(crate) bin_dir: PathBuf,
     /// Where runtimes look for lists
     #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
-    conf_dir: PathBuf,
+    pub(crate) conf_dir: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -213,7 +213,7 @@ fn notes(args: &InstallArgs) -> Vec<String> {
 }
 
 /// The lists of a folder in the order in which runtimes take them.
-fn lists(folder: &Path) -> Vec<PathBuf> {
+pub(crate) fn lists(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let mut paths: Vec<_> = entries
         .map(|entry| entry.path())
@@ -226,7 +226,7 @@ fn lists(folder: &Path) -> Vec<PathBuf> {
 }
 
 /// The types of a list's plugins, as far as it can be read.
-fn types(path: &Path) -> Vec<String> {
+pub(crate) fn types(path: &Path) -> Vec<String> {
     let Some(list) = fs::read(path).ok().and_then(|text| serde_json::from_slice::<Value>(&text).ok()) else {
         return Vec::new();
     };
@@ -265,7 +265,7 @@ fn uninstall(Places { bin_dir, conf_dir }: &Places) -> Result<Report, Failure> {
 }
 
 /// Whether a file is weft's plugin: the same as the one beside it that bears its name.
-fn is_ours(path: &Path) -> bool {
+pub(crate) fn is_ours(path: &Path) -> bool {
     match (fs::read(path), fs::read(path.with_file_name(PLUGIN))) {
         (Ok(one), Ok(other)) => one == other,
         _ => false,

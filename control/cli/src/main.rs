@@ -2,6 +2,7 @@
 //! answers are printed and watched, `show` how they look.
 
 mod args;
+mod check;
 mod cni;
 mod config;
 mod purge;
@@ -20,8 +21,8 @@ use serde::Serialize;
 use weft_api::{Client, ClientError};
 
 use args::{
-    Cli, Command, FdbCommand, NeighCommand, NodeCommand, Output, PodCommand, PortCommand, RouteCommand,
-    VtepCommand,
+    Cli, Command, FdbCommand, NeighCommand, NodeCommand, Output, PinsCommand, PodCommand, PortCommand,
+    RouteCommand, VtepCommand,
 };
 use table::printable;
 use view::{Form, Show, View};
@@ -181,7 +182,7 @@ impl Command {
         match self {
             Self::Pod { command } => !matches!(command, Some(PodCommand::Add(_) | PodCommand::Del { .. })),
             Self::Config(command) => command.reads(),
-            Self::Cni(_) | Self::Node(_) | Self::Completions { .. } | Self::Version => false,
+            Self::Check(_) | Self::Cni(_) | Self::Node(_) | Self::Completions { .. } | Self::Version => false,
             _ => true,
         }
     }
@@ -220,6 +221,16 @@ async fn carry_out(client: Client, view: &View, command: Command) -> Result<(), 
             };
             view.read(&client, ask).await
         }
+        Command::Pins { command, filter } => {
+            let filter = command.map_or(filter, |PinsCommand::List(filter)| filter);
+            let ask = async |c: &Client| {
+                let found = c.pins(filter.address, filter.limit as usize).await?;
+                let address = filter.address.map(|address| address.to_string());
+                matched(view, found.entries.is_empty(), [("address", address)])?;
+                Ok(found)
+            };
+            view.read(&client, ask).await
+        }
         Command::Vtep { command, filter } => {
             let filter = command.map_or(filter, |VtepCommand::List(filter)| filter);
             let ask = async |c: &Client| {
@@ -250,6 +261,12 @@ async fn carry_out(client: Client, view: &View, command: Command) -> Result<(), 
         Command::Drops { all } => view.read(&client, async |c: &Client| Ok(c.drops(all).await?)).await,
         Command::Worker { .. } => view.read(&client, async |c: &Client| Ok(c.workers().await?)).await,
         Command::Config(command) => config::run(&client, view, command).await,
+        Command::Check(args) => {
+            let report = check::run(client, args).await?;
+            view.print(&report)?;
+            // What there is to say has been said.
+            if report.is_fit() { Ok(()) } else { Err(Failure::found("")) }
+        }
         Command::Cni(command) => view.print(&cni::run(command)?),
         Command::Node(NodeCommand::Purge(args)) => view.print(&purge::run(client, args).await?),
         Command::Version => {

@@ -18,6 +18,8 @@ pub(crate) struct Report {
     pub(crate) devices: Vec<String>,
     /// Files.
     pub(crate) files: Vec<PathBuf>,
+    /// Whether rules of masquerading and forwarding were there.
+    pub(crate) rules: bool,
 }
 
 /// What is to go, and who must not run.
@@ -66,7 +68,7 @@ pub(crate) async fn run(client: Client, args: PurgeArgs) -> Result<Report, Failu
         return Err(Failure::failed("nothing was removed"));
     }
     let purged = weft_node::purge(&state_dir, &host_port).await.map_err(Failure::failed)?;
-    Ok(Report { devices: purged.devices, files: purged.files })
+    Ok(Report { devices: purged.devices, files: purged.files, rules: purged.rules })
 }
 
 /// Any sign of life counts: a daemon that answers badly still owns its devices.

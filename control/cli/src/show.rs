@@ -11,12 +11,13 @@ use crate::view::{Form, Show};
 
 impl Show for Report {
     fn show(&self, _: Form) -> String {
-        if self.devices.is_empty() && self.files.is_empty() {
+        if self.devices.is_empty() && self.files.is_empty() && !self.rules {
             return "nothing of weft's was left\n".to_owned();
         }
         let devices = self.devices.iter().map(|device| format!("removed device {}\n", printable(device)));
         let files = self.files.iter().map(|file| format!("removed {}\n", printable(&file.to_string_lossy())));
-        devices.chain(files).collect()
+        let rules = self.rules.then(|| "removed the rules for pods' packets\n".to_owned());
+        devices.chain(rules).chain(files).collect()
     }
 }
 

@@ -23,7 +23,7 @@ pub(crate) fn add(conf: &Conf, call: &Call) -> Result<CniResult, Error> {
         _ => CniResult::default(),
     };
     let (weftd, name) = (Weftd::new(conf), pod_name(&call.container, &call.ifname));
-    let mac = conf.mac(call)?;
+    let (mac, bandwidth) = (conf.mac(call)?, conf.bandwidth()?);
     let plug = Plug::new(conf, call)?;
     let port = plug.port(call)?;
     let plan = Plan::new(conf)?;
@@ -54,6 +54,7 @@ pub(crate) fn add(conf: &Conf, call: &Call) -> Result<CniResult, Error> {
             namespace: call.arg("K8S_POD_NAMESPACE").map(str::to_owned),
             pod: call.arg("K8S_POD_NAME").map(str::to_owned),
         }),
+        bandwidth,
     };
     let made = (|| {
         if let Some(socket) = plug.socket() {

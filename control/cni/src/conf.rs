@@ -1,12 +1,13 @@
 //! The network configuration that comes by standard input.
 
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use ipnet::IpNet;
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use weft_api::{DEFAULT_SOCKET, DEFAULT_STATE_DIR, Mac};
+use weft_api::{Bandwidth, DEFAULT_SOCKET, DEFAULT_STATE_DIR, Mac};
 
 use crate::environment::{Call, Command, is_name};
 use crate::error::{Error, code};
@@ -21,6 +22,11 @@ const SOCKET_DIR: &str = "/run/weft/pods";
 const SUBNET_FILE: &str = "/run/flannel/subnet.env";
 /// Where flannel's plugin remembers its attachments.
 const FLANNEL_DIR: &str = "/var/lib/cni/flannel";
+
+/// The rates that can be kept, in bits a second.
+const RATES: RangeInclusive<u64> = 1_000..=1_000_000_000_000_000;
+/// A burst of so many bits is what kubelets and containerd say where nobody has said one.
+const NO_BURST: u64 = i32::MAX as u64;
 
 /// The keys, as far as this plugin looks at them. Everything else is passed on to delegates as it is.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -258,15 +264,38 @@ impl Conf {
                 "this is the work of the portmap plugin: chain it, and declare the capability there",
             );
         }
-        let limits = runtime.bandwidth.iter().flatten();
-        let set: Vec<_> = limits.filter(|(_, rate)| rate.as_u64() != Some(0) && !rate.is_null()).collect();
-        if let Some((key, rate)) = set.first() {
-            return unsupported(
-                &format!("runtimeConfig.bandwidth.{key} {rate}"),
-                "this weftd does not limit the rate of pods; take the annotation away",
-            );
-        }
-        Ok(())
+        self.bandwidth().map(|_| ())
+    }
+
+    /// How fast the pod may receive and send. As with the plugin `bandwidth`, 0 is no limit.
+    pub(crate) fn bandwidth(&self) -> Result<Bandwidth, Error> {
+        let runtime = self.keys.runtime_config.as_ref();
+        let limits = runtime.and_then(|runtime| runtime.bandwidth.as_ref());
+        let wrong = |key: &str, what: String| {
+            Error::new(code::CONFIG, format!("runtimeConfig.bandwidth.{key}: {what}"))
+        };
+        let number = |key: &str| match limits.and_then(|limits| limits.get(key)) {
+            None | Some(Value::Null) => Ok(None),
+            Some(value) => match value.as_u64() {
+                Some(bits) => Ok(Some(bits).filter(|bits| *bits > 0)),
+                None => Err(wrong(key, format!("{value} is no number of bits"))),
+            },
+        };
+        let pair = |rate: &str, burst: &str| {
+            let (bits, at_once) = (number(rate)?, number(burst)?);
+            match (bits, at_once) {
+                (None, Some(_)) => return Err(wrong(burst, format!("{rate} is missing"))),
+                (Some(bits), _) if !RATES.contains(&bits) => {
+                    return Err(wrong(rate, format!("{bits} is not within 1,000 and 10^15 bit/s")));
+                }
+                _ => {}
+            }
+            // Runtimes that were told no burst say so much, since the plugin `bandwidth` wants one.
+            Ok((bits, at_once.filter(|burst| *burst < NO_BURST)))
+        };
+        let (ingress_rate, ingress_burst) = pair("ingressRate", "ingressBurst")?;
+        let (egress_rate, egress_burst) = pair("egressRate", "egressBurst")?;
+        Ok(Bandwidth { ingress_rate, ingress_burst, egress_rate, egress_burst })
     }
 
     /// weftd's control socket.
@@ -403,10 +432,6 @@ mod tests {
             (json!({"ipMasq": true}), "ipMasq"),
             (json!({"vlan": 7}), "vlan 7"),
             (json!({"kubeconfig": "/k"}), "kubeconfig"),
-            (
-                json!({"runtimeConfig": {"bandwidth": {"ingressRate": 0, "egressRate": 1000}}}),
-                "bandwidth.egressRate 1000",
-            ),
             (json!({"runtimeConfig": {"portMappings": [{"hostPort": 80}]}}), "portmap"),
             (json!({"type": "flannel", "delegate": {"type": "macvlan"}}), "macvlan"),
             (json!({"type": "flannel", "delegate": {"ipMasq": true}}), "ipMasq"),
@@ -424,6 +449,35 @@ mod tests {
         let none =
             json!({"name": "n", "cniVersion": "1.0.0", "runtimeConfig": {"bandwidth": {"ingressRate": 0}}});
         assert!(read(none).is_ok());
+    }
+
+    #[test]
+    fn bandwidths_are_rates_with_bursts() {
+        let of = |bandwidth: Value| {
+            read(json!({"name": "n", "cniVersion": "1.0.0", "runtimeConfig": {"bandwidth": bandwidth}}))
+                .and_then(|conf| conf.bandwidth())
+        };
+        let given = json!({"ingressRate": 1_000_000, "ingressBurst": 8000, "egressRate": 5000, "egressBurst": i32::MAX});
+        let asked = Bandwidth {
+            ingress_rate: Some(1_000_000),
+            ingress_burst: Some(8000),
+            egress_rate: Some(5000),
+            egress_burst: None,
+        };
+        assert_eq!(of(given), Ok(asked));
+        for none in [json!(null), json!({}), json!({"ingressRate": 0, "ingressBurst": 0, "egressRate": null})]
+        {
+            assert_eq!(of(none), Ok(Bandwidth::default()));
+        }
+        for wrong in [
+            json!({"ingressBurst": 8000}),
+            json!({"egressRate": 0, "egressBurst": 8000}),
+            json!({"ingressRate": 999}),
+            json!({"ingressRate": -5}),
+            json!({"ingressRate": "10M"}),
+        ] {
+            assert_eq!(of(wrong.clone()).map_err(|error| error.code), Err(7), "{wrong}");
+        }
     }
 
     #[test]

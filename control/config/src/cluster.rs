@@ -28,6 +28,8 @@
 //! addresses = ["10.244.1.5", "fd00:10:244:1::5"] # with the subnet's mask; or "10.244.1.5/16", the network's
 //! mac = "02:00:00:00:05:01"      # default: derived from the name
 //! trusted = false                # true: it may send from any address
+//! ingress_rate = "100M"          # what it receives, in bits a second; ingress_burst in bits
+//! egress_rate = "1G"             # what it sends; egress_burst
 //! kind = "tap"                   # with netns, ifname ("eth0")
 //! netns = "/run/netns/web"       # or "vhost-user" with socket, mode; or "dpdk" with devargs
 //!
@@ -40,8 +42,8 @@
 pub(crate) mod table;
 
 use crate::model::{
-    Attachment, DEFAULT_IFNAME, DirectRouting, Encapsulation, Entity, Model, Network, Node, Pod, Route,
-    Target, VhostMode, validate, validate_for_all,
+    Attachment, Bandwidth, DEFAULT_IFNAME, DirectRouting, Encapsulation, Entity, Model, Network, Node, Pod,
+    RateLimit, Route, Target, VhostMode, validate, validate_for_all,
 };
 use crate::settings::{self, FileError, Places, Reader, Section};
 use ipnet::IpNet;
@@ -49,7 +51,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::Path;
 use std::str::FromStr;
-use weft_types::{Mtu, Vni};
+use weft_types::{BitRate, Mtu, Vni};
 
 /// Reads and checks the file, as the node named `local_node` sees it.
 ///
@@ -204,6 +206,10 @@ fn read_pod(section: Section<'_>) -> (WrittenPod, Places) {
     let addresses = section.parsed_list("addresses", "a list such as [\"10.244.1.5\"]").unwrap_or_default();
     let mac = section.parsed("mac", "a MAC address, such as \"02:00:00:00:05:01\"");
     let trusted = section.boolean("trusted").unwrap_or_default();
+    let bandwidth = Bandwidth {
+        ingress: read_limit(&section, "ingress_rate", "ingress_burst"),
+        egress: read_limit(&section, "egress_rate", "egress_burst"),
+    };
     let kinds = [("tap", Kind::Tap), ("vhost-user", Kind::VhostUser), ("dpdk", Kind::Dpdk)];
     let attachment = match section.choice("kind", &kinds) {
         Some(Kind::Tap) => {
@@ -235,8 +241,19 @@ fn read_pod(section: Section<'_>) -> (WrittenPod, Places) {
             Attachment::Dpdk { devargs: String::new() }
         }
     };
-    let pod = Pod { name, node, attachment, addresses: Vec::new(), mac, trusted, mtu: None, routes: None };
+    let (mtu, routes) = (None, None);
+    let pod = Pod { name, node, attachment, addresses: Vec::new(), mac, trusted, mtu, routes, bandwidth };
     ((pod, addresses), section.done())
+}
+
+/// A limit of a pod's rate.
+fn read_limit(section: &Section<'_>, rate: &'static str, burst: &'static str) -> Option<RateLimit> {
+    let limit = section.parsed::<BitRate>(rate, "bits a second, such as \"100M\"");
+    let at_once = section.integer(burst, 1..=i64::MAX).map(|bits| bits as u64);
+    if at_once.is_some() && !section.has(rate) {
+        section.wrong(burst, "there is no rate that it belongs to", format!("give {rate} too, or remove it"));
+    }
+    Some(RateLimit { rate: limit?, burst: at_once })
 }
 
 /// A route; none if it does not say where it leads.

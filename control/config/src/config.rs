@@ -79,6 +79,8 @@ pub struct Dataplane {
     pub spin_us: u32,
     /// How often ports without a file descriptor are polled while the worker sleeps, in microseconds.
     pub poll_beat_us: u32,
+    /// How many connections there is room for whose answers go to the host port.
+    pub pins: u32,
 }
 
 /// Whether packet buffers live in huge pages.
@@ -218,8 +220,16 @@ pub struct Flannel {
     pub public_ipv6: Option<Ipv6Addr>,
     /// The file for CNI plugins, absolute.
     pub subnet_file: PathBuf,
-    /// What CNI plugins are told about masquerading.
+    /// Whether packets of pods that leave the pod network are masqueraded.
     pub ip_masq: bool,
+    /// Whether the port of a masqueraded packet is chosen at random.
+    pub ip_masq_random: bool,
+    /// Whether the node's filter is told to let pods' packets through.
+    pub forward_rules: bool,
+    /// How often rules and blackhole routes are looked at, in seconds.
+    pub resync_s: u32,
+    /// Whether there is a route to nowhere behind that to the node's own pods.
+    pub blackhole_route: bool,
     /// Where `/healthz` and `/readyz` are beside `metrics.listen`. None: nowhere.
     pub healthz: Option<SocketAddr>,
 }
@@ -320,6 +330,7 @@ impl Default for Dataplane {
             idle: Idle::default(),
             spin_us: 100,
             poll_beat_us: 500,
+            pins: 131_072,
         }
     }
 }
@@ -378,6 +389,11 @@ impl Default for Flannel {
             public_ipv6: None,
             subnet_file: "/run/flannel/subnet.env".into(),
             ip_masq: false,
+            // flanneld's defaults.
+            ip_masq_random: true,
+            forward_rules: true,
+            resync_s: 5,
+            blackhole_route: false,
             healthz: None,
         }
     }

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
-use weft_types::{MacAddr, Mtu, Vni};
+use weft_types::{BitRate, MacAddr, Mtu, Vni};
 
 pub use networks::NetworkIndex;
 pub(crate) use validate::names;
@@ -239,6 +239,44 @@ pub struct Pod {
     /// The routes inside an ordinary pod. None: the default routes by the gateways of its subnets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub routes: Option<Vec<PodRoute>>,
+    /// How fast it may receive and send.
+    #[serde(default, skip_serializing_if = "Bandwidth::is_unlimited")]
+    pub bandwidth: Bandwidth,
+}
+
+/// How fast a pod may receive and send. Bytes on the wire count, with Ethernet headers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bandwidth {
+    /// What it receives. None: as fast as it can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ingress: Option<RateLimit>,
+    /// What it sends. None: as fast as it can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<RateLimit>,
+}
+
+impl Bandwidth {
+    /// Both ways as fast as it can.
+    pub fn is_unlimited(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// This, and `other` where this says nothing.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self { ingress: self.ingress.or(other.ingress), egress: self.egress.or(other.egress) }
+    }
+}
+
+/// A limit of a pod's rate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RateLimit {
+    /// On average, in bits a second.
+    #[serde(with = "text::rate")]
+    pub rate: BitRate,
+    /// At once after a pause, in bits. None: what the rate brings in 10 ms, which is the least.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub burst: Option<u64>,
 }
 
 /// A route inside a pod.

@@ -136,23 +136,6 @@ impl Flags {
             self.log_backtrace_at.is_some(),
             "log_backtrace_at has no effect: weftd's log has no line numbers",
         );
-        say(
-            self.iptables_resync.is_some(),
-            "iptables-resync has no effect: weftd sees to what it made every 5 s",
-        );
-        say(
-            self.ip_masq == Some(true),
-            "ip-masq: weftd writes it into the subnet file and makes no rules; pods' packets leave the node with their own \
-             addresses, unless the node's rules masquerade them",
-        );
-        say(
-            self.ip_blackhole_route == Some(true),
-            "ip-blackhole-route has no effect: packets to addresses of this node without a pod are answered by weft",
-        );
-        say(
-            self.iptables_forward_rules == Some(true) || self.ip_masq_fully_random_disable.is_some(),
-            "iptables-forward-rules and ip-masq-fully-random-disable have no effect: weftd makes no rules",
-        );
         lines
     }
 }
@@ -231,7 +214,20 @@ mod tests {
 
     #[test]
     fn what_has_no_effect_is_said() {
-        assert_eq!(parse(["--iptables-resync=5", "--vmodule=x=1"]).unwrap().without_effect().len(), 2);
+        let flags = parse(["--log_backtrace_at=x:1", "--vmodule=x=1", "--iptables-resync=5"]).unwrap();
+        assert_eq!(flags.without_effect().len(), 2);
         assert!(parse(["--ip-masq=false", "--iface=eth0"]).unwrap().without_effect().is_empty());
+    }
+
+    #[test]
+    fn the_manifests_options_are_known() {
+        let manifest = include_str!("../../../deploy/kubernetes/weft.yaml");
+        let list = manifest.lines().find_map(|line| line.trim().strip_prefix("args: [")?.strip_suffix(']'));
+        let flags = parse(list.unwrap().split(", ")).unwrap();
+        assert_eq!(
+            (flags.ip_masq, flags.kube_subnet_mgr, flags.healthz_port),
+            (Some(true), Some(true), Some(8081))
+        );
+        assert!(flags.without_effect().is_empty());
     }
 }

@@ -96,6 +96,24 @@ pub enum Error {
         /// What was expected.
         expected: &'static str,
     },
+    /// A program is needed that is not there.
+    #[error("the program {program} is not there: install it{}", if program == "nft" {
+        " (nftables), or set EnableNFTables to false where the network is configured"
+    } else {
+        " (iptables), or set EnableNFTables to true where the network is configured, and install nftables"
+    })]
+    NoProgram {
+        /// Its name.
+        program: String,
+    },
+    /// A program has had no success.
+    #[error("{program} refuses: {complaint}")]
+    Program {
+        /// Its name.
+        program: String,
+        /// What it said.
+        complaint: String,
+    },
     /// Another weftd owns the state directory.
     #[error(
         "weftd ({}) already runs with state directory {}; stop it, or give this one another directory",

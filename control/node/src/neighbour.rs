@@ -113,13 +113,14 @@ impl Kernel {
         request.execute().await.map_err(failed(doing))
     }
 
-    /// Tells the kernel of a neighbour as if it had been heard of: it ages and is asked as others are. What the kernel knows already stays.
-    pub(crate) async fn tell_neighbour(&self, index: u32, ip: IpAddr, mac: MacBytes) -> Result<(), Error> {
+    /// Tells the kernel of a router as if it had been heard of: it ages and is asked as others are. What the kernel knows already stays.
+    pub(crate) async fn tell_router(&self, index: u32, ip: IpAddr, mac: MacBytes) -> Result<(), Error> {
         let mut message = blank(index, ip);
         message.header.state = NeighbourState::Stale;
+        message.header.flags = NeighbourFlags::Router;
         message.attributes.push(NeighbourAttribute::LinkLocalAddress(mac.to_vec()));
         let flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE;
-        let doing = format!("tell of the neighbour {ip}");
+        let doing = format!("tell of the router {ip}");
         self.execute(RouteNetlinkMessage::NewNeighbour(message), flags, &doing).await
     }
 

@@ -26,9 +26,9 @@ pub struct PodInterface {
     pub outdated: Vec<IpNet>,
     /// The routes through it, with their next hops.
     pub routes: Vec<(IpNet, IpAddr)>,
-    /// Who answers for these addresses, so that the pod need not ask first: a pod that asks while nobody answers asks again a second
+    /// The routers on the link, so that the pod need not ask first: a pod that asks while nobody answers asks again a second
     /// later. What the pod knows already stays.
-    pub neighbours: Vec<(IpAddr, MacBytes)>,
+    pub routers: Vec<(IpAddr, MacBytes)>,
 }
 
 /// Brings an interface in the network namespace `netns` (none: the current one) into the wanted state. What is so
@@ -123,8 +123,8 @@ async fn configure(handle: Handle, wanted: PodInterface) -> Result<(), Error> {
         }
     }
     put_routes(&kernel, link.index, &wanted).await?;
-    for (ip, mac) in &wanted.neighbours {
-        kernel.tell_neighbour(link.index, *ip, *mac).await?;
+    for (ip, mac) in &wanted.routers {
+        kernel.tell_router(link.index, *ip, *mac).await?;
     }
     Ok(())
 }

@@ -1,9 +1,11 @@
 //! Takes away what weft has left on a node: for an operator who goes back to flannel, or starts over.
 
+use crate::blackhole::drop_blackhole_routes;
 use crate::deleted::FOLDER;
 use crate::direct::drop_direct_routes;
 use crate::error::Error;
 use crate::lock::Lock;
+use crate::masquerade;
 use crate::netlink::{Kernel, Link};
 use crate::netns::inside;
 use crate::state::{CLUSTER_FILE, CORRUPT_PREFIX, Device, NEW_SUFFIX, STATE_FILE, State};
@@ -19,12 +21,15 @@ pub struct Purged {
     pub devices: Vec<String>,
     /// The deleted files.
     pub files: Vec<PathBuf>,
+    /// weftd had made rules of masquerading and forwarding, and they are gone.
+    pub rules: bool,
 }
 
-/// Deletes the recorded devices, the host's port, the neighbours that weft had resolved, its routes to other nodes and the state's files. A
-/// weftd that runs is an error, one with another state directory too: a program holds a TAP open then, and nothing is
-/// deleted. A device or namespace that is gone is fine. Only TUN/TAP devices are deleted: where another kind has one's
-/// name, that is an error and nothing is deleted either.
+/// Deletes the recorded devices, the host's port, the neighbours that weft had resolved, its routes to other nodes and to
+/// nowhere, the rules of masquerading and forwarding if weftd has made them, and the state's files. A weftd that runs is an
+/// error, one with another state directory too: a program holds a TAP open then, and nothing is deleted. A device or namespace that is
+/// gone is fine. Only TUN/TAP devices are deleted: where another kind has one's name, that is an error and nothing is deleted
+/// either.
 pub async fn purge(state_dir: &Path, host_port: &str) -> Result<Purged, Error> {
     let _lock = Lock::take(state_dir)?;
     let (mut state, warning) = State::load(state_dir)?;
@@ -51,6 +56,8 @@ pub async fn purge(state_dir: &Path, host_port: &str) -> Result<Purged, Error> {
     }
     drop_neighbours().await?;
     drop_direct_routes(host_port, 0, &[]).await?;
+    drop_blackhole_routes(&[]).await?;
+    purged.rules = masquerade::remove(state_dir)?;
     purged.files = delete_files(state_dir)?;
     Ok(purged)
 }
@@ -136,7 +143,7 @@ fn delete_files(state_dir: &Path) -> Result<Vec<PathBuf>, Error> {
         let entry = entry.map_err(|e| Error::file("read", state_dir, e))?;
         let name = entry.file_name();
         let ours = name.to_str().is_some_and(|name| {
-            [STATE_FILE, CLUSTER_FILE].contains(&name.trim_end_matches(NEW_SUFFIX))
+            [STATE_FILE, CLUSTER_FILE, masquerade::MADE_FILE].contains(&name.trim_end_matches(NEW_SUFFIX))
                 || name.starts_with(CORRUPT_PREFIX)
         });
         let path = entry.path();

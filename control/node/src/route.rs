@@ -175,6 +175,21 @@ fn address(address: &RouteAddress) -> Option<IpAddr> {
     }
 }
 
+/// A route to nowhere. By its metric it comes after whatever leads somewhere.
+fn blackhole(net: IpNet) -> RouteMessage {
+    const METRIC: u32 = u32::MAX;
+    let mut message = RouteMessage::default();
+    let header = &mut message.header;
+    header.address_family = family(net.addr());
+    header.destination_prefix_length = net.prefix_len();
+    header.table = RouteHeader::RT_TABLE_MAIN;
+    header.protocol = RouteProtocol::Other(WEFT_PROTOCOL);
+    header.kind = RouteType::BlackHole;
+    message.attributes =
+        vec![RouteAttribute::Destination(net.network().into()), RouteAttribute::Priority(METRIC)];
+    message
+}
+
 impl Kernel {
     /// The unicast routes of the main table, of both families; only those of one interface if `oif` is given.
     pub(crate) async fn routes(&self, oif: Option<u32>) -> Result<Vec<Route>, Error> {
@@ -245,6 +260,40 @@ impl Kernel {
         let via = wanted.gateway.map(|ip| format!(" via {ip}")).unwrap_or_default();
         let doing = format!("add the route to {}{via}", wanted.destination);
         self.0.route().add(message).replace().execute().await.map_err(failed(doing))
+    }
+
+    /// The destinations of weft's routes to nowhere, of both families.
+    pub(crate) async fn blackholes(&self) -> Result<Vec<IpNet>, Error> {
+        let mut found = Vec::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut filter = RouteMessage::default();
+            filter.header.address_family = family;
+            filter.header.table = RouteHeader::RT_TABLE_MAIN;
+            let messages = all(self.0.route().get(filter).execute(), "list the routes").await?;
+            let ours = messages.iter().filter(|message| {
+                message.header.kind == RouteType::BlackHole
+                    && message.header.protocol == RouteProtocol::Other(WEFT_PROTOCOL)
+            });
+            found.extend(ours.filter_map(destination));
+        }
+        Ok(found)
+    }
+
+    /// Adds a route to nowhere that every other one to the same destination goes before.
+    pub(crate) async fn put_blackhole(&self, net: IpNet) -> Result<(), Error> {
+        let doing = format!("add the blackhole route to {net}");
+        self.0.route().add(blackhole(net)).replace().execute().await.map_err(failed(doing))
+    }
+
+    /// Removes such a route; one that is gone already is fine.
+    pub(crate) async fn delete_blackhole(&self, net: IpNet) -> Result<(), Error> {
+        match self.0.route().del(blackhole(net)).execute().await {
+            Ok(()) => Ok(()),
+            Err(error) => match failed(format!("remove the blackhole route to {net}"))(error) {
+                gone if gone.errno() == Some(ESRCH) => Ok(()),
+                error => Err(error),
+            },
+        }
     }
 
     /// Removes a route; one that is gone already is fine.

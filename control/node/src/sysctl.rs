@@ -52,3 +52,8 @@ pub(crate) fn forwards(interface: &str, v6: bool) -> bool {
     let path = format!("/proc/sys/net/{family}/conf/{interface}/forwarding");
     std::fs::read_to_string(path).map_or(true, |value| value.trim() != "0")
 }
+
+/// Has the kernel forward packets of a family, as flannel's bridge does. False where that can't be set from here.
+pub fn enable_forwarding(v6: bool) -> Result<bool, Error> {
+    set(if v6 { "net/ipv6/conf/all/forwarding" } else { "net/ipv4/ip_forward" }, "1")
+}

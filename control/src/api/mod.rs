@@ -19,8 +19,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use weft_api::{
-    ApiError, ConfigReport, Drops, Fdb, Flows, Mac, Neighbours, Pod, PodSpec, Pods, Ports, Routes, Stats,
-    Status, Vteps, Workers,
+    ApiError, ConfigReport, Drops, Fdb, Flows, Mac, Neighbours, Pins, Pod, PodSpec, Pods, Ports, Routes,
+    Stats, Status, Vteps, Workers,
 };
 
 /// Who knows the answers.
@@ -53,6 +53,12 @@ pub trait Backend: Send + Sync + 'static {
     fn vteps(&self, node: Option<String>) -> impl Future<Output = Result<Vteps, ApiError>> + Send;
     /// All routes, or the one that a packet to this address takes.
     fn routes(&self, address: Option<IpAddr>) -> impl Future<Output = Result<Routes, ApiError>> + Send;
+    /// The connection pins: of this address on either side or all, so many at most.
+    fn pins(
+        &self,
+        address: Option<IpAddr>,
+        limit: usize,
+    ) -> impl Future<Output = Result<Pins, ApiError>> + Send;
     /// The flows of so long a time from now on, so many at most.
     fn flows(&self, lasts: Duration, limit: usize) -> impl Future<Output = Result<Flows, ApiError>> + Send;
     /// What the workers are at.

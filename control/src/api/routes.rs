@@ -18,7 +18,8 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 use weft_api::{
     ApiError, ConfigReport, Drops, ErrorCode, FLOW_LIMIT, FLOW_LIMIT_MAX, FLOW_SECONDS, FLOW_SECONDS_MAX,
-    Fdb, Flows, Index, Mac, Neighbours, Pod, PodSpec, Pods, Ports, Routes, Stats, Status, Vteps, Workers,
+    Fdb, Flows, Index, Mac, Neighbours, PIN_LIMIT, PIN_LIMIT_MAX, Pins, Pod, PodSpec, Pods, Ports, Routes,
+    Stats, Status, Vteps, Workers,
 };
 
 use super::Backend;
@@ -168,6 +169,25 @@ fn operations<B: Backend>() -> Vec<Operation<B>> {
                 vec![filter("match", "Only the route that a packet to this IP address takes.", text())],
             ),
             get(routes::<B>),
+        ),
+        (
+            with(
+                reading(
+                    "/v1/pins",
+                    "listPins",
+                    "Connections whose answers go to the host port, whose kernel translates them.",
+                    Schema::of::<Pins>(),
+                ),
+                vec![
+                    filter("address", "Only those from or to this IP address.", text()),
+                    filter(
+                        "limit",
+                        "How many at most: the youngest.",
+                        json!({ "type": "integer", "minimum": 1, "maximum": PIN_LIMIT_MAX, "default": PIN_LIMIT }),
+                    ),
+                ],
+            ),
+            get(pins::<B>),
         ),
         (
             with(
@@ -326,6 +346,13 @@ struct OfRoutes {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct OfPins {
+    address: Option<IpAddr>,
+    limit: Option<usize>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct OfFlows {
     seconds: Option<u32>,
     limit: Option<usize>,
@@ -399,6 +426,16 @@ async fn vteps<B: Backend>(State(shared): State<Shared<B>>, query: Asked<ByNode>
 async fn routes<B: Backend>(State(shared): State<Shared<B>>, query: Asked<OfRoutes>) -> Answer {
     let OfRoutes { r#match: address } = asked(query)?;
     run(shared, StatusCode::OK, |backend| async move { backend.routes(address).await }).await
+}
+
+async fn pins<B: Backend>(State(shared): State<Shared<B>>, query: Asked<OfPins>) -> Answer {
+    let OfPins { address, limit } = asked(query)?;
+    let limit = limit.unwrap_or(PIN_LIMIT);
+    if !(1..=PIN_LIMIT_MAX).contains(&limit) {
+        let error = format!("pins: limit={limit}, but 1 to {PIN_LIMIT_MAX} are listed");
+        return Err(Failure(ApiError::bad_request(error)));
+    }
+    run(shared, StatusCode::OK, |backend| async move { backend.pins(address, limit).await }).await
 }
 
 async fn flows<B: Backend>(State(shared): State<Shared<B>>, query: Asked<OfFlows>) -> Answer {

@@ -88,6 +88,7 @@ fn spec(name: &str) -> PodSpec {
         mtu: None,
         routes: None,
         cni: None,
+        bandwidth: Default::default(),
     }
 }
 
@@ -113,6 +114,8 @@ async fn every_route_answers_the_client() {
     // What is asked for arrives, whatever is in it.
     assert_eq!(client.ports(Some("a b&c=d#é%")).await.unwrap().ports[0].name, "a b&c=d#é%");
     let mac = Mac([2, 0, 0, 0, 0, 9]);
+    let pins = client.pins("fd00::7".parse().ok(), 1).await.unwrap();
+    assert_eq!((pins.entries.len(), pins.entries[0].dst), (1, "fd00::7".parse::<IpAddr>().unwrap()));
     let fdb = client.fdb(Some("web"), Some(mac)).await.unwrap().entries.remove(0);
     assert_eq!((fdb.port.as_deref(), fdb.mac), (Some("web"), mac));
     for address in ["10.0.0.7", "fd00::7"].map(|text| text.parse::<IpAddr>().unwrap()) {
@@ -158,6 +161,7 @@ async fn every_failure_has_its_code() {
         ("GET", "/v1/drops?al=true", "", 400, "bad_request"),
         ("GET", "/v1/status?x=1", "", 400, "bad_request"),
         ("GET", "/v1/fdb?mac=02:00", "", 400, "bad_request"),
+        ("GET", "/v1/pins?limit=0", "", 400, "bad_request"),
         ("GET", "/v1/neigh?address=10.0.0.256", "", 400, "bad_request"),
         ("GET", "/v1/routes?match=10.0.0.0/8", "", 400, "bad_request"),
         ("GET", "/v1/flows?seconds=0", "", 400, "bad_request"),

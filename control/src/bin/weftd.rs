@@ -16,6 +16,7 @@ use weft_control::config::{DEFAULT_PATH, LogLevel};
 use weft_control::daemon::settings::SetLogLevel;
 use weft_control::daemon::{Setup, Started, start};
 use weft_control::reload::{ConfigFile, Reload};
+use weft_control::supervisor::Supervisor;
 use weft_flannel::flags::{Flags, with_two_dashes};
 
 /// How long ending may take after a signal.
@@ -55,7 +56,8 @@ fn main() -> ExitCode {
         Err(error) => return fail(&error.to_string()),
     };
     let (set_log_level, _flush) = log_to_stderr(config.log.level);
-    let setup = Setup { config, file, reload: Reload::default(), set_log_level };
+    let supervisor = Supervisor::from_environment();
+    let setup = Setup { config, file, reload: Reload::default(), set_log_level, supervisor };
     // Two threads: control work is seldom, and the cores are the workers'.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     match runtime {
@@ -94,13 +96,15 @@ async fn run(setup: Setup) -> ExitCode {
     let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) = signals else {
         return fail("cannot install the signal handlers");
     };
-    let reload = setup.reload.clone();
+    let (reload, supervisor) = (setup.reload.clone(), setup.supervisor.clone());
+    let ending = supervisor.clone();
     let (stop, stopped) = oneshot::channel::<()>();
     tokio::spawn(async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
+        ending.stopping();
         // Whatever the daemon is at (it may still be starting): it ends in time. What the kernel holds stays as it is.
         std::thread::spawn(|| {
             std::thread::sleep(END_WITHIN);
@@ -113,8 +117,10 @@ async fn run(setup: Setup) -> ExitCode {
         Ok(started) => started,
         Err(error) => return fail(&error.to_string()),
     };
+    let reloading = supervisor.clone();
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
+            reloading.reloading();
             reload.ask();
         }
     });
@@ -124,6 +130,7 @@ async fn run(setup: Setup) -> ExitCode {
         let _ = ended.await;
     }));
     say("ready");
+    supervisor.ready();
     daemon.run(inputs, async { drop(stopped.await) }).await;
     drop(end);
     // Requests that are under way find the daemon gone; the server gives them a moment to hear it.

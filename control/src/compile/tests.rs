@@ -103,6 +103,7 @@ fn facts() -> Facts {
         },
         host: Some((open(1), MacAddr([2, 0, 0, 0, 9, 9]))),
         ports: [("web".to_owned(), open(2)), ("router".to_owned(), open(3))].into(),
+        bandwidth: HashMap::new(),
         ways: Arc::new([way(2), way(3)].into()),
         direct: HashSet::new(),
         source_ports: SourcePorts::default(),
@@ -359,6 +360,7 @@ fn five_thousand_nodes_in_two_networks() {
         trusted: false,
         mtu: None,
         routes: None,
+        bandwidth: Default::default(),
     };
     let route = |n: u32| Route {
         to: format!("12.{}.{}.0/24", n / 256, n % 256).parse().unwrap(),
@@ -497,6 +499,29 @@ fn what_is_routed_directly_goes_to_the_kernel_and_the_rest_as_before() {
 fn without_a_tunnel_pods_have_all_of_the_underlays_mtu() {
     let of = |word: &str| Mtus::new(&directly(word), 1500).of_network(0);
     assert_eq!((of("never"), of("on-link"), of("always")), (1450, 1450, 1500));
+}
+
+#[test]
+fn limits_of_pods_are_those_of_their_ports() {
+    let model = parse("");
+    let rate = |bits| weft_switch::types::BitRate::new(bits).unwrap();
+    let limit = |bits, burst| Some(RateLimit { rate: rate(bits), burst });
+    let mut limited = model.clone();
+    let web = limited.pods.iter_mut().find(|pod| pod.name == "web").unwrap();
+    web.bandwidth = Bandwidth { ingress: limit(1_000_000, Some(9)), egress: limit(2_000_000, None) };
+    let mut facts = facts();
+    assert_eq!(compile(&model, &facts, Generation(1)).rates.ports().count(), 0);
+    let of = |bits, burst| Some(Rate { per_second: rate(bits), burst });
+    let tables = compile(&limited, &facts, Generation(1));
+    assert_eq!(tables.rates.ports().collect::<Vec<_>>(), [port(2)]);
+    let asked = PortRates { to: of(1_000_000, Some(9)), from: of(2_000_000, None) };
+    assert_eq!(tables.rates.get(port(2)), asked);
+    // Whoever is asked first goes before the desired state, as far as it says something.
+    let said = Bandwidth { ingress: limit(5000, None), egress: None };
+    facts.bandwidth = [("web".to_owned(), said)].into();
+    let tables = compile(&limited, &facts, Generation(1));
+    assert_eq!(tables.rates.get(port(2)), PortRates { to: of(5000, None), from: of(2_000_000, None) });
+    assert_eq!(compile(&model, &facts, Generation(1)).rates.get(port(2)).to, of(5000, None));
 }
 
 #[test]

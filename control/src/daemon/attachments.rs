@@ -3,17 +3,18 @@
 
 use ipnet::IpNet;
 use serde_json::{Map, Value};
-use weft_api::{Cni, PodPort as ApiPort, PodSpec};
+use weft_api::{Bandwidth as ApiBandwidth, Cni, PodPort as ApiPort, PodSpec};
 use weft_node::{StoredAttachment, StoredPod};
-use weft_switch::types::{MacAddr, Mtu};
+use weft_switch::types::{BitRate, MacAddr, Mtu};
 
-use crate::model::{Attachment, Node, Pod, PodRoute, VhostMode};
+use crate::model::{Attachment, Bandwidth, Node, Pod, PodRoute, RateLimit, VhostMode};
 
 /// The state file's words for what not every pod has.
 const TRUSTED: &str = "trusted";
 const MTU: &str = "mtu";
 const ROUTES: &str = "routes";
 const CNI: &str = "cni";
+const BANDWIDTH: &str = "bandwidth";
 
 /// What the attachment is called in the API and in the state.
 pub(super) fn kind(attachment: &Attachment) -> &'static str {
@@ -53,6 +54,26 @@ fn asked_for(port: &ApiPort) -> Attachment {
     }
 }
 
+/// A specification has been checked; what is wrong all the same is no limit.
+fn wanted_bandwidth(asked: &ApiBandwidth) -> Bandwidth {
+    let limit = |rate: Option<u64>, burst| Some(RateLimit { rate: BitRate::new(rate?).ok()?, burst });
+    Bandwidth {
+        ingress: limit(asked.ingress_rate, asked.ingress_burst),
+        egress: limit(asked.egress_rate, asked.egress_burst),
+    }
+}
+
+/// Limits as the API shows them.
+pub(super) fn shown_bandwidth(bandwidth: &Bandwidth) -> ApiBandwidth {
+    let Bandwidth { ingress, egress } = bandwidth;
+    ApiBandwidth {
+        ingress_rate: ingress.map(|limit| limit.rate.get()),
+        ingress_burst: ingress.and_then(|limit| limit.burst),
+        egress_rate: egress.map(|limit| limit.rate.get()),
+        egress_burst: egress.and_then(|limit| limit.burst),
+    }
+}
+
 /// The pod of the node called `node` that a specification asks for, with the prefix lengths that the subnets of the node
 /// have.
 pub(super) fn wanted(spec: &PodSpec, node: &str, own: Option<&Node>) -> Pod {
@@ -71,6 +92,7 @@ pub(super) fn wanted(spec: &PodSpec, node: &str, own: Option<&Node>) -> Pod {
         routes: spec.routes.as_ref().map(|routes| {
             routes.iter().map(|route| PodRoute { to: route.to.trunc(), via: route.via }).collect()
         }),
+        bandwidth: wanted_bandwidth(&spec.bandwidth),
     };
     pod.mac = Some(pod.mac_or_derived());
     pod
@@ -92,6 +114,9 @@ pub(super) fn store(pod: &Pod, cni: Option<&Cni>) -> StoredPod {
     }
     let routes = pod.routes.as_ref().and_then(|routes| serde_json::to_value(routes).ok());
     more.extend(routes.map(|routes| (ROUTES.to_owned(), routes)));
+    if !pod.bandwidth.is_unlimited() {
+        more.extend(serde_json::to_value(pod.bandwidth).ok().map(|limits| (BANDWIDTH.to_owned(), limits)));
+    }
     let cni = cni.and_then(|cni| serde_json::to_value(cni).ok());
     more.extend(cni.map(|cni| (CNI.to_owned(), cni)));
     StoredPod {
@@ -109,6 +134,7 @@ pub(super) fn restore(stored: &StoredPod, node: &str) -> Result<(Pod, Option<Cni
     let more = |word: &str| stored.more.get(word).cloned();
     let mtu = more(MTU).map(|mtu| mtu.as_u64().and_then(|mtu| Mtu::new(mtu.try_into().ok()?).ok()));
     let routes = more(ROUTES).map(serde_json::from_value).transpose().map_err(|_| wrong("routes"))?;
+    let bandwidth = more(BANDWIDTH).map(serde_json::from_value).transpose();
     let cni = more(CNI).map(serde_json::from_value).transpose().map_err(|_| wrong("CNI attachment"))?;
     let mut fields = stored.attachment.fields.clone();
     fields.insert("kind".to_owned(), Value::String(stored.attachment.kind.clone()));
@@ -123,6 +149,7 @@ pub(super) fn restore(stored: &StoredPod, node: &str) -> Result<(Pod, Option<Cni
         trusted: more(TRUSTED).is_some_and(|trusted| trusted == Value::Bool(true)),
         mtu: mtu.map(|mtu| mtu.ok_or_else(|| wrong("MTU"))).transpose()?,
         routes,
+        bandwidth: bandwidth.map_err(|_| wrong("bandwidth"))?.unwrap_or_default(),
     };
     Ok((pod, cni))
 }
@@ -142,6 +169,12 @@ mod tests {
             pod: None,
         };
         let route = weft_api::PodRoute { to: "10.244.3.0/16".parse().unwrap(), via: None };
+        let bandwidth = ApiBandwidth {
+            ingress_rate: Some(1_000_000),
+            ingress_burst: Some(8000),
+            egress_rate: Some(5000),
+            egress_burst: None,
+        };
         for (port, trusted, mtu, routes, cni) in [
             (
                 ApiPort::Tap { netns: "/run/netns/a".into(), ifname: "net1".into() },
@@ -161,8 +194,11 @@ mod tests {
         ] {
             let addresses = vec!["10.244.0.5".parse().unwrap(), "fd00::5".parse().unwrap()];
             let name = "a".to_owned();
-            let spec = PodSpec { name, port: port.clone(), addresses, mac: None, trusted, mtu, routes, cni };
+            let bandwidth = if trusted { ApiBandwidth::default() } else { bandwidth };
+            let (asked, mac) = (port.clone(), None);
+            let spec = PodSpec { name, port: asked, addresses, mac, trusted, mtu, routes, cni, bandwidth };
             let pod = wanted(&spec, "n1", None);
+            assert_eq!(shown_bandwidth(&pod.bandwidth), bandwidth);
             assert_eq!(shown(&pod.attachment), port);
             assert_eq!(restore(&store(&pod, spec.cni.as_ref()), "n1"), Ok((pod, spec.cni)));
         }

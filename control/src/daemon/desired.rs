@@ -9,8 +9,8 @@ use weft_api::Cni;
 use super::{Daemon, pods};
 use crate::model::{Model, Pod};
 
-/// What came with a pod, and its name or what is wrong with it.
-type With<T> = (T, String);
+/// What came with each pod, and what is said of it.
+type Told<T> = Vec<(T, String)>;
 
 impl Daemon {
     /// Whether this is what the source said last.
@@ -47,10 +47,7 @@ impl Daemon {
 
     /// Adds those of the pods that go together with all else and with those before them. What came with each comes back: with its name,
     /// or with the reason why it is not added.
-    pub(super) fn take_pods<T>(
-        &mut self,
-        wanted: Vec<(Pod, Option<Cni>, T)>,
-    ) -> (Vec<With<T>>, Vec<With<T>>) {
+    pub(super) fn take_pods<T>(&mut self, wanted: Vec<(Pod, Option<Cni>, T)>) -> (Told<T>, Told<T>) {
         let model = Arc::make_mut(&mut self.model);
         // Checking takes time in proportion to the pods: once for all, and one by one only if something is wrong.
         let before = model.pods.len();

@@ -3,6 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -11,13 +12,14 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 use weft_flannel::etcd::{Etcd, Settings as EtcdSettings, Timing, Tls};
 use weft_flannel::flags::Flags;
-use weft_flannel::kube::{Access, Advice, Kube, Options as KubeOptions, Patience, ThisNode};
+use weft_flannel::kube::{Access, Advice, Kube, Options as KubeOptions, Patience, Pods, ThisNode};
 use weft_flannel::store::{Cluster, Own as FlannelOwn, Status, Store, StoreError};
 use weft_flannel::subnet_env::SubnetEnv;
 use weft_node::{Choice, Mirror, choose_uplink};
 use weft_switch::types::MacAddr;
 
 use super::StartError;
+use super::bandwidth::{KubePods, no_pods};
 use super::remembered::{PATIENCE, Remembered};
 use crate::cluster;
 use crate::config::{Config, SourceKind};
@@ -37,6 +39,7 @@ pub(super) enum Beginning {
 pub(super) struct Meeting {
     opening: Opening,
     status: watch::Receiver<Status>,
+    kube_pods: KubePods,
     /// This node's name in the cluster.
     node: String,
     advice: Advice,
@@ -74,6 +77,8 @@ pub(super) struct StoreOrigin {
     pub(super) status: watch::Receiver<Status>,
     pub(super) translation: Translation,
     pub(super) env: SubnetEnv,
+    /// The node's rules are to be made by nftables.
+    pub(super) nftables: bool,
 }
 
 impl Beginning {
@@ -92,16 +97,18 @@ impl Beginning {
         let kind = config.source.kind.as_str();
         let remembered = Remembered::load(&config.state.dir, config.source.kind);
         let (said, status) = watch::channel(Status::new(kind));
-        let mut opening = tokio::spawn(open(config.clone(), flags.clone(), said));
+        let (told, kube_pods) = watch::channel(Arc::default());
+        let mut opening = tokio::spawn(open(config.clone(), flags.clone(), said, told));
         let meeting = match (patient(&mut opening, remembered.is_some()).await?, remembered) {
             (Some(Opened { store, node, advice }), remembered) => {
-                Meeting { opening: Opening::Open(Box::new(store)), status, node, advice, remembered }
+                let opening = Opening::Open(Box::new(store));
+                Meeting { opening, status, kube_pods, node, advice, remembered }
             }
             (None, remembered) => {
                 let known = remembered.as_ref();
                 let node = known.map(|known| known.node.clone()).unwrap_or_default();
                 let advice = known.map(|known| known.advice(vtep_mac)).unwrap_or_default();
-                Meeting { opening: Opening::Later(opening), status, node, advice, remembered }
+                Meeting { opening: Opening::Later(opening), status, kube_pods, node, advice, remembered }
             }
         };
         Ok(Self::Store(Box::new(meeting)))
@@ -120,6 +127,14 @@ impl Beginning {
         match self {
             Self::File(..) => Advice::default(),
             Self::Store(meeting) => meeting.advice.clone(),
+        }
+    }
+
+    /// What Kubernetes knows of this node's pods, from when on it is asked.
+    pub(super) fn kube_pods(&self) -> KubePods {
+        match self {
+            Self::File(..) => no_pods(),
+            Self::Store(meeting) => meeting.kube_pods.clone(),
         }
     }
 
@@ -156,7 +171,7 @@ impl Meeting {
         chosen: Option<IpAddr>,
         vtep_mac: MacAddr,
     ) -> Result<Origin, StartError> {
-        let Self { opening, status, node, advice, remembered } = self;
+        let Self { opening, status, node, advice, remembered, .. } = self;
         let uplink = mirror.uplink();
         let v4 = chosen.and_then(|ip| if let IpAddr::V4(ip) = ip { Some(ip) } else { None });
         let v6 = chosen.and_then(|ip| if let IpAddr::V6(ip) = ip { Some(ip) } else { None });
@@ -183,15 +198,16 @@ impl Meeting {
                 warn!("{}: {reason}; weftd starts with what it said last", config.source.kind.as_str());
                 let env = known.subnet_env();
                 let translation = translation.keeping(env.subnets);
-                let joined = Joined::Later(joining);
-                let origin = StoreOrigin { joined, status, translation, env };
+                let (joined, nftables) = (Joined::Later(joining), known.nftables);
+                let origin = StoreOrigin { joined, status, translation, env, nftables };
                 Ok(Origin { model: known.model, follow: Follow::Store(Box::new(origin)) })
             }
             (Some((store, cluster)), _) => {
                 let mut translation = translation;
                 let model = translation.model(&cluster)?;
                 let env = flannel::subnet_env(&cluster, uplink.mtu, config.flannel.ip_masq);
-                let origin = StoreOrigin { joined: Joined::Now(Box::new(store)), status, translation, env };
+                let (joined, nftables) = (Joined::Now(Box::new(store)), cluster.config.nftables);
+                let origin = StoreOrigin { joined, status, translation, env, nftables };
                 Ok(Origin { model, follow: Follow::Store(Box::new(origin)) })
             }
             (None, None) => Err(interrupted().into()),
@@ -219,10 +235,16 @@ fn interrupted() -> StoreError {
 }
 
 /// Opens the store, however long it takes.
-async fn open(config: Config, flags: Flags, said: watch::Sender<Status>) -> Result<Opened, StoreError> {
+async fn open(
+    config: Config,
+    flags: Flags,
+    said: watch::Sender<Status>,
+    pods: watch::Sender<Arc<Pods>>,
+) -> Result<Opened, StoreError> {
     let opened = if config.source.kind == SourceKind::Kubernetes {
         let kube = Kube::connect(kube_options(&config)?).await?;
         tokio::spawn(pass_on(kube.status(), said));
+        tokio::spawn(pass_on(kube.pods(), pods));
         let (node, advice) = (kube.node().to_owned(), kube.advice().await?);
         Opened { store: Store::Kube(Box::new(kube)), node, advice }
     } else {

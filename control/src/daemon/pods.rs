@@ -285,7 +285,7 @@ async fn configure(model: &Model, node: &str, pod: &Pod, before: &[IpNet], mtu: 
         addresses: pod.addresses.clone(),
         outdated: before.iter().filter(|net| !pod.addresses.contains(net)).copied().collect(),
         routes,
-        neighbours: own
+        routers: own
             .map(|own| gateways.iter().map(|ip| (*ip, gateway_mac(own).0)).collect())
             .unwrap_or_default(),
     };

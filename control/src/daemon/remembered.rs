@@ -32,6 +32,9 @@ pub(super) struct Remembered {
     public_ipv6: Option<Ipv6Addr>,
     /// The text of `subnet.env`.
     subnet_env: String,
+    /// The node's rules are to be made by nftables.
+    #[serde(default)]
+    pub(super) nftables: bool,
     /// The whole cluster, without pods: those that were added are in the state.
     pub(super) model: Model,
 }
@@ -84,14 +87,16 @@ pub(super) struct Memory {
     source: SourceKind,
     advice: Advice,
     subnet_env: String,
+    nftables: bool,
     /// When that was said which is kept.
     kept: Option<SystemTime>,
     not_before: Instant,
 }
 
 impl Memory {
-    pub(super) fn new(source: SourceKind, advice: Advice, env: &SubnetEnv) -> Self {
-        Self { source, advice, subnet_env: env.to_text(), kept: None, not_before: Instant::now() }
+    pub(super) fn new(source: SourceKind, advice: Advice, env: &SubnetEnv, nftables: bool) -> Self {
+        let (subnet_env, not_before) = (env.to_text(), Instant::now());
+        Self { source, advice, subnet_env, nftables, kept: None, not_before }
     }
 }
 
@@ -109,11 +114,12 @@ impl Daemon {
         memory.not_before = Instant::now() + APART;
         let (model, state_dir) = (Arc::clone(&self.model), self.config.state.dir.clone());
         let (source, node) = (memory.source.as_str().to_owned(), self.node.clone());
-        let (advice, subnet_env) = (memory.advice.clone(), memory.subnet_env.clone());
+        let (advice, subnet_env, nftables) =
+            (memory.advice.clone(), memory.subnet_env.clone(), memory.nftables);
         tokio::task::spawn_blocking(move || {
             let model = Model { pods: Vec::new(), ..Model::clone(&model) };
             let (public_ip, public_ipv6) = (advice.public_ip, advice.public_ipv6);
-            let remembered = Remembered { source, node, public_ip, public_ipv6, subnet_env, model };
+            let remembered = Remembered { source, node, public_ip, public_ipv6, subnet_env, nftables, model };
             let text = serde_json::to_vec(&remembered).map_err(|error| error.to_string());
             let saved = text.and_then(|text| {
                 weft_node::save_cluster(&state_dir, &text).map_err(|error| error.to_string())

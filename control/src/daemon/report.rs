@@ -157,7 +157,7 @@ impl Daemon {
         problems.extend(self.unfit.iter().map(|(_, why)| why.clone()));
         problems.extend(self.source.error.iter().map(|error| format!("source: {error}")));
         problems.extend(self.settings.error.iter().map(|error| format!("settings: {error}")));
-        problems.extend(self.listen_problems.iter().filter_map(|problem| problem.borrow().clone()));
+        problems.extend(self.task_problems.iter().filter_map(|problem| problem.borrow().clone()));
         problems.extend(self.store_problems());
         let uplink = self.mirror.uplink();
         if !uplink.up {
@@ -225,6 +225,7 @@ impl Daemon {
             },
             error,
             cni: self.cni.get(&pod.name).cloned(),
+            bandwidth: attachments::shown_bandwidth(&self.bandwidth_of(pod)),
         }
     }
 
@@ -246,6 +247,8 @@ impl Daemon {
                 tx_bytes: totals.tx.1,
                 rx_drops: totals.drops.0,
                 tx_drops: totals.drops.1,
+                delayed: totals.held.0,
+                paused: totals.held.1,
             }
         });
         ports.collect()
@@ -292,6 +295,7 @@ impl Daemon {
             peers_resolved: peers.filter(|node| self.is_resolved(node, &networks)).count() as u64,
             learned: self.stations().len() as u64,
             conflicts: self.claims().len() as u64,
+            pins: self.dataplane.pin_counts(),
             stats: self.stats(),
             drops: self.drops(true),
         }
@@ -351,6 +355,9 @@ fn worker_stats(id: usize, side: &WorkerSide) -> WorkerStats {
         moved: counters.moved.get(),
         moves_limited: counters.moves_limited.get(),
         learn_limited: counters.learn_limited.get(),
+        pinned: counters.pinned.get(),
+        pins_evicted: counters.pins_evicted.get(),
+        to_host_pinned: counters.to_host_pinned.get(),
         events_lost: counters.events_lost.get(),
     }
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use weft_api::{
-    ApiError, Cni, ConfigReport, Drops, ErrorCode, Fdb, Flows, Mac, Neighbours, PodSpec, Pods, Ports, Routes,
-    Stats, Status, Vteps, Workers,
+    ApiError, Cni, ConfigReport, Drops, ErrorCode, Fdb, Flows, Mac, Neighbours, Pins, PodSpec, Pods, Ports,
+    Routes, Stats, Status, Vteps, Workers,
 };
 
 use super::{Daemon, attachments, pods};
@@ -122,6 +122,9 @@ impl Backend for Client {
     }
     async fn routes(&self, address: Option<IpAddr>) -> Result<Routes, ApiError> {
         self.look(move |daemon| daemon.list_routes(address)).await
+    }
+    async fn pins(&self, address: Option<IpAddr>, limit: usize) -> Result<Pins, ApiError> {
+        self.look(move |daemon| daemon.list_pins(address, limit)).await
     }
     async fn flows(&self, lasts: Duration, limit: usize) -> Result<Flows, ApiError> {
         self.ask(|answer| Request::Flows(lasts, limit, answer)).await?

@@ -1,8 +1,8 @@
 //! Starting: everything that can be wrong is found before anything is made. The order is that of what is cheapest to check.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use thiserror::Error;
 use tokio::net::UnixListener;
@@ -27,8 +27,10 @@ use crate::config::{Config, SourceKind, UplinkKind};
 use crate::dataplane::{self, Dataplane, file_prefix};
 use crate::metrics::{self, Served};
 use crate::reload::{ConfigFile, Reload};
+use crate::rules::{Keeping, Wanted};
 use crate::source::flannel;
 use crate::source::{Source, SourceError};
+use crate::supervisor::Supervisor;
 
 /// The control socket: its owner and the configured group may use it.
 const SOCKET_MODE: u32 = 0o660;
@@ -89,11 +91,13 @@ pub struct Setup {
     pub reload: Reload,
     /// Sets how much is logged.
     pub set_log_level: SetLogLevel,
+    /// Who has started weftd, and is told how it is.
+    pub supervisor: Supervisor,
 }
 
 /// Starts everything. On return traffic flows.
 pub async fn start(setup: Setup) -> Result<Started, StartError> {
-    let Setup { config, file, reload, set_log_level } = setup;
+    let Setup { config, file, reload, set_log_level, supervisor } = setup;
     let started = (Instant::now(), SystemTime::now());
     // A file is read before anything else: its mistakes are the most usual ones.
     let from_file = match config.source.kind {
@@ -118,7 +122,7 @@ pub async fn start(setup: Setup) -> Result<Started, StartError> {
         None => Beginning::store(&config, &file.flags, vtep_macs.first).await?,
     };
     descriptors::raise(beginning.pods() + state.pods.len(), config.dataplane.workers);
-    let (node, advice) = (beginning.node().to_owned(), beginning.advice());
+    let (node, advice, kube_pods) = (beginning.node().to_owned(), beginning.advice(), beginning.kube_pods());
     // What peers know this node by is kept, also if it was flanneld that said it.
     vtep_macs.first = advice.vtep_mac.unwrap_or(vtep_macs.first);
     let kind = config.uplink.kind;
@@ -137,15 +141,15 @@ pub async fn start(setup: Setup) -> Result<Started, StartError> {
 
     let (updates, incoming) = mpsc::channel(1);
     let (ready, forwards) = oneshot::channel();
-    let (store, env) = match follow {
+    let (store, told) = match follow {
         Follow::File(path) => {
             tokio::spawn(Source::File { path }.run(node.clone(), updates, reload.cluster));
             (None, None)
         }
         Follow::Store(origin) => {
-            let StoreOrigin { joined, status, translation, env } = *origin;
+            let StoreOrigin { joined, status, translation, env, nftables } = *origin;
             tokio::spawn(flannel::follow(joined, translation, forwards, updates));
-            (Some((status, env.subnets)), Some(env))
+            (Some((status, env.subnets)), Some((env, nftables)))
         }
     };
     let (said, settings) = mpsc::channel(1);
@@ -157,11 +161,15 @@ pub async fn start(setup: Setup) -> Result<Started, StartError> {
     let (problem, health_problem) = watch::channel(None);
     let (_, healthz) = watch::channel(config.flannel.healthz);
     tokio::spawn(metrics::serve(Served::Health, healthz, client.clone(), problem));
-    let subnet_file = config.flannel.subnet_file.clone();
-    let remembers = env.as_ref().map(|env| Memory::new(config.source.kind, advice, env));
+    let (problem, rules_problem) = watch::channel(None);
+    let own = config.flannel.clone();
+    let remembers =
+        told.as_ref().map(|(env, nftables)| Memory::new(config.source.kind, advice, env, *nftables));
     let mut daemon = Daemon {
         added: BTreeMap::new(),
         cni: BTreeMap::new(),
+        kube_pods: kube_pods.clone(),
+        limited_by_kube: HashMap::new(),
         config,
         node,
         started,
@@ -189,7 +197,8 @@ pub async fn start(setup: Setup) -> Result<Started, StartError> {
         spread: Spread::new(),
         flows: Watches::default(),
         settings: own_settings,
-        listen_problems: [metrics_problem, health_problem],
+        task_problems: [metrics_problem, health_problem, rules_problem],
+        supervisor,
         saved: None,
     };
     // What the daemon cannot be without comes first: if it fails, no pod has been touched.
@@ -205,18 +214,27 @@ pub async fn start(setup: Setup) -> Result<Started, StartError> {
     daemon.reconcile().await;
     // Nobody waits for it where the source is a file.
     let _ = ready.send(());
-    if let Some(env) = env {
+    if let Some((env, nftables)) = told {
+        let wanted = Wanted {
+            rules: flannel::rules(&env, nftables, &own),
+            blackhole: own.blackhole_route,
+            every: Duration::from_secs(own.resync_s.into()),
+            state_dir: daemon.config.state.dir.clone(),
+        };
+        let mut keeping = Keeping::new(wanted, problem);
+        keeping.look().await;
+        tokio::spawn(keeping.run());
         // The last step: CNI plugins take it for the word that pods may come.
-        if let Err(error) = env.write(&subnet_file) {
+        if let Err(error) = env.write(&own.subnet_file) {
             warn!(
                 "cannot write {}: {error}; CNI plugins wait for it: mend that and restart weftd",
-                subnet_file.display()
+                own.subnet_file.display()
             );
         }
     }
     Ok(Started {
         daemon,
-        inputs: Inputs { updates: incoming, settings, underlay, requests },
+        inputs: Inputs { updates: incoming, settings, underlay, requests, kube_pods },
         client,
         listener,
         socket,

@@ -36,6 +36,8 @@ pub struct Scrape {
     pub(crate) learned: u64,
     /// Addresses that two stations claim now.
     pub(crate) conflicts: u64,
+    /// Connection pins, and how many there is room for.
+    pub(crate) pins: (u64, u64),
     pub(crate) stats: Stats,
     pub(crate) drops: Drops,
 }
@@ -43,7 +45,7 @@ pub struct Scrape {
 /// What a port counts: name, unit, what it means.
 type PortCounter = (&'static str, Option<Unit>, &'static str, fn(&PortStats) -> u64);
 
-const PORT_COUNTERS: [PortCounter; 6] = [
+const PORT_COUNTERS: [PortCounter; 8] = [
     ("weft_port_rx_packets", None, "Frames received from the port. A GSO frame counts once.", |port| {
         port.rx_packets
     }),
@@ -69,12 +71,24 @@ const PORT_COUNTERS: [PortCounter; 6] = [
         "Frames that were to be sent to the port and dropped because it did not take them.",
         |port| port.tx_drops,
     ),
+    (
+        "weft_port_delayed_packets",
+        None,
+        "Frames to the port that had to wait because of its limit.",
+        |port| port.delayed,
+    ),
+    (
+        "weft_port_pauses",
+        None,
+        "How often nothing more was taken from the port for a while because of its limit.",
+        |port| port.paused,
+    ),
 ];
 
 /// What a worker counts: name, what it means.
 type WorkerCounter = (&'static str, &'static str, fn(&WorkerStats) -> u64);
 
-const WORKER_COUNTERS: [WorkerCounter; 17] = [
+const WORKER_COUNTERS: [WorkerCounter; 20] = [
     ("weft_worker_rx_packets", "Frames that the worker received.", |worker| worker.rx_packets),
     ("weft_worker_tx_packets", "Frames that the worker sent.", |worker| worker.tx_packets),
     ("weft_worker_consumed_packets", "Frames that were for the switch itself.", |worker| worker.consumed),
@@ -112,6 +126,19 @@ const WORKER_COUNTERS: [WorkerCounter; 17] = [
         "weft_fdb_learn_limited",
         "MAC addresses that were not learned because the port, or the table, had its fill.",
         |worker| worker.learn_limited,
+    ),
+    (
+        "weft_pins_made",
+        "Connections whose answers were pinned to the host port, and address pairs whose fragments were.",
+        |worker| worker.pinned,
+    ),
+    ("weft_pins_evicted", "Connection pins that had to go before their time, for others.", |worker| {
+        worker.pins_evicted
+    }),
+    (
+        "weft_pinned_packets",
+        "Frames for pods that went to the host port, since their flow was pinned.",
+        |worker| worker.to_host_pinned,
     ),
     ("weft_events_lost", "Events for the control side that were lost because too many waited.", |worker| {
         worker.events_lost
@@ -194,7 +221,10 @@ impl Scrape {
         let help = "MAC addresses that are learned behind trusted ports now.";
         gauge(to, "weft_fdb_learned_entries", None, help, self.learned)?;
         let help = "Addresses that a second station claims: see `weft neigh`.";
-        gauge(to, "weft_neighbour_conflicts", None, help, self.conflicts)
+        gauge(to, "weft_neighbour_conflicts", None, help, self.conflicts)?;
+        let help = "Connections whose answers go to the host port: see `weft pins`.";
+        gauge(to, "weft_pins", None, help, self.pins.0)?;
+        gauge(to, "weft_pins_capacity", None, "Connection pins that there is room for.", self.pins.1)
     }
 
     fn of_ports(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {

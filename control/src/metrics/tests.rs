@@ -22,6 +22,8 @@ fn scrape() -> Scrape {
         tx_bytes: u64::MAX,
         rx_drops: 5,
         tx_drops: 6,
+        delayed: 7,
+        paused: 8,
     };
     let worker = weft_api::WorkerStats {
         id: 0,
@@ -54,6 +56,7 @@ fn scrape() -> Scrape {
         whole_frames: 23,
         learned: 8,
         conflicts: 0,
+        pins: (12, 131_072),
         stats: weft_api::Stats { ports: vec![port], workers: vec![worker], total: Total::default() },
         drops: weft_api::Drops { total: vec![drop] },
     }
@@ -73,6 +76,8 @@ fn what_is_written() {
         "weft_peers_resolved 4999",
         "weft_peers_direct 17",
         "weft_uplink_whole_frames_total 23",
+        "weft_pins 12",
+        "weft_pins_capacity 131072",
         r#"weft_port_rx_packets_total{port="quoted \"a\\b\"\nc",kind="tap"} 1"#,
         r#"weft_port_tx_bytes_total{port="quoted \"a\\b\"\nc",kind="tap"} 18446744073709551615"#,
         "# TYPE weft_port_tx_bytes counter",

@@ -14,9 +14,11 @@ use weft_flannel::lease::{Subnets, VxlanData};
 use weft_flannel::net_conf::{Backend, NetConf};
 use weft_flannel::store::{Cluster, Peer, Store, StoreError, Update};
 use weft_flannel::subnet_env::SubnetEnv;
+use weft_node::{Firewall, Pods, Rules};
 use weft_switch::types::{MacAddr, Mtu};
 
 use super::SourceError;
+use crate::config::Flannel;
 use crate::model::{DirectRouting, Encapsulation, Entity, Model, Network, Node, validate};
 
 /// What this node knows of itself.
@@ -64,6 +66,20 @@ pub fn subnet_env(cluster: &Cluster, uplink: u32, ip_masq: bool) -> SubnetEnv {
         subnets: cluster.own,
         mtu: pod_mtu(&cluster.config, uplink),
         ip_masq,
+    }
+}
+
+/// The rules that the node needs for its pods' packets.
+pub fn rules(env: &SubnetEnv, nftables: bool, settings: &Flannel) -> Rules {
+    let v4 = env.networks.first().copied().map(IpNet::V4).zip(env.subnets.v4.map(IpNet::V4));
+    let v6 = env.ipv6_networks.first().copied().map(IpNet::V6).zip(env.subnets.v6.map(IpNet::V6));
+    let pods = |(network, subnet): (IpNet, IpNet)| Pods { network: network.trunc(), subnet: subnet.trunc() };
+    Rules {
+        by: if nftables { Firewall::Nftables } else { Firewall::Iptables },
+        pods: [v4, v6].into_iter().flatten().map(pods).collect(),
+        masquerade: settings.ip_masq,
+        forward: settings.forward_rules,
+        random_ports: settings.ip_masq_random,
     }
 }
 

@@ -13,19 +13,19 @@ use weft_api::{Client, PodPort, PodSpec, State, Status};
 use crate::lab::http::ask_tcp;
 use crate::lab::{Lab, Namespace, Weftd, wait_for};
 
-const ENDPOINT: &str = "http://172.16.0.1:2379";
+pub(crate) const ENDPOINT: &str = "http://172.16.0.1:2379";
 const SUBNETS: &str = "/coreos.com/network/subnets/";
 const CONF: &str = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan"}}"#;
 
 /// etcd on the lab's node a.
-struct Etcd<'a> {
+pub(crate) struct Etcd<'a> {
     lab: &'a Lab,
     child: Option<Child>,
 }
 
 impl<'a> Etcd<'a> {
     /// Started, with the network's configuration.
-    fn start(lab: &'a Lab) -> Self {
+    pub(crate) fn start(lab: &'a Lab) -> Self {
         let mut etcd = Self { lab, child: None };
         etcd.run();
         etcd.ctl(&["put", "/coreos.com/network/config", CONF]);
@@ -68,7 +68,7 @@ impl<'a> Etcd<'a> {
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    fn ctl(&self, args: &[&str]) -> String {
+    pub(crate) fn ctl(&self, args: &[&str]) -> String {
         self.try_ctl(args).unwrap_or_else(|| panic!("etcdctl {args:?} failed"))
     }
 
@@ -93,19 +93,19 @@ impl Drop for Etcd<'_> {
 }
 
 /// One of the two nodes.
-struct Node<'a> {
-    lab: &'a Lab,
-    name: &'static str,
-    namespace: &'a Namespace,
+pub(crate) struct Node<'a> {
+    pub(crate) lab: &'a Lab,
+    pub(crate) name: &'static str,
+    pub(crate) namespace: &'a Namespace,
 }
 
 impl Node<'_> {
-    fn path(&self, what: &str) -> PathBuf {
+    pub(crate) fn path(&self, what: &str) -> PathBuf {
         self.lab.path(&format!("{}-{what}", self.name))
     }
 
     /// Starts weftd with this `[source]` and these variables.
-    fn start(&self, source: &str, environment: &[&str]) -> Weftd {
+    pub(crate) fn start(&self, source: &str, environment: &[&str]) -> Weftd {
         let [socket, state, config] = ["weftd.sock", "state", "weftd.toml"].map(|what| self.path(what));
         let text = format!(
             "[node]\nname = \"{}\"\n[dataplane]\nmemory = \"16MiB\"\n[uplink]\nkind = \"af_packet\"\n[control]\nsocket = \"{}\"\n\
@@ -124,12 +124,12 @@ impl Node<'_> {
         Client::new(self.path("weftd.sock"))
     }
 
-    fn status(&self) -> Status {
+    pub(crate) fn status(&self) -> Status {
         self.lab.wait_on(self.client().status()).expect("a status")
     }
 
     /// Adds a pod at the fifth address of the node's subnet, which it returns.
-    fn add(&self, name: &str, netns: &Namespace) -> IpAddr {
+    pub(crate) fn add(&self, name: &str, netns: &Namespace) -> IpAddr {
         let store = self.status().source.store.expect("a store");
         let Some(IpNet::V4(subnet)) = store.subnets.first().copied() else { panic!("{store:?}") };
         let address = IpAddr::V4((subnet.network().to_bits() + 5).into());
@@ -143,6 +143,7 @@ impl Node<'_> {
             mtu: None,
             routes: None,
             cni: None,
+            bandwidth: Default::default(),
         };
         self.lab.wait_on(self.client().add_pod(&spec)).expect("it is added");
         address

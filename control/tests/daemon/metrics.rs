@@ -151,6 +151,8 @@ fn metrics_are_well_formed_and_say_what_the_control_socket_says() {
             ("weft_port_tx_packets", port.tx_packets),
             ("weft_port_tx_bytes", port.tx_bytes),
             ("weft_port_tx_drops", port.tx_drops),
+            ("weft_port_delayed_packets", port.delayed),
+            ("weft_port_pauses", port.paused),
         ] {
             assert_eq!(sample(&metrics, name, &labels), value as f64, "{name} of {}", port.name);
         }

@@ -12,7 +12,7 @@ use crate::offload::finish::takes;
 use crate::offload::nic::{self, Told, Work};
 use crate::offload::{Offload, checksum};
 use crate::packet::PacketBuf;
-use crate::port::{Armed, Burst, RxLoss, RxQueue, TxCaps, TxQueue};
+use crate::port::{Armed, BURST, Burst, RxLoss, RxQueue, TxCaps, TxQueue};
 
 /// How often a burst is offered to a guest that takes it in parts.
 const GUEST_TRIES: usize = 8;
@@ -222,8 +222,12 @@ impl TxQueue<NativePool> for EthTx {
 impl RxQueue<NativePool> for VhostRx {
     #[inline]
     fn rx(&mut self, pool: &mut NativePool, burst: &mut Burst<Mbuf>) -> RxLoss {
+        RxQueue::rx_few(self, pool, burst, BURST)
+    }
+    #[inline]
+    fn rx_few(&mut self, pool: &mut NativePool, burst: &mut Burst<Mbuf>, few: usize) -> RxLoss {
         let old = burst.len();
-        let came = VhostRx::rx(self, pool.small(), burst);
+        let came = VhostRx::rx_few(self, pool.small(), burst, few);
         let bad_offload = if came > 0 && self.has_told() { take_states(burst, old) } else { 0 };
         RxLoss {
             malformed: self.take_malformed(),

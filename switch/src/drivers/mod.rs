@@ -85,6 +85,13 @@ impl RxQueue<NativePool> for Rx {
             Self::IpTunnel(queue) => queue.rx(pool, burst),
         }
     }
+    fn rx_few(&mut self, pool: &mut NativePool, burst: &mut Burst<Mbuf>, few: usize) -> RxLoss {
+        match self {
+            Self::Tap(queue) => queue.rx_few(pool, burst, few),
+            Self::Vhost(queue) => RxQueue::rx_few(queue, pool, burst, few),
+            _ => self.rx(pool, burst),
+        }
+    }
     #[inline]
     fn expect(&self) {
         if let Self::Vhost(queue) = self {

@@ -13,7 +13,7 @@ use super::NativePool;
 use super::pool::{Room, SMALL};
 use crate::offload::virtio;
 use crate::packet::PacketBuf;
-use crate::port::{Burst, RxLoss, RxQueue, TxCaps, TxQueue};
+use crate::port::{BURST, Burst, RxLoss, RxQueue, TxCaps, TxQueue};
 
 /// Ethernet header and one 802.1Q tag, in front of an IP packet.
 const LINK_HEADERS: usize = 14 + 4;
@@ -71,9 +71,13 @@ impl Spreader {
 /// told so by whoever looks at that.
 impl RxQueue<NativePool> for TapRx {
     fn rx(&mut self, pool: &mut NativePool, burst: &mut Burst<Mbuf>) -> RxLoss {
+        self.rx_few(pool, burst, BURST)
+    }
+    fn rx_few(&mut self, pool: &mut NativePool, burst: &mut Burst<Mbuf>, few: usize) -> RxLoss {
         let mut loss = RxLoss::default();
         let mut bytes = 0;
-        while !burst.is_full() && bytes < BURST_BYTES {
+        let most = burst.len().saturating_add(few).min(burst.capacity());
+        while burst.len() < most && bytes < BURST_BYTES {
             let Some((mut head, mut tail)) = pool.room(TAIL) else {
                 // The frame stays in the kernel's queue, which drops and counts when it overflows.
                 break;

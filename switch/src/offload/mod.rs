@@ -11,6 +11,7 @@
 //! | [`checksum`] | fills in and checks transport checksums over chains |
 //! | [`segment`] | cuts GSO frames |
 //! | `merge` | the other way round: packets of a flow become one GSO frame |
+//! | `on_wire` | what a frame counts as where rates are limited |
 //! | [`unfilled`] | the state of what a kernel on the same machine left unfinished without a word |
 //!
 //! A checksum's place is data from a guest. It is checked once, in [`virtio::parse`], against the frame as it was
@@ -21,6 +22,7 @@ pub mod finish;
 mod layout;
 pub(crate) mod merge;
 pub mod nic;
+mod on_wire;
 pub mod segment;
 mod sum;
 #[cfg(test)]
@@ -28,6 +30,7 @@ pub(crate) mod tests;
 pub mod unfilled;
 pub mod virtio;
 
+pub(crate) use on_wire::wire_len;
 pub(crate) use sum::sum_of;
 
 /// What is known of, or still to be done about, the packet's transport checksum.

@@ -5,6 +5,7 @@
 
 mod hash;
 mod ports;
+mod rates;
 mod routes;
 mod shared;
 mod vteps;
@@ -14,12 +15,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 pub(crate) use hash::NEAR;
 pub use hash::{KeyHasher, Map};
 pub use ports::{Place, PodGuard, Port, Ports, Role};
+pub use rates::{LEAST_BURST_MS, PortRates, Rate, Rates};
 pub use routes::{NO_VTEP, NextHop, Prefix, Routes};
 pub use shared::Shared;
 pub(crate) use vteps::BLOCK_V4;
 pub(crate) use vteps::Plain;
 pub use vteps::{Encap, LocalVtep, Outer, Peers, SourcePorts, Vtep, Vteps, v4_key};
 
+use crate::classify::pinned::is_here;
 use crate::limits::Limits;
 use crate::types::{Generation, MacAddr, PortId};
 
@@ -133,6 +136,8 @@ pub struct Snapshot {
     pub ageing: u32,
     /// What is limited, and how.
     pub limits: Limits,
+    /// How fast frames may go to ports and come from them.
+    pub rates: Rates,
     /// The far ends of the tunnels; routes name them by index.
     pub vteps: Shared<Vteps>,
     /// This node's ends of the tunnels.
@@ -155,6 +160,11 @@ impl Snapshot {
                 IpAddr::V4(v4) => self.gateway.for_v4(v4).is_some(),
                 IpAddr::V6(v6) => self.gateway.for_v6(v6).is_some(),
             }
+    }
+
+    /// Whether what is sent to `address` goes to a pod of this node, which has it or routes on.
+    pub fn leads_to_a_pod(&self, address: IpAddr) -> bool {
+        is_here(self, address)
     }
 
     /// The pod of this node that has `address`.

@@ -5,6 +5,7 @@ use arrayvec::ArrayVec;
 use super::learn::learn;
 use super::merge::merge;
 use super::outbox::Outbox;
+use super::pin::heed_pins;
 use super::read::{Read, read_burst};
 use super::sample::sample;
 use super::{Buf, HANDOVER, Platform, Worker};
@@ -33,15 +34,33 @@ impl<P: Platform> Worker<P> {
             sampling,
             until_sample,
             stations,
+            pins,
             questions,
+            accounts,
+            ticks,
             ..
         } = self;
         let Some(slot) = rx.get_mut(from) else { return 0 };
-        let loss = slot.queue.rx(pool, frames);
+        let mut is_shut = false;
+        let loss = match &mut slot.gate {
+            None => slot.queue.rx(pool, frames),
+            Some(gate) => {
+                let loss = gate.rx(&mut slot.queue, pool, frames, &accounts.of(from).from, *ticks);
+                is_shut = gate.is_shut();
+                counters.port(from).paused.add(is_shut.into());
+                if gate.is_over() {
+                    slot.gate = None;
+                }
+                loss
+            }
+        };
         let lost = count_loss(loss, outbox);
         let received = frames.len() + lost;
         if received == 0 {
             slot.empty = slot.empty.saturating_add(1);
+            if is_shut {
+                rx.note_shut(from, *ticks);
+            }
             return 0;
         }
         slot.empty = 0;
@@ -57,6 +76,7 @@ impl<P: Platform> Worker<P> {
         let second = seconds(*now);
         let (reads, bytes) = read_burst(tables, stations, second, from, frames, notes);
         port_counters.rx_bytes.add(bytes);
+        heed_pins(tables, pins, second, from, (frames, &mut *reads), counters);
         if tables.ports.get(from).is_some_and(|port| matches!(port.role, Role::Trusted)) {
             learn(
                 tables,
@@ -100,6 +120,9 @@ impl<P: Platform> Worker<P> {
         };
         apply_burst(&mut applier, frames, reads, together, &mut ends);
         slot.together = together;
+        if is_shut {
+            rx.note_shut(from, *ticks);
+        }
         port_counters.rx_drops.add(ends.dropped);
         counters.consumed.add(ends.consumed);
         counters.originated.add(ends.originated);

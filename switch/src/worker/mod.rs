@@ -7,6 +7,8 @@ mod burst;
 mod learn;
 mod merge;
 mod outbox;
+mod pace;
+mod pin;
 mod read;
 mod receivers;
 mod run;
@@ -23,14 +25,17 @@ use weft_sync::sleep::SleepFlag;
 use weft_sync::snapshot::Reader;
 
 use crate::counters::WorkerCounters;
+use crate::drop_reason::DropReason;
 use crate::event::Events;
 use crate::packet::BufPool;
+use crate::pins::Pins;
 use crate::port::{BURST, Burst, RxQueue, TxQueue};
 use crate::questions::Questions;
 use crate::stations::Stations;
-use crate::tables::Snapshot;
-use crate::types::PortId;
+use crate::tables::{Rates, Snapshot};
+use crate::types::{Generation, PortId};
 use outbox::Outbox;
+use pace::{Accounts, TICKS_PER_MS};
 use read::Notes;
 use receivers::Receivers;
 pub use run::{Clock, Idle, Sleeper};
@@ -95,9 +100,15 @@ pub struct Handle<P: Platform> {
     events: Events,
     sampling: Arc<Sampling>,
     stations: Stations,
+    pins: Pins,
 }
 
 impl<P: Platform> Handle<P> {
+    /// The connections whose answers go to the host: one table for all workers.
+    pub fn pins(&self) -> &Pins {
+        &self.pins
+    }
+
     /// What the workers have learned: one table for all of them.
     pub fn learned(&self) -> &Stations {
         &self.stations
@@ -149,8 +160,14 @@ pub struct Worker<P: Platform> {
     ident: u16,
     /// In milliseconds, as of the round.
     now: u64,
+    /// The same in the unit that rates are limited by.
+    ticks: u64,
+    accounts: Accounts,
+    /// The limits in force, and the snapshot that said so; none when there are new queues to be limited.
+    limits: (Rates, Option<Generation>),
     events: Events,
     stations: Stations,
+    pins: Pins,
     questions: Questions,
     sampling: Arc<Sampling>,
     /// Packets until the next sample.
@@ -167,10 +184,10 @@ pub struct Parts<P: Platform> {
     pub waker: P::Waker,
 }
 
-/// Makes the workers of a switch, with a ring from each to each other.
-pub fn make<P: Platform>(parts: Vec<Parts<P>>) -> Vec<(Worker<P>, Handle<P>)> {
+/// Makes the workers of a switch, with a ring from each to each other. All have the same `pins`.
+pub fn make<P: Platform>(parts: Vec<Parts<P>>, pins: &Pins) -> Vec<(Worker<P>, Handle<P>)> {
     let count = parts.len();
-    let (stations, takes) = (Stations::default(), Takes::default());
+    let (stations, takes, accounts) = (Stations::default(), Takes::default(), Accounts::default());
     let flags: Vec<_> = (0..count).map(|_| Arc::new(SleepFlag::new())).collect();
     let wakers: Vec<_> = parts.iter().map(|part| part.waker.clone()).collect();
     let mut inboxes: Vec<Vec<_>> = (0..count).map(|_| Vec::new()).collect();
@@ -210,6 +227,7 @@ pub fn make<P: Platform>(parts: Vec<Parts<P>>) -> Vec<(Worker<P>, Handle<P>)> {
             events: events.clone(),
             sampling: sampling.clone(),
             stations: stations.clone(),
+            pins: pins.clone(),
         };
         let worker = Worker {
             snapshot: part.snapshot,
@@ -217,7 +235,7 @@ pub fn make<P: Platform>(parts: Vec<Parts<P>>) -> Vec<(Worker<P>, Handle<P>)> {
             commands: receiver,
             broken,
             rx: Receivers::new(),
-            outbox: Outbox::new(index as u16, roads, counters.clone(), takes.clone()),
+            outbox: Outbox::new(index as u16, roads, counters.clone(), takes.clone(), accounts.clone()),
             inboxes,
             sleeping,
             counters,
@@ -226,8 +244,12 @@ pub fn make<P: Platform>(parts: Vec<Parts<P>>) -> Vec<(Worker<P>, Handle<P>)> {
             // Workers begin far apart: the identification is to differ between packets of one source and destination.
             ident: (index as u16).wrapping_mul(0x3fd7),
             now: 0,
+            ticks: 0,
+            accounts: accounts.clone(),
+            limits: (Rates::default(), None),
             events,
             stations: stations.clone(),
+            pins: pins.clone(),
             questions: Questions::default(),
             sampling,
             until_sample: 0,
@@ -266,10 +288,15 @@ impl<P: Platform> Worker<P> {
                     // One that cannot be waited for is polled, as those without a descriptor are.
                     let told = queue.wait_fd().is_some_and(|fd| sleeper.add(fd, port).is_ok());
                     self.rx.add(port, queue, told);
+                    self.limits.1 = None;
                 }
-                Command::AddTx(port, queue) => self.outbox.add(port, queue),
+                Command::AddTx(port, queue) => {
+                    self.outbox.add(port, queue);
+                    self.limits.1 = None;
+                }
                 Command::Remove(port, done) => {
                     self.empty_inboxes();
+                    self.give_up_held(port);
                     let rx = self.rx.remove(port);
                     if let Some(fd) = rx.as_ref().and_then(|queue| queue.wait_fd()) {
                         sleeper.remove(fd);
@@ -292,20 +319,57 @@ impl<P: Platform> Worker<P> {
 
     /// Sets the time, in milliseconds since some point in the past. [`Self::run`] does so in every round.
     pub fn set_time(&mut self, now: u64) {
-        self.now = now;
+        (self.now, self.ticks) = (now, now.wrapping_mul(TICKS_PER_MS));
+    }
+
+    /// The same in nanoseconds.
+    pub fn set_nanos(&mut self, now: u64) {
+        (self.now, self.ticks) = (now / 1_000_000, now.wrapping_mul(TICKS_PER_MS / 1_000_000));
+    }
+
+    /// What came from a port and waited for its limit is dropped: the port goes.
+    fn give_up_held(&self, port: PortId) {
+        let held = self.rx.held(port) as u64;
+        if held > 0 {
+            let counters = self.counters.port(port);
+            counters.rx_packets.add(held);
+            counters.rx_drops.add(held);
+            self.counters.rx.add(held);
+            self.counters.drops(DropReason::RxPortUnknown).add(held);
+        }
+    }
+
+    /// Limits the ports' rates as the newest snapshot says.
+    fn take_limits(&mut self) {
+        let Self { snapshot, rx, outbox, limits: (limits, of), accounts, ticks, .. } = self;
+        let tables = snapshot.load();
+        if of.is_none() || *limits != tables.rates {
+            for port in limits.ports().chain(tables.rates.ports()) {
+                let rates = tables.rates.get(port);
+                rx.limit(port, rates.from, &accounts.of(port).from, *ticks);
+                outbox.limit(port, rates.to);
+            }
+            limits.clone_from(&tables.rates);
+        }
+        *of = Some(tables.generation);
     }
 
     /// Polls every active receive queue and every ring once; how many packets that brought. Each round is a burst
     /// boundary, with or without packets: who waits for it is not held up by a worker that has nothing to do.
     pub fn round(&mut self) -> usize {
-        self.snapshot.load();
-        let mut work = 0;
+        self.outbox.set_time(self.ticks);
+        if self.limits.1 != Some(self.snapshot.load().generation) {
+            self.take_limits();
+        }
+        self.rx.heed_limits(self.ticks);
+        let mut work = self.outbox.release(&mut self.pool);
         for turn in 0..self.rx.polled() {
             if let Some(port) = self.rx.at(turn) {
                 work += self.poll(port, self.rx.after(turn));
             }
         }
         self.rx.turn();
+        self.rx.heed_limits(self.ticks);
         work + self.take_in()
     }
 }

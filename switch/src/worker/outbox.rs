@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::pace::{Accounts, BATCH, Shaper, is_due, until};
 use super::takes::Takes;
 use super::{Buf, HANDOVER_BYTES, Platform, Road, Wake};
 use crate::counters::WorkerCounters;
@@ -9,7 +10,7 @@ use crate::drop_reason::DropReason;
 use crate::offload::finish::{finish, takes};
 use crate::packet::PacketBuf;
 use crate::port::{Burst, TxCaps, TxLoss, TxQueue};
-use crate::tables::{Place, Snapshot};
+use crate::tables::{Place, Rate, Snapshot};
 use crate::types::{MAX_PORTS, PortId};
 
 struct TxSlot<P: Platform> {
@@ -17,6 +18,21 @@ struct TxSlot<P: Platform> {
     staged: Burst<Buf<P>>,
     /// What the other workers have been told that the queue takes.
     told: TxCaps,
+    /// The limit of what may be sent.
+    shaper: Option<Box<Shaper<Buf<P>>>>,
+}
+
+/// What waits for the limits of ports.
+struct Delay {
+    accounts: Accounts,
+    /// As of the round, in ticks.
+    now: u64,
+    /// The ports that frames wait for.
+    ports: Vec<PortId>,
+    /// When the first of those frames may go, or earlier.
+    next: u64,
+    /// Bytes of buffers that they hold.
+    held: u64,
 }
 
 pub(super) struct Outbox<P: Platform> {
@@ -31,6 +47,7 @@ pub(super) struct Outbox<P: Platform> {
     roads: Vec<Option<Road<P>>>,
     counters: Arc<WorkerCounters>,
     takes: Takes,
+    delay: Delay,
 }
 
 impl<P: Platform> Outbox<P> {
@@ -39,9 +56,12 @@ impl<P: Platform> Outbox<P> {
         roads: Vec<Option<Road<P>>>,
         counters: Arc<WorkerCounters>,
         takes: Takes,
+        accounts: Accounts,
     ) -> Self {
         let slots = (0..MAX_PORTS).map(|_| None).collect();
-        Self { index, slots, touched: Vec::with_capacity(MAX_PORTS), last: None, roads, counters, takes }
+        let (touched, ports) = (Vec::with_capacity(MAX_PORTS), Vec::with_capacity(MAX_PORTS));
+        let delay = Delay { accounts, now: 0, ports, next: 0, held: 0 };
+        Self { index, slots, touched, last: None, roads, counters, takes, delay }
     }
 
     /// What the ports take, as far as it is known.
@@ -51,14 +71,84 @@ impl<P: Platform> Outbox<P> {
     }
 
     pub(super) fn add(&mut self, port: PortId, queue: P::Tx) {
+        drop(self.remove(port));
         let told = queue.caps();
         self.takes.set(port, told);
-        self.slots[port.index()] = Some(Box::new(TxSlot { queue, staged: Burst::new(), told }));
+        let slot = TxSlot { queue, staged: Burst::new(), told, shaper: None };
+        self.slots[port.index()] = Some(Box::new(slot));
     }
 
     pub(super) fn remove(&mut self, port: PortId) -> Option<P::Tx> {
         self.takes.set(port, TxCaps::NONE);
-        self.slots[port.index()].take().map(|slot| slot.queue)
+        let slot = self.slots[port.index()].take()?;
+        if let Some(shaper) = slot.shaper.as_deref().filter(|shaper| shaper.len() > 0) {
+            self.drop(DropReason::TxPortGone, shaper.len());
+            self.counters.port(port).tx_drops.add(shaper.len() as u64);
+            self.delay.held = self.delay.held.saturating_sub(shaper.held());
+            self.delay.ports.retain(|other| *other != port);
+        }
+        Some(slot.queue)
+    }
+
+    /// Sets the limit of what is sent to a port.
+    pub(super) fn limit(&mut self, port: PortId, rate: Option<Rate>) {
+        let Some(slot) = &mut self.slots[port.index()] else { return };
+        let Delay { accounts, now, next, .. } = &mut self.delay;
+        match (&mut slot.shaper, rate) {
+            (None, None) => {}
+            (None, Some(rate)) => {
+                slot.shaper = Some(Box::new(Shaper::new(rate, &accounts.of(port).to, *now)));
+            }
+            (Some(shaper), rate) => shaper.set(rate, *now),
+        }
+        *next = *now;
+        if slot.shaper.as_deref().is_some_and(Shaper::is_over) {
+            slot.shaper = None;
+        }
+    }
+
+    /// What time it is, in ticks.
+    #[inline]
+    pub(super) fn set_time(&mut self, now: u64) {
+        self.delay.now = now;
+    }
+
+    /// Sends what has waited for a port's limit for long enough; how many frames that was. To be called between bursts.
+    #[inline]
+    pub(super) fn release(&mut self, pool: &mut P::Pool) -> usize {
+        let Delay { ports, next, now, .. } = &self.delay;
+        if ports.is_empty() || !is_due(*next, *now) { 0 } else { self.release_due(pool) }
+    }
+
+    fn release_due(&mut self, pool: &mut P::Pool) -> usize {
+        let Self { slots, delay, counters, takes, .. } = self;
+        let Delay { accounts, now, ports, next, held } = delay;
+        let (mut released, mut first) = (0, u64::MAX);
+        ports.retain(|port| {
+            let Some(slot) = slots[port.index()].as_deref_mut() else { return false };
+            let Some(shaper) = &mut slot.shaper else { return false };
+            shaper.release(&mut slot.staged, &accounts.of(*port).to, *now, held);
+            let (waits, is_over) = (shaper.len() > 0, shaper.is_over());
+            if waits {
+                first = first.min(until(shaper.due(), *now));
+            }
+            released += slot.staged.len();
+            if !slot.staged.is_empty() {
+                send(slot, pool, *port, counters, takes);
+            }
+            if is_over {
+                slot.shaper = None;
+            }
+            waits
+        });
+        *next = now.wrapping_add(first);
+        released
+    }
+
+    /// How long a worker that has nothing else to do may sleep while frames wait, in ticks.
+    pub(super) fn wait(&self) -> Option<u64> {
+        let Delay { ports, next, now, .. } = &self.delay;
+        (!ports.is_empty()).then(|| until(*next, *now).saturating_add(BATCH))
     }
 
     /// One frame less, for `reason`.
@@ -109,7 +199,7 @@ impl<P: Platform> Outbox<P> {
         match &mut self.slots[to.index()] {
             Some(slot) if here && slot.staged.is_empty() => {
                 std::mem::swap(&mut slot.staged, frames);
-                flush(slot, pool, to, &self.counters, &self.takes);
+                flush(slot, pool, to, &self.counters, &self.takes, &mut self.delay);
             }
             _ => frames.drain(..).for_each(|packet| self.send(tables, pool, to, packet)),
         }
@@ -138,7 +228,7 @@ impl<P: Platform> Outbox<P> {
         }
         slot.staged.push(packet);
         if slot.staged.is_full() {
-            flush(slot, pool, to, &self.counters, &self.takes);
+            flush(slot, pool, to, &self.counters, &self.takes, &mut self.delay);
             self.touched.retain(|port| *port != to);
         }
     }
@@ -149,7 +239,7 @@ impl<P: Platform> Outbox<P> {
         self.last = None;
         for to in self.touched.drain(..) {
             if let Some(slot) = &mut self.slots[to.index()] {
-                flush(slot, pool, to, &self.counters, &self.takes);
+                flush(slot, pool, to, &self.counters, &self.takes, &mut self.delay);
             }
         }
         for road in self.roads.iter_mut().flatten() {
@@ -185,6 +275,51 @@ fn hand_over<P: Platform>(road: &mut Road<P>, counters: &WorkerCounters) {
 }
 
 fn flush<P: Platform>(
+    slot: &mut TxSlot<P>,
+    pool: &mut P::Pool,
+    to: PortId,
+    counters: &WorkerCounters,
+    tell: &Takes,
+    delay: &mut Delay,
+) {
+    if let Some(shaper) = &mut slot.shaper {
+        hold_back(shaper, &mut slot.staged, to, counters, delay);
+        if slot.staged.is_empty() {
+            return;
+        }
+    }
+    send(slot, pool, to, counters, tell);
+}
+
+/// Leaves of a burst what may go now. What may not waits, or is dropped where enough waits.
+fn hold_back<B: PacketBuf>(
+    shaper: &mut Shaper<B>,
+    burst: &mut Burst<B>,
+    to: PortId,
+    counters: &WorkerCounters,
+    delay: &mut Delay,
+) {
+    let Delay { accounts, now, ports, next, held } = delay;
+    let (account, port) = (&accounts.of(to).to, counters.port(to));
+    let (mut ready, waited) = (Burst::new(), shaper.len() > 0);
+    for frame in burst.drain(..) {
+        if shaper.passes(&frame, account, *now) {
+            ready.push(frame);
+        } else if shaper.push(frame, held).is_ok() {
+            port.delayed.add(1);
+        } else {
+            counters.drops(DropReason::RateLimited).add(1);
+            port.tx_drops.add(1);
+        }
+    }
+    *burst = ready;
+    if !waited && shaper.len() > 0 {
+        ports.push(to);
+        *next = *now;
+    }
+}
+
+fn send<P: Platform>(
     slot: &mut TxSlot<P>,
     pool: &mut P::Pool,
     to: PortId,

@@ -2,9 +2,11 @@
 //!
 //! A round costs what the polled ones cost, however many are armed; an event finds its queue by the port's number.
 
-use super::Platform;
+use super::pace::{Account, Gate, is_due, until};
+use super::{Buf, Platform, Sleeper};
 use crate::limits::Buckets;
 use crate::port::{Armed, RxQueue};
+use crate::tables::Rate;
 use crate::types::{MAX_PORTS, PortId};
 
 pub(super) struct RxSlot<P: Platform> {
@@ -21,6 +23,10 @@ pub(super) struct RxSlot<P: Platform> {
     pub(super) together: Option<PortId>,
     /// What this port has left of what is limited.
     pub(super) buckets: Buckets,
+    /// The limit of what may come from it.
+    pub(super) gate: Option<Box<Gate<Buf<P>>>>,
+    /// It is in [`Receivers::shut`], and so not polled.
+    shut: bool,
 }
 
 pub(super) struct Receivers<P: Platform> {
@@ -30,18 +36,27 @@ pub(super) struct Receivers<P: Platform> {
     active: Vec<PortId>,
     /// Where in `active` the round begins: where ways out are full, each is the first in its turn.
     first: usize,
+    /// The ports that have brought as much as their limits allow for now.
+    shut: Vec<PortId>,
+    /// When the first of them may bring more, in ticks, or earlier.
+    next: u64,
+    /// Those whose descriptors have been taken from the sleeper, since they would wake it for what is not taken.
+    hidden: Vec<PortId>,
 }
 
 impl<P: Platform> Receivers<P> {
     pub(super) fn new() -> Self {
         let slots = (0..MAX_PORTS).map(|_| None).collect();
-        Self { slots, active: Vec::with_capacity(MAX_PORTS), first: 0 }
+        let ports = || Vec::with_capacity(MAX_PORTS);
+        Self { slots, active: ports(), first: 0, shut: ports(), next: 0, hidden: ports() }
     }
 
     /// Takes a queue, to be polled until it has been empty for a while. `told`: its descriptor is with the sleeper.
     pub(super) fn add(&mut self, port: PortId, queue: P::Rx, told: bool) {
         let buckets = Buckets::default();
-        let slot = RxSlot { queue, told, waits: told, active: true, empty: 0, together: None, buckets };
+        let (gate, shut) = (None, false);
+        let slot =
+            RxSlot { queue, told, waits: told, active: true, empty: 0, together: None, buckets, gate, shut };
         self.remove(port);
         self.slots[port.index()] = Some(Box::new(slot));
         self.active.push(port);
@@ -54,8 +69,111 @@ impl<P: Platform> Receivers<P> {
     }
 
     fn leave(&mut self, port: PortId) {
-        self.active.retain(|active| *active != port);
+        for ports in [&mut self.active, &mut self.shut, &mut self.hidden] {
+            ports.retain(|other| *other != port);
+        }
         self.first = 0;
+    }
+
+    /// Frames that came from the port and wait for its limit.
+    pub(super) fn held(&self, port: PortId) -> usize {
+        let slot = self.slots[port.index()].as_deref();
+        slot.and_then(|slot| slot.gate.as_deref()).map_or(0, Gate::len)
+    }
+
+    /// Sets the limit of what comes from a port.
+    pub(super) fn limit(&mut self, port: PortId, rate: Option<Rate>, account: &Account, now: u64) {
+        let Some(slot) = self.slots[port.index()].as_deref_mut() else { return };
+        match (&mut slot.gate, rate) {
+            (None, None) => {}
+            (None, Some(rate)) => slot.gate = Some(Box::new(Gate::new(rate, account, now))),
+            (Some(gate), rate) => gate.set(rate, now),
+        }
+        self.next = now;
+        if slot.gate.as_deref().is_some_and(|gate| gate.is_over() && !slot.shut) {
+            slot.gate = None;
+        }
+    }
+
+    /// Has the ports rest that have brought as much as they may, and those polled again that may bring more. To be called
+    /// between rounds.
+    #[inline]
+    pub(super) fn heed_limits(&mut self, now: u64) {
+        if !self.shut.is_empty() && is_due(self.next, now) {
+            self.open_due(now);
+        }
+    }
+
+    fn open_due(&mut self, now: u64) {
+        let Self { slots, active, shut, next, .. } = self;
+        let mut first = u64::MAX;
+        shut.retain(|port| {
+            let Some(slot) = slots[port.index()].as_deref_mut() else { return false };
+            let open = slot.gate.as_deref_mut().is_none_or(|gate| {
+                let open = gate.open(now);
+                if !open {
+                    first = first.min(until(gate.due(), now));
+                }
+                open
+            });
+            if open && slot.shut {
+                slot.shut = false;
+                (slot.active, slot.empty) = (true, 0);
+                active.push(*port);
+            } else if !open && !slot.shut {
+                slot.shut = true;
+                slot.active = false;
+                active.retain(|active| active != port);
+            }
+            !open
+        });
+        *next = now.wrapping_add(first);
+        self.first = if self.first < self.active.len() { self.first } else { 0 };
+    }
+
+    /// The port's limit is reached: it rests from the next round on.
+    pub(super) fn note_shut(&mut self, port: PortId, now: u64) {
+        self.next = now;
+        if !self.shut.contains(&port) {
+            self.shut.push(port);
+        }
+    }
+
+    /// How long until one of those that rest may bring more.
+    pub(super) fn wait(&self, now: u64) -> Option<u64> {
+        (!self.shut.is_empty()).then(|| until(self.next, now))
+    }
+
+    /// The worker is about to wait: what it is not to be woken for is taken from the sleeper.
+    #[inline]
+    pub(super) fn hide(&mut self, sleeper: &mut impl Sleeper) {
+        for port in &self.shut {
+            let Some(slot) = self.slots[port.index()].as_deref() else { continue };
+            if slot.shut && slot.told && !self.hidden.contains(port) {
+                if let Some(fd) = slot.queue.wait_fd() {
+                    sleeper.remove(fd);
+                    self.hidden.push(*port);
+                }
+            }
+        }
+    }
+
+    /// Those that are polled again are given back to the sleeper.
+    #[inline]
+    pub(super) fn show(&mut self, sleeper: &mut impl Sleeper) {
+        if self.hidden.is_empty() {
+            return;
+        }
+        let Self { slots, hidden, .. } = self;
+        hidden.retain(|port| {
+            let Some(slot) = slots[port.index()].as_deref_mut() else { return false };
+            if !slot.shut {
+                // As with a new one: what cannot be waited for is polled.
+                slot.told = slot.queue.wait_fd().is_some_and(|fd| sleeper.add(fd, *port).is_ok());
+                slot.waits = slot.told;
+            }
+            slot.shut
+        });
     }
 
     #[inline]
@@ -96,7 +214,7 @@ impl<P: Platform> Receivers<P> {
             self.leave(port);
             return false;
         }
-        if !slot.active {
+        if !slot.active && !slot.shut {
             slot.queue.disarm();
             (slot.active, slot.empty) = (true, 0);
             self.active.push(port);

@@ -8,6 +8,11 @@
 //! waits; who pushes asks after pushing whether sleep was announced (`weft_sync::sleep`). A new snapshot wakes nobody:
 //! a sleeper holds none, so that nobody waits for it, and takes the newest when it wakes.
 //!
+//! # Ports with a limit
+//!
+//! A port that has brought all that it may is not polled, and its descriptor is taken from the sleeper: it would be readable all the time.
+//! The worker sleeps until the first limit lets something through, and no longer than [`LONGEST_HOLD`].
+//!
 //! # A core that others want too
 //!
 //! Spinning saves the wake-up, of the worker and often of the whole core, but must not keep from working whoever is to bring the
@@ -21,6 +26,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
+use super::pace::TICKS_PER_MS;
 use super::{Platform, Worker};
 use crate::port::RxQueue;
 use crate::types::PortId;
@@ -36,6 +42,9 @@ const LOOK_SELDOM: u32 = 1024;
 /// How long a core counts as shared after another thread kept it, in milliseconds: at first, and at most. It doubles each time that this
 /// happens again within the longest time.
 const SHARED_MS: [u64; 2] = [2, 128];
+
+/// How long a worker sleeps at most while a limit holds something up: limits may change, and a snapshot wakes nobody.
+const LONGEST_HOLD: Duration = Duration::from_millis(100);
 
 /// Frames of a round from which on they come in crowds.
 const CROWD: usize = 4;
@@ -119,13 +128,17 @@ impl<P: Platform> Worker<P> {
         let mut last_work = before;
         let mut shared = Shared::new(before, idle.cycles_per_ms);
         let mut first = true;
+        // Ticks a cycle, times 2^24.
+        let ticks = (TICKS_PER_MS << 24) / idle.cycles_per_ms.max(1);
         loop {
             if !self.commands.is_empty() && !self.obey(&mut sleeper) {
                 return;
             }
             // As of the end of the last round, pause or sleep: whatever took its time is over.
             self.now = before / idle.cycles_per_ms.max(1);
+            self.ticks = ((u128::from(before) * u128::from(ticks)) >> 24) as u64;
             let work = self.round();
+            self.rx.show(&mut sleeper);
             let now = clock.cycles();
             rounds = rounds.wrapping_add(1);
             if work > 0 {
@@ -151,6 +164,7 @@ impl<P: Platform> Worker<P> {
                 std::hint::spin_loop();
                 continue;
             };
+            self.rx.hide(&mut sleeper);
             if !shared.is(now) && now.wrapping_sub(last_work) < spin {
                 self.rx.rest(EMPTY_ROUNDS);
                 // What has come does not wait out another thread's turn.
@@ -199,8 +213,13 @@ impl<P: Platform> Worker<P> {
             self.snapshot.offline();
             self.counters.sleeps.add(1);
             self.counters.asleep.begin(clock.cycles());
-            // What is still polled cannot tell.
-            let woken = self.look(sleeper, (self.rx.polled() > 0).then_some(beat));
+            // What is still polled cannot tell, and limits let more through as time goes by.
+            let beat = (self.rx.polled() > 0).then_some(beat);
+            let limits = [self.rx.wait(self.ticks), self.outbox.wait()].into_iter().flatten().min();
+            let limits = limits.map(|ticks| {
+                Duration::from_nanos(ticks.div_ceil(TICKS_PER_MS / 1_000_000)).min(LONGEST_HOLD)
+            });
+            let woken = self.look(sleeper, beat.into_iter().chain(limits).min());
             self.counters.asleep.end(clock.cycles());
             self.counters.wakes.add(woken.into());
         }

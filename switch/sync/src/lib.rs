@@ -7,6 +7,8 @@
 //! | [`ring`] | one worker pushes | one worker pops | one line from the other core per batch |
 //! | [`counter`] | the worker that owns it | anyone | a load |
 //! | [`learned`] | every worker; control deletes | every worker | two lines that are rarely written |
+//! | [`pins`] | every worker; control deletes | every worker | one line while it is empty; else two to four that are rarely written |
+//! | [`account`] | every worker that sends to, or takes from, a limited port | the same | a compare and swap for each frame |
 //! | [`sleep`] | the worker that goes to sleep; whoever wakes it | whoever hands it something | a fence per batch |
 //! | [`prefetch`] | – | – | a hint to the processor, no state |
 //! | [`sum`] | – | – | wide registers, no state |
@@ -22,9 +24,11 @@
 //!
 //! This crate and `weft-ffi` are the only ones with `unsafe`. It knows nothing of packets.
 
+pub mod account;
 mod atomics;
 pub mod counter;
 pub mod learned;
+pub mod pins;
 pub mod prefetch;
 pub mod ring;
 pub mod sleep;

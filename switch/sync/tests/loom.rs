@@ -9,7 +9,9 @@ use loom::model::Builder;
 use loom::sync::{Arc, Condvar, Mutex};
 use loom::thread;
 
+use weft_sync::account::{Account, Bounds};
 use weft_sync::learned::{Learn, LearnTable, Rules};
+use weft_sync::pins::{Hit, Key, Pin, PinTable};
 use weft_sync::ring::{Consumer, ring};
 use weft_sync::sleep::SleepFlag;
 use weft_sync::snapshot::{Publisher, Reader, cell};
@@ -404,5 +406,143 @@ fn learned_a_sweep_against_learning() {
         table.learn(MAC, 1, 101, RULES, || true);
         table.learn(OTHER, 1, 101, RULES, || true);
         assert_eq!(check_learned(&table), 2);
+    });
+}
+
+/// Kind 0 is over after 10 seconds, kind 1 after 100.
+const LIVES: &[u32] = &[10, 100];
+
+/// Two buckets of two places each, so that every key may be in every place.
+fn pin_table() -> Arc<PinTable> {
+    Arc::new(PinTable::new(4, LIVES, 1))
+}
+
+/// The words agree, so that a key made of parts of two is known.
+fn pin_key(number: u64) -> Key {
+    [number, !number]
+}
+
+fn pin(table: &PinTable, number: u64, kind: u8, now: u32) -> Pin {
+    table.pin(&table.hashed(pin_key(number)), now, |_| Some(kind))
+}
+
+/// What must hold when all is quiet: every entry's key is whole and there once, and the count is right.
+fn check_pins(table: &PinTable, now: u32) -> Vec<u64> {
+    let mut numbers: Vec<_> = table.iter(now).map(|entry| entry.key[0]).collect();
+    assert!(table.iter(now).all(|entry| entry.key[1] == !entry.key[0]), "a key of two");
+    assert_eq!(table.len(), numbers.len());
+    numbers.sort_unstable();
+    let all = numbers.len();
+    numbers.dedup();
+    assert_eq!(numbers.len(), all, "a key is there twice");
+    numbers
+}
+
+/// Two workers pin the same flow: one entry is left, whichever places they took.
+#[test]
+fn pins_of_the_same_flow_at_once() {
+    explore(2, || {
+        let table = pin_table();
+        pin(&table, 7, 1, 1);
+        let workers: Vec<_> = [1, 1]
+            .map(|number| {
+                let table = table.clone();
+                thread::spawn(move || {
+                    let pinned = pin(&table, number, 1, 1);
+                    assert!(matches!(pinned, Pin::Pinned | Pin::Known), "{pinned:?}");
+                })
+            })
+            .into();
+        // A place before theirs may become free meanwhile.
+        table.sweep(1, |key, _| key[0] != 7);
+        for worker in workers {
+            worker.join().unwrap();
+        }
+        assert_eq!(check_pins(&table, 1), [1]);
+    });
+}
+
+/// A place is given to another key while a look-up reads it: neither its own key nor the other is found wrongly, and never a third.
+#[test]
+fn pins_a_look_up_against_a_displacement() {
+    explore(2, || {
+        let table = pin_table();
+        for number in 0..4 {
+            assert_eq!(pin(&table, number, u8::from(number > 0), 1), Pin::Pinned);
+        }
+        let writer = table.clone();
+        let writer = thread::spawn(move || assert_eq!(pin(&writer, 9, 1, 2), Pin::Displaced));
+        // The parts of the old key and of the new one; the first has the check of the old one.
+        for mixed in [[0, !9], [9, !0]] {
+            assert_eq!(table.hit(&table.hashed(mixed), 2, Some), Hit::Miss);
+        }
+        let new = table.hashed(pin_key(9));
+        let seen = table.has(&new, 2);
+        assert!(!seen || table.has(&new, 2), "what was there stays");
+        assert!(table.iter(2).all(|entry| entry.key[1] == !entry.key[0]), "a key of two");
+        writer.join().unwrap();
+        assert_eq!(check_pins(&table, 2), [1, 2, 3, 9]);
+    });
+}
+
+/// A look-up that refreshes an entry, a sweep that finds it old, and one who takes its place: the count stays right, and what is refreshed
+/// before it is swept stays.
+#[test]
+fn pins_a_refresh_against_a_sweep_and_a_displacement() {
+    explore(2, || {
+        let table = pin_table();
+        for number in 0..4 {
+            assert_eq!(pin(&table, number, u8::from(number > 0), 1), Pin::Pinned);
+        }
+        let reader = table.clone();
+        let reader = thread::spawn(move || {
+            let hit = reader.hit(&reader.hashed(pin_key(0)), 10, Some);
+            assert!(matches!(hit, Hit::Refreshed | Hit::Known | Hit::Miss), "{hit:?}");
+        });
+        let writer = table.clone();
+        let writer = thread::spawn(move || {
+            let pinned = pin(&writer, 9, 1, 10);
+            assert!(matches!(pinned, Pin::Pinned | Pin::Displaced), "{pinned:?}");
+        });
+        table.sweep(11, |_, _| true);
+        reader.join().unwrap();
+        writer.join().unwrap();
+        assert!(check_pins(&table, 10).contains(&9));
+    });
+}
+
+/// Two workers change an entry's kind at once, as packets of both directions do: no change is lost.
+#[test]
+fn pins_two_changes_of_one_entry() {
+    explore(3, || {
+        // Kinds as sets of what was seen: 1 by the one, 2 by the other.
+        const SETS: &[u32] = &[10, 10, 10, 10];
+        let table = Arc::new(PinTable::new(4, SETS, 1));
+        pin(&table, 1, 0, 1);
+        let other = table.clone();
+        let other = thread::spawn(move || {
+            let hit = other.hit(&other.hashed(pin_key(1)), 1, |kind| Some(kind | 1));
+            assert_eq!(hit, Hit::Refreshed);
+        });
+        assert_eq!(table.hit(&table.hashed(pin_key(1)), 1, |kind| Some(kind | 2)), Hit::Refreshed);
+        other.join().unwrap();
+        assert_eq!(table.iter(1).next().map(|entry| entry.kind), Some(3));
+    });
+}
+
+/// Two takers of one bucket: each taking counts, and none passes while the bucket is in debt.
+#[test]
+fn account_takings_are_not_lost() {
+    explore(3, || {
+        const BOUNDS: Bounds = Bounds { burst: 10, debt: 1000 };
+        const NOW: u64 = 500;
+        let account = Arc::new(Account::new());
+        let other = account.clone();
+        let taker = thread::spawn(move || (0..2).filter(|_| other.take(6, BOUNDS, NOW).is_ok()).count());
+        let here = (0..2).filter(|_| account.take(6, BOUNDS, NOW).is_ok()).count();
+        let there = taker.join().unwrap();
+        // 10, then 4, then in debt.
+        assert_eq!(here + there, 2);
+        assert_eq!(account.balance(BOUNDS, NOW), -2);
     });
 }

@@ -6,6 +6,7 @@ use std::sync::{Condvar, Mutex};
 use std::thread;
 
 use weft_sync::learned::{Learn, LearnTable, Rules};
+use weft_sync::pins::{Key, Pin, PinTable, WORDS};
 use weft_sync::ring::ring;
 use weft_sync::sleep::SleepFlag;
 use weft_sync::snapshot::cell;
@@ -222,4 +223,63 @@ fn learned_addresses_are_there_once_and_counted() {
         assert_eq!(table.count_of(port) as usize, table.iter().filter(|e| e.port == port).count());
     }
     assert_ne!(table.learn(mac(1), 0, 400, rules, || true), Learn::Busy);
+}
+
+/// Workers pin and look up a few hundred flows in a table that is too small for them, while control sweeps. Nobody ever sees a key that was not
+/// pinned, and when all is quiet none is there twice.
+#[test]
+fn pins_are_whole_there_once_and_counted() {
+    const FLOWS: u64 = 300;
+    let table = PinTable::new(128, &[20, 60, 400], 1);
+    let key = |number: u64| -> Key { std::array::from_fn(|word| number.wrapping_mul(word as u64 * 2 + 1)) };
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..3u64)
+            .map(|worker| {
+                let table = &table;
+                scope.spawn(move || {
+                    let mut random = worker * 7919 + 1;
+                    for step in 0..MANY {
+                        random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                        let (number, kind) = ((random >> 33) % FLOWS, (random >> 50) as u8 % 3);
+                        let now = (step * 400 / MANY) as u32;
+                        let hashed = table.hashed(key(number));
+                        if random >> 60 == 0 {
+                            table.hit(&hashed, now, |_| None);
+                        } else if random >> 60 < 8 {
+                            table.hit(&hashed, now, Some);
+                        } else {
+                            assert_ne!(table.pin(&hashed, now, |_| Some(kind)), Pin::Refused);
+                        }
+                        // Parts of two flows are none.
+                        let mut mixed = key(number);
+                        mixed[WORDS - 1] = key(number + 1)[WORDS - 1];
+                        assert!(!table.has(&table.hashed(mixed), now));
+                    }
+                })
+            })
+            .collect();
+        let _end = SetOnDrop(&done);
+        let control = scope.spawn(|| {
+            let mut round = 0;
+            while !done.load(Relaxed) {
+                table.sweep(round, |flow, _| flow[1] % 7 != u64::from(round) % 7);
+                assert!(table.iter(round).all(|entry| (0..FLOWS).any(|number| key(number) == entry.key)));
+                round = (round + 1) % 400;
+                thread::yield_now();
+            }
+        });
+        for worker in workers {
+            worker.join().unwrap();
+        }
+        done.store(true, Relaxed);
+        control.join().unwrap();
+    });
+    let mut keys: Vec<_> = table.iter(0).map(|entry| entry.key).collect();
+    assert_eq!(table.len(), keys.len(), "in second 0 nothing is old");
+    let all = keys.len();
+    keys.sort_unstable();
+    keys.dedup();
+    assert_eq!(keys.len(), all, "a flow is there twice");
+    assert!(all > 0 && all <= table.capacity());
 }

@@ -17,6 +17,12 @@ pub enum TypeError {
     /// A link's MTU: at least what IPv4 demands of every host (RFC 791), at most what an IPv4 length holds.
     #[error("MTU {0} is not within 576 to 65535 bytes")]
     Mtu(u64),
+    /// What Kubernetes takes for a pod's bandwidth, and so does weft.
+    #[error("a rate of {0} bit/s is not within 1k and 1P")]
+    Rate(u64),
+    /// Text that is no rate.
+    #[error("{0:?} is no rate in bits a second (a number with k, M, G, Ki, Mi, Gi or none, such as 10M)")]
+    RateText(String),
     /// Text that is no MAC address.
     #[error("{0:?} is no MAC address (six hexadecimal bytes with colons, such as 02:00:00:00:00:01)")]
     Mac(String),
@@ -180,6 +186,84 @@ impl Mtu {
     }
 }
 
+/// How fast a pod may send or receive, in bits a second: 1,000 to 10^15, which is what the kubelet takes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct BitRate(u64);
+
+impl BitRate {
+    /// Checks the range.
+    pub const fn new(value: u64) -> Result<Self, TypeError> {
+        if value >= 1_000 && value <= 1_000_000_000_000_000 {
+            Ok(Self(value))
+        } else {
+            Err(TypeError::Rate(value))
+        }
+    }
+    /// In bits a second.
+    #[inline]
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for BitRate {
+    /// As [`BitRate::from_str`] reads it, with the largest suffix that loses nothing.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let suffixes =
+            [(1_000_000_000_000, "T"), (1_000_000_000, "G"), (1_000_000, "M"), (1_000, "k"), (1, "")];
+        let fits = suffixes.into_iter().find(|(unit, _)| self.0 % unit == 0);
+        let (unit, suffix) = fits.unwrap_or((1, ""));
+        write!(f, "{}{suffix}", self.0 / unit)
+    }
+}
+
+impl FromStr for BitRate {
+    type Err = TypeError;
+    /// A Kubernetes quantity: a decimal number with a suffix (`k`, `M`, `G`, `T`, `P`, with `i` behind for powers of 1024; `m` for
+    /// thousandths) or an exponent. What is less than a bit is cut off.
+    fn from_str(text: &str) -> Result<Self, TypeError> {
+        let none = || TypeError::RateText(text.to_owned());
+        let number_ends = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
+        let (number, suffix) = text.split_at(number_ends);
+        let (whole, part) = number.split_once('.').unwrap_or((number, ""));
+        if whole.is_empty() && part.is_empty() || part.contains('.') || number.len() > 30 {
+            return Err(none());
+        }
+        // Up to 30 digits and a factor of 2^50 at most: no overflow of 128 bits, after the range of exponents is checked.
+        let digits: u128 = format!("{whole}{part}").parse().map_err(|_| none())?;
+        let (factor, exponent): (u128, i32) = match suffix {
+            "" => (1, 0),
+            "m" => (1, -3),
+            "k" => (1, 3),
+            "M" => (1, 6),
+            "G" => (1, 9),
+            "T" => (1, 12),
+            "P" => (1, 15),
+            "E" => (1, 18),
+            "Ki" => (1 << 10, 0),
+            "Mi" => (1 << 20, 0),
+            "Gi" => (1 << 30, 0),
+            "Ti" => (1 << 40, 0),
+            "Pi" => (1 << 50, 0),
+            other => {
+                let exponent = other.strip_prefix(['e', 'E']).ok_or_else(none)?;
+                (1, exponent.parse().map_err(|_| none())?)
+            }
+        };
+        let exponent = i64::from(exponent) - part.len() as i64;
+        let power = u32::try_from(exponent.unsigned_abs()).ok().and_then(|power| 10u128.checked_pow(power));
+        let scaled = digits.checked_mul(factor);
+        let value = match power {
+            Some(power) if exponent >= 0 => scaled.and_then(|value| value.checked_mul(power)),
+            Some(power) => scaled.map(|value| value / power),
+            // Nothing that is left of any number, or more than there is.
+            None if exponent < 0 => Some(0),
+            None => None,
+        };
+        Self::new(value.and_then(|value| u64::try_from(value).ok()).unwrap_or(u64::MAX))
+    }
+}
+
 /// Which of the snapshots published since the start this is; the first is 1.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
 pub struct Generation(pub u64);
@@ -203,6 +287,48 @@ mod tests {
             ["", "02:00:5e:10:ff", "02:00:5e:10:ff:01:02", "2:0:5e:10:ff:1", "02:00:5e:10:ff:+1", "x"]
         {
             assert_eq!(wrong.parse::<MacAddr>(), Err(TypeError::Mac(wrong.to_owned())));
+        }
+    }
+
+    #[test]
+    fn rates_are_quantities() {
+        for (text, bits) in [
+            ("1000", 1_000),
+            ("1k", 1_000),
+            ("10M", 10_000_000),
+            ("0.5G", 500_000_000),
+            (".5G", 500_000_000),
+            ("1.", 0),
+            ("1Mi", 1_048_576),
+            ("1.5Ki", 1_536),
+            ("1e6", 1_000_000),
+            ("1E6", 1_000_000),
+            ("12e-1k", 0),
+            ("5000000m", 5_000),
+            ("1P", 1_000_000_000_000_000),
+            ("1E", 0),
+            ("999", 0),
+            ("2P", 0),
+            ("99999999999999999999999999999P", 0),
+            ("1e999999999999", 0),
+            ("1e-2147483648", 0),
+            ("", 0),
+            (".", 0),
+            ("M", 0),
+            ("-1M", 0),
+            ("1.2.3M", 0),
+            ("10 M", 0),
+            ("10Mb", 0),
+            ("١k", 0),
+        ] {
+            assert_eq!(text.parse().map_or(0, BitRate::get), bits, "{text}");
+        }
+    }
+
+    #[test]
+    fn rates_are_shown_as_they_are_read() {
+        for text in ["1k", "1500k", "10M", "25G", "1234567", "3T"] {
+            assert_eq!(text.parse::<BitRate>().unwrap().to_string(), text);
         }
     }
 

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use clap::error::ErrorKind;
 use clap::{Args, ValueEnum};
-use weft_api::{DEFAULT_IFNAME, Mac, PodPort, PodSpec, VhostMode};
+use weft_api::{Bandwidth, DEFAULT_IFNAME, Mac, PodPort, PodSpec, VhostMode};
+use weft_types::BitRate;
 
 use super::usage;
 
@@ -65,6 +66,18 @@ pub(crate) struct AddArgs {
     /// Let it send from any MAC and IP address, such as a virtual machine that bridges or routes for others
     #[arg(long)]
     trusted: bool,
+    /// How fast it may receive, in bits a second, such as 100M or 1.5G
+    #[arg(long, value_name = "RATE")]
+    ingress: Option<BitRate>,
+    /// How much of that at once after a pause, in bits
+    #[arg(long, value_name = "BITS", requires = "ingress")]
+    ingress_burst: Option<u64>,
+    /// How fast it may send, in bits a second
+    #[arg(long, value_name = "RATE")]
+    egress: Option<BitRate>,
+    /// How much of that at once after a pause, in bits
+    #[arg(long, value_name = "BITS", requires = "egress")]
+    egress_burst: Option<u64>,
 }
 
 fn parse_address(text: &str) -> Result<IpAddr, String> {
@@ -89,7 +102,14 @@ fn netns_path(netns: &Path) -> PathBuf {
 impl AddArgs {
     /// What to ask for, or how the arguments contradict each other.
     pub(crate) fn into_spec(self) -> Result<PodSpec, clap::Error> {
-        let Self { name, kind, netns, ifname, socket_path, mode, devargs, addresses, mac, trusted } = self;
+        let bandwidth = Bandwidth {
+            ingress_rate: self.ingress.map(BitRate::get),
+            ingress_burst: self.ingress_burst,
+            egress_rate: self.egress.map(BitRate::get),
+            egress_burst: self.egress_burst,
+        };
+        let Self { name, kind, netns, ifname, socket_path, mode, devargs, addresses, mac, trusted, .. } =
+            self;
         let given = [
             ("--netns", netns.is_some(), Kind::Tap),
             ("--ifname", ifname.is_some(), Kind::Tap),
@@ -122,7 +142,8 @@ impl AddArgs {
                 return Err(usage(ErrorKind::MissingRequiredArgument, message));
             }
         };
-        let spec = PodSpec { name, port, addresses, mac, trusted, mtu: None, routes: None, cni: None };
+        let (mtu, routes, cni) = (None, None, None);
+        let spec = PodSpec { name, port, addresses, mac, trusted, mtu, routes, cni, bandwidth };
         spec.check().map_err(|error| usage(ErrorKind::ValueValidation, error.to_string()))?;
         Ok(spec)
     }

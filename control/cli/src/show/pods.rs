@@ -1,6 +1,7 @@
 //! `weft pod` and `weft port`.
 
-use weft_api::{Cni, Origin, Pod, PodPort, PodState, Pods, Port, Ports, VhostMode};
+use weft_api::{Bandwidth, Cni, Origin, Pod, PodPort, PodState, Pods, Port, Ports, VhostMode};
+use weft_types::BitRate;
 
 use super::yes;
 use crate::table::{Table, bytes, list, or_dash, pairs};
@@ -37,6 +38,23 @@ fn attached_to(pod: &Pod) -> String {
     }
 }
 
+/// A rate as it may be given.
+fn rate(bits: Option<u64>) -> Option<String> {
+    bits.map(|bits| BitRate::new(bits).map_or_else(|_| bits.to_string(), |rate| rate.to_string()))
+}
+
+/// In and out, such as `100M/1G`.
+fn limits(Bandwidth { ingress_rate, egress_rate, .. }: &Bandwidth) -> Option<String> {
+    let (ingress, egress) = (rate(*ingress_rate), rate(*egress_rate));
+    (ingress.is_some() || egress.is_some()).then(|| format!("{}/{}", or_dash(ingress), or_dash(egress)))
+}
+
+/// One of them, with its burst.
+fn limit(bits: Option<u64>, burst: Option<u64>) -> Option<String> {
+    let burst = burst.map_or_else(String::new, |burst| format!(", {burst} bits at once"));
+    Some(format!("{}bit/s{burst}", rate(bits)?))
+}
+
 /// The pod's name in Kubernetes.
 fn of_kubernetes(cni: &Cni) -> Option<String> {
     Some(format!("{}/{}", cni.namespace.as_deref()?, cni.pod.as_deref()?))
@@ -57,6 +75,7 @@ impl Show for Pods {
                 "MAC",
                 ">PORT",
                 ">MTU",
+                "IN/OUT",
                 "+TRUSTED",
                 "ORIGIN",
                 "+POD",
@@ -73,6 +92,7 @@ impl Show for Pods {
                 pod.mac.to_string(),
                 or_dash(pod.port_id),
                 pod.mtu.to_string(),
+                or_dash(limits(&pod.bandwidth)),
                 yes(pod.trusted),
                 origin(pod),
                 or_dash(pod.cni.as_ref().and_then(of_kubernetes)),
@@ -99,6 +119,9 @@ impl Show for Pod {
             ("origin", origin(self)),
             ("node", self.node.clone()),
         ]);
+        let Bandwidth { ingress_rate, ingress_burst, egress_rate, egress_burst } = self.bandwidth;
+        lines.extend(limit(ingress_rate, ingress_burst).map(|limit| ("receives at most", limit)));
+        lines.extend(limit(egress_rate, egress_burst).map(|limit| ("sends at most", limit)));
         if let Some(cni) = &self.cni {
             lines.extend(of_kubernetes(cni).map(|pod| ("pod", pod)));
             lines.extend([
@@ -167,7 +190,7 @@ impl Show for Port {
         let counted = |packets: u64, count: u64, drops: u64| {
             format!("{packets} packets, {}, {drops} dropped", bytes(count))
         };
-        pairs(&[
+        let mut lines = vec![
             ("name", self.name.clone()),
             ("port", self.id.to_string()),
             ("kind", self.kind.clone()),
@@ -178,6 +201,11 @@ impl Show for Port {
             ("rx", counted(self.rx_packets, self.rx_bytes, self.rx_drops)),
             ("tx", counted(self.tx_packets, self.tx_bytes, self.tx_drops)),
             ("learned", self.learned.to_string()),
-        ])
+        ];
+        if self.delayed > 0 || self.paused > 0 {
+            let held = format!("{} frames to it had to wait, {} pauses", self.delayed, self.paused);
+            lines.push(("by its limits", held));
+        }
+        pairs(&lines)
     }
 }

@@ -1,6 +1,6 @@
-//! What the switch looks up, and what passes: `weft fdb`, `neigh`, `vtep`, `route`, `flow`.
+//! What the switch looks up, and what passes: `weft fdb`, `neigh`, `vtep`, `route`, `pins`, `flow`.
 
-use weft_api::{FLOW_LIMIT_MAX, Fdb, Flows, NeighbourState, Neighbours, Routes, Vteps};
+use weft_api::{FLOW_LIMIT_MAX, Fdb, Flows, NeighbourState, Neighbours, Pins, Routes, Vteps};
 
 use super::yes;
 use crate::table::{Table, bytes, duration, list, or_dash, printable};
@@ -65,6 +65,37 @@ impl Show for Neighbours {
             out += &format!("\n{}", table.render());
         }
         out
+    }
+}
+
+impl Show for Pins {
+    fn show(&self, form: Form) -> String {
+        let taken = format!(
+            "{} of {} pins ({}), {} went before their time\n",
+            self.count,
+            self.capacity,
+            bytes(self.memory_bytes),
+            self.evicted
+        );
+        if self.entries.is_empty() {
+            return taken;
+        }
+        let mut table =
+            Table::new(form, &["PROTOCOL", "FROM", ">PORT", "TO", ">PORT", "STATE", ">AGE", "+>EXPIRES"]);
+        for pin in &self.entries {
+            let port = |port| or_dash((port != 0).then_some(port));
+            table.row(vec![
+                protocol(pin.protocol),
+                pin.src.to_string(),
+                port(pin.src_port),
+                pin.dst.to_string(),
+                port(pin.dst_port),
+                pin.state.clone(),
+                duration(pin.age_s),
+                duration(pin.expires_s),
+            ]);
+        }
+        format!("{}\n{taken}", table.render())
     }
 }
 

@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 use weft_api::{
     Conflict, Fdb, FdbEntry, FdbKind, Flow, FlowVerdict, Flows, LocalVtep, Neighbour, NeighbourKind,
-    NeighbourState, Neighbours, Port, PortRole, Ports, Route, RouteKind, Routes, Vtep, Vteps, Worker,
-    WorkerStats, Workers,
+    NeighbourState, Neighbours, Pin, Pins, Port, PortRole, Ports, Route, RouteKind, Routes, Vtep, Vteps,
+    Worker, WorkerStats, Workers,
 };
 
 use crate::daemon::{Answers, Daemon};
@@ -25,8 +25,28 @@ fn port(id: u16, name: &str, role: PortRole) -> Port {
         tx_bytes: 60_000,
         rx_drops: 7,
         tx_drops: 0,
+        delayed: 0,
+        paused: 0,
         learned: 3,
     }
+}
+
+fn pins(entries: Vec<Pin>) -> Pins {
+    Pins { count: 3, capacity: 131_072, memory_bytes: 6 << 20, evicted: 7, entries }
+}
+
+fn two_pins() -> Pins {
+    let pin = |protocol, (src_port, dst_port), state: &str| Pin {
+        src: [10, 244, 2, 7].into(),
+        dst: [10, 244, 1, 5].into(),
+        protocol,
+        src_port,
+        dst_port,
+        state: state.into(),
+        age_s: 5,
+        expires_s: 115,
+    };
+    pins(vec![pin(17, (53, 40_000), "answered"), pin(17, (0, 0), "fragments")])
 }
 
 fn ports() -> Ports {
@@ -176,6 +196,8 @@ fn daemon() -> Daemon {
                 200,
                 &Neighbours { entries: vec![], conflicts: vec![] },
             )
+            .with("GET /v1/pins?limit=1000", 200, &two_pins())
+            .with("GET /v1/pins?address=10.244.1.9&limit=5", 200, &pins(vec![]))
             .with("GET /v1/vteps", 200, &vteps())
             .with("GET /v1/vteps?node=n9", 200, &Vteps { vteps: vec![], local: vec![] })
             .with("GET /v1/routes", 200, &routes())
@@ -251,6 +273,16 @@ MAC                PORT  KIND        AGE
 02:00:00:00:00:01  web   static        -
 02:00:00:00:00:02  fw    learned  1m 15s
 0a:58:0a:f4:01:01  -     gateway       -
+",
+        ),
+        (
+            &["pins"],
+            "\
+PROTOCOL  FROM        PORT  TO           PORT  STATE      AGE
+udp       10.244.2.7    53  10.244.1.5  40000  answered    5s
+udp       10.244.2.7     -  10.244.1.5      -  fragments   5s
+
+3 of 131072 pins (6.0 MiB), 7 went before their time
 ",
         ),
         (
@@ -337,6 +369,7 @@ fn a_filter_that_nothing_matches_is_no_empty_switch() {
             "--port web --mac 02:00:00:00:00:01",
         ),
         (&["neigh", "--address", "fd00:0::9"], "--address fd00::9"),
+        (&["pins", "--address", "10.244.1.9", "--limit", "5"], "--address 10.244.1.9"),
         (&["vtep", "list", "--node", "n9"], "--node n9"),
     ] {
         let ran = daemon.weft(args);
@@ -357,6 +390,7 @@ fn each_list_as_json_is_what_the_daemon_said() {
         (&["pod", "show", "web", "-ojson"], json!(pod("web"))),
         (&["fdb", "-o", "json"], json!(fdb())),
         (&["neigh", "-o", "json"], json!(neighbours())),
+        (&["pins", "list", "-o", "json"], json!(two_pins())),
         (&["vtep", "-o", "json"], json!(vteps())),
         (&["route", "list", "-o", "json"], json!(routes())),
         (&["flow", "-o", "json"], json!(flows())),

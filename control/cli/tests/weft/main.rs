@@ -1,5 +1,6 @@
 //! `weft` from outside, against an invented daemon.
 
+mod check;
 mod cni;
 mod config;
 mod daemon;
@@ -83,6 +84,7 @@ fn pod(name: &str) -> Pod {
         state: PodState::Up,
         error: None,
         cni: None,
+        bandwidth: Default::default(),
     }
 }
 
@@ -98,6 +100,8 @@ fn stats() -> Stats {
             tx_bytes: 60_000,
             rx_drops: 7,
             tx_drops: 0,
+            delayed: 0,
+            paused: 0,
         }],
         workers: vec![WorkerStats {
             id: 0,
@@ -175,9 +179,9 @@ n2    10.244.2.0/24  192.0.2.2   02:00:00:00:00:02  tunnel  -         yes
         (
             &["pod", "list"],
             "\
-NAME  STATE  KIND  ADDRESSES            MAC                PORT   MTU  ORIGIN  ATTACHED TO              ERROR
-a     up     tap   10.244.1.5, fd00::5  02:00:0a:f4:01:05     3  1450  api     eth0 in /run/netns/blue
-web   up     tap   10.244.1.5, fd00::5  02:00:0a:f4:01:05     3  1450  api     eth0 in /run/netns/blue
+NAME  STATE  KIND  ADDRESSES            MAC                PORT   MTU  IN/OUT  ORIGIN  ATTACHED TO              ERROR
+a     up     tap   10.244.1.5, fd00::5  02:00:0a:f4:01:05     3  1450  -       api     eth0 in /run/netns/blue
+web   up     tap   10.244.1.5, fd00::5  02:00:0a:f4:01:05     3  1450  -       api     eth0 in /run/netns/blue
 ",
         ),
         (&["pod", "del", "web"], "removed pod web\n"),

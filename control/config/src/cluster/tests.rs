@@ -133,6 +133,9 @@ fn each_mistake_is_told_with_its_line() {
         ("kind = \"tap\"", "kind = \"veth\"", 22, "pod[0].kind", "\"veth\" is not among the choices; write \"tap\" or \"vhost-user\" or \"dpdk\""),
         ("kind = \"vhost-user\"", "kind = \"vhost-user\"\nmode = \"both\"", 31, "pod[1].mode", "write \"client\" or \"server\""),
         ("mac = \"02:00:00:00:05:01\"", "trusted = 1", 29, "pod[1].trusted", "an integer is given; write true or false"),
+        ("mac = \"02:00:00:00:05:01\"", "egress_rate = \"fast\"", 29, "pod[1].egress_rate", "\"fast\" is no rate"),
+        ("mac = \"02:00:00:00:05:01\"", "egress_rate = \"999\"", 29, "pod[1].egress_rate", "not within 1k and 1P"),
+        ("mac = \"02:00:00:00:05:01\"", "egress_burst = 5", 29, "pod[1].egress_burst", "there is no rate that it belongs to"),
         ("vtep_mac = \"02:00:00:00:02:01\"", "vtep_mac = \"02:00:00:00:02:01\"\nvtep_macs = { blue = \"x\" }", 17, "node[1].vtep_macs.blue", "\"x\" is no MAC address"),
         ("vtep_mac = \"02:00:00:00:02:01\"", "vtep_mac = \"02:00:00:00:02:01\"\nvtep_macs = \"02:00:00:00:02:02\"", 17, "node[1].vtep_macs", "a string is given; write a table such as"),
         ("socket = \"/run/vm.sock\"\n", "socket = \"/run/vm.sock\"\n[[route]]\nto = \"192.0.2.0/24\"\n", 32, "route[0].via", "missing; say where it leads"),
@@ -171,6 +174,16 @@ fn each_mistake_is_told_with_its_line() {
         assert!(!found.remedy.is_empty());
         assert!(error.to_string().contains(&format!("cluster.toml:{line}:")), "{error}");
     }
+}
+
+#[test]
+fn rates_of_pods_are_quantities() {
+    let limits = "ingress_rate = \"10M\"\ningress_burst = 80_000\negress_rate = \"1.5G\"";
+    let model = parse_text(&GOOD.replacen("mac = \"02:00:00:00:05:01\"", limits, 1)).unwrap();
+    let limit = |bits, burst| Some(RateLimit { rate: BitRate::new(bits).unwrap(), burst });
+    let ingress = limit(10_000_000, Some(80_000));
+    assert_eq!(model.pods[1].bandwidth, Bandwidth { ingress, egress: limit(1_500_000_000, None) });
+    assert!(model.pods[0].bandwidth.is_unlimited());
 }
 
 #[test]

@@ -56,6 +56,7 @@ fn settings_are_read_as_they_stand() {
         idle = "poll"
         spin_us = 0
         poll_beat_us = 100
+        pins = 4096
         [uplink]
         outer_checksum = "valid"
         known_vteps_only = false
@@ -83,6 +84,7 @@ fn settings_are_read_as_they_stand() {
         idle: Idle::Poll,
         spin_us: 0,
         poll_beat_us: 100,
+        pins: 4096,
     };
     assert_eq!(config.dataplane, dataplane);
     assert_eq!(config.uplink.outer_checksum, OuterChecksum::Valid);

@@ -26,6 +26,7 @@ fn pod(name: &str, node: &str, address: &str) -> Pod {
         trusted: false,
         mtu: None,
         routes: None,
+        bandwidth: Bandwidth::default(),
     }
 }
 

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Deserializer, Serializer, de::Error};
 use std::collections::BTreeMap;
-use weft_types::{MacAddr, Mtu, Vni};
+use weft_types::{BitRate, MacAddr, Mtu, Vni};
 
 /// `Option<MacAddr>` as `"02:00:00:00:00:01"`.
 pub(super) mod mac {
@@ -37,6 +37,19 @@ pub(super) mod vni {
 
     pub(in crate::model) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vni, D::Error> {
         Vni::new(u32::deserialize(from)?).map_err(D::Error::custom)
+    }
+}
+
+/// `BitRate` as an integer.
+pub(super) mod rate {
+    use super::*;
+
+    pub(in crate::model) fn serialize<S: Serializer>(rate: &BitRate, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_u64(rate.get())
+    }
+
+    pub(in crate::model) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<BitRate, D::Error> {
+        BitRate::new(u64::deserialize(from)?).map_err(D::Error::custom)
     }
 }
 

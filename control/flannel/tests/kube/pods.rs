@@ -1,6 +1,9 @@
 //! The pods of this node.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
+use weft_flannel::kube::Pods;
 
 use crate::lab::{Lab, Log, VXLAN, node, wait_for};
 use crate::server::{Fault, Verb};
@@ -42,7 +45,8 @@ async fn the_pods_of_this_node_are_known_and_no_others() {
         pod["metadata"]["annotations"]["kubernetes.io/ingress-bandwidth"] = json!("10M");
         pod["metadata"]["annotations"]["kubernetes.io/egress-bandwidth"] = json!("a lot");
     });
-    pods.wait_for(|pods| pods.get("shop/web").unwrap().ingress_bandwidth == Some(10_000_000)).await.unwrap();
+    let limited = |pods: &Arc<Pods>| pods.get("shop/web").unwrap().ingress_bandwidth.map(|rate| rate.get());
+    pods.wait_for(|pods| limited(pods) == Some(10_000_000)).await.unwrap();
     assert_eq!(pods.borrow().get("shop/web").unwrap().egress_bandwidth, None);
     assert_eq!(log.about("a lot").len(), 1, "{:?}", log.about(""));
 

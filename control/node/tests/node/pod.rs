@@ -16,7 +16,7 @@ fn wanted() -> PodInterface {
         mtu: 1450,
         addresses: ["10.244.1.7/24", "fd00:1::7/64"].map(|net| net.parse().expect("a prefix")).to_vec(),
         routes: [("0.0.0.0/0", "10.244.1.1"), ("::/0", "fd00:1::1")].map(route).to_vec(),
-        neighbours: ["10.244.1.1", "fd00:1::1"].map(|ip| (ip.parse().expect("an address"), GATEWAY)).to_vec(),
+        routers: ["10.244.1.1", "fd00:1::1"].map(|ip| (ip.parse().expect("an address"), GATEWAY)).to_vec(),
     }
 }
 

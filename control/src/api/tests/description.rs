@@ -71,6 +71,7 @@ async fn what_is_served_is_described_and_what_is_described_is_served() {
         "GET /v1/flows",
         "GET /v1/neigh",
         "GET /v1/openapi.json",
+        "GET /v1/pins",
         "GET /v1/pods",
         "GET /v1/ports",
         "GET /v1/routes",

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use weft_api::{
     Conflict, Drop as DropCount, FdbEntry, FdbKind, Flow, FlowVerdict, LocalVtep, Memory, Neighbour,
-    NeighbourKind, NeighbourState, Network, Origin, Pending, PodState, Port, PortRole, Route, RouteKind,
+    NeighbourKind, NeighbourState, Network, Origin, Pending, Pin, PodState, Port, PortRole, Route, RouteKind,
     Sections, Source, State, Total, Uplink, Vtep, Worker, WorkerStats,
 };
 
@@ -99,6 +99,7 @@ impl Backend for Invented {
             state: PodState::Up,
             error: None,
             cni: spec.cni,
+            bandwidth: spec.bandwidth,
         };
         pods.push(pod.clone());
         self.made.fetch_add(1, Ordering::SeqCst);
@@ -128,6 +129,8 @@ impl Backend for Invented {
             tx_bytes: 4,
             rx_drops: 5,
             tx_drops: 6,
+            delayed: 0,
+            paused: 0,
             learned: 0,
         };
         Ok(Ports { ports: vec![port] })
@@ -154,6 +157,22 @@ impl Backend for Invented {
         };
         let conflict = Conflict { address, mac, port: "a".to_owned(), count: 2, last_seen: 1 };
         Ok(Neighbours { entries: vec![entry], conflicts: vec![conflict] })
+    }
+
+    async fn pins(&self, address: Option<IpAddr>, limit: usize) -> Result<Pins, ApiError> {
+        let dst = address.unwrap_or(IpAddr::from([10, 244, 0, 5]));
+        let pin = Pin {
+            src: dst,
+            dst,
+            protocol: 6,
+            src_port: 80,
+            dst_port: 40_000,
+            state: "established".to_owned(),
+            age_s: 1,
+            expires_s: 431_999,
+        };
+        let entries = vec![pin; limit.min(2)];
+        Ok(Pins { count: 2, capacity: 131_072, memory_bytes: 131_072 * 48, evicted: 0, entries })
     }
 
     async fn vteps(&self, node: Option<String>) -> Result<Vteps, ApiError> {

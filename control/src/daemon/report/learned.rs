@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
+use weft_api::{Pin, Pins};
+use weft_switch::pins;
 use weft_switch::stations;
 use weft_switch::types::{MacAddr, PortId};
 
@@ -35,6 +37,33 @@ impl Daemon {
     pub(super) fn stations(&self) -> Vec<Station> {
         let station = |s: stations::Station| Station { mac: s.mac, port: s.port, age_s: s.age.into() };
         self.dataplane.learned().map(station).collect()
+    }
+
+    /// The connections whose answers go to the host: those from or to `address`, if one is given, and the youngest.
+    pub(in crate::daemon) fn list_pins(&self, address: Option<IpAddr>, limit: usize) -> Pins {
+        let (count, capacity) = self.dataplane.pin_counts();
+        let evicted = self.dataplane.workers().iter().map(|side| side.counters().pins_evicted.get()).sum();
+        let wanted = |pin: &pins::Pin| address.is_none_or(|address| pin.src == address || pin.dst == address);
+        let mut found: Vec<_> = self.dataplane.pins().filter(wanted).collect();
+        found.sort_unstable_by_key(|pin| (pin.age, pin.dst, pin.src, pin.protocol, pin.ports));
+        let entry = |pin: &pins::Pin| Pin {
+            src: pin.src,
+            dst: pin.dst,
+            protocol: pin.protocol,
+            src_port: pin.ports.0,
+            dst_port: pin.ports.1,
+            state: pin.kind.name().to_owned(),
+            age_s: pin.age.into(),
+            expires_s: pin.kind.life().saturating_sub(pin.age).into(),
+        };
+        let memory_bytes = capacity * pins::BYTES as u64;
+        Pins {
+            count,
+            capacity,
+            memory_bytes,
+            evicted,
+            entries: found.iter().take(limit).map(entry).collect(),
+        }
     }
 
     /// The neighbours of the snapshot that stations have told of, with the seconds since then.

@@ -91,6 +91,8 @@ impl Daemon {
                 tx_bytes: totals.tx.1,
                 rx_drops: totals.drops.0,
                 tx_drops: totals.drops.1,
+                delayed: totals.held.0,
+                paused: totals.held.1,
                 learned: learned.get(&port.id).copied().unwrap_or(0),
             })
         });

@@ -70,6 +70,28 @@ fn a_pod_has_what_flannels_bridge_gave_it_in_every_version() {
 }
 
 #[test]
+fn limits_of_bandwidth_are_weftds() {
+    let lab = Lab::new();
+    let web = Namespace::new("web");
+    let _weftd = lab.start();
+    let runtime = Runtime::new(&lab);
+    runtime.write_subnet_env();
+    let one = Container { id: "c-1", netns: &web };
+    let mut conf = runtime.conf("1.0.0");
+    // As a runtime says it where nobody has said a burst.
+    let given = json!({"ingressRate": 10_000_000, "ingressBurst": i32::MAX, "egressRate": 5_000_000, "egressBurst": 80_000});
+    conf["runtimeConfig"] = json!({"bandwidth": given});
+    runtime.add(&conf, one);
+    let bandwidth = lab.pods().pods.remove(0).bandwidth;
+    assert_eq!((bandwidth.ingress_rate, bandwidth.ingress_burst), (Some(10_000_000), None));
+    assert_eq!((bandwidth.egress_rate, bandwidth.egress_burst), (Some(5_000_000), Some(80_000)));
+    runtime.del(&conf, one);
+    conf["runtimeConfig"] = json!({"bandwidth": {"ingressRate": 0, "ingressBurst": 0}});
+    runtime.add(&conf, one);
+    assert!(lab.pods().pods.remove(0).bandwidth.is_unlimited());
+}
+
+#[test]
 fn the_port_forwards_when_add_returns() {
     let lab = Lab::new();
     let _weftd = lab.start();
@@ -134,8 +156,10 @@ fn what_the_runtime_asks_for_is_given() {
     runtime
         .call("ADD", &conf, Container { id: "c-2", netns: &lab.peer })
         .fails_with(7, "outside the subnets");
-    conf["runtimeConfig"] = json!({"bandwidth": {"ingressRate": 1_000_000, "ingressBurst": 1_000_000}});
-    runtime.call("ADD", &conf, Container { id: "c-2", netns: &lab.peer }).fails_with(2, "bandwidth");
+    conf["runtimeConfig"] = json!({"bandwidth": {"ingressBurst": 1_000_000}});
+    runtime
+        .call("ADD", &conf, Container { id: "c-2", netns: &lab.peer })
+        .fails_with(7, "ingressRate is missing");
     assert_eq!(lab.pods().pods, Vec::new());
 }
 

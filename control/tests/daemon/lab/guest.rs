@@ -99,6 +99,18 @@ impl Guest {
         }
     }
 
+    /// Bytes of the frames that have come in.
+    pub(crate) fn take(&mut self) -> usize {
+        let mut bytes = 0;
+        loop {
+            let mut burst = Burst::new();
+            if self.rx.rx(&mut burst) == 0 {
+                return bytes;
+            }
+            bytes += burst.iter().map(Mbuf::len).sum::<usize>();
+        }
+    }
+
     /// The frames that come in until `enough` says so; those of another protocol than TCP are passed over.
     pub(crate) fn receive(&mut self, what: &str, mut enough: impl FnMut(&[Frame]) -> bool) -> Vec<Frame> {
         let (deadline, mut frames) = (Instant::now() + PATIENCE, Vec::new());

@@ -4,6 +4,7 @@ mod counters;
 pub(crate) mod frames;
 pub(crate) mod guest;
 pub(crate) mod http;
+pub(crate) mod kubernetes;
 mod namespace;
 pub(crate) mod routed;
 pub(crate) mod segment;
@@ -266,5 +267,16 @@ pub(crate) fn tap_spec(name: &str, host: u8, netns: &Path) -> PodSpec {
 pub(crate) fn spec(name: &str, host: u8, port: PodPort) -> PodSpec {
     let addresses = vec![[10, 244, 0, host].into(), [0xfd00, 0x10, 0x244, 0, 0, 0, 0, host.into()].into()];
     let name = name.to_owned();
-    PodSpec { name, port, addresses, mac: None, trusted: false, mtu: None, routes: None, cni: None }
+    let bandwidth = Default::default();
+    PodSpec {
+        name,
+        port,
+        addresses,
+        mac: None,
+        trusted: false,
+        mtu: None,
+        routes: None,
+        cni: None,
+        bandwidth,
+    }
 }

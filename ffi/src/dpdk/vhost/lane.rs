@@ -239,12 +239,11 @@ struct Buffer {
 }
 
 impl Ring<'_> {
-    /// Appends what the guest has sent, as far as it is usual and the burst has room.
+    /// Appends what the guest has sent, as far as it is usual and the burst has room, and no more than `few`.
     #[inline]
-    pub(super) fn take(&self, pool: &Mempool, burst: &mut Burst) -> Moved {
+    pub(super) fn take(&self, pool: &Mempool, burst: &mut Burst, few: usize) -> Moved {
         let (taken, used) = self.positions();
-        let want = burst.remaining_capacity();
-        let heads = self.available(taken, want);
+        let heads = self.available(taken, few.min(burst.remaining_capacity()));
         let most = (pool.data_room() - usize::from(HEADROOM)) as u32;
         let mut buffers = ArrayVec::<Buffer, BURST>::new();
         let mut region = self.parts.regions.first().copied().unwrap_or_default();

@@ -10,7 +10,7 @@ use super::Guest;
 use super::lane::Moved;
 use super::state::{AT_A_TIME, PortState};
 use crate::dpdk::mbuf::{adopt_behind, free_front, free_room};
-use crate::dpdk::{Burst, Mbuf, Mempool, sys};
+use crate::dpdk::{BURST, Burst, Mbuf, Mempool, sys};
 
 /// The longest frame of a guest: a 64 KiB IP packet with Ethernet header and 802.1Q tag. A longer one is thrown away.
 const MAX_FRAME: usize = 65535 + 14 + 4;
@@ -73,7 +73,13 @@ impl VhostRx {
     /// was. An empty pool leaves the packets with the guest.
     #[inline]
     pub fn rx(&mut self, pool: &Mempool, burst: &mut Burst) -> usize {
-        let room = burst.remaining_capacity();
+        self.rx_few(pool, burst, BURST)
+    }
+
+    /// As [`Self::rx`], but no more than `few`: the rest stays with the guest.
+    #[inline]
+    pub fn rx_few(&mut self, pool: &Mempool, burst: &mut Burst, few: usize) -> usize {
+        let room = burst.remaining_capacity().min(few);
         let Some((device, _inside)) = self.port.enter(&self.port.pair(self.pair).rx.busy) else { return 0 };
         if self.told != Some(device.connect) {
             self.told = Some(device.connect);
@@ -86,10 +92,13 @@ impl VhostRx {
             return 0;
         }
         let old = burst.len();
+        let full = old + room;
         self.has_told = false;
         loop {
             let moved = match self.port.pair(self.pair).rx.lane.enter() {
-                Some((opening, ring)) if opening == self.opening => Some(ring.take(pool, burst)),
+                Some((opening, ring)) if opening == self.opening => {
+                    Some(ring.take(pool, burst, full - burst.len()))
+                }
                 Some((opening, ring)) => {
                     drop(ring);
                     self.opening = opening;
@@ -104,11 +113,11 @@ impl VhostRx {
                     // SAFETY: the device stays as long as `_inside`.
                     unsafe { sys::rte_vhost_vring_call(device.vid, self.ring()) };
                 }
-                if !unusual || burst.is_full() {
+                if !unusual || burst.len() >= full {
                     break;
                 }
             }
-            let room = burst.remaining_capacity();
+            let room = full - burst.len();
             // SAFETY: the device stays as long as `_inside`; its ring is read by this queue alone (`&mut self`, one handle a
             // ring); there is room for `room` pointers, of which the library fills `count` with fresh chains.
             let count = unsafe {
@@ -122,7 +131,7 @@ impl VhostRx {
                 count
             };
             // Fewer than the library takes at a time: there are no more, or the rest is usual.
-            if count == 0 || burst.is_full() || moved.is_none() && count < AT_A_TIME {
+            if count == 0 || burst.len() >= full || moved.is_none() && count < AT_A_TIME {
                 break;
             }
         }

@@ -14,6 +14,7 @@ use weft_perf::capture;
 use weft_perf::scene::{Scene, Sizes};
 use weft_switch::drivers::{EpollSleeper, Native, NativePool, Rx, Tsc, Tx};
 use weft_switch::drop_reason::DropReason;
+use weft_switch::pins::Pins;
 use weft_switch::tables::Snapshot;
 use weft_switch::worker::{Command, Handle, Idle, Parts, make};
 use weft_sync::counter::Counter;
@@ -198,7 +199,7 @@ impl Rig {
         let mut rig =
             Self { pairs: Vec::new(), handles: Vec::new(), threads: Vec::new(), _publisher: publisher };
         for (index, ((worker, handle), sleeper)) in
-            make::<Native>(parts).into_iter().zip(sleepers).enumerate()
+            make::<Native>(parts, &Pins::default()).into_iter().zip(sleepers).enumerate()
         {
             let mut pair = Pair::attach(eal, index, args, pcap, pool)?;
             let ((mut rx, _), (_, mut tx)) = (pair.source.split(), pair.sink.split());

@@ -1,11 +1,13 @@
 //! What is answered here is what parse and classify answer, for whatever bytes.
 
 use super::*;
+use crate::classify::pinned::in_question;
 use crate::classify::{LastHits, classify, classify_tunnel};
 use crate::ip_tunnel::mac_of;
 use crate::offload::{Checksum, Gso, GsoKind, Offload};
 use crate::packet::HeapBuf;
 use crate::parse::{parse, parse_tunnel};
+use crate::pins::{Flow, Pins, Sign, Subject};
 use crate::stations::Stations;
 use crate::tables::{Encap, Gateway, Link, Neighbour, NextHop, Outer, Place, Port, Vtep};
 use crate::types::{Mtu, Vni};
@@ -246,6 +248,14 @@ fn sum_over_v6(frame: &mut [u8]) {
     frame[60..62].copy_from_slice(&udp_never_zero(sum.checksum()).to_be_bytes());
 }
 
+/// The flow that is looked up for a frame, if any is.
+fn asked(host: Neighbour, head: &[u8], brief: &Brief, action: Action) -> Option<Flow> {
+    in_question(host, head, brief, action).map(|subject| match subject {
+        Subject::Packet(flow) | Subject::About(flow) => flow,
+        Subject::First(flow) => flow.fragments(),
+    })
+}
+
 /// What both say about these frames, one after the other in a burst; how many were usual.
 fn compare(port: usize, frames: Vec<Vec<u8>>) -> Result<usize, TestCaseError> {
     let (few, many) = (compare_with(2, port, &frames)?, compare_with(MANY, port, &frames)?);
@@ -259,6 +269,7 @@ fn compare_with(vteps: usize, port: usize, frames: &[Vec<u8>]) -> Result<usize, 
     let from =
         Ingress { id: id(port), port: tables.ports.get(id(port)).unwrap(), stations: &stations, now: 0 };
     let (mut usual, mut last) = (Usual::new(&tables, &from), LastHits::default());
+    let (host, pins) = (tables.gateway.host.unwrap(), Pins::new(64));
     let mut found = 0;
     for (index, bytes) in frames.iter().enumerate() {
         let mut frame = HeapBuf::from_bytes(bytes);
@@ -298,6 +309,25 @@ fn compare_with(vteps: usize, port: usize, frames: &[Vec<u8>]) -> Result<usize, 
             expected_brief.hash = 0;
         }
         prop_assert_eq!((action, brief), (expected, expected_brief), "{:02x?}", bytes);
+        // With the flow pinned and without, both end at the same port; and a pinned one at no pod's.
+        let flow = asked(host, head, &brief, action);
+        prop_assert_eq!(flow, asked(host, head, &expected_brief, expected));
+        match (flow, action) {
+            (Some(flow), _) => {
+                pins.pin(&flow.answer(), 0);
+                // Nobody answers a reset, so nobody pins that.
+                let pinned = pins.has(&pins.prepare(&flow), None, 0);
+                prop_assert!(pinned || flow.sign == Sign::Reset, "{:?}", flow);
+            }
+            (None, Action::Bridge(to) | Action::Deliver { to: Neighbour { port: to, .. }, .. }) => {
+                // Over IPv6 it may be what is about no flow, as ICMP of either may; and a TCP header can be too short to have flags.
+                let short = brief.ip_len < u32::from(brief.l4 - brief.l3) + 14;
+                let icmp = matches!(head[usize::from(brief.l3) + 9], 1 | 58);
+                let unasked = to == host.port || short || icmp || matches!(brief.carries, Carries::V6);
+                prop_assert!(unasked, "{:02x?}", bytes);
+            }
+            _ => {}
+        }
     }
     Ok(found)
 }

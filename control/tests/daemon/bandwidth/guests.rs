@@ -1,0 +1,93 @@
+//! Limits of guests with vhost-user: their rings are where frames wait.
+
+use std::net::UdpSocket;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::lab::frames::{Checksum, Ip, UDP, udp};
+use crate::lab::guest::{Driver, Guest, guest_pod};
+use crate::lab::{Lab, Namespace, tap_pod};
+
+use super::{LOOK, PORT, UDP as WIRE, inside};
+
+const DRIVER: Driver = Driver { offloads: true, spans: true, mtu: 1450 };
+const BITS: u64 = 20_000_000;
+/// Bytes of payload.
+const DATAGRAM: usize = 1000;
+
+#[test]
+fn a_guest_sends_as_much_as_its_rate_allows_and_loses_nothing() {
+    let lab = Lab::quiet();
+    let web = Namespace::quiet("web");
+    let limit = format!("egress_rate = \"{BITS}\"\n");
+    lab.write_cluster(&(guest_pod(&lab, "one", 2) + &limit + &tap_pod("web", 3, &web)));
+    let _weftd = lab.start();
+    let mut one = Guest::start(&lab, "one", 2, DRIVER);
+    let receiver = inside(&web, || UdpSocket::bind(("0.0.0.0", PORT)).expect("a socket"));
+    receiver.set_read_timeout(Some(Duration::from_secs(2))).expect("an option");
+    let ip = Ip::new("10.244.0.2", "10.244.0.3");
+    let body = vec![0x5a; DATAGRAM];
+    let datagram = udp(&ip, (PORT, PORT), Checksum::Valid, &body);
+    let to = crate::lab::frames::mac(web.identity("eth0").1.trim_matches('"'));
+    let frame = ip.frame(to, one.mac, UDP, &datagram);
+
+    let mut bytes = [0; 2000];
+    let reader = thread::spawn(move || {
+        let (mut came, mut times) = (0u64, Vec::new());
+        // The last one is followed by nothing.
+        while receiver.recv(&mut bytes).is_ok() {
+            came += 1;
+            times.push(Instant::now());
+        }
+        (came, times)
+    });
+    let (began, mut sent) = (Instant::now(), 0u64);
+    while began.elapsed() < LOOK {
+        one.send(&frame, None);
+        sent += 1;
+    }
+    let (came, times) = reader.join().expect("the reader");
+    assert_eq!(came, sent, "datagrams were lost");
+    let (half, last) = (times.len() / 4, times.len() - 1);
+    let took = times[last].duration_since(times[half]).as_secs_f64();
+    let share = (last - half) as f64 * DATAGRAM as f64 * 8.0 * WIRE / took / BITS as f64;
+    assert!((0.97..1.03).contains(&share), "{share:.3} of it");
+    assert_eq!(lab.drops("rate_limited"), 0);
+    let ports = lab.ask(async |weftd| weftd.ports(Some("one")).await).expect("the ports").ports;
+    assert!(ports[0].paused > 0 && ports[0].rx_drops == 0, "{ports:?}");
+    lab.counters_balance();
+}
+
+#[test]
+fn a_guest_receives_as_much_as_its_rate_allows() {
+    let lab = Lab::quiet();
+    let web = Namespace::quiet("web");
+    let limit = format!("ingress_rate = \"{BITS}\"\n");
+    lab.write_cluster(&(guest_pod(&lab, "one", 2) + &limit + &tap_pod("web", 3, &web)));
+    let _weftd = lab.start();
+    let mut one = Guest::start(&lab, "one", 2, DRIVER);
+    web.ip("neigh replace 10.244.0.2 lladdr 02:00:00:00:09:02 dev eth0");
+    let sender = inside(&web, || UdpSocket::bind("0.0.0.0:0").expect("a socket"));
+    let flood = thread::spawn(move || {
+        let (began, body) = (Instant::now(), [0x5a; DATAGRAM]);
+        while began.elapsed() < LOOK + Duration::from_secs(3) {
+            for _ in 0..20 {
+                let _ = sender.send_to(&body, ("10.244.0.2", PORT));
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
+    });
+    let mut came = |time: Duration| {
+        let (began, mut bytes) = (Instant::now(), 0);
+        while began.elapsed() < time {
+            bytes += one.take();
+            thread::sleep(Duration::from_millis(1));
+        }
+        bytes as f64 / began.elapsed().as_secs_f64()
+    };
+    came(Duration::from_secs(1));
+    let share = came(LOOK) * 8.0 / BITS as f64;
+    flood.join().expect("the sender");
+    assert!((0.97..1.03).contains(&share), "{share:.3} of it");
+    assert!(lab.drops("rate_limited") > 0);
+}

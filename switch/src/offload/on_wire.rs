@@ -1,0 +1,63 @@
+//! How many bytes a frame has on the wire, one that stands for several as its packets.
+
+use super::layout::bytes_at;
+use super::{Checksum, GsoKind};
+use crate::packet::PacketBuf;
+
+/// Headers of a packet of which is not said where they end: Ethernet, IPv4 and TCP.
+const USUAL: u64 = 54;
+
+/// Ethernet headers included, preamble and checksum not.
+pub(crate) fn wire_len(frame: &impl PacketBuf) -> u64 {
+    let len = frame.len() as u64;
+    if frame.is_plain() {
+        return len;
+    }
+    let offload = frame.offload();
+    let Some(gso) = offload.gso else { return len };
+    let headers = match offload.checksum {
+        Checksum::Partial { start, .. } => {
+            let start = usize::from(start);
+            let upper = match gso.kind {
+                GsoKind::Udp => 8,
+                GsoKind::Tcp4 | GsoKind::Tcp6 => {
+                    bytes_at::<1>(frame, start + 12).map_or(20, |[offset]| u64::from(offset >> 4) * 4)
+                }
+            };
+            start as u64 + upper
+        }
+        Checksum::Unverified | Checksum::Verified => USUAL,
+    };
+    let packets = len.saturating_sub(headers).div_ceil(u64::from(gso.size.max(1))).max(1);
+    len + (packets - 1) * headers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::offload::{Gso, Offload};
+    use crate::packet::HeapBuf;
+
+    #[test]
+    fn each_packet_has_headers_of_its_own() {
+        // 14 + 20 + 32 bytes of headers, 3,500 of payload.
+        let mut bytes = vec![0; 66 + 3500];
+        bytes[34 + 12] = 8 << 4;
+        let mut frame = HeapBuf::from_segments(&[&bytes[..40], &bytes[40..]]);
+        assert_eq!(wire_len(&frame), 3566);
+        let gso = |kind, size| Offload {
+            checksum: Checksum::Partial { start: 34, offset: 16 },
+            gso: Some(Gso { kind, size, ecn: false }),
+        };
+        frame.set_offload(gso(GsoKind::Tcp4, 1000));
+        assert_eq!(wire_len(&frame), 3566 + 3 * 66);
+        frame.set_offload(gso(GsoKind::Tcp4, 3500));
+        assert_eq!(wire_len(&frame), 3566);
+        frame.set_offload(gso(GsoKind::Udp, 1762));
+        assert_eq!(wire_len(&frame), 3566 + 42);
+        // A state that contradicts the frame.
+        let checksum = Checksum::Partial { start: 60000, offset: 16 };
+        frame.set_offload(Offload { checksum, ..gso(GsoKind::Tcp4, 1) });
+        assert_eq!(wire_len(&frame), 3566);
+    }
+}

@@ -1,0 +1,604 @@
+//! A table of connections that all workers look into and write to: a key of a few words, a kind, and when it was seen.
+//! What keys and kinds mean is the user's; how long an entry of each kind lives is said when the table is made.
+//!
+//! All of an entry that changes is one word, so that no reader sees half of a change: a check of the key (32 bits of its
+//! hash), the kind, and the second in which it was seen. Every change is a compare and swap of that word. The key itself stands
+//! beside it, in words that are written while the entry's word says so, and compared in full: nothing is found by its hash alone.
+//! An entry has two buckets that it may be in, of a cache line each, and no other place: a look-up that finds nothing reads two lines
+//! whatever the table holds, and one that finds something one line or two more.
+//!
+//! # A full table
+//!
+//! takes the place whose entry has the least left of its life, an expired one before all: of 16 places, so adding has a bound too. What
+//! was only begun lives shorter than what is established, so a flood of beginnings ends other beginnings.
+//!
+//! # Who writes a key
+//!
+//! Whoever has swapped the place's word for [`CLAIMED`]: nobody finds, removes or claims the place until it is published with its
+//! new word. A reader compares the key and then looks at the word again, as with a sequence lock: a key that was overwritten while it was
+//! compared is no match. Nobody waits for a claimed place: it is passed over.
+//!
+//! # Two workers that add a key at once
+//!
+//! They may take two places. As in [`crate::learned`], each looks through all of them *after* it has published its own, behind a fence,
+//! and whichever sees two entries removes the later one in the buckets' order.
+//!
+//! # Time
+//!
+//! 24 bits of seconds: 194 days. The longest life has to be less than half of that, and the table to be swept more often, or an entry
+//! would become young again. A clock that is behind makes nothing old.
+
+use std::fmt;
+
+use crate::atomics::{AcqRel, Acquire, AtomicU32, AtomicU64, Relaxed, Release, SeqCst, fence};
+use crate::prefetch::prefetch_read;
+
+/// Entries in a bucket: a cache line. The models get by with fewer.
+const WAYS: usize = if cfg!(loom) { 2 } else { 8 };
+/// Words of a key.
+pub const WORDS: usize = if cfg!(loom) { 2 } else { 5 };
+/// What an entry takes, in bytes: its word and its key.
+pub const ENTRY_BYTES: usize = 8 + 8 * WORDS;
+/// How often a change is tried anew that another thread came between; then the next packet is left to do it.
+const TRIES: usize = 8;
+
+const SECONDS: u32 = 0xff_ffff;
+const KIND_AT: u32 = 24;
+const CHECK_AT: u32 = 32;
+/// The word of a place whose key is being written. No kind is so large.
+const CLAIMED: u64 = 0xff << KIND_AT;
+const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// What an entry is found by.
+pub type Key = [u64; WORDS];
+
+/// An entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry {
+    /// What it is found by.
+    pub key: Key,
+    /// Its kind.
+    pub kind: u8,
+    /// Seconds since it was seen.
+    pub age: u32,
+}
+
+/// What became of a key that was to be pinned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pin {
+    /// It was there, as it is now.
+    Known,
+    /// It was there; its kind or its time has changed.
+    Refreshed,
+    /// It is new.
+    Pinned,
+    /// It is new, in the place of another that was still alive.
+    Displaced,
+    /// It is not there, since the user did not want it.
+    Refused,
+    /// Other threads changed the same entry again and again.
+    Busy,
+}
+
+/// What a look-up has found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hit {
+    /// Nothing, or what has expired.
+    Miss,
+    /// An entry, as it was.
+    Known,
+    /// An entry; its kind or its time has changed.
+    Refreshed,
+    /// An entry that the user wanted no more: it is gone.
+    Ended,
+}
+
+#[repr(align(64))]
+struct Bucket([AtomicU64; WAYS]);
+
+/// The table. Everything in it is used through a shared reference.
+pub struct PinTable {
+    words: Box<[Bucket]>,
+    keys: Box<[[[AtomicU64; WORDS]; WAYS]]>,
+    /// Places that are not free.
+    len: AtomicU32,
+    /// Seconds that an entry of each kind lives after it was seen.
+    lives: &'static [u32],
+    /// So that nobody outside knows which keys share a bucket.
+    seed: u64,
+}
+
+/// A place in the table.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Place {
+    bucket: usize,
+    way: usize,
+}
+
+/// A key with its hash, which is made once for all that is done with it.
+#[derive(Debug, Clone, Copy)]
+pub struct Hashed {
+    key: Key,
+    hash: u64,
+}
+
+impl Hashed {
+    /// The key.
+    pub fn key(&self) -> &Key {
+        &self.key
+    }
+}
+
+impl PinTable {
+    /// An empty table with room for `capacity` entries or a little more: a power of two of buckets, two at least. An entry of kind
+    /// `n` lives `lives[n]` seconds after it was seen, one of a kind that is not among them no time at all. `seed` should be random.
+    pub fn new(capacity: usize, lives: &'static [u32], seed: u64) -> Self {
+        let buckets = capacity.div_ceil(WAYS).next_power_of_two().max(2);
+        let word = |_| AtomicU64::new(0);
+        Self {
+            words: (0..buckets).map(|_| Bucket(std::array::from_fn(word))).collect(),
+            keys: (0..buckets).map(|_| std::array::from_fn(|_| std::array::from_fn(word))).collect(),
+            len: AtomicU32::new(0),
+            lives,
+            seed,
+        }
+    }
+
+    /// How many entries there is room for.
+    pub fn capacity(&self) -> usize {
+        self.words.len() * WAYS
+    }
+
+    /// How many entries there are, those that have expired and were not swept yet included.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.len.load(Relaxed) as usize
+    }
+
+    /// True when there is none: one load of a line that is written when entries come and go.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The key with its hash.
+    #[inline]
+    pub fn hashed(&self, key: Key) -> Hashed {
+        if cfg!(loom) {
+            return Hashed { key, hash: key[0] };
+        }
+        let fold = |a: u64, b: u64| {
+            let product = u128::from(a) * u128::from(b);
+            (product >> 64) as u64 ^ product as u64
+        };
+        let hash = key.iter().fold(self.seed, |hash, word| fold(hash ^ word ^ ODD, ODD.rotate_left(23) | 1));
+        Hashed { key, hash: fold(hash ^ self.seed.rotate_left(32), ODD) }
+    }
+
+    /// Fetches the lines that a look-up will read first.
+    #[inline]
+    pub fn prefetch(&self, key: &Hashed) {
+        for bucket in self.buckets_of(key.hash) {
+            prefetch_read(&self.words[bucket]);
+        }
+    }
+
+    /// Whether there is such an entry that lives. Writes nothing.
+    #[inline]
+    pub fn has(&self, key: &Hashed, now: u32) -> bool {
+        self.find(key).is_some_and(|(_, word)| !self.is_over(word, now))
+    }
+
+    /// Looks a key up that was seen in second `now`. `next` says what kind an entry of this kind becomes by that; `None`: it is to
+    /// go. The entry is written to only if its kind changes, or is of an earlier second.
+    #[inline]
+    pub fn hit(&self, key: &Hashed, now: u32, next: impl Fn(u8) -> Option<u8>) -> Hit {
+        for _ in 0..TRIES {
+            let Some((place, word)) = self.find(key).filter(|(_, word)| !self.is_over(*word, now)) else {
+                return Hit::Miss;
+            };
+            let Some(kind) = next(kind_of(word)) else {
+                if self.remove(place, word) {
+                    return Hit::Ended;
+                }
+                continue;
+            };
+            match self.refresh(place, word, kind, now) {
+                Some(false) => return Hit::Known,
+                Some(true) => return Hit::Refreshed,
+                None => {}
+            }
+        }
+        Hit::Known
+    }
+
+    /// A key was seen in second `now`, and is to be there. `next` says of what kind: given the kind that it has, or `None` where there
+    /// is no such entry, or an expired one. `None` of `next`: it is not to be there.
+    #[inline]
+    pub fn pin(&self, key: &Hashed, now: u32, next: impl Fn(Option<u8>) -> Option<u8>) -> Pin {
+        for _ in 0..TRIES {
+            let Some((place, word)) = self.find(key) else {
+                let Some(kind) = next(None) else { return Pin::Refused };
+                match self.add(key, kind, now) {
+                    Some(added) => return added,
+                    None => continue,
+                }
+            };
+            let lives = !self.is_over(word, now);
+            let Some(kind) = next(lives.then(|| kind_of(word))) else {
+                if self.remove(place, word) {
+                    return Pin::Refused;
+                }
+                continue;
+            };
+            match self.refresh(place, word, kind, now) {
+                Some(_) if !lives => return Pin::Pinned,
+                Some(false) => return Pin::Known,
+                Some(true) => return Pin::Refreshed,
+                None => {}
+            }
+        }
+        Pin::Busy
+    }
+
+    /// In a free place, or the one whose entry has the least to live; `None` where another thread came between.
+    #[cold]
+    fn add(&self, key: &Hashed, kind: u8, now: u32) -> Option<Pin> {
+        let (place, before) = self.place_for(key, now)?;
+        if !self.swap(place, before, CLAIMED) {
+            return None;
+        }
+        if before == 0 {
+            self.len.fetch_add(1, Relaxed);
+        }
+        // Who sees a part of the new key sees that the place was claimed.
+        fence(Release);
+        for (there, word) in self.key_at(place).iter().zip(key.key) {
+            there.store(word, Relaxed);
+        }
+        self.at(place).store(word_of(check_of(key.hash), kind, now), Release);
+        fence(SeqCst);
+        self.keep_first(key);
+        let displaced = before != 0 && !self.is_over(before, now);
+        Some(if displaced { Pin::Displaced } else { Pin::Pinned })
+    }
+
+    fn place_for(&self, key: &Hashed, now: u32) -> Option<(Place, u64)> {
+        let mut best: Option<(Place, u64, u32)> = None;
+        for place in self.places(key.hash) {
+            let word = self.at(place).load(Acquire);
+            if word == 0 {
+                return Some((place, 0));
+            }
+            let left = self.life(word).saturating_sub(age(word, now));
+            if word != CLAIMED && best.is_none_or(|(_, _, least)| left < least) {
+                best = Some((place, word, left));
+            }
+        }
+        best.map(|(place, word, _)| (place, word))
+    }
+
+    /// Removes all entries of the key but the first.
+    fn keep_first(&self, key: &Hashed) {
+        let mut is_first = true;
+        for place in self.places(key.hash) {
+            loop {
+                let word = self.at(place).load(Acquire);
+                if !self.holds(place, word, key) {
+                    break;
+                }
+                if is_first {
+                    is_first = false;
+                    break;
+                }
+                if self.remove(place, word) {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Removes what has expired, and what `keep`, given the key and the seconds since it was seen, does not want; how many entries that
+    /// were.
+    pub fn sweep(&self, now: u32, keep: impl Fn(&Key, u32) -> bool) -> usize {
+        let goes = |place, word| {
+            self.is_over(word, now) || self.read(place, word).is_some_and(|key| !keep(&key, age(word, now)))
+        };
+        self.all().filter(|(place, word)| goes(*place, *word) && self.remove(*place, *word)).count()
+    }
+
+    /// The entries that live, in no order. Those that come or go meanwhile may be among them or not.
+    pub fn iter(&self, now: u32) -> impl Iterator<Item = Entry> + '_ {
+        self.all().filter(move |(_, word)| !self.is_over(*word, now)).filter_map(move |(place, word)| {
+            let key = self.read(place, word)?;
+            Some(Entry { key, kind: kind_of(word), age: age(word, now) })
+        })
+    }
+
+    fn all(&self) -> impl Iterator<Item = (Place, u64)> + '_ {
+        let places = (0..self.words.len()).flat_map(|bucket| (0..WAYS).map(move |way| Place { bucket, way }));
+        let words = places.map(|place| (place, self.at(place).load(Acquire)));
+        words.filter(|(_, word)| *word != 0 && *word != CLAIMED)
+    }
+
+    #[inline]
+    fn buckets_of(&self, hash: u64) -> [usize; 2] {
+        let mask = self.words.len() - 1;
+        let first = hash as usize & mask;
+        let second = (hash >> 32) as usize & mask;
+        [first, if first == second { (first + 1) & mask } else { second }]
+    }
+
+    /// The places that a key may be in, in their order.
+    #[inline]
+    fn places(&self, hash: u64) -> impl Iterator<Item = Place> + use<> {
+        let [first, second] = self.buckets_of(hash);
+        (0..2 * WAYS).map(move |at| Place { bucket: if at < WAYS { first } else { second }, way: at % WAYS })
+    }
+
+    #[inline]
+    fn find(&self, key: &Hashed) -> Option<(Place, u64)> {
+        self.places(key.hash).find_map(|place| {
+            let word = self.at(place).load(Acquire);
+            self.holds(place, word, key).then_some((place, word))
+        })
+    }
+
+    /// Whether the place with this word is the key's.
+    #[inline]
+    fn holds(&self, place: Place, word: u64, key: &Hashed) -> bool {
+        if word >> CHECK_AT != u64::from(check_of(key.hash)) || word == 0 || word == CLAIMED {
+            return false;
+        }
+        let same = self.key_at(place).iter().zip(key.key).all(|(there, word)| there.load(Relaxed) == word);
+        same && self.is_still(place, word)
+    }
+
+    /// The key of the place with this word, unless it is another's by now.
+    fn read(&self, place: Place, word: u64) -> Option<Key> {
+        let there = self.key_at(place);
+        let key = std::array::from_fn(|at| there[at].load(Relaxed));
+        let right =
+            self.is_still(place, word) && check_of(self.hashed(key).hash) == (word >> CHECK_AT) as u32;
+        right.then_some(key)
+    }
+
+    /// Whether the key that was just read is the one that the word, read before it, is about: nobody has claimed the place since. (One who
+    /// has, and published a key with the same check, is not noticed: one in four thousand million of such races.)
+    #[inline]
+    fn is_still(&self, place: Place, word: u64) -> bool {
+        fence(Acquire);
+        let now = self.at(place).load(Relaxed);
+        now >> CHECK_AT == word >> CHECK_AT && now != CLAIMED && now != 0
+    }
+
+    /// Makes the entry one of this kind, seen in second `now`: whether that had to be written; `None` where another thread came between.
+    #[inline]
+    fn refresh(&self, place: Place, word: u64, kind: u8, now: u32) -> Option<bool> {
+        let younger = age(word, now) > 0;
+        if !younger && kind == kind_of(word) {
+            return Some(false);
+        }
+        // Workers' clocks differ by a little: time does not go back for that.
+        let seen = if younger { now } else { word as u32 };
+        self.swap(place, word, word_of((word >> CHECK_AT) as u32, kind, seen)).then_some(true)
+    }
+
+    #[inline]
+    fn at(&self, place: Place) -> &AtomicU64 {
+        &self.words[place.bucket].0[place.way]
+    }
+
+    #[inline]
+    fn key_at(&self, place: Place) -> &[AtomicU64; WORDS] {
+        &self.keys[place.bucket][place.way]
+    }
+
+    #[inline]
+    fn life(&self, word: u64) -> u32 {
+        self.lives.get(usize::from(kind_of(word))).copied().unwrap_or(0)
+    }
+
+    #[inline]
+    fn is_over(&self, word: u64, now: u32) -> bool {
+        age(word, now) >= self.life(word)
+    }
+
+    fn swap(&self, place: Place, before: u64, after: u64) -> bool {
+        self.at(place).compare_exchange(before, after, AcqRel, Relaxed).is_ok()
+    }
+
+    fn remove(&self, place: Place, word: u64) -> bool {
+        let removed = self.swap(place, word, 0);
+        if removed {
+            self.len.fetch_sub(1, Relaxed);
+        }
+        removed
+    }
+}
+
+impl fmt::Debug for PinTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PinTable({} of {})", self.len(), self.capacity())
+    }
+}
+
+/// Not the bits that choose the buckets. In the models one bit of the key, so that they have keys that only differ beside it.
+#[inline]
+fn check_of(hash: u64) -> u32 {
+    if cfg!(loom) {
+        return hash as u32 & 1;
+    }
+    (hash.wrapping_mul(ODD) >> 32) as u32
+}
+
+/// Kinds count from 1 in the word, so that none is free.
+#[inline]
+fn word_of(check: u32, kind: u8, seen: u32) -> u64 {
+    let kind = kind.min(0xfd) + 1;
+    u64::from(check) << CHECK_AT | u64::from(kind) << KIND_AT | u64::from(seen & SECONDS)
+}
+
+#[inline]
+fn kind_of(word: u64) -> u8 {
+    ((word >> KIND_AT) as u8).wrapping_sub(1)
+}
+
+/// Seconds since it was seen.
+#[inline]
+fn age(word: u64, now: u32) -> u32 {
+    let age = now.wrapping_sub(word as u32) & SECONDS;
+    if age > SECONDS / 2 { 0 } else { age }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use std::collections::HashMap;
+
+    const LIVES: &[u32] = &[10, 100, 1000];
+
+    fn key(number: u64) -> Key {
+        [number, number >> 3, 7, 8, 9]
+    }
+
+    fn table(capacity: usize) -> PinTable {
+        PinTable::new(capacity, LIVES, 77)
+    }
+
+    fn pin(table: &PinTable, number: u64, kind: u8, now: u32) -> Pin {
+        table.pin(&table.hashed(key(number)), now, |_| Some(kind))
+    }
+
+    fn hit(table: &PinTable, number: u64, now: u32) -> Hit {
+        table.hit(&table.hashed(key(number)), now, Some)
+    }
+
+    #[test]
+    fn pinned_found_refreshed_and_aged() {
+        let table = table(64);
+        assert!(table.is_empty() && table.capacity() == 64);
+        assert_eq!(hit(&table, 1, 5), Hit::Miss);
+        assert_eq!(pin(&table, 1, 0, 5), Pin::Pinned);
+        assert_eq!(pin(&table, 1, 0, 5), Pin::Known);
+        assert_eq!((hit(&table, 1, 5), hit(&table, 2, 5)), (Hit::Known, Hit::Miss));
+        assert_eq!((hit(&table, 1, 9), hit(&table, 1, 9)), (Hit::Refreshed, Hit::Known), "once a second");
+        assert_eq!((hit(&table, 1, 18), table.len()), (Hit::Refreshed, 1));
+        assert!(table.has(&table.hashed(key(1)), 27) && !table.has(&table.hashed(key(1)), 28));
+        assert_eq!(hit(&table, 1, 28), Hit::Miss, "its ten seconds are over");
+        assert_eq!(table.len(), 1, "but it is still there");
+        assert_eq!((table.sweep(28, |_, _| true), table.len()), (1, 0));
+    }
+
+    #[test]
+    fn the_kind_decides_on_the_life_and_changes_at_once() {
+        let table = table(64);
+        assert_eq!(pin(&table, 1, 0, 5), Pin::Pinned);
+        let hashed = table.hashed(key(1));
+        assert_eq!(table.hit(&hashed, 5, |kind| Some(kind + 1)), Hit::Refreshed);
+        assert_eq!(table.iter(5).next(), Some(Entry { key: key(1), kind: 1, age: 0 }));
+        assert!(table.has(&hashed, 104) && !table.has(&hashed, 105));
+        assert_eq!(table.hit(&hashed, 50, |_| None), Hit::Ended);
+        assert_eq!((table.hit(&hashed, 50, Some), table.len()), (Hit::Miss, 0));
+        assert_eq!(table.pin(&hashed, 50, |_| None), Pin::Refused);
+        assert!(table.is_empty());
+        assert_eq!(pin(&table, 1, 77, 5), Pin::Pinned, "a kind without a life");
+        assert_eq!(hit(&table, 1, 5), Hit::Miss);
+    }
+
+    #[test]
+    fn an_expired_entry_is_begun_anew() {
+        let table = table(64);
+        pin(&table, 1, 0, 5);
+        let begun = |kind: Option<u8>| Some(kind.map_or(0, |kind| kind + 1));
+        assert_eq!(table.pin(&table.hashed(key(1)), 6, begun), Pin::Refreshed);
+        assert_eq!(table.iter(6).next().map(|entry| entry.kind), Some(1));
+        assert_eq!(table.pin(&table.hashed(key(1)), 200, begun), Pin::Pinned);
+        assert_eq!(table.iter(200).next(), Some(Entry { key: key(1), kind: 0, age: 0 }));
+        assert_eq!(table.len(), 1);
+    }
+
+    #[test]
+    fn a_clock_that_is_behind_makes_nothing_old_and_the_word_may_wrap() {
+        let table = table(64);
+        pin(&table, 1, 0, 100);
+        assert_eq!((hit(&table, 1, 99), table.sweep(1, |_, _| true)), (Hit::Known, 0));
+        assert_eq!(table.iter(101).next().map(|entry| entry.age), Some(1), "it was seen in second 100");
+        let wraps = SECONDS - 2;
+        assert_eq!(pin(&table, 2, 0, wraps), Pin::Pinned);
+        assert_eq!(hit(&table, 2, wraps + 9), Hit::Refreshed);
+        assert_eq!(hit(&table, 2, wraps + 19), Hit::Miss);
+    }
+
+    #[test]
+    fn a_full_table_takes_what_has_the_least_to_live() {
+        // Two buckets, so every key may be in every place.
+        let table = table(16);
+        for number in 0..16 {
+            let kind = if number == 5 { 0 } else { 2 };
+            assert_eq!(pin(&table, number, kind, 100 + number as u32), Pin::Pinned);
+        }
+        assert_eq!((table.len(), pin(&table, 99, 1, 120)), (16, Pin::Pinned), "the one that has expired");
+        assert_eq!(hit(&table, 5, 120), Hit::Miss);
+        assert_eq!(pin(&table, 98, 2, 120), Pin::Displaced);
+        assert_eq!(hit(&table, 99, 120), Hit::Miss, "it was the only one of a shorter life");
+        assert_eq!(pin(&table, 97, 2, 120), Pin::Displaced);
+        assert_eq!((hit(&table, 0, 120), table.len()), (Hit::Miss, 16), "the oldest");
+        assert!((1..16).filter(|number| *number != 5).all(|number| hit(&table, number, 120) != Hit::Miss));
+    }
+
+    #[test]
+    fn what_is_not_wanted_is_swept() {
+        let table = table(64);
+        for number in 0..20 {
+            pin(&table, number, 2, 5);
+        }
+        let full = table.len();
+        assert_eq!((full, table.sweep(5, |key, _| key[0] % 2 == 0)), (20, 10));
+        assert_eq!((table.len(), table.iter(5).filter(|entry| entry.key[0] % 2 == 0).count()), (10, 10));
+    }
+
+    /// Against a map that forgets nothing by itself: what is found was pinned and lives, as it was left.
+    #[test]
+    fn nothing_is_found_that_was_not_pinned() {
+        let (table, mut model) = (table(256), HashMap::new());
+        let (mut random, mut now) = (1_u64, 1);
+        for step in 0..20_000_u32 {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let (number, kind) = ((random >> 33) % 400, (random >> 60) as u8 % 3);
+            now += u32::from(step % 37 == 0);
+            match random >> 58 & 3 {
+                0 => {
+                    assert!(!matches!(pin(&table, number, kind, now), Pin::Refused | Pin::Busy));
+                    model.insert(number, (kind, now));
+                }
+                1 => {
+                    table.sweep(now, |key, _| key[0] != u64::from(step) % 400);
+                }
+                _ => {
+                    let expected =
+                        model.get(&number).filter(|(kind, seen)| now - seen < LIVES[usize::from(*kind)]);
+                    let found = hit(&table, number, now);
+                    assert!(found == Hit::Miss || expected.is_some(), "{number} at {now}");
+                    if found != Hit::Miss {
+                        let kind = expected.map_or(0, |(kind, _)| *kind);
+                        model.insert(number, (kind, now));
+                    }
+                }
+            }
+        }
+        let entries: Vec<_> = table.iter(now).collect();
+        assert!(entries.len() > 20);
+        for entry in entries {
+            let (kind, seen) = model[&entry.key[0]];
+            assert_eq!((entry.kind, entry.age), (kind, now - seen));
+        }
+    }
+
+    #[test]
+    fn a_bucket_is_one_line_and_an_entry_48_bytes() {
+        assert_eq!((size_of::<Bucket>(), align_of::<Bucket>()), (64, 64));
+        assert_eq!(size_of::<Bucket>() / WAYS + size_of::<[AtomicU64; WORDS]>(), ENTRY_BYTES);
+        assert_eq!(ENTRY_BYTES, 48);
+    }
+}
