@@ -110,7 +110,7 @@ def build(at, with_kubernetes):
             # The udp backend's proxy is C.
             environment = dict(os.environ, CGO_ENABLED="1" if program == "flanneld" else "0")
             run("go", "build", "-mod=mod", "-trimpath", f"-ldflags={named}", "-o", target, package,
-                cwd=scratch, env=environment, timeout=3600)
+                cwd=scratch, env=environment, timeout=7200)
             os.rename(target, binary)
     return built
 
