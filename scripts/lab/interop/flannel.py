@@ -27,7 +27,9 @@ FOR_KUBERNETES = ["kubectl", "openssl"]
 STORE = "172.16.0.254"
 NETWORK = "10.244.0.0/16"
 NETWORK6 = "fd00:10:244::/56"
-CASES = ["etcd:vxlan", "kubernetes:vxlan", "etcd:vxlan-dual", "etcd:vxlan-direct", "etcd:host-gw", "etcd:udp"]
+CASES = [
+    "etcd:vxlan", "etcd:vxlan-dual", "etcd:vxlan-direct", "etcd:host-gw", "etcd:udp", "kubernetes:vxlan", "kubernetes:host-gw",
+]
 BACKENDS = {
     "vxlan": {"Type": "vxlan"},
     "vxlan-dual": {"Type": "vxlan"},
