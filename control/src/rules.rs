@@ -15,7 +15,7 @@ use weft_node::{
 };
 
 /// How long a look is waited for: others may have the tables for seconds, but a program that hangs holds nobody up.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What is to be kept.
 pub struct Wanted {
@@ -53,10 +53,17 @@ impl Keeping {
         Self { wanted, at, settled: false, problem }
     }
 
-    /// Looks again and again.
-    pub async fn run(mut self) {
+    /// Keeps other rules from now on.
+    pub fn want(&mut self, rules: Rules) {
+        self.at = Some(At::Rest(Keeper::new(rules.clone())));
+        self.wanted.rules = rules;
+        self.settled = false;
+    }
+
+    /// Looks again and again, for ever.
+    pub async fn run(&mut self) {
         if !self.wanted.rules.any() && !self.wanted.blackhole {
-            return;
+            return std::future::pending().await;
         }
         let mut looks = tokio::time::interval(self.wanted.every);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);

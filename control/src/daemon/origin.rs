@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinHandle};
@@ -20,12 +20,20 @@ use weft_switch::types::MacAddr;
 
 use super::StartError;
 use super::bandwidth::{KubePods, no_pods};
-use super::remembered::{PATIENCE, Remembered};
+use super::remembered::Remembered;
 use crate::cluster;
 use crate::config::{Config, SourceKind};
 use crate::model::Model;
 use crate::source::SourceError;
-use crate::source::flannel::{self, Joined, Own, Translation};
+use crate::source::flannel::{Joined, Leaves, Own, Translation};
+
+/// How long a store that can't be reached is waited for where something is remembered, and one that only says nothing.
+const PATIENCE: Duration = Duration::from_secs(1);
+const LONGER_PATIENCE: Duration = Duration::from_secs(4);
+/// How often it is looked at meanwhile.
+const LOOK: Duration = Duration::from_millis(50);
+/// After how long a store that refuses is asked again.
+const AGAIN: Duration = Duration::from_secs(5);
 
 /// What is known before the kernel's side of the node is looked at.
 pub(super) enum Beginning {
@@ -38,6 +46,7 @@ pub(super) enum Beginning {
 /// A store that is about to give a lease.
 pub(super) struct Meeting {
     opening: Opening,
+    told: Arc<Told>,
     status: watch::Receiver<Status>,
     kube_pods: KubePods,
     /// This node's name in the cluster.
@@ -50,6 +59,14 @@ pub(super) struct Meeting {
 enum Opening {
     Open(Box<Store>),
     Later(JoinHandle<Result<Opened, StoreError>>),
+    /// It said that something is wrong, which an operator may mend meanwhile.
+    Refused(StoreError),
+}
+
+/// What is heard of whichever store it is.
+struct Told {
+    status: watch::Sender<Status>,
+    pods: watch::Sender<Arc<Pods>>,
 }
 
 /// What is found before the lease: the store, this node's name, and what was said of it before.
@@ -76,9 +93,7 @@ pub(super) struct StoreOrigin {
     pub(super) joined: Joined,
     pub(super) status: watch::Receiver<Status>,
     pub(super) translation: Translation,
-    pub(super) env: SubnetEnv,
-    /// The node's rules are to be made by nftables.
-    pub(super) nftables: bool,
+    pub(super) leaves: watch::Receiver<Leaves>,
 }
 
 impl Beginning {
@@ -97,21 +112,24 @@ impl Beginning {
         let kind = config.source.kind.as_str();
         let remembered = Remembered::load(&config.state.dir, config.source.kind);
         let (said, status) = watch::channel(Status::new(kind));
-        let (told, kube_pods) = watch::channel(Arc::default());
-        let mut opening = tokio::spawn(open(config.clone(), flags.clone(), said, told));
-        let meeting = match (patient(&mut opening, remembered.is_some()).await?, remembered) {
-            (Some(Opened { store, node, advice }), remembered) => {
-                let opening = Opening::Open(Box::new(store));
-                Meeting { opening, status, kube_pods, node, advice, remembered }
-            }
-            (None, remembered) => {
-                let known = remembered.as_ref();
-                let node = known.map(|known| known.node.clone()).unwrap_or_default();
-                let advice = known.map(|known| known.advice(vtep_mac)).unwrap_or_default();
-                Meeting { opening: Opening::Later(opening), status, kube_pods, node, advice, remembered }
-            }
+        let (pods, kube_pods) = watch::channel(Arc::default());
+        let told = Arc::new(Told { status: said, pods });
+        let mut opening = tokio::spawn(open(config.clone(), flags.clone(), Arc::clone(&told)));
+        let opened = match &remembered {
+            None => Some(ended((&mut opening).await)),
+            Some(_) => patience(&mut opening, &mut status.clone()).await,
         };
-        Ok(Self::Store(Box::new(meeting)))
+        let (opening, known) = match (opened, &remembered) {
+            (Some(Ok(Opened { store, node, advice })), _) => {
+                (Opening::Open(Box::new(store)), Some((node, advice)))
+            }
+            (Some(Err(error)), None) => return Err(error.into()),
+            (Some(Err(error)), Some(_)) => (Opening::Refused(error), None),
+            (None, _) => (Opening::Later(opening), None),
+        };
+        let of_before = || remembered.as_ref().map(|before| (before.node.clone(), before.advice(vtep_mac)));
+        let (node, advice) = known.or_else(of_before).unwrap_or_default();
+        Ok(Self::Store(Box::new(Meeting { opening, told, status, kube_pods, node, advice, remembered })))
     }
 
     /// This node's name: Kubernetes knows it by one of its own.
@@ -153,12 +171,13 @@ impl Beginning {
         mirror: &Mirror,
         chosen: Option<IpAddr>,
         vtep_mac: MacAddr,
+        flags: &Flags,
     ) -> Result<Origin, StartError> {
         match self {
             Self::File(model, _) => {
                 Ok(Origin { model: *model, follow: Follow::File(config.source.path.clone()) })
             }
-            Self::Store(meeting) => meeting.meet(config, mirror, chosen, vtep_mac).await,
+            Self::Store(meeting) => meeting.meet(config, mirror, chosen, vtep_mac, flags).await,
         }
     }
 }
@@ -170,8 +189,9 @@ impl Meeting {
         mirror: &Mirror,
         chosen: Option<IpAddr>,
         vtep_mac: MacAddr,
+        flags: &Flags,
     ) -> Result<Origin, StartError> {
-        let Self { opening, status, node, advice, remembered, .. } = self;
+        let Self { opening, told, status, node, advice, remembered, .. } = self;
         let uplink = mirror.uplink();
         let v4 = chosen.and_then(|ip| if let IpAddr::V4(ip) = ip { Some(ip) } else { None });
         let v6 = chosen.and_then(|ip| if let IpAddr::V6(ip) = ip { Some(ip) } else { None });
@@ -181,53 +201,106 @@ impl Meeting {
             warn!("cannot read {}: {error}; the subnet of before is not known", subnet_file.display());
             None
         });
+        // A flanneld that ran since then had the last word.
+        let previous = previous.map(|env| env.subnets);
+        let as_before =
+            |before: &Remembered| previous.is_none_or(|subnets| subnets == before.leaves().env.subnets);
+        let remembered =
+            remembered.filter(|before| as_before(before) && before.was_told_to(ipv4, ipv6, vtep_mac));
         let (public_ip, public_ipv6) = public_addresses(config, &advice);
         let own = FlannelOwn {
             public_ip: public_ip.or(ipv4),
             public_ipv6: public_ipv6.or(ipv6),
             vtep_mac: Some(vtep_mac),
             vtep_mac_v6: Some(vtep_mac),
-            previous: previous.map(|env| env.subnets),
+            previous: previous.or(remembered.as_ref().map(|before| before.leaves().env.subnets)),
         };
-        let remembered = remembered.filter(|known| known.was_told_to(ipv4, ipv6, vtep_mac));
         let translation = Translation::new(Own { name: node, ipv4, ipv6, vtep_mac, mtu: uplink.mtu });
-        let mut joining = tokio::spawn(join(opening, own));
-        match (patient(&mut joining, remembered.is_some()).await?, remembered) {
-            (None, Some(known)) => {
-                let reason = status.borrow().lost.clone().unwrap_or_else(|| "it does not answer".to_owned());
-                warn!("{}: {reason}; weftd starts with what it said last", config.source.kind.as_str());
-                let env = known.subnet_env();
-                let translation = translation.keeping(env.subnets);
-                let (joined, nftables) = (Joined::Later(joining), known.nftables);
-                let origin = StoreOrigin { joined, status, translation, env, nftables };
-                Ok(Origin { model: known.model, follow: Follow::Store(Box::new(origin)) })
+        let again = Again { config: config.clone(), flags: flags.clone(), told };
+        let (joined, before) = match remembered {
+            None => (Some(join(opening, &own).await?), None),
+            Some(before) => {
+                let mut joining = tokio::spawn(again.join(opening, own));
+                match patience(&mut joining, &mut status.clone()).await {
+                    Some(joined) => (Some(joined?), None),
+                    None => (None, Some((joining, before))),
+                }
             }
+        };
+        let origin = |joined, translation, leaves| {
+            Follow::Store(Box::new(StoreOrigin { joined, status: status.clone(), translation, leaves }))
+        };
+        let ip_masq = config.flannel.ip_masq;
+        match (joined, before) {
             (Some((store, cluster)), _) => {
                 let mut translation = translation;
                 let model = translation.model(&cluster)?;
-                let env = flannel::subnet_env(&cluster, uplink.mtu, config.flannel.ip_masq);
-                let (joined, nftables) = (Joined::Now(Box::new(store)), cluster.config.nftables);
-                let origin = StoreOrigin { joined, status, translation, env, nftables };
-                Ok(Origin { model, follow: Follow::Store(Box::new(origin)) })
+                let (_, leaves) = watch::channel(translation.leaves(&cluster, ip_masq));
+                Ok(Origin { model, follow: origin(Joined::Now(Box::new(store)), translation, leaves) })
+            }
+            (None, Some((joining, before))) => {
+                let reason = status.borrow().lost.clone().unwrap_or_default();
+                warn!("{}: {reason}; weftd starts with what it said last", config.source.kind.as_str());
+                let leaves = before.leaves();
+                let translation = translation.keeping(leaves.env.subnets);
+                let (told, leaves) = watch::channel(leaves);
+                let joined = Joined::Later { joining, told, ip_masq };
+                Ok(Origin { model: before.model, follow: origin(joined, translation, leaves) })
             }
             (None, None) => Err(interrupted().into()),
         }
     }
 }
 
-/// What a task comes to: it is waited for, but not for long if there is something to go on with.
-async fn patient<T>(
+/// Waits for what a task comes to where there is something to go on with: not for long, and not at all for an operator. A store that
+/// only takes its time is waited for a little longer.
+async fn patience<T>(
     task: &mut JoinHandle<Result<T, StoreError>>,
-    can_go_on: bool,
-) -> Result<Option<T>, StoreError> {
-    let done: Result<Result<T, StoreError>, JoinError> = match can_go_on {
-        true => match timeout(PATIENCE, task).await {
-            Ok(done) => done,
-            Err(_) => return Ok(None),
-        },
-        false => task.await,
-    };
-    done.unwrap_or_else(|_| Err(interrupted())).map(Some)
+    status: &mut watch::Receiver<Status>,
+) -> Option<Result<T, StoreError>> {
+    let first = Status::new("").lost;
+    let begin = Instant::now();
+    loop {
+        if let Ok(done) = timeout(LOOK, &mut *task).await {
+            return Some(ended(done));
+        }
+        let failed = status.borrow_and_update().lost != first;
+        if begin.elapsed() >= if failed { PATIENCE } else { LONGER_PATIENCE } {
+            return None;
+        }
+    }
+}
+
+fn ended<T>(task: Result<Result<T, StoreError>, JoinError>) -> Result<T, StoreError> {
+    task.unwrap_or_else(|_| Err(interrupted()))
+}
+
+/// What opens a store once more.
+struct Again {
+    config: Config,
+    flags: Flags,
+    told: Arc<Told>,
+}
+
+impl Again {
+    /// Takes a lease, however long it takes an operator to mend what the store refuses.
+    async fn join(self, opening: Opening, own: FlannelOwn) -> Result<(Store, Cluster), StoreError> {
+        let mut joined = join(opening, &own).await;
+        loop {
+            let error = match joined {
+                Ok(joined) => return Ok(joined),
+                Err(error) => error,
+            };
+            warn!("{error}; it is tried again");
+            self.told.status.send_modify(|status| *status = status.lost(error.to_string()));
+            tokio::time::sleep(AGAIN).await;
+            let opened = open(self.config.clone(), self.flags.clone(), Arc::clone(&self.told)).await;
+            joined = match opened {
+                Ok(opened) => join(Opening::Open(Box::new(opened.store)), &own).await,
+                Err(error) => Err(error),
+            };
+        }
+    }
 }
 
 fn interrupted() -> StoreError {
@@ -235,22 +308,17 @@ fn interrupted() -> StoreError {
 }
 
 /// Opens the store, however long it takes.
-async fn open(
-    config: Config,
-    flags: Flags,
-    said: watch::Sender<Status>,
-    pods: watch::Sender<Arc<Pods>>,
-) -> Result<Opened, StoreError> {
+async fn open(config: Config, flags: Flags, told: Arc<Told>) -> Result<Opened, StoreError> {
     let opened = if config.source.kind == SourceKind::Kubernetes {
         let kube = Kube::connect(kube_options(&config)?).await?;
-        tokio::spawn(pass_on(kube.status(), said));
-        tokio::spawn(pass_on(kube.pods(), pods));
+        tokio::spawn(pass_on(kube.status(), Arc::clone(&told), |told| &told.status));
+        tokio::spawn(pass_on(kube.pods(), told, |told| &told.pods));
         let (node, advice) = (kube.node().to_owned(), kube.advice().await?);
         Opened { store: Store::Kube(Box::new(kube)), node, advice }
     } else {
         info!("taking a lease in etcd at {}", config.etcd.endpoints);
         let etcd = Etcd::new(etcd_settings(&config, &flags)?)?;
-        tokio::spawn(pass_on(etcd.status(), said));
+        tokio::spawn(pass_on(etcd.status(), told, |told| &told.status));
         let node =
             config.node_name().map_err(|error| StoreError::Settings(StartError::Name(error).to_string()))?;
         Opened { store: Store::Etcd(etcd), node, advice: Advice::default() }
@@ -259,19 +327,24 @@ async fn open(
 }
 
 /// Takes a lease.
-async fn join(opening: Opening, own: FlannelOwn) -> Result<(Store, Cluster), StoreError> {
+async fn join(opening: Opening, own: &FlannelOwn) -> Result<(Store, Cluster), StoreError> {
     let mut store = match opening {
         Opening::Open(store) => *store,
-        Opening::Later(opening) => opening.await.unwrap_or_else(|_| Err(interrupted()))?.store,
+        Opening::Later(opening) => ended(opening.await)?.store,
+        Opening::Refused(error) => return Err(error),
     };
-    let cluster = store.acquire(&own).await?;
+    let cluster = store.acquire(own).await?;
     Ok((store, cluster))
 }
 
 /// Says what is said, until nobody says or hears any more.
-async fn pass_on<T: Clone>(mut from: watch::Receiver<T>, to: watch::Sender<T>) {
-    while !to.is_closed() {
-        to.send_replace(from.borrow_and_update().clone());
+async fn pass_on<T: Clone>(
+    mut from: watch::Receiver<T>,
+    told: Arc<Told>,
+    to: impl Fn(&Told) -> &watch::Sender<T>,
+) {
+    while !to(&told).is_closed() {
+        to(&told).send_replace(from.borrow_and_update().clone());
         if from.changed().await.is_err() {
             return;
         }

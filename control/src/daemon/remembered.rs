@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 use tracing::warn;
 use weft_flannel::kube::Advice;
 use weft_flannel::subnet_env::SubnetEnv;
@@ -15,9 +16,8 @@ use weft_switch::types::MacAddr;
 use super::Daemon;
 use crate::config::SourceKind;
 use crate::model::{Model, validate};
+use crate::source::flannel::Leaves;
 
-/// How long a store is waited for where something is remembered.
-pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 /// How far two writings are apart at least: with 5,000 nodes one is of some hundred kB.
 const APART: Duration = Duration::from_secs(10);
 
@@ -34,7 +34,7 @@ pub(super) struct Remembered {
     subnet_env: String,
     /// The node's rules are to be made by nftables.
     #[serde(default)]
-    pub(super) nftables: bool,
+    nftables: bool,
     /// The whole cluster, without pods: those that were added are in the state.
     pub(super) model: Model,
 }
@@ -66,9 +66,9 @@ impl Remembered {
         }
     }
 
-    /// What CNI plugins are told.
-    pub(super) fn subnet_env(&self) -> SubnetEnv {
-        SubnetEnv::parse(&self.subnet_env)
+    /// What is left on the node of it.
+    pub(super) fn leaves(&self) -> Leaves {
+        Leaves { env: SubnetEnv::parse(&self.subnet_env), nftables: self.nftables }
     }
 
     /// Whether it was said to a node with these addresses and this MAC address.
@@ -86,17 +86,15 @@ impl Remembered {
 pub(super) struct Memory {
     source: SourceKind,
     advice: Advice,
-    subnet_env: String,
-    nftables: bool,
+    leaves: watch::Receiver<Leaves>,
     /// When that was said which is kept.
     kept: Option<SystemTime>,
     not_before: Instant,
 }
 
 impl Memory {
-    pub(super) fn new(source: SourceKind, advice: Advice, env: &SubnetEnv, nftables: bool) -> Self {
-        let (subnet_env, not_before) = (env.to_text(), Instant::now());
-        Self { source, advice, subnet_env, nftables, kept: None, not_before }
+    pub(super) fn new(source: SourceKind, advice: Advice, leaves: watch::Receiver<Leaves>) -> Self {
+        Self { source, advice, leaves, kept: None, not_before: Instant::now() }
     }
 }
 
@@ -114,8 +112,9 @@ impl Daemon {
         memory.not_before = Instant::now() + APART;
         let (model, state_dir) = (Arc::clone(&self.model), self.config.state.dir.clone());
         let (source, node) = (memory.source.as_str().to_owned(), self.node.clone());
-        let (advice, subnet_env, nftables) =
-            (memory.advice.clone(), memory.subnet_env.clone(), memory.nftables);
+        let advice = memory.advice.clone();
+        let Leaves { env, nftables } = memory.leaves.borrow().clone();
+        let subnet_env = env.to_text();
         tokio::task::spawn_blocking(move || {
             let model = Model { pods: Vec::new(), ..Model::clone(&model) };
             let (public_ip, public_ipv6) = (advice.public_ip, advice.public_ipv6);

@@ -1,6 +1,7 @@
 //! Starting: everything that can be wrong is found before anything is made. The order is that of what is cheapest to check.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -23,12 +24,12 @@ use super::uplink::needs_claim;
 use super::vteps::Macs;
 use super::{Client, Daemon, Inputs, SourceState, Ways, attachments, descriptors, rights};
 use crate::api::{BindError, SocketFile, bind};
-use crate::config::{Config, SourceKind, UplinkKind};
+use crate::config::{Config, Flannel, SourceKind, UplinkKind};
 use crate::dataplane::{self, Dataplane, file_prefix};
 use crate::metrics::{self, Served};
 use crate::reload::{ConfigFile, Reload};
 use crate::rules::{Keeping, Wanted};
-use crate::source::flannel;
+use crate::source::flannel::{self, Leaves};
 use crate::source::{Source, SourceError};
 use crate::supervisor::Supervisor;
 
@@ -129,7 +130,8 @@ pub async fn start(setup: Setup) -> Result<Started, StartError> {
     let neighbours = if kind == UplinkKind::Socket { Neighbours::Leave } else { Neighbours::Keep };
     let (interface, address) = interface(&config, &file.flags, &advice).await?;
     let (mirror, underlay) = Mirror::start(interface.as_deref(), neighbours).await?;
-    let Origin { model, follow } = beginning.meet(&config, &mirror, address, vtep_macs.first).await?;
+    let Origin { model, follow } =
+        beginning.meet(&config, &mirror, address, vtep_macs.first, &file.flags).await?;
     // Who finds the socket is answered soon: until there is a lease, nobody would be.
     let (listener, socket) = bind(&config.control.socket, SOCKET_MODE, config.control.group.as_deref())?;
     let claim = needs_claim(kind).then(|| UdpClaim::bind(model.port)).transpose()?;
@@ -147,9 +149,10 @@ pub async fn start(setup: Setup) -> Result<Started, StartError> {
             (None, None)
         }
         Follow::Store(origin) => {
-            let StoreOrigin { joined, status, translation, env, nftables } = *origin;
+            let StoreOrigin { joined, status, translation, leaves } = *origin;
             tokio::spawn(flannel::follow(joined, translation, forwards, updates));
-            (Some((status, env.subnets)), Some((env, nftables)))
+            let subnets = leaves.borrow().env.subnets;
+            (Some((status, subnets)), Some(leaves))
         }
     };
     let (said, settings) = mpsc::channel(1);
@@ -163,8 +166,7 @@ pub async fn start(setup: Setup) -> Result<Started, StartError> {
     tokio::spawn(metrics::serve(Served::Health, healthz, client.clone(), problem));
     let (problem, rules_problem) = watch::channel(None);
     let own = config.flannel.clone();
-    let remembers =
-        told.as_ref().map(|(env, nftables)| Memory::new(config.source.kind, advice, env, *nftables));
+    let remembers = told.as_ref().map(|leaves| Memory::new(config.source.kind, advice, leaves.clone()));
     let mut daemon = Daemon {
         added: BTreeMap::new(),
         cni: BTreeMap::new(),
@@ -214,23 +216,8 @@ pub async fn start(setup: Setup) -> Result<Started, StartError> {
     daemon.reconcile().await;
     // Nobody waits for it where the source is a file.
     let _ = ready.send(());
-    if let Some((env, nftables)) = told {
-        let wanted = Wanted {
-            rules: flannel::rules(&env, nftables, &own),
-            blackhole: own.blackhole_route,
-            every: Duration::from_secs(own.resync_s.into()),
-            state_dir: daemon.config.state.dir.clone(),
-        };
-        let mut keeping = Keeping::new(wanted, problem);
-        keeping.look().await;
-        tokio::spawn(keeping.run());
-        // The last step: CNI plugins take it for the word that pods may come.
-        if let Err(error) = env.write(&own.subnet_file) {
-            warn!(
-                "cannot write {}: {error}; CNI plugins wait for it: mend that and restart weftd",
-                own.subnet_file.display()
-            );
-        }
+    if let Some(leaves) = told {
+        leave(leaves, own, daemon.config.state.dir.clone(), problem).await;
     }
     Ok(Started {
         daemon,
@@ -239,6 +226,50 @@ pub async fn start(setup: Setup) -> Result<Started, StartError> {
         listener,
         socket,
     })
+}
+
+/// Leaves on the node what flannel does, and keeps it so; once more where a store that was away says something else.
+async fn leave(
+    mut leaves: watch::Receiver<Leaves>,
+    settings: Flannel,
+    state_dir: PathBuf,
+    problem: watch::Sender<Option<String>>,
+) {
+    let now = leaves.borrow_and_update().clone();
+    let wanted = Wanted {
+        rules: flannel::rules(&now, &settings),
+        blackhole: settings.blackhole_route,
+        every: Duration::from_secs(settings.resync_s.into()),
+        state_dir,
+    };
+    let mut keeping = Keeping::new(wanted, problem);
+    keeping.look().await;
+    // The last step: CNI plugins take it for the word that pods may come.
+    write_env(&now, &settings);
+    tokio::spawn(async move {
+        loop {
+            let changed = tokio::select! {
+                changed = leaves.changed() => changed,
+                () = keeping.run() => return,
+            };
+            if changed.is_err() {
+                return keeping.run().await;
+            }
+            let now = leaves.borrow_and_update().clone();
+            keeping.want(flannel::rules(&now, &settings));
+            keeping.look().await;
+            write_env(&now, &settings);
+        }
+    });
+}
+
+fn write_env(leaves: &Leaves, settings: &Flannel) {
+    if let Err(error) = leaves.env.write(&settings.subnet_file) {
+        warn!(
+            "cannot write {}: {error}; CNI plugins wait for it: mend that and restart weftd",
+            settings.subnet_file.display()
+        );
+    }
 }
 
 impl Daemon {

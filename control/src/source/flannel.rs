@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tracing::error;
 use weft_flannel::complaints::Complaints;
@@ -58,24 +58,23 @@ pub fn pod_mtu(config: &NetConf, uplink: u32) -> u32 {
     underlay.saturating_sub(config.backend.overhead())
 }
 
-/// What CNI plugins are told.
-pub fn subnet_env(cluster: &Cluster, uplink: u32, ip_masq: bool) -> SubnetEnv {
-    SubnetEnv {
-        networks: cluster.config.network.into_iter().collect(),
-        ipv6_networks: cluster.config.ipv6_network.into_iter().collect(),
-        subnets: cluster.own,
-        mtu: pod_mtu(&cluster.config, uplink),
-        ip_masq,
-    }
+/// What flannel leaves on the node of a cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leaves {
+    /// What CNI plugins are told.
+    pub env: SubnetEnv,
+    /// The rules are made by nftables.
+    pub nftables: bool,
 }
 
 /// The rules that the node needs for its pods' packets.
-pub fn rules(env: &SubnetEnv, nftables: bool, settings: &Flannel) -> Rules {
+pub fn rules(leaves: &Leaves, settings: &Flannel) -> Rules {
+    let Leaves { env, nftables } = leaves;
     let v4 = env.networks.first().copied().map(IpNet::V4).zip(env.subnets.v4.map(IpNet::V4));
     let v6 = env.ipv6_networks.first().copied().map(IpNet::V6).zip(env.subnets.v6.map(IpNet::V6));
     let pods = |(network, subnet): (IpNet, IpNet)| Pods { network: network.trunc(), subnet: subnet.trunc() };
     Rules {
-        by: if nftables { Firewall::Nftables } else { Firewall::Iptables },
+        by: if *nftables { Firewall::Nftables } else { Firewall::Iptables },
         pods: [v4, v6].into_iter().flatten().map(pods).collect(),
         masquerade: settings.ip_masq,
         forward: settings.forward_rules,
@@ -88,7 +87,14 @@ pub enum Joined {
     /// It has said what there is.
     Now(Box<Store>),
     /// It is still to say it: until then what it said last is in force.
-    Later(JoinHandle<Result<(Store, Cluster), StoreError>>),
+    Later {
+        /// Ends when it does.
+        joining: JoinHandle<Result<(Store, Cluster), StoreError>>,
+        /// Hears what is to be left on the node then.
+        told: watch::Sender<Leaves>,
+        /// Whether this node masquerades.
+        ip_masq: bool,
+    },
 }
 
 /// Sends a model for each change, until nobody receives any more. That the store is lost changes nothing in the model; its status
@@ -104,15 +110,13 @@ pub async fn follow(
     }
     let mut store = match joined {
         Joined::Now(store) => *store,
-        Joined::Later(joining) => {
-            let (store, model) = match joining.await {
-                Ok(Ok((store, cluster))) => (Some(store), translation.model(&cluster)),
-                Ok(Err(error)) => {
-                    (None, Err(SourceError::Store(format!("{error}; mend that and restart weftd"))))
-                }
-                Err(_) => return,
-            };
-            let (Ok(()), Some(store)) = (updates.send(model).await, store) else { return };
+        Joined::Later { joining, told, ip_masq } => {
+            let Ok(Ok((store, cluster))) = joining.await else { return };
+            let leaves = translation.leaves(&cluster, ip_masq);
+            told.send_if_modified(|before| std::mem::replace(before, leaves.clone()) != leaves);
+            if updates.send(translation.model(&cluster)).await.is_err() {
+                return;
+            }
             store
         }
     };
@@ -139,6 +143,19 @@ impl Translation {
     #[must_use]
     pub fn keeping(self, subnets: Subnets) -> Self {
         Self { kept: Some(subnets), ..self }
+    }
+
+    /// What this node is to have of the cluster beside the model.
+    pub fn leaves(&self, cluster: &Cluster, ip_masq: bool) -> Leaves {
+        let config = &cluster.config;
+        let env = SubnetEnv {
+            networks: config.network.into_iter().collect(),
+            ipv6_networks: config.ipv6_network.into_iter().collect(),
+            subnets: self.kept.unwrap_or(cluster.own),
+            mtu: pod_mtu(config, self.own.mtu),
+            ip_masq,
+        };
+        Leaves { env, nftables: config.nftables }
     }
 
     /// The cluster as a model that is valid.
@@ -280,8 +297,9 @@ fn node(peer: &Peer, config: &NetConf, own: &Own) -> Result<Node, String> {
     };
     let vtep_mac = mac(&attributes.backend_data, "BackendData")?;
     let vtep_mac_v6 = mac(&attributes.backend_v6_data, "BackendV6Data")?;
-    // flannel carries IPv6 over IPv6 only, by a device of its own.
-    let over_v6 = attributes.public_ipv6.is_some() && vtep_mac_v6.is_some() && own.ipv6.is_some();
+    // flannel carries IPv6 over IPv6 only; a tunnel of VXLAN by a device of its own.
+    let has_device = vtep_mac_v6.is_some() || !matches!(config.backend, Backend::Vxlan(_));
+    let over_v6 = attributes.public_ipv6.is_some() && has_device && own.ipv6.is_some();
     let usable = |net: &IpNet| match net {
         IpNet::V4(_) => attributes.public_ip.is_some(),
         IpNet::V6(_) => over_v6,

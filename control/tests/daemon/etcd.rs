@@ -286,6 +286,20 @@ fn a_killed_weftd_starts_without_its_store_and_follows_it_again() {
     assert_eq!(etcd.lease_of("172.16.0.1"), lease);
     a.until("nothing is wrong", |status| status.state == State::Ready);
 
+    // A store that refuses ends nobody who knows what it said before, and what it says then is left on the node as ever.
+    a_weftd.stop();
+    etcd.ctl(&["put", "/coreos.com/network/config", "{"]);
+    let a_weftd = a.start(&source(&a), &[]);
+    wait_for("the pods to reach each other in spite of the store", || web.pings(&target).then_some(()));
+    a.until("why it is not followed", |status| {
+        status.problems.iter().any(|problem| problem.contains("/coreos.com/network/config"))
+    });
+    etcd.ctl(&["put", "/coreos.com/network/config", &CONF.replace(r#""vxlan""#, r#""vxlan","MTU":1400"#)]);
+    let env = a.path("subnet.env");
+    wait_for("what it says now", || fs::read_to_string(&env).ok().filter(|text| text.contains("MTU=1350")));
+    a.until("nothing is wrong", |status| status.state == State::Ready);
+    wait_for("that to be kept", || fs::read_to_string(&kept).ok().filter(|text| text.contains("MTU=1350")));
+
     // What is damaged is waited for.
     a_weftd.stop();
     fs::write(&kept, "{").expect("it can be damaged");

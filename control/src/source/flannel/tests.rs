@@ -49,7 +49,7 @@ fn a_cluster_becomes_a_model() {
     assert_eq!(model.nodes[2].vtep_mac, Some(MacAddr([2, 0, 0, 0, 0, 3])));
     let text =
         "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.1.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n";
-    assert_eq!(subnet_env(&cluster, 1500, true).to_text(), text);
+    assert_eq!(Translation::new(own()).leaves(&cluster, true).env.to_text(), text);
 }
 
 #[test]
@@ -144,7 +144,7 @@ fn plain_packets_go_in_datagrams_or_in_packets() {
     ] {
         let text = format!(r#"{{"Network":"10.5.0.0/16","Backend":{backend}}}"#);
         let cluster = cluster(&text, "10.5.1.0-24", vec![peer("10.5.2.0-24", value)]);
-        assert_eq!(subnet_env(&cluster, 1500, true).mtu, mtu, "{backend}");
+        assert_eq!(Translation::new(own()).leaves(&cluster, true).env.mtu, mtu, "{backend}");
         let model = Translation::new(own()).model(&cluster).unwrap();
         let network = &model.networks[0];
         assert_eq!((model.encapsulation, model.port), wanted, "{backend}");
