@@ -35,18 +35,19 @@ from run import LabError, call, wait_for
 WHAT = "cold start, changes, memory, pods and the loss of the store, at 5,000 nodes in etcd"
 
 COLD, CHANGE, MEMORY, ADD, LOSS = NAMES = ("cold-start", "change", "memory", "cni-add", "store-loss")
+# How often the plugin is called by itself.
+ALONE = 11
+# What it may take then, in milliseconds.
+ALONE_MS = 50
 # What each figure is: its unit, and what it must not exceed.
 CASES = {
     COLD: ("s", "from weftd's start until every node's subnet is forwarded to"),
     CHANGE: ("ms", "from the change of one node in etcd to the first packet to it, 99th percentile"),
-    MEMORY: ("MiB", "resident memory beside packet buffers, with all nodes and 250 pods"),
-    ADD: ("x", "100 pods added at once, by a C loop that makes the same devices"),
+    MEMORY: ("MiB", "resident memory with all nodes and 250 pods; packet buffers in ordinary pages are among it"),
+    ADD: ("x", f"100 pods added at once, by a C loop that makes the same devices; and the plugin alone within {ALONE_MS} ms"),
     LOSS: ("packets", "lost while etcd stands still, is killed, compacted, and restored from a snapshot"),
 }
 NODES, PODS, ADDS, CHANGES = 5000, 250, 100, 300
-# How often the plugin is called by itself.
-ALONE = 11
-MEMORY_SETTING = 48 << 20
 PREFIX = "/coreos.com/network"
 ENDPOINT = ("127.0.0.1", 2379)
 VNI, PORT = 1, 8472
@@ -290,6 +291,13 @@ class Lab:
         with contextlib.suppress(OSError):  # such as what an ICMP error says
             self.sender.sendto(b"weft", (f"{number(index)}.9", port))
 
+    def reaches(self, index):
+        """Whether a packet to it goes there now."""
+        self.watch.seen.pop(socket.inet_aton(f"{number(index)}.9"), None)
+        self.send(index)
+        time.sleep(0.1)
+        return self.seen(index) is not None
+
     def seen(self, index):
         return self.watch.seen.get(socket.inet_aton(f"{number(index)}.9"))
 
@@ -306,8 +314,9 @@ class Lab:
         return max(self.seen(index) for index in self.others) - begin
 
     def restart(self):
-        """Starts weftd anew; how long until all nodes are reached."""
+        """Starts weftd anew, without what it kept of the store; how long until all nodes are reached."""
         self.node.stop()
+        (Path(self.node.dir) / "state/cluster.json").unlink(missing_ok=True)
         self.watch.seen.clear()
         begin = time.monotonic()
         starting = threading.Thread(target=self.node.launch)
@@ -325,10 +334,11 @@ def cold_start(lab, _options):
     return {"value": lab.restart()}
 
 
-def change(lab, options):
-    """Nodes come, one at a time; each is waited for."""
+def change(lab, options, after=0):
+    """Nodes come, one at a time; each is waited for. They are the first ones `after` so many beyond the cluster's."""
     delays, count = [], CHANGES // 10 if options.quick else CHANGES
-    fresh = [index for index in range(lab.nodes + 1, lab.nodes + 1 + count) if number(index) != lab.node.subnet_text]
+    first = lab.nodes + 1 + after
+    fresh = [index for index in range(first, first + count) if number(index) != lab.node.subnet_text]
     for index in fresh:
         lab.watch.seen.pop(socket.inet_aton(f"{number(index)}.9"), None)
         key, value = lease(index)
@@ -348,19 +358,9 @@ def change(lab, options):
 
 
 def resident(pid):
-    """Resident memory in bytes, that of packet buffers by itself: the mapping that DPDK has taken for them is as large as the
-    setting says, and a little larger."""
-    whole = buffers = size = 0
-    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
-        if found := re.match(r"(Size|Rss):\s+(\d+) kB", line):
-            bytes_ = int(found[2]) * 1024
-            if found[1] == "Size":
-                size = bytes_
-            else:
-                whole += bytes_
-                if MEMORY_SETTING * 0.9 <= size <= MEMORY_SETTING * 1.5:
-                    buffers += bytes_
-    return whole, buffers
+    """Resident memory in bytes. Packet buffers in ordinary pages are among it."""
+    found = re.search(r"^VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.M)
+    return int(found[1]) * 1024
 
 
 def memory(lab, _options):
@@ -372,12 +372,12 @@ def memory(lab, _options):
             if not added:
                 raise LabError(f"pod {name}: {answer}")
         time.sleep(3)  # further queues, and what is given back
-        whole, buffers = resident(lab.node.pid)
+        whole = resident(lab.node.pid)
     finally:
         for name in names:
             lab.node.ask("DELETE", f"/v1/pods/{name}")
         call("ip", "netns", "del", many)
-    return {"value": (whole - buffers) / (1 << 20), "resident_mib": whole / (1 << 20), "buffers_mib": buffers / (1 << 20)}
+    return {"value": whole / (1 << 20)}
 
 
 def alone(lab, spaces):
@@ -466,8 +466,9 @@ def store_loss(lab, options):
         lab.etcd.restore(snapshot)
         time.sleep(seconds)
         told.append("restored")
-        # It is followed again.
-        change(lab, SimpleNamespace(quick=True))
+        # It is followed again: what came after the snapshot is gone, and what comes now is reached.
+        wait_for("the nodes that the snapshot does not have to go", lambda: not lab.reaches(lab.nodes + 1))
+        change(lab, SimpleNamespace(quick=True), after=200)
     finally:
         with contextlib.suppress(ProcessLookupError):
             if lab.etcd.child:
@@ -518,7 +519,7 @@ def row_of(case, taken):
     if case == LOSS:
         row["value"] = sum(values)
     row |= {"rounds": {"value": values}, "spread": spread(values), "at_least": row["limit"]}
-    row["met_at_least"] = row["value"] <= row["limit"]
+    row["met_at_least"] = row["value"] <= row["limit"] and row.get("alone_ms", 0) <= ALONE_MS
     return row
 
 
