@@ -29,9 +29,12 @@ fn long(bytes: &[u8]) -> u64 {
 }
 
 /// [`lanes`], compiled for registers of 32 bytes.
+///
+/// # Safety
+/// The processor has AVX2.
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 #[target_feature(enable = "avx2")]
-fn avx2(bytes: &[u8]) -> u64 {
+unsafe fn avx2(bytes: &[u8]) -> u64 {
     lanes(bytes)
 }
 
