@@ -2,10 +2,13 @@
 //! no HTTP library. It knows the calls that such a program makes.
 
 use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, socket};
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
@@ -93,9 +96,10 @@ impl Client {
 
     fn call<T: DeserializeOwned>(&self, method: &str, path: &str, body: &str) -> Result<T, Failure> {
         let socket = || self.socket.clone();
-        let stream = UnixStream::connect(&self.socket)
+        let deadline = Instant::now() + self.timeout;
+        let stream = connect(&self.socket, self.timeout)
             .map_err(|error| Failure::Unreachable { socket: socket(), error })?;
-        let text = exchange(stream, self.timeout, method, path, body)
+        let text = exchange(stream, deadline, method, path, body)
             .map_err(|error| Failure::NoAnswer { socket: socket(), error })?;
         let not_understood = |why: String| Failure::NotUnderstood { socket: socket(), why };
         let (status, body) = parse(&text).map_err(|why| not_understood(why.to_owned()))?;
@@ -109,16 +113,33 @@ impl Client {
     }
 }
 
+/// A connection. One that nobody takes is waited for too, once others wait as well: a daemon that hangs.
+fn connect(path: &Path, timeout: Duration) -> io::Result<UnixStream> {
+    let address = UnixAddr::new(path)?;
+    let stream: UnixStream =
+        socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?.into();
+    // For connecting it is in force already.
+    stream.set_write_timeout(Some(timeout))?;
+    match nix::sys::socket::connect(stream.as_raw_fd(), &address) {
+        Ok(()) => Ok(stream),
+        Err(Errno::EAGAIN) => Err(io::Error::new(io::ErrorKind::TimedOut, "it takes no connection")),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Sends one request and reads until the daemon closes: it serves one request a connection.
 fn exchange(
     mut stream: UnixStream,
-    timeout: Duration,
+    deadline: Instant,
     method: &str,
     path: &str,
     body: &str,
 ) -> io::Result<Vec<u8>> {
-    let deadline = Instant::now() + timeout;
-    stream.set_write_timeout(Some(timeout))?;
+    let left = || match deadline.saturating_duration_since(Instant::now()) {
+        Duration::ZERO => Err(io::Error::from(io::ErrorKind::TimedOut)),
+        left => Ok(left),
+    };
+    stream.set_write_timeout(Some(left()?))?;
     let length = body.len();
     let request = format!(
         "{method} {path} HTTP/1.1\r\nHost: weft\r\nConnection: close\r\nContent-Type: application/json\r\n\
@@ -128,11 +149,7 @@ fn exchange(
     let mut text = Vec::new();
     let mut part = [0; 16 * 1024];
     loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        stream.set_read_timeout(Some(left))?;
+        stream.set_read_timeout(Some(left()?))?;
         match stream.read(&mut part) {
             Ok(0) => return Ok(text),
             Ok(count) => text.extend_from_slice(part.get(..count).unwrap_or_default()),
@@ -170,6 +187,23 @@ fn parse(text: &[u8]) -> Result<(u16, &[u8]), &'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::sys::socket::{Backlog, listen};
+    use std::os::unix::net::UnixListener;
+
+    #[test]
+    fn a_daemon_that_takes_no_connection_is_given_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("weftd.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        listen(&listener, Backlog::new(0).unwrap()).unwrap();
+        let client = Client::new(&path, Duration::from_millis(50));
+        // There is room for one.
+        let waits = client.status().unwrap_err();
+        assert!(matches!(waits, Failure::NoAnswer { .. }), "{waits}");
+        let refused = client.status().unwrap_err();
+        assert!(matches!(refused, Failure::Unreachable { .. }), "{refused}");
+        assert!(refused.to_string().contains("it takes no connection"), "{refused}");
+    }
 
     #[test]
     fn an_answer_is_read_whole_or_not_at_all() {

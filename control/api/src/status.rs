@@ -64,7 +64,7 @@ pub enum State {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Source {
-    /// Its kind: `file` or `etcd`.
+    /// Its kind: `file`, `etcd` or `kubernetes`.
     pub kind: String,
     /// The file; null for a source that is none.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]

@@ -24,6 +24,10 @@ use crate::view::{Form, Show};
 /// The tunnel's UDP port on flannel's nodes.
 const TUNNEL_PORT: u16 = 8472;
 
+/// What becomes of what is flannel's: nothing that it needs is to be stopped for a check's sake while its pods run.
+const FLANNELS: &str =
+    "flannel's; weft takes it over, node by node: docs/install.md says how. Until then nothing is to be done";
+
 /// How long weftd is waited for, which may hang: that would be one more thing to say.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 

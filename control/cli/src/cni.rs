@@ -22,6 +22,10 @@ pub(crate) const PLUGIN: &str = "weft-cni";
 pub(crate) const FLANNEL: &str = "flannel";
 /// Where what had that place waits for the way back.
 const BEFORE: &str = "flannel.before-weft";
+/// What every version of weft's plugin says of itself, so has in it.
+const MARK: &[u8] = b": the CNI plugin of weft;";
+/// The versions of the specification that the plugin attaches pods by.
+const SPOKEN: [&str; 4] = ["0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 /// The list's file.
 const LIST: &str = "10-weft.conflist";
 
@@ -61,7 +65,7 @@ pub(crate) struct InstallArgs {
     #[arg(long, value_name = "NAME", default_value = "cbr0", value_parser = network_name)]
     network: String,
     /// The specification's version that the list says; 1.1.0, with STATUS and GC, must be known to the runtime and to portmap
-    #[arg(long, value_name = "VERSION", default_value = "1.0.0", value_parser = ["0.3.1", "0.4.0", "1.0.0", "1.1.0"])]
+    #[arg(long, value_name = "VERSION", default_value = "1.0.0", value_parser = SPOKEN)]
     cni_version: String,
     /// Leave portmap, which does pods' host ports, out of the list
     #[arg(long)]
@@ -125,7 +129,6 @@ fn install(args: &InstallArgs) -> Result<Report, Failure> {
     })?;
     let keys = keys_of_weftd(args)?;
     let (flannel, before) = (bin_dir.join(FLANNEL), bin_dir.join(BEFORE));
-    // As long as both are of one version.
     let is_flannels = flannel.exists() && !is_ours(&flannel);
     let mut report = Report::default();
     let mut put = |path: PathBuf, bytes: &[u8], mode| {
@@ -135,9 +138,9 @@ fn install(args: &InstallArgs) -> Result<Report, Failure> {
     };
     put(bin_dir.join(PLUGIN), &program, 0o755)?;
     if args.flannel {
-        // Only the first time is it flannel's.
-        if is_flannels && !before.exists() {
-            fs::hard_link(&flannel, &before).map_err(failed("keep", &flannel))?;
+        // Mostly only the first time; but flannel may have been installed anew meanwhile.
+        if is_flannels {
+            keep(&flannel, &before)?;
         }
         put(flannel, &program, 0o755)?;
     } else {
@@ -195,6 +198,18 @@ fn notes(args: &InstallArgs) -> Vec<String> {
     }
     for path in lists(conf_dir) {
         let types = types(&path);
+        let version = version(&path);
+        if args.flannel && types.iter().any(|kind| kind == FLANNEL) && !SPOKEN.contains(&version.as_str()) {
+            let said = if version.is_empty() {
+                "says no cniVersion".to_owned()
+            } else {
+                format!("says cniVersion {version}")
+            };
+            notes.push(format!(
+                "{} {said}, by which weft can delete pods but attach none: set it to 0.3.1, which flannel and portmap know as well",
+                path.display()
+            ));
+        }
         let ours = types.iter().position(|kind| kind == PLUGIN || kind == FLANNEL);
         let shown = path.display();
         if ours.is_some_and(|ours| types.iter().skip(ours).any(|kind| kind == "bandwidth")) {
@@ -237,6 +252,12 @@ pub(crate) fn types(path: &Path) -> Vec<String> {
     }
 }
 
+/// The version that a list says; nothing where it says none.
+fn version(path: &Path) -> String {
+    let list = fs::read(path).ok().and_then(|text| serde_json::from_slice::<Value>(&text).ok());
+    list.and_then(|list| Some(list["cniVersion"].as_str()?.to_owned())).unwrap_or_default()
+}
+
 fn uninstall(Places { bin_dir, conf_dir }: &Places) -> Result<Report, Failure> {
     let mut report = Report::default();
     let mut take = |path: PathBuf| match fs::remove_file(&path) {
@@ -250,9 +271,12 @@ fn uninstall(Places { bin_dir, conf_dir }: &Places) -> Result<Report, Failure> {
     // First, so that no runtime looks for a plugin that is gone.
     take(conf_dir.join(LIST))?;
     let (flannel, before) = (bin_dir.join(FLANNEL), bin_dir.join(BEFORE));
-    if before.exists() {
+    if before.exists() && (is_ours(&flannel) || !flannel.exists()) {
         fs::rename(&before, &flannel).map_err(failed("put back", &flannel))?;
         report.written.push(flannel);
+    } else if before.exists() {
+        // Somebody has installed flannel since: that one is the newer.
+        take(before)?;
     } else if is_ours(&flannel) {
         take(flannel)?;
     }
@@ -264,12 +288,29 @@ fn uninstall(Places { bin_dir, conf_dir }: &Places) -> Result<Report, Failure> {
     Ok(report)
 }
 
-/// Whether a file is weft's plugin: the same as the one beside it that bears its name.
+/// Whether a file is weft's plugin, of whatever version.
 pub(crate) fn is_ours(path: &Path) -> bool {
-    match (fs::read(path), fs::read(path.with_file_name(PLUGIN))) {
-        (Ok(one), Ok(other)) => one == other,
-        _ => false,
-    }
+    fs::read(path).is_ok_and(|program| program.windows(MARK.len()).any(|part| part == MARK))
+}
+
+/// Keeps a file under another name too, in place of what that was.
+fn keep(path: &Path, kept: &Path) -> Result<(), Failure> {
+    let new = aside(kept);
+    let keep = || {
+        match fs::remove_file(&new) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        fs::hard_link(path, &new)?;
+        fs::rename(&new, kept)
+    };
+    keep().map_err(failed("keep", path))
+}
+
+/// A name beside a file's, for what is to be that file. No runtime takes what begins with a dot, and ends with none of the endings
+/// that it looks for, for a list.
+fn aside(path: &Path) -> PathBuf {
+    path.with_file_name(format!(".{}.new", path.file_name().unwrap_or_default().to_string_lossy()))
 }
 
 fn failed(doing: &str, path: &Path) -> impl FnOnce(io::Error) -> Failure {
@@ -280,8 +321,7 @@ fn failed(doing: &str, path: &Path) -> impl FnOnce(io::Error) -> Failure {
 /// Writes a file aside, and puts it in its place.
 fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Failure> {
     let folder = path.parent().unwrap_or(Path::new("/"));
-    // No runtime takes what begins with a dot, and ends with none of the endings that it looks for, for a list.
-    let new = folder.join(format!(".{}.new", path.file_name().unwrap_or_default().to_string_lossy()));
+    let new = aside(path);
     let write = || {
         fs::create_dir_all(folder)?;
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&new)?;
@@ -294,4 +334,15 @@ fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Failure> {
         File::open(folder)?.sync_all()
     };
     write().map_err(failed("write", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wefts_plugin_has_the_mark() {
+        let said = include_str!("../../cni/src/main.rs");
+        assert!(said.as_bytes().windows(MARK.len()).any(|part| part == MARK));
+    }
 }

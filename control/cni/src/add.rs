@@ -8,7 +8,7 @@ use crate::attach::{Plug, Socket, pod_name};
 use crate::conf::Conf;
 use crate::environment::Call;
 use crate::error::{Error, code};
-use crate::flannel::{Kept, keep};
+use crate::flannel::{Kept, is_kept, keep};
 use crate::plan::{Addressing, Plan, release};
 use crate::result::{CniResult, Interface};
 use crate::weftd::Weftd;
@@ -33,9 +33,12 @@ pub(crate) fn add(conf: &Conf, call: &Call) -> Result<CniResult, Error> {
         let msg = format!("container {container} has an interface {ifname} already");
         return Err(Error::new(code::CONFIG, msg).with("delete the attachment first"));
     }
-    let mut begun = Begun { conf, call, weftd: &weftd, name: &name, plug: &plug, pod: false };
-    if let (Some(env), Addressing::Plugin(ipam), true) = (&plan.env, &plan.addressing, conf.is_flannel) {
-        keep(conf, env, ipam, &call.container).map_err(|error| begun.undo(error))?;
+    let mut begun = Begun { conf, call, weftd: &weftd, name: &name, plug: &plug, kept: false, pod: false };
+    if let Addressing::Plugin(ipam) = &plan.addressing
+        && is_kept(conf, ipam)
+    {
+        begun.kept = true;
+        keep(conf, plan.env.as_ref(), ipam, &call.container).map_err(|error| begun.undo(error))?;
     }
     let given = plan.give(conf, call).map_err(|error| begun.undo(error))?;
     let spec = PodSpec {
@@ -115,6 +118,8 @@ struct Begun<'a> {
     weftd: &'a Weftd,
     name: &'a str,
     plug: &'a Plug,
+    /// How it is attached may be kept.
+    kept: bool,
     /// weftd may have the pod.
     pod: bool,
 }
@@ -130,7 +135,7 @@ impl Begun<'_> {
             say(socket.remove(conf).err());
             say(Socket::forget(conf, call).err());
         }
-        let kept = if conf.is_flannel { Kept::of(conf, &call.container).ok().flatten() } else { None };
+        let kept = if self.kept { Kept::of(conf, &call.container).ok().flatten() } else { None };
         say(release(conf, call, kept.as_ref().and_then(Kept::ipam), None).err());
         say(kept.and_then(|kept| kept.forget().err()));
         error

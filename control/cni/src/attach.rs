@@ -1,18 +1,23 @@
 //! How a pod is joined to the switch: an interface, or a socket for what brings its own network stack, and what such a pod
 //! is told of it.
 
-use std::fs::{self, OpenOptions};
-use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
-use nix::unistd::Group;
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open, openat, renameat};
+use nix::sys::stat::{Mode, mkdirat};
+use nix::unistd::{Group, UnlinkatFlags, unlinkat};
 use serde_json::{Value, json};
 use weft_api::{PodPort, VhostMode, is_pod_name};
 
 use crate::conf::{Attach, Conf, SocketMode, Userspace};
 use crate::environment::Call;
-use crate::error::{Error, code, io};
+use crate::error::{Error, code, io as failed};
 use crate::result::CniResult;
 
 /// The pod's name in weftd: the same for the same container and interface, whatever else is known.
@@ -166,30 +171,26 @@ impl Socket {
 
     /// Makes the folder that the socket is to be in, for those who may use it.
     pub(crate) fn make_folder(&self, conf: &Conf) -> Result<(), Error> {
-        let Some(folder) = self.own_folder(conf) else { return Ok(()) };
-        fs::create_dir_all(folder).map_err(io("make", folder))?;
-        let mode = if self.group.is_some() { 0o770 } else { 0o750 };
-        fs::set_permissions(folder, fs::Permissions::from_mode(mode)).map_err(io("change", folder))?;
-        let Some(name) = &self.group else { return Ok(()) };
-        let group = Group::from_name(name).ok().flatten();
-        let group = group
-            .ok_or_else(|| Error::new(code::CONFIG, format!("there is no group {name:?} on this node")))?;
-        chown(folder, None, Some(group.gid.as_raw())).map_err(io("change", folder))
+        let Some(path) = self.own_folder(conf) else { return Ok(()) };
+        let group = match &self.group {
+            None => None,
+            Some(name) => Some(Group::from_name(name).ok().flatten().ok_or_else(|| {
+                Error::new(code::CONFIG, format!("there is no group {name:?} on this node"))
+            })?),
+        };
+        let folder = own_folder(path).map_err(failed("make", path))?;
+        let mode = if group.is_some() { 0o770 } else { 0o750 };
+        let change = || {
+            folder.set_permissions(fs::Permissions::from_mode(mode))?;
+            group.map_or(Ok(()), |group| fchown(&folder, None, Some(group.gid.as_raw())))
+        };
+        change().map_err(failed("change", path))
     }
 
     /// Removes the socket and, when nothing else is in it, its folder. What is not there is fine.
     pub(crate) fn remove(&self, conf: &Conf) -> Result<(), Error> {
-        let Some(folder) = self.own_folder(conf) else { return Ok(()) };
-        match fs::remove_file(&self.path) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(io("remove", &self.path)(error)),
-            _ => {}
-        }
-        match fs::remove_dir(folder) {
-            Err(error) if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty) => {
-                Err(io("remove", folder)(error))
-            }
-            _ => Ok(()),
-        }
+        let Some(path) = self.own_folder(conf) else { return Ok(()) };
+        remove_in(path, self.path.file_name().unwrap_or_default()).map_err(failed("remove", &self.path))
     }
 
     /// The other side's words: who is a client here is met by a server.
@@ -256,26 +257,79 @@ impl Socket {
     pub(crate) fn forget(conf: &Conf, call: &Call) -> Result<(), Error> {
         let Some(path) = Self::data_file(conf, call) else { return Ok(()) };
         match fs::remove_file(&path) {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(io("remove", &path)(error)),
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(failed("remove", &path)(error)),
             _ => Ok(()),
         }
     }
 }
 
+// A folder that is shared with a container may hold whatever that container has put there: links to the node's own files, for
+// one. So such a folder is opened once, by the name that the configuration has for it, and within it no link is followed.
+
+const FOLDER: OFlag = OFlag::O_DIRECTORY.union(OFlag::O_CLOEXEC);
+
+/// The folder of this path, which is made if it is not there.
+fn shared_folder(path: &Path) -> io::Result<File> {
+    fs::create_dir_all(path)?;
+    Ok(open(path, FOLDER, Mode::empty())?.into())
+}
+
+/// A folder of weft's own in one that may be shared; the same.
+fn own_folder(path: &Path) -> io::Result<File> {
+    let (Some(shared), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(ErrorKind::InvalidInput.into());
+    };
+    let shared = shared_folder(shared)?;
+    match mkdirat(&shared, name, Mode::from_bits_truncate(0o750)) {
+        Err(error) if error != Errno::EEXIST => return Err(error.into()),
+        _ => {}
+    }
+    Ok(openat(&shared, name, FOLDER | OFlag::O_NOFOLLOW, Mode::empty())?.into())
+}
+
+/// Removes a file of such a folder and, when nothing else is in it, the folder. What is not there, or has become something else,
+/// is fine.
+fn remove_in(path: &Path, file: &OsStr) -> io::Result<()> {
+    let (Some(shared), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
+    let gone = |error: Errno| matches!(error, Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP);
+    let shared = match open(shared, FOLDER, Mode::empty()) {
+        Err(error) if gone(error) => return Ok(()),
+        shared => shared?,
+    };
+    let folder = match openat(&shared, name, FOLDER | OFlag::O_NOFOLLOW, Mode::empty()) {
+        Err(error) if gone(error) => return Ok(()),
+        folder => folder?,
+    };
+    match unlinkat(&folder, file, UnlinkatFlags::NoRemoveDir) {
+        Err(error) if error != Errno::ENOENT => return Err(error.into()),
+        _ => {}
+    }
+    match unlinkat(&shared, name, UnlinkatFlags::RemoveDir) {
+        Err(error) if error != Errno::ENOTEMPTY && !gone(error) => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
 /// Writes a file that readers see whole or not at all.
 fn write_whole(path: &Path, text: &str) -> Result<(), Error> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let new = path.with_file_name(format!(".{name}.new"));
     let write = || {
-        if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder)?;
+        let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(ErrorKind::InvalidInput.into());
+        };
+        let folder = shared_folder(folder)?;
+        // A name that nobody can have put a link at before.
+        let new = format!(".{:016x}.new", RandomState::new().build_hasher().finish());
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let mut file: File = openat(&folder, new.as_str(), flags, Mode::from_bits_truncate(0o644))?.into();
+        let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
+        let placed = written.and_then(|()| Ok(renameat(&folder, new.as_str(), &folder, name)?));
+        if placed.is_err() {
+            // The error that is said is the first.
+            let _ = unlinkat(&folder, new.as_str(), UnlinkatFlags::NoRemoveDir);
         }
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&new)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&new, path)
+        placed
     };
-    write().map_err(io("write", path))
+    write().map_err(failed("write", path))
 }
 
 #[cfg(test)]
@@ -336,6 +390,62 @@ mod tests {
         assert!(device.starts_with("net_memif") && device.len() == 25, "{device}");
         assert_eq!(rest, "role=client,socket=/d/0123456789abcdef/m.sock,socket-abstract=no,id=0");
         assert_eq!(memif.socket().unwrap().device_info()["memif"]["role"], "master");
+    }
+
+    #[test]
+    fn links_in_a_shared_folder_lead_nowhere() {
+        use std::os::unix::fs::symlink;
+
+        let lab = tempfile::tempdir().unwrap();
+        let (node, shared) = (lab.path().join("node"), lab.path().join("shared"));
+        for folder in [&node, &shared] {
+            fs::create_dir(folder).unwrap();
+        }
+        fs::set_permissions(&node, fs::Permissions::from_mode(0o700)).unwrap();
+        for file in ["passwd", "net1.sock"] {
+            fs::write(node.join(file), "the node's").unwrap();
+        }
+        // Both the file itself and whatever is written aside.
+        for name in ["data.json", ".data.json.new"] {
+            symlink(node.join("passwd"), shared.join(name)).unwrap();
+        }
+        write_whole(&shared.join("data.json"), "ours").unwrap();
+        assert_eq!(fs::read_to_string(shared.join("data.json")).unwrap(), "ours");
+        assert!(!fs::symlink_metadata(shared.join("data.json")).unwrap().is_symlink());
+        assert_eq!(fs::read_dir(&shared).unwrap().count(), 2, "what was written aside is left");
+
+        // The folder of the container's socket.
+        symlink(&node, shared.join("c1")).unwrap();
+        let socket = Socket {
+            kind: Kind::VhostUser,
+            mode: SocketMode::Client,
+            path: shared.join("c1/net1.sock"),
+            group: None,
+        };
+        let variable = |name: &str| match name {
+            "CNI_COMMAND" => Some("DEL".into()),
+            "CNI_CONTAINERID" => Some("c1".into()),
+            "CNI_IFNAME" => Some("net1".into()),
+            "CNI_PATH" => Some("/x".into()),
+            _ => None,
+        };
+        let call = Call::read(variable).unwrap();
+        let conf = json!({"name": "n", "cniVersion": "1.1.0", "sharedDir": shared});
+        let conf = Conf::read(conf.to_string().as_bytes(), &call).unwrap();
+        assert_eq!(socket.make_folder(&conf).unwrap_err().code, code::IO);
+        socket.remove(&conf).unwrap();
+        assert_eq!(fs::metadata(&node).unwrap().permissions().mode() & 0o7777, 0o700);
+        for file in ["passwd", "net1.sock"] {
+            assert_eq!(fs::read_to_string(node.join(file)).unwrap(), "the node's");
+        }
+
+        // Without a link it is made, and goes.
+        fs::remove_file(shared.join("c1")).unwrap();
+        socket.make_folder(&conf).unwrap();
+        fs::write(&socket.path, "").unwrap();
+        socket.remove(&conf).unwrap();
+        socket.remove(&conf).unwrap();
+        assert!(!shared.join("c1").exists());
     }
 
     #[test]

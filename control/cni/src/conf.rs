@@ -197,7 +197,11 @@ impl Conf {
             return Err(Error::new(code::CONFIG, msg));
         }
         call.check_names()?;
-        let version = Version::of(keys.cni_version.as_deref())?;
+        let version = match Version::of(keys.cni_version.as_deref()) {
+            // flannel's plugin took older lists, and lists that say no version: the pods that it made must go all the same.
+            Err(_) if call.command == Command::Del => Version::OLDEST,
+            version => version?,
+        };
         version.allows(call.command)?;
 
         let is_flannel = keys.r#type.as_deref() == Some("flannel");
@@ -422,6 +426,9 @@ mod tests {
         assert_eq!(of(r#"{"name":"n","cniVersion":"9"}"#), Err(1));
         assert_eq!(of(r#"{"name":"n"}"#), Err(1));
         assert_eq!(of(&"[".repeat(100_000)), Err(6));
+        for text in [r#"{"name":"n"}"#, r#"{"name":"n","cniVersion":"0.2.0"}"#] {
+            assert!(Conf::read(text.as_bytes(), &call("DEL", "")).is_ok(), "{text}");
+        }
         let text = r#"{"name":"n","cniVersion":"1.0.0","ipam":null,"runtimeConfig":null,"args":null}"#;
         assert_eq!(of(text), Ok(()));
     }

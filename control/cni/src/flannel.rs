@@ -21,6 +21,8 @@ pub(crate) const HOST_LOCAL: &str = "host-local";
 /// A key in what is kept of a container, which says that this plugin made its interface. flannel's passes it on to the
 /// bridge plugin, which does not look at it.
 const OURS: &str = "madeByWeft";
+/// The network of the list that flannel ships.
+const NETWORK: &str = "cbr0";
 
 /// What `subnet.env` says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -186,11 +188,18 @@ impl Kept {
     }
 }
 
+/// Whether flannel's plugin may have to delete what is attached so: by a list of its own, or of its network, with addresses
+/// that would stay taken otherwise.
+pub(crate) fn is_kept(conf: &Conf, ipam: &Map<String, Value>) -> bool {
+    let host_local = ipam.get("type").and_then(Value::as_str) == Some(HOST_LOCAL);
+    conf.is_flannel || conf.name == NETWORK && host_local
+}
+
 /// Keeps how a container is attached, before it is: as flannel's plugin would attach it, who takes it over when a node goes
 /// back.
 pub(crate) fn keep(
     conf: &Conf,
-    env: &SubnetEnv,
+    env: Option<&SubnetEnv>,
     ipam: &Map<String, Value>,
     container: &str,
 ) -> Result<(), Error> {
@@ -198,8 +207,10 @@ pub(crate) fn keep(
     delegate.insert("type".to_owned(), "bridge".into());
     delegate.insert("name".to_owned(), conf.name.as_str().into());
     delegate.insert("cniVersion".to_owned(), conf.version.text().into());
-    delegate.entry("ipMasq").or_insert((!env.ip_masq).into());
-    delegate.entry("mtu").or_insert(env.mtu.into());
+    if let Some(env) = env {
+        delegate.entry("ipMasq").or_insert((!env.ip_masq).into());
+        delegate.entry("mtu").or_insert(env.mtu.into());
+    }
     delegate.entry("isGateway").or_insert(true.into());
     delegate.insert("ipam".to_owned(), Value::Object(ipam.clone()));
     delegate

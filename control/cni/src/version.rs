@@ -13,6 +13,7 @@ const SUPPORTED: [&str; 4] = ["0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 pub(crate) struct Version(usize);
 
 impl Version {
+    pub(crate) const OLDEST: Self = Self(0);
     pub(crate) const V0_4: Self = Self(1);
     pub(crate) const V1_0: Self = Self(2);
     /// The newest.

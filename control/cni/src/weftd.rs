@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use weft_api::blocking::{Client, Failure};
-use weft_api::{ApiError, ErrorCode, Pod, PodSpec};
+use weft_api::{ApiError, ErrorCode, Pod, PodSpec, is_pod_name};
 use weft_node::{Deleted, Notes};
 
 use crate::conf::Conf;
 use crate::error::{Error, code};
+use crate::say;
 
 /// How long an ADD may take: longer than weftd gives itself.
 const ADD: Duration = Duration::from_secs(40);
@@ -113,7 +114,7 @@ impl Weftd {
         }
     }
 
-    /// Deletes what was noted down while weftd was away.
+    /// Deletes what was noted down while weftd was away. What weftd refuses stays noted, is said, and stops nothing else.
     pub(crate) fn heed(&self) -> Result<(), Error> {
         let io = |error: weft_node::Error| Error::new(code::IO, error);
         // Most times there is nothing, and no lock to wait for.
@@ -122,13 +123,73 @@ impl Weftd {
         }
         let notes = self.deleted.lock().map_err(io)?;
         for name in notes.names().map_err(io)? {
-            self.try_delete(&name)??;
-            self.heeded(&notes, &name)?;
+            if !is_pod_name(&name) {
+                say(Some(format!("a note that is none is among those of deleted pods: {name:?}; remove it")));
+                continue;
+            }
+            match self.try_delete(&name) {
+                Ok(gone) => {
+                    gone?;
+                    self.heeded(&notes, &name)?;
+                }
+                Err(error) => {
+                    say(Some(format!("the pod {name:?} of an earlier DEL is still there: {error}")))
+                }
+            }
         }
         Ok(())
     }
 
     fn heeded(&self, notes: &Notes<'_>, name: &str) -> Result<(), Error> {
         notes.remove(name).map_err(|error| Error::new(code::IO, error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{BufRead, BufReader, Write};
+    use std::os::unix::net::UnixListener;
+
+    #[test]
+    fn a_note_that_weftd_refuses_stops_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let (socket, state) = (folder.path().join("weftd.sock"), folder.path().join("state"));
+        let listener = UnixListener::bind(&socket).unwrap();
+        // As much of weftd as is needed; it ends with the test.
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = BufReader::new(stream.unwrap());
+                let mut first = String::new();
+                stream.read_line(&mut first).unwrap();
+                let mut line = String::new();
+                while line != "\r\n" {
+                    line.clear();
+                    stream.read_line(&mut line).unwrap();
+                }
+                let refused = serde_json::to_string(&ApiError::bad_request("it is the file's")).unwrap();
+                let (status, body) = match first.split(' ').nth(1) {
+                    Some("/v1/pods?name=c1-eth0") => ("200 OK", r#"{"pods":[]}"#.to_owned()),
+                    Some("/v1/pods/gone") => {
+                        let gone = ApiError { code: ErrorCode::NotFound, ..ApiError::bad_request("") };
+                        ("404 Not Found", serde_json::to_string(&gone).unwrap())
+                    }
+                    _ => ("400 Bad Request", refused),
+                };
+                let length = body.len();
+                let answer = format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\n\r\n{body}");
+                stream.get_mut().write_all(answer.as_bytes()).unwrap();
+            }
+        });
+        let deleted = Deleted::of(&state);
+        for name in ["a-file-pod", "gone"] {
+            deleted.lock().unwrap().add(name).unwrap();
+        }
+        std::fs::write(state.join("deleted/no name"), "").unwrap();
+        let asking = Client::new(&socket, ASK);
+        let weftd = Weftd { adding: asking.clone(), asking, deleted };
+        assert!(weftd.pod("c1-eth0").unwrap().is_none());
+        // What was heeded has gone, the rest is said again.
+        assert_eq!(weftd.deleted.names().unwrap(), ["a-file-pod", "no name"]);
     }
 }

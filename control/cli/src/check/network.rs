@@ -6,7 +6,7 @@ use weft_api::Status;
 use weft_config::config::{Config, SourceKind};
 use weft_node::{Uplink, default_uplink, uplink};
 
-use super::{Line, Machine};
+use super::{FLANNELS, Line, Machine};
 
 /// What the tunnel adds to a packet over IPv4, in bytes.
 const OVERHEAD: u32 = 50;
@@ -146,11 +146,15 @@ fn tunnel_port(machine: &Machine, port: u16) -> Line {
             kind.lines().any(|line| line == "DEVTYPE=vxlan")
         };
         let links: Vec<_> = links.into_iter().filter(is_vxlan).collect();
+        if !links.is_empty() && links.iter().all(|link| link.starts_with("flannel")) {
+            let found = format!("UDP {port} is held by the kernel, for {}", links.join(", "));
+            return Line::warning(CHECK, found, FLANNELS);
+        }
         let delete: Vec<_> = links.iter().map(|link| format!("ip link delete {link}")).collect();
         return Line::problem(
             CHECK,
             format!("UDP {port} is held by the kernel, for a VXLAN interface ({})", links.join(", ")),
-            format!("stop flanneld, or who else made it, and then: {}", delete.join("; ")),
+            format!("stop who made it, and then: {}", delete.join("; ")),
         );
     }
     let mut holders: Vec<String> = holders(machine, &inodes);
@@ -223,10 +227,10 @@ mod tests {
     #[test]
     fn the_ports_holder_is_named() {
         assert_eq!(sockets(UDP, 8472), [4711]);
-        let verdict = |list: &str, holder: Option<&str>| {
+        let with = |vxlan: &str, list: &str, holder: Option<&str>| {
             let (_folder, machine) = machine_with(&[
                 ("proc/net/udp", list),
-                ("sys/class/net/flannel.1/uevent", "DEVTYPE=vxlan\nINTERFACE=flannel.1\n"),
+                (&format!("sys/class/net/{vxlan}/uevent"), &format!("DEVTYPE=vxlan\nINTERFACE={vxlan}\n")),
                 ("sys/class/net/eth0/uevent", "INTERFACE=eth0\n"),
             ]);
             if let Some(name) = holder {
@@ -236,14 +240,19 @@ mod tests {
             }
             tunnel_port(&machine, 8472)
         };
+        let verdict = |list: &str, holder: Option<&str>| with("flannel.1", list, holder);
         assert_eq!(verdict(&UDP.replace("2118", "2119"), None).verdict, Verdict::Ok);
         assert_eq!(verdict(UDP, Some("weftd\n")).verdict, Verdict::Ok);
         let other = verdict(UDP, Some("nc\n"));
         assert!(other.verdict == Verdict::Problem && other.found.contains("nc (pid 12)"), "{other:?}");
         assert_eq!(verdict(UDP, None).verdict, Verdict::Problem);
-        let kernel = verdict(&UDP.replace("4711", "0"), None);
-        assert_eq!(kernel.verdict, Verdict::Problem);
-        assert!(kernel.remedy.unwrap().ends_with("and then: ip link delete flannel.1"));
+        let kernels = UDP.replace("4711", "0");
+        let flannels = verdict(&kernels, None);
+        assert!(flannels.found.ends_with("for flannel.1"), "{flannels:?}");
+        assert_eq!((flannels.verdict, flannels.remedy.as_deref()), (Verdict::Warning, Some(FLANNELS)));
+        let other = with("vxlan.calico", &kernels, None);
+        assert_eq!(other.verdict, Verdict::Problem);
+        assert!(other.remedy.unwrap().ends_with("and then: ip link delete vxlan.calico"));
     }
 
     #[test]

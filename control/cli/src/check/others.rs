@@ -5,17 +5,13 @@ use std::process::Command;
 
 use weft_config::config::{Config, SourceKind};
 
-use super::{Line, Machine};
+use super::{FLANNELS, Line, Machine};
 use crate::cni::{self, Places};
 
 /// Interfaces by the beginnings of their names, whose they are, and what to do.
 const INTERFACES: [(&str, &str, &str); 11] = [
-    (
-        "cni0",
-        "the bridge of flannel's pods",
-        "have those pods made anew (kubectl drain), and then: ip link delete cni0",
-    ),
-    ("flannel", "flanneld's", "stop flanneld, and then: ip link delete NAME"),
+    ("cni0", "the bridge of flannel's pods", FLANNELS),
+    ("flannel", "flanneld's", FLANNELS),
     ("cali", "Calico's", REMOVE),
     ("vxlan.calico", "Calico's", REMOVE),
     ("cilium_", "Cilium's", REMOVE),
@@ -29,9 +25,15 @@ const INTERFACES: [(&str, &str, &str); 11] = [
 
 const REMOVE: &str = "remove it from the cluster, and have its pods made anew; then: ip link delete NAME";
 
+/// Before that, no pod would start.
+const TAKE_PLACE: &str = "once weftd runs in flanneld's place: weft cni install --flannel";
+
 /// Daemons that would be at the same pods.
-const DAEMONS: [&str; 7] =
-    ["flanneld", "calico-node", "cilium-agent", "kube-router", "weaver", "antrea-agent", "ovnkube"];
+const DAEMONS: [&str; 6] =
+    ["calico-node", "cilium-agent", "kube-router", "weaver", "antrea-agent", "ovnkube"];
+
+/// The daemon whose place weftd takes.
+const FLANNELD: &str = "flanneld";
 
 /// Chains of iptables by the beginnings of their names, and whose they are.
 const CHAINS: [(&str, &str); 6] = [
@@ -54,19 +56,27 @@ pub(super) fn lines(machine: &Machine, config: &Config, places: &Places) -> Vec<
 }
 
 fn daemons(machine: &Machine) -> Line {
-    let running: Vec<String> = machine
-        .processes()
-        .into_iter()
-        .filter(|(_, name)| DAEMONS.contains(&name.as_str()))
-        .map(|(pid, name)| format!("{name} (pid {pid})"))
-        .collect();
-    match running[..] {
-        [] => Line::ok("daemons", "no other network's daemon runs"),
-        _ => Line::problem(
-            "daemons",
-            format!("{} runs", running.join(", ")),
+    const CHECK: &str = "daemons";
+    let processes = machine.processes();
+    let running = |is: &dyn Fn(&str) -> bool| {
+        let running = processes.iter().filter(|(_, name)| is(name));
+        running.map(|(pid, name)| format!("{name} (pid {pid})")).collect::<Vec<_>>()
+    };
+    let others = running(&|name| DAEMONS.contains(&name));
+    let flannels = running(&|name| name == FLANNELD);
+    // With both, whichever comes next is wrong.
+    let weftd = processes.iter().any(|(_, name)| name == "weftd");
+    if !others.is_empty() || weftd && !flannels.is_empty() {
+        let all = [others, flannels].concat();
+        Line::problem(
+            CHECK,
+            format!("{} runs", all.join(", ")),
             "stop it before weftd starts, and have nobody start it again: two would have this node's pods",
-        ),
+        )
+    } else if !flannels.is_empty() {
+        Line::warning(CHECK, format!("{} runs", flannels.join(", ")), FLANNELS)
+    } else {
+        Line::ok(CHECK, "no other network's daemon runs")
     }
 }
 
@@ -102,7 +112,7 @@ fn list(conf_dir: &Path, bin_dir: &Path) -> Line {
     if has(cni::PLUGIN) || has(cni::FLANNEL) && cni::is_ours(&bin_dir.join(cni::FLANNEL)) {
         Line::ok(CHECK, format!("{shown}: pods are weft's"))
     } else if has(cni::FLANNEL) {
-        Line::warning(CHECK, format!("{shown}: pods are flannel's"), "weft cni install --flannel")
+        Line::warning(CHECK, format!("{shown}: pods are flannel's"), TAKE_PLACE)
     } else {
         Line::warning(
             CHECK,
@@ -208,8 +218,13 @@ mod tests {
             interfaces(&machine).into_iter().map(|line| (line.found, line.remedy.unwrap())).collect();
         assert_eq!(found.len(), 2, "{found:?}");
         assert_eq!(found[0].0, "cni0 is the bridge of flannel's pods, with 1 pods");
-        assert!(found[1].1.ends_with("ip link delete flannel.1"), "{found:?}");
-        assert_eq!(daemons(&machine).verdict, Verdict::Problem);
+        assert!(found.iter().all(|(_, remedy)| remedy == FLANNELS), "{found:?}");
+        assert_eq!(daemons(&machine).verdict, Verdict::Warning);
+        fs::create_dir_all(machine.at("proc/10")).unwrap();
+        for other in ["weftd\n", "calico-node\n"] {
+            fs::write(machine.at("proc/10/comm"), other).unwrap();
+            assert_eq!(daemons(&machine).verdict, Verdict::Problem, "{other}");
+        }
         let (_folder, clean) = machine_with(&[("sys/class/net/eth0/uevent", "")]);
         assert_eq!((interfaces(&clean)[0].verdict, daemons(&clean).verdict), (Verdict::Ok, Verdict::Ok));
     }
@@ -227,9 +242,9 @@ mod tests {
         write("10-weft.conflist", "weft-cni");
         assert_eq!(list(&conf, &bin).verdict, Verdict::Ok);
         write("10-flannel.conflist", "flannel");
-        assert_eq!(list(&conf, &bin).remedy.as_deref(), Some("weft cni install --flannel"));
+        assert_eq!(list(&conf, &bin).remedy.as_deref(), Some(TAKE_PLACE));
         for name in ["flannel", "weft-cni", "host-local"] {
-            fs::write(bin.join(name), "the same").unwrap();
+            fs::write(bin.join(name), "weft-cni 9: the CNI plugin of weft; it is").unwrap();
         }
         assert_eq!(list(&conf, &bin).verdict, Verdict::Ok);
         write("05-other.conflist", "cilium-cni");

@@ -13,12 +13,18 @@ struct Node {
     folder: TempDir,
 }
 
+/// A version of weft's plugin, which says of itself that it is.
+fn program(version: &str) -> String {
+    format!("weft-cni {version}: the CNI plugin of weft; speaks CNI")
+}
+
 impl Node {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("plugin"), "new").unwrap();
         fs::write(folder.path().join("weftd.toml"), "").unwrap();
-        Self { folder }
+        let node = Self { folder };
+        node.write("plugin", &program("new"));
+        node
     }
 
     fn at(&self, path: &str) -> String {
@@ -75,7 +81,7 @@ fn the_plugin_and_its_list_come_and_go() {
     let said = node.ok(&["install"]);
     assert!(said.contains("bin/weft-cni") && said.contains("conf/10-weft.conflist"), "{said}");
     assert!(said.contains("has no portmap"), "{said}");
-    assert_eq!(node.read("bin/weft-cni"), "new");
+    assert_eq!(node.read("bin/weft-cni"), program("new"));
     let mode = fs::metadata(node.at("bin/weft-cni")).unwrap().permissions().mode();
     assert_eq!(mode & 0o7777, 0o755);
     let weft = json!({"type": "weft-cni", "capabilities": {"bandwidth": true, "ips": true, "mac": true}});
@@ -105,14 +111,11 @@ fn flannels_place_is_taken_and_given_back() {
     let node = Node::new();
     node.write("bin/flannel", "flannel's");
     node.write("conf/10-flannel.conflist", r#"{"plugins":[{"type":"flannel"},{"type":"bandwidth"}]}"#);
-    for program in ["new", "newer"] {
-        node.write("plugin", program);
+    for program in [program("new"), program("newer")] {
+        node.write("plugin", &program);
         let said = node.ok(&["install", "--flannel"]);
         assert!(said.contains("chains the plugin bandwidth"), "{said}");
-        assert_eq!(
-            (node.read("bin/flannel"), node.read("bin/weft-cni")),
-            (program.to_owned(), program.to_owned())
-        );
+        assert_eq!((node.read("bin/flannel"), node.read("bin/weft-cni")), (program.clone(), program));
         assert_eq!(node.read("bin/flannel.before-weft"), "flannel's");
     }
     assert_eq!(node.files("conf"), ["10-flannel.conflist"]);
@@ -124,8 +127,8 @@ fn flannels_place_is_taken_and_given_back() {
 
     // Where there was none before, none is left.
     fs::remove_file(node.at("bin/flannel")).unwrap();
-    for program in ["new", "newer"] {
-        node.write("plugin", program);
+    for program in [program("new"), program("newer")] {
+        node.write("plugin", &program);
         node.ok(&["install", "--flannel"]);
     }
     assert_eq!(node.files("bin"), ["flannel", "weft-cni"]);
@@ -133,6 +136,48 @@ fn flannels_place_is_taken_and_given_back() {
     assert!(node.files("bin").is_empty());
     // A list that comes first is no secret.
     assert!(node.ok(&["install"]).contains("10-flannel.conflist comes before"));
+}
+
+#[test]
+fn a_flannel_that_was_installed_since_is_not_lost() {
+    let node = Node::new();
+    node.write("bin/flannel", "flannel's");
+    node.ok(&["install", "--flannel"]);
+    // Its init container has run again.
+    node.write("bin/flannel", "flannel's newer");
+    node.ok(&["uninstall"]);
+    assert_eq!(
+        (node.files("bin"), node.read("bin/flannel")),
+        (vec!["flannel".to_owned()], "flannel's newer".to_owned())
+    );
+
+    // The same, and weft's place taken again, by another version of weft in between.
+    node.ok(&["install", "--flannel"]);
+    node.write("bin/flannel", "flannel's newest");
+    node.write("plugin", &program("newer"));
+    node.ok(&["install", "--flannel"]);
+    node.write("plugin", &program("newest"));
+    node.ok(&["install"]);
+    node.ok(&["install", "--flannel"]);
+    assert_eq!(node.read("bin/flannel.before-weft"), "flannel's newest");
+    node.ok(&["uninstall"]);
+    assert_eq!(
+        (node.files("bin"), node.read("bin/flannel")),
+        (vec!["flannel".to_owned()], "flannel's newest".to_owned())
+    );
+}
+
+#[test]
+fn a_list_without_a_version_that_weft_speaks_is_told() {
+    let node = Node::new();
+    for (version, says) in [("", "says no cniVersion"), (r#""cniVersion":"0.2.0","#, "says cniVersion 0.2.0")]
+    {
+        node.write("conf/10-flannel.conflist", &format!(r#"{{{version}"plugins":[{{"type":"flannel"}}]}}"#));
+        let said = node.ok(&["install", "--flannel"]);
+        assert!(said.contains(says) && said.contains("set it to 0.3.1"), "{said}");
+    }
+    node.write("conf/10-flannel.conflist", r#"{"cniVersion":"0.3.1","plugins":[{"type":"flannel"}]}"#);
+    assert!(!node.ok(&["install", "--flannel"]).contains("cniVersion"));
 }
 
 #[test]

@@ -44,6 +44,13 @@ fn pods_can_be_deleted_while_weftd_is_away() {
     runtime.add(&conf, one);
     assert!(web.pings("10.244.0.1"));
 
+    // A note that no pod's name is stands in nobody's way.
+    let bad = lab.state_dir().join("deleted/c-3-eth0%zz");
+    std::fs::write(&bad, "").unwrap();
+    runtime.del(&conf, one);
+    runtime.add(&conf, one);
+    std::fs::remove_file(&bad).unwrap();
+
     // It hangs, and comes to itself again: what was deleted meanwhile is heeded by the next call.
     weftd.signal(Signal::SIGSTOP);
     runtime.del(&conf, one);

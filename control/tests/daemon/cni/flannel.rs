@@ -101,6 +101,37 @@ fn flannels_configuration_goes_on_working() {
 }
 
 #[test]
+fn pods_of_wefts_own_list_can_be_deleted_by_flannels_plugin() {
+    let lab = Lab::new();
+    let (web, db) = (Namespace::new("web"), Namespace::new("db"));
+    let weftd = lab.start();
+    let mut runtime = Runtime::new(&lab);
+    runtime.write_subnet_env();
+    as_flannel(&mut runtime, &[]);
+    let own = runtime.conf("1.0.0");
+    let [one, two] = [Container { id: "c-1", netns: &web }, Container { id: "c-2", netns: &db }];
+    runtime.add(&own, one);
+    let kept = fs::read(lab.path("flannel/c-1")).unwrap();
+    let kept: Value = serde_json::from_slice(&kept).unwrap();
+    assert_eq!((&kept["type"], &kept["madeByWeft"]), (&json!("bridge"), &json!(true)));
+    // Weft forgets it with the pod, and when the pod comes to nothing.
+    runtime.add(&own, two);
+    runtime.del(&own, two);
+    let mut refused = own.clone();
+    refused["ipam"]["routes"] = json!([{"dst": "10.0.0.0/8", "table": 5}]);
+    runtime.call("ADD", &refused, two).fails_with(2, "table 5");
+    assert!(!lab.path("flannel/c-2").exists());
+
+    weftd.stop();
+    runtime.del(&kept, one);
+    assert_eq!(web.interfaces(), Vec::<String>::new());
+    assert_eq!(runtime.reserved(), Vec::<String>::new());
+    runtime.del(&conf(&runtime), one);
+    let _weftd = lab.start();
+    runtime.assert_clean(&[&web, &db]);
+}
+
+#[test]
 fn pods_that_flannels_bridge_made_are_deleted_with_its_plugin_and_without() {
     let lab = Lab::new();
     let _weftd = lab.start();
