@@ -162,7 +162,7 @@ impl Etcd {
 
     async fn read_config(&mut self) -> Result<NetConf, NotYet> {
         let place = self.config_place();
-        let key = format!("{}/config", self.settings.prefix);
+        let key = format!("{}config", self.settings.prefix);
         let answer = self.client.range(&key, false).await.map_err(|f| self.not_yet(f))?;
         let wrong = |reason: String| StoreError::Content { place, reason };
         let Some(kv) = answer.kvs.first() else {
@@ -175,7 +175,7 @@ impl Etcd {
     }
 
     fn config_place(&self) -> String {
-        format!("etcd key {}/config", self.settings.prefix)
+        format!("etcd key {}config", self.settings.prefix)
     }
 
     /// Writes the own key if `compare` holds, and reads all keys as they are then.
