@@ -275,17 +275,17 @@ impl Etcd {
         };
         let request =
             TxnRequest { compare: vec![compare], success: vec![op(Request::Put(put))], failure: Vec::new() };
-        let result = self.client.txn(request).await;
-        let written = result.as_ref().ok().filter(|answer| answer.succeeded).and_then(|answer| answer.header);
-        let Some(header) = written else {
+        // Without an answer it is not known whether the key hangs on the new lease by now, and with the lease the key would go.
+        // If it does not, the lease ends by itself.
+        let answer = self.client.txn(request).await?;
+        if !answer.succeeded {
             if let Some(lease) = lease {
                 let _ = self.client.revoke(lease.id).await;
             }
-            result?;
             // Somebody has written it meanwhile: the watch tells what, and then it is decided anew.
             return Err(Failure::Passing("the lease has just been changed by somebody else".to_owned()));
-        };
-        held.written = Some(header.revision);
+        }
+        held.written = answer.header.map(|header| header.revision);
         held.until = lease.map_or(Until::Never, |lease| lease.until());
         Ok(None)
     }
