@@ -184,10 +184,10 @@ pub fn with_two_dashes(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
         over = text == "--";
         let flag = text.strip_prefix("--").or(text.strip_prefix('-')).unwrap_or_default();
         let (name, value) = flag.split_once('=').map_or((flag, None), |(name, value)| (name, Some(value)));
-        if NOTHING_IF_EMPTY.contains(&name) {
-            if value == Some("") || (value.is_none() && args.next_if(|next| next.is_empty()).is_some()) {
-                continue;
-            }
+        let mut empty =
+            || value == Some("") || (value.is_none() && args.next_if(|next| next.is_empty()).is_some());
+        if NOTHING_IF_EMPTY.contains(&name) && empty() {
+            continue;
         }
         all.push(if is_known(name) { format!("--{flag}").into() } else { arg });
     }
