@@ -61,13 +61,12 @@ impl ConfigFile {
 
 /// Puts flanneld's options, as far as any is given, in place of what the file says.
 fn apply(flags: &Flags, config: &mut Config) {
-    if !flags.any() {
-        return;
+    if flags.any() {
+        config.source.kind = match (flags.kube_subnet_mgr, config.source.kind) {
+            (Some(true), _) | (None, SourceKind::Kubernetes) => SourceKind::Kubernetes,
+            _ => SourceKind::Etcd,
+        };
     }
-    config.source.kind = match (flags.kube_subnet_mgr, config.source.kind) {
-        (Some(true), _) | (None, SourceKind::Kubernetes) => SourceKind::Kubernetes,
-        _ => SourceKind::Etcd,
-    };
     let etcd = &mut config.etcd;
     if let Some(endpoints) = &flags.etcd_endpoints {
         etcd.endpoints = endpoints.join(",");
@@ -160,6 +159,9 @@ mod tests {
         let mut config = Config::default();
         apply(&Flags::default(), &mut config);
         assert_eq!(config, Config::default());
+        config.source.kind = SourceKind::File;
+        apply(&parse(["-v=4"]).unwrap(), &mut config);
+        assert_eq!((config.source.kind, config.log.level), (SourceKind::File, LogLevel::Debug));
         let flags = parse([
             "--etcd-endpoints=https://a:2379,https://b:2379",
             "-etcd-prefix=/x",

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 /// What was given of flanneld's flags. What was not given is none, and flanneld's default holds.
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
-#[command(next_help_heading = "flanneld's options")]
+#[command(next_help_heading = "flanneld's options", mut_args = without_empty_variable)]
 pub struct Flags {
     /// etcd's members, with commas
     #[arg(long, env = "FLANNELD_ETCD_ENDPOINTS", value_delimiter = ',', value_name = "URLS")]
@@ -31,11 +31,12 @@ pub struct Flags {
     /// The password for etcd
     #[arg(long, env = "FLANNELD_ETCD_PASSWORD", value_name = "PASSWORD", hide_env_values = true)]
     pub etcd_password: Option<String>,
+    // No commas between several: an expression may have its own.
     /// The underlay's interface, by its name or an address; may be repeated, the first that there is counts
-    #[arg(long, env = "FLANNELD_IFACE", value_delimiter = ',', value_name = "NAME")]
+    #[arg(long, env = "FLANNELD_IFACE", value_name = "NAME")]
     pub iface: Option<Vec<String>>,
     /// The same by a regular expression, for addresses first and then for names; after iface
-    #[arg(long, env = "FLANNELD_IFACE_REGEX", value_delimiter = ',', value_name = "REGEX")]
+    #[arg(long, env = "FLANNELD_IFACE_REGEX", value_name = "REGEX")]
     pub iface_regex: Option<Vec<String>>,
     /// The interface by which the kernel reaches this address
     #[arg(long, env = "FLANNELD_IFACE_CAN_REACH", value_name = "ADDRESS")]
@@ -103,6 +104,32 @@ pub struct Flags {
     pub log_backtrace_at: Option<String>,
 }
 
+/// A variable that is empty says nothing, as if it were not there.
+fn without_empty_variable(arg: clap::Arg) -> clap::Arg {
+    let ours = arg.get_env().filter(|name| name.to_string_lossy().starts_with("FLANNELD_"));
+    match ours.and_then(std::env::var_os).is_some_and(|value| value.is_empty()) {
+        true => arg.env(None::<&str>),
+        false => arg,
+    }
+}
+
+/// Flags whose empty text says to flanneld what their absence says. An empty prefix of keys is one, so it is none of these.
+const NOTHING_IF_EMPTY: [&str; 13] = [
+    "etcd-endpoints",
+    "iface",
+    "iface-regex",
+    "iface-can-reach",
+    "public-ip",
+    "public-ipv6",
+    "subnet-file",
+    "net-config-path",
+    "kube-api-url",
+    "kube-annotation-prefix",
+    "healthz-ip",
+    "vmodule",
+    "log_backtrace_at",
+];
+
 /// As Go's `strconv.ParseBool` has it.
 fn boolean(text: &str) -> Result<bool, String> {
     match text {
@@ -118,9 +145,10 @@ fn file() -> impl TypedValueParser<Value = PathBuf> {
 }
 
 impl Flags {
-    /// Whether any was given: then weftd is started as flanneld is.
+    /// Whether any was given but those about the log: then weftd is started as flanneld is.
     pub fn any(&self) -> bool {
-        *self != Self::default()
+        let Self { v, vmodule, log_backtrace_at, .. } = self.clone();
+        *self != Self { v, vmodule, log_backtrace_at, ..Self::default() }
     }
 
     /// A line for each flag that was given and has no effect here, and why.
@@ -141,22 +169,29 @@ impl Flags {
 }
 
 /// The command line with two dashes in front of each of these flags that has one: Go does not tell them apart, and clap
-/// does. What follows `--` is left alone.
+/// does. Those that say nothing are left out. What follows `--` is left alone.
 pub fn with_two_dashes(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
     let known = Flags::augment_args(clap::Command::new("flanneld"));
     let is_known = |name: &str| known.get_arguments().any(|arg| arg.get_long() == Some(name));
     let mut over = false;
-    args.map(|arg| {
-        let Some(text) = arg.to_str().filter(|_| !over) else { return arg };
+    let mut all = Vec::new();
+    let mut args = args.peekable();
+    while let Some(arg) = args.next() {
+        let Some(text) = arg.to_str().filter(|_| !over) else {
+            all.push(arg);
+            continue;
+        };
         over = text == "--";
-        match text.strip_prefix('-') {
-            Some(flag) if !flag.starts_with('-') && is_known(flag.split('=').next().unwrap_or(flag)) => {
-                format!("-{text}").into()
-            }
-            _ => arg,
+        let flag = text.strip_prefix("--").or(text.strip_prefix('-')).unwrap_or_default();
+        let (name, value) = flag.split_once('=').map_or((flag, None), |(name, value)| (name, Some(value)));
+        let mut empty =
+            || value == Some("") || (value.is_none() && args.next_if(|next| next.is_empty()).is_some());
+        if NOTHING_IF_EMPTY.contains(&name) && empty() {
+            continue;
         }
-    })
-    .collect()
+        all.push(if is_known(name) { format!("--{flag}").into() } else { arg });
+    }
+    all
 }
 
 /// Reads these alone, as `flanneld` would be called; for tests and for checks of a manifest.
@@ -190,6 +225,71 @@ mod tests {
         assert_eq!(flags.etcd_endpoints.unwrap().len(), 2);
         assert_eq!((flags.etcd_prefix.as_deref(), flags.healthz_port), (Some("/x"), Some(8081)));
         assert!(!parse([]).unwrap().any());
+    }
+
+    #[test]
+    fn an_interfaces_expression_is_one_whole() {
+        let flags = parse([r"--iface-regex=10\.0\.\d{1,3}", "-iface-regex", "^eth[0,1]$", "--iface=a,b"]);
+        let flags = flags.unwrap();
+        assert_eq!(flags.iface_regex.unwrap(), [r"10\.0\.\d{1,3}", "^eth[0,1]$"]);
+        assert_eq!(flags.iface.unwrap(), ["a,b"]);
+    }
+
+    #[test]
+    fn what_is_empty_says_nothing() {
+        let text = [
+            "--iface=",
+            "-public-ip=",
+            "--public-ipv6",
+            "",
+            "--iface-can-reach=",
+            "-healthz-ip",
+            "",
+            "--subnet-file=",
+            "--iface-regex=",
+            "--etcd-endpoints=",
+        ];
+        let flags = parse(text).unwrap();
+        assert_eq!(flags, Flags::default());
+        let flags = parse(["--iface=", "--iface=eth0", "--etcd-prefix=", "--etcd-cafile="]).unwrap();
+        assert_eq!((flags.iface, flags.etcd_prefix), (Some(vec!["eth0".to_owned()]), Some(String::new())));
+        // To Go an empty number is wrong too.
+        assert!(parse(["--healthz-port="]).is_err());
+        assert_eq!(with_two_dashes(["--", "--iface=", ""].map(OsString::from).into_iter()).len(), 3);
+    }
+
+    #[test]
+    fn an_empty_variable_says_nothing() {
+        const INNER: &str = "WEFT_TEST_VARIABLES";
+        if std::env::var_os(INNER).is_some() {
+            assert_eq!(parse([]).unwrap(), Flags { ip_masq: Some(true), ..Flags::default() });
+            return;
+        }
+        // A process's variables are its threads' in common: another process has these.
+        let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+        again.args(["--exact", "flags::tests::an_empty_variable_says_nothing"]).env(INNER, "1");
+        for name in
+            ["PUBLIC_IP", "IFACE", "ETCD_PREFIX", "ETCD_ENDPOINTS", "V", "HEALTHZ_PORT", "IP_BLACKHOLE_ROUTE"]
+        {
+            again.env(format!("FLANNELD_{name}"), "");
+        }
+        let output = again.env("FLANNELD_IP_MASQ", "true").output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    }
+
+    #[test]
+    fn a_text_that_may_be_empty_is_a_flag() {
+        let known = Flags::augment_args(clap::Command::new("flanneld"));
+        for name in NOTHING_IF_EMPTY {
+            assert!(known.get_arguments().any(|arg| arg.get_long() == Some(name)), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_about_the_log_does_not_choose_the_store() {
+        assert!(!parse(["-v", "4", "--vmodule=x=1", "--log_backtrace_at=x:1"]).unwrap().any());
+        assert!(parse(["-v", "4", "--ip-masq=false"]).unwrap().any());
     }
 
     #[test]

@@ -162,7 +162,7 @@ impl Etcd {
 
     async fn read_config(&mut self) -> Result<NetConf, NotYet> {
         let place = self.config_place();
-        let key = format!("{}/config", self.settings.prefix);
+        let key = format!("{}config", self.settings.prefix);
         let answer = self.client.range(&key, false).await.map_err(|f| self.not_yet(f))?;
         let wrong = |reason: String| StoreError::Content { place, reason };
         let Some(kv) = answer.kvs.first() else {
@@ -175,7 +175,7 @@ impl Etcd {
     }
 
     fn config_place(&self) -> String {
-        format!("etcd key {}/config", self.settings.prefix)
+        format!("etcd key {}config", self.settings.prefix)
     }
 
     /// Writes the own key if `compare` holds, and reads all keys as they are then.
@@ -275,17 +275,17 @@ impl Etcd {
         };
         let request =
             TxnRequest { compare: vec![compare], success: vec![op(Request::Put(put))], failure: Vec::new() };
-        let result = self.client.txn(request).await;
-        let written = result.as_ref().ok().filter(|answer| answer.succeeded).and_then(|answer| answer.header);
-        let Some(header) = written else {
+        // Without an answer it is not known whether the key hangs on the new lease by now, and with the lease the key would go.
+        // If it does not, the lease ends by itself.
+        let answer = self.client.txn(request).await?;
+        if !answer.succeeded {
             if let Some(lease) = lease {
                 let _ = self.client.revoke(lease.id).await;
             }
-            result?;
             // Somebody has written it meanwhile: the watch tells what, and then it is decided anew.
             return Err(Failure::Passing("the lease has just been changed by somebody else".to_owned()));
-        };
-        held.written = Some(header.revision);
+        }
+        held.written = answer.header.map(|header| header.revision);
         held.until = lease.map_or(Until::Never, |lease| lease.until());
         Ok(None)
     }

@@ -81,7 +81,7 @@ impl Client {
     pub(super) async fn grant(&mut self, ttl: i64) -> Result<(i64, i64), Failure> {
         let granted: LeaseGrantResponse =
             self.unary("/etcdserverpb.Lease/LeaseGrant", LeaseGrantRequest { ttl }).await?;
-        if !granted.error.is_empty() || granted.id == 0 {
+        if !granted.error.is_empty() || granted.id == 0 || granted.ttl < 1 {
             return Err(Failure::Passing(format!("no lease is granted: {}", granted.error)));
         }
         Ok((granted.id, granted.ttl))

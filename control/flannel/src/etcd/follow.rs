@@ -224,15 +224,27 @@ impl Etcd {
         match held.leases.get(&held.key) {
             Some(lease) => {
                 let (id, written) = (lease.id, lease.written);
+                let same_node = lease.peer.attributes.public_ip == held.attributes.public_ip;
                 // The lease may be another one than we know, with an end of its own.
                 held.until = match id {
                     0 => Until::Never,
                     id => Until::after(self.client.time_to_live(id).await?.unwrap_or(0)),
                 };
+                *renew_at = self.renewal(held.until);
                 if held.written != Some(written) {
                     held.written = None;
                 }
-                *renew_at = self.renewal(held.until);
+                // What is there may be of a backup, from before this node had the address or the MAC address that it has now:
+                // peers must not send there until the next renewal.
+                match look_at_own(held) {
+                    Some(_) if same_node => *renew_at = Instant::now(),
+                    trouble => {
+                        if let Some(trouble) = &trouble {
+                            warn!("{trouble}");
+                        }
+                        held.trouble = trouble;
+                    }
+                }
             }
             None => {
                 held.written = None;
@@ -275,11 +287,21 @@ impl Etcd {
         match until {
             Until::Never => Instant::now() + NEVER,
             Until::At(at) => {
-                let early = margin.mul_f64(rand::random_range(1.0..1.1));
-                at.checked_sub(early).unwrap_or_else(Instant::now)
+                let now = Instant::now();
+                now + wait(at.saturating_duration_since(now), margin, rand::random_range(0.0..1.0))
             }
         }
     }
+}
+
+/// How long to wait with the renewal of a lease that has `left` to go. What chance (0 to 1) takes off is of the time before
+/// the margin, which may be the longer part of the lease. Later than at once in any case: a lease that the server cuts
+/// short must not be renewed all the time.
+fn wait(left: Duration, margin: Duration, chance: f64) -> Duration {
+    const AT_LEAST: Duration = Duration::from_secs(5);
+    let before = left.saturating_sub(margin);
+    let early = (margin / 10).min(before / 2).mul_f64(chance);
+    (before - early).max(AT_LEAST.min(left / 2))
 }
 
 /// Tells the cluster as it is now, if there is room for it. False: nobody listens any more.
@@ -371,4 +393,27 @@ fn look_at_own(held: &Held) -> Option<String> {
         }
         None => format!("somebody has overwritten this node's lease of {own} in etcd with one of nobody"),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_renewal_lies_within_the_lease_and_not_at_once() {
+        const MINUTE: Duration = Duration::from_secs(60);
+        let day = 1440 * MINUTE;
+        for margin in [1, 60, 720, 1309, 1310, 1400, 1439].map(|minutes| minutes * MINUTE) {
+            for chance in [0.0, 0.5, 0.999_999] {
+                let waited = wait(day, margin, chance);
+                assert!(waited >= MINUTE / 2 && waited <= day - margin, "{margin:?}, {chance}: {waited:?}");
+            }
+            assert_eq!(wait(day, margin, 0.0), day - margin);
+        }
+        assert!(wait(day, 60 * MINUTE, 1.0) == day - 66 * MINUTE);
+        // Of what a backup has there may be little left, and nothing at all.
+        assert_eq!(wait(30 * MINUTE, 60 * MINUTE, 0.5), Duration::from_secs(5));
+        assert_eq!(wait(Duration::from_secs(4), 60 * MINUTE, 0.5), Duration::from_secs(2));
+        assert_eq!(wait(Duration::ZERO, 60 * MINUTE, 0.5), Duration::ZERO);
+    }
 }

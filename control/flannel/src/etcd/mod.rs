@@ -34,7 +34,7 @@ pub struct Settings {
     /// The members, such as `https://192.0.2.1:2379`; without `http://` or `https://` it depends on the certificate whether
     /// they speak TLS.
     pub endpoints: Vec<String>,
-    /// What all keys begin with, such as `/coreos.com/network`.
+    /// What all keys begin with, such as `/coreos.com/network`. It is taken as it is written, but for needless slashes.
     pub prefix: String,
     /// The files for TLS.
     pub tls: Tls,
@@ -163,16 +163,16 @@ impl Etcd {
             );
         }
         let scheme = if settings.tls.certificate.is_some() { "https" } else { "http" };
+        settings.endpoints.retain(|endpoint| !endpoint.is_empty());
         for endpoint in &mut settings.endpoints {
             if !endpoint.contains("://") {
                 *endpoint = format!("{scheme}://{endpoint}");
             }
         }
-        settings.endpoints.retain(|endpoint| !endpoint.is_empty());
         if settings.endpoints.is_empty() {
             return wrong("etcd: there is no endpoint, such as http://127.0.0.1:2379");
         }
-        settings.prefix = format!("/{}", settings.prefix.trim_matches('/'));
+        settings.prefix = folder(&settings.prefix);
         let Timing { lease, margin, .. } = settings.timing;
         if margin >= lease {
             return wrong("etcd: the renew margin must be shorter than the lease");
@@ -206,7 +206,7 @@ impl Etcd {
 
     /// Where all leases are.
     fn subnets(&self) -> String {
-        format!("{}/subnets/", self.settings.prefix)
+        format!("{}subnets/", self.settings.prefix)
     }
 
     /// It is reached, and says this.
@@ -223,9 +223,71 @@ impl Etcd {
     }
 }
 
+/// The prefix with what is between it and the rest of a key, as Go's `path.Join` has it: keys are literal, so `a` is another
+/// prefix than `/a`, and `//a/` is not.
+fn folder(prefix: &str) -> String {
+    let rooted = prefix.starts_with('/');
+    let mut parts: Vec<&str> = Vec::new();
+    for part in prefix.split('/') {
+        match part {
+            "" | "." => {}
+            ".." if parts.last().is_some_and(|last| *last != "..") => drop(parts.pop()),
+            ".." if rooted => {}
+            part => parts.push(part),
+        }
+    }
+    let mut text = String::from(if rooted { "/" } else { "" });
+    for part in parts {
+        text.push_str(part);
+        text.push('/');
+    }
+    text
+}
+
 impl Held {
     fn cluster(&mut self) -> Cluster {
         let peers = self.leases.peers(&self.key, &self.own, self.attributes.public_ip, &self.config);
         Cluster { config: self.config.clone(), own: self.own, peers }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_is_joined_as_go_joins_it() {
+        // By path.Join(prefix, "config").
+        for (prefix, config) in [
+            ("/coreos.com/network", "/coreos.com/network/config"),
+            ("/coreos.com/network/", "/coreos.com/network/config"),
+            ("//coreos.com//network//", "/coreos.com/network/config"),
+            ("coreos.com/network", "coreos.com/network/config"),
+            ("", "config"),
+            ("/", "/config"),
+            (".", "config"),
+            ("./a", "a/config"),
+            ("/a/./b/../c", "/a/c/config"),
+            ("a/..", "config"),
+            ("..", "../config"),
+            ("../../a/..", "../../config"),
+            ("/../a", "/a/config"),
+        ] {
+            assert_eq!(format!("{}config", folder(prefix)), config, "{prefix:?}");
+        }
+    }
+
+    #[test]
+    fn endpoints_that_are_none_do_not_count() {
+        let settings = |endpoints: &[&str]| Settings {
+            endpoints: endpoints.iter().map(|text| (*text).to_owned()).collect(),
+            prefix: "/x".to_owned(),
+            tls: Tls::default(),
+            user: None,
+            timing: Timing::default(),
+        };
+        let etcd = Etcd::new(settings(&["192.0.2.1:2379", ""])).unwrap();
+        assert_eq!(etcd.settings.endpoints, ["http://192.0.2.1:2379"]);
+        assert!(Etcd::new(settings(&[""])).is_err());
     }
 }

@@ -25,6 +25,10 @@ pub(super) struct Writer {
     condition: bool,
     backoff: Backoff,
     not_before: Instant,
+    /// Since when there has been nothing to write.
+    agreed: Option<Instant>,
+    /// How long that must last before it counts: one's own change is seen too, a moment before somebody else's.
+    calm: Duration,
     /// Something is to be written, but not yet.
     waits: bool,
     trouble: Option<String>,
@@ -45,6 +49,8 @@ impl Writer {
             condition,
             backoff: Backoff::new(patience.first_retry * 5, patience.last_retry * 2),
             not_before: Instant::now(),
+            agreed: None,
+            calm: patience.last_retry * 2,
             waits: false,
             trouble: None,
         }
@@ -57,8 +63,11 @@ impl Writer {
         let annotations = node.notes.patch(&self.attributes, &self.config, &self.reading.names);
         let condition = (self.condition && node.network_unavailable != Some(false)).then(condition);
         if annotations.is_none() && condition.is_none() {
-            self.backoff.reset();
+            self.agreed.get_or_insert_with(Instant::now);
             return None;
+        }
+        if self.agreed.take().is_some_and(|since| since.elapsed() >= self.calm) {
+            self.backoff.reset();
         }
         if Instant::now() < self.not_before {
             self.waits = true;

@@ -68,6 +68,25 @@ async fn a_lease_is_renewed_on_a_fresh_one_and_peers_hear_nothing_new() {
 }
 
 #[tokio::test]
+async fn a_renewal_whose_answer_is_lost_does_not_take_the_lease_away() {
+    let server = Server::start(CONF);
+    let cable = Cable::to(&server).await;
+    let Settings { timing, .. } = short(&server, 8, 5);
+    // Silence for so long is no answer; the silence itself lasts longer.
+    let timing = Timing { answer: Duration::from_millis(500), ..timing };
+    let follower = Follower::start(Settings { timing, ..settings(&cable.endpoint) }, &node(7)).await;
+    let key = follower.key();
+    let (created, version) = (server.ctl.number(&key, "create_revision"), server.ctl.number(&key, "version"));
+    cable.lose_an_answer();
+    until("a renewal", || cable.has_lost_it()).await;
+    until("it is written", || server.ctl.number(&key, "version") != version).await;
+    until("the next one", || server.ctl.number(&key, "version") != version + 1).await;
+    until("all is well", || follower.status.borrow().trouble.is_none()).await;
+    assert_eq!(server.ctl.number(&key, "create_revision"), created, "the key was gone meanwhile");
+    assert!(server.ctl.number(&key, "version") >= version + 2);
+}
+
+#[tokio::test]
 async fn a_deleted_lease_is_taken_again() {
     let server = Server::start(CONF);
     let follower = Follower::start(server.settings(), &node(7)).await;
@@ -211,6 +230,49 @@ async fn a_restored_backup_is_noticed() {
         until("the own key again", || server.ctl.get(&key) == value(7)).await;
         nothing_but(&mut follower, &server, &["10.5.251.0-24"]).await;
     }
+}
+
+#[tokio::test]
+async fn what_a_backup_says_of_this_node_is_mended() {
+    let mut server = Server::start(CONF);
+    let cable = Cable::to(&server).await;
+    let mut follower = Follower::start(settings(&cable.endpoint), &node(7)).await;
+    let key = follower.key();
+    // As before this node had its MAC address of now.
+    let old = value(7).replace("02:00:00:00:00:07", "02:00:00:00:00:99");
+    server.ctl.put(&key, &old);
+    server.backup();
+    server.ctl.put(&key, &value(7));
+    nothing_but(&mut follower, &server, &[]).await;
+    cable.plug(false);
+    server.restore();
+    assert_eq!(server.ctl.get(&key), old);
+    cable.plug(true);
+    until("the own value again", || server.ctl.get(&key) == value(7)).await;
+    until("no trouble", || follower.status.borrow().trouble.is_none()).await;
+}
+
+#[tokio::test]
+async fn a_backup_that_gives_the_subnet_to_another_is_left_and_told() {
+    let mut server = Server::start(CONF);
+    let cable = Cable::to(&server).await;
+    let mut follower = Follower::start(settings(&cable.endpoint), &node(7)).await;
+    let key = follower.key();
+    server.ctl.put(&key, &value(66));
+    server.backup();
+    server.ctl.put(&key, &value(7));
+    let untroubled = |f: &Follower| f.status.borrow().trouble.is_none();
+    nothing_but(&mut follower, &server, &[]).await;
+    assert!(untroubled(&follower));
+    cable.plug(false);
+    server.restore();
+    cable.plug(true);
+    until("the trouble is known", || {
+        let trouble = follower.status.borrow().trouble.clone();
+        trouble.is_some_and(|trouble| trouble.contains("192.0.2.66 claims"))
+    })
+    .await;
+    assert_eq!(server.ctl.get(&key), value(66));
 }
 
 #[tokio::test]

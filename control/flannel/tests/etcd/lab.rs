@@ -5,9 +5,11 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{mpsc, watch};
 use weft_flannel::etcd::{Etcd, Settings, Timing, Tls};
 use weft_flannel::store::{Cluster, Own, Store, Update};
@@ -314,6 +316,8 @@ pub(crate) async fn until(what: &str, mut wanted: impl FnMut() -> bool) {
 pub(crate) struct Cable {
     pub(crate) endpoint: String,
     plugged: watch::Sender<bool>,
+    /// Whether the answer to the next write is to be lost.
+    loses: Arc<AtomicBool>,
 }
 
 impl Cable {
@@ -323,25 +327,65 @@ impl Cable {
         let endpoint = format!("http://{}", listener.local_addr().expect("its address"));
         let plugged = watch::Sender::new(true);
         let mut state = plugged.subscribe();
+        let loses = Arc::new(AtomicBool::new(false));
+        let loses_one = Arc::clone(&loses);
         tokio::spawn(async move {
             while let Ok((mut from, _)) = listener.accept().await {
                 if !*state.borrow_and_update() {
                     continue;
                 }
-                let mut cut = state.clone();
+                let (mut cut, loses) = (state.clone(), Arc::clone(&loses_one));
                 tokio::spawn(async move {
                     let Ok(mut to) = tokio::net::TcpStream::connect(target).await else { return };
                     tokio::select! {
-                        _ = tokio::io::copy_bidirectional(&mut from, &mut to) => {}
+                        _ = carry(&mut from, &mut to, &loses) => {}
                         _ = cut.wait_for(|plugged| !plugged) => {}
                     }
                 });
             }
         });
-        Self { endpoint, plugged }
+        Self { endpoint, plugged, loses }
+    }
+
+    /// Has the next lease that is written reach the server, and nothing of what it answers come back.
+    pub(crate) fn lose_an_answer(&self) {
+        self.loses.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn has_lost_it(&self) -> bool {
+        !self.loses.load(Ordering::SeqCst)
     }
 
     pub(crate) fn plug(&self, plugged: bool) {
         self.plugged.send_replace(plugged);
+    }
+}
+
+/// Carries both ways until an end is closed. After a write whose answer is to be lost it is silent for a second, and cut.
+async fn carry(
+    from: &mut tokio::net::TcpStream,
+    to: &mut tokio::net::TcpStream,
+    loses: &AtomicBool,
+) -> std::io::Result<()> {
+    let ((mut ask, mut hear), (mut say, mut listen)) = (from.split(), to.split());
+    let (mut up, mut down) = ([0; 16 << 10], [0; 16 << 10]);
+    loop {
+        tokio::select! {
+            got = ask.read(&mut up) => match got? {
+                0 => return Ok(()),
+                count => {
+                    listen.write_all(&up[..count]).await?;
+                    let writes = up[..count].windows(8).any(|text| text == b"PublicIP");
+                    if writes && loses.swap(false, Ordering::SeqCst) {
+                        tokio::time::sleep(Duration::from_secs(1)).await;
+                        return Ok(());
+                    }
+                }
+            },
+            got = say.read(&mut down) => match got? {
+                0 => return Ok(()),
+                count => hear.write_all(&down[..count]).await?,
+            },
+        }
     }
 }
