@@ -118,8 +118,8 @@ fn pods_of_wefts_own_list_can_be_deleted_by_flannels_plugin() {
     runtime.add(&own, two);
     runtime.del(&own, two);
     let mut refused = own.clone();
-    refused["ipam"]["routes"] = json!([{"dst": "10.0.0.0/8", "table": 5}]);
-    runtime.call("ADD", &refused, two).fails_with(2, "table 5");
+    refused["ipam"]["subnet"] = json!("10.250.0.0/24");
+    runtime.call("ADD", &refused, two).fails_with(7, "outside the subnets");
     assert!(!lab.path("flannel/c-2").exists());
 
     weftd.stop();
