@@ -3,13 +3,20 @@
 
 mod world;
 
+use std::net::Ipv4Addr;
+
 use etherparse::PacketBuilder;
 use weft_switch::drop_reason::DropReason;
+use weft_switch::ip_tunnel::mac_of;
 use weft_switch::packet::HeapBuf;
 use weft_switch::pins::{Kind, Pins};
 use weft_switch::port::{MemPort, TxCaps};
+use weft_switch::tables::{Neighbour, NextHop, Place, Port, Role};
+use weft_switch::types::{Mtu, PortId, Vni};
 
-use world::{GATEWAY, HOST_MAC, Node, POD_MAC, Underlay, VTEP_MAC, World, fill_ipv4_checksum, ipv4_frame};
+use world::{
+    GATEWAY, HOST_MAC, Node, POD_MAC, UPLINK, Underlay, VTEP_MAC, World, fill_ipv4_checksum, ipv4_frame,
+};
 
 /// Of node 1: its first pod, a second one, and a pod of node 0.
 const P: [u8; 4] = [10, 244, 1, 7];
@@ -203,6 +210,39 @@ fn what_leads_to_the_host_anyway_is_not_pinned() {
     room.host_sends(&udp(FROM_HOST, (P, 1234), (X, 8080), 63, 9));
     room.arrived();
     assert_eq!((room.pins().count(), room.counter(|c| c.pinned.get())), (0, 0));
+}
+
+/// Where other nodes are neighbours behind a port, their pods are none of this node's: a packet of theirs that the kernel sends on pins
+/// nothing, and the answers go by the tunnel.
+#[test]
+fn the_pods_behind_a_tunnel_of_plain_packets_are_not_here() {
+    let mut room = Room::new(1);
+    let mut tables = room.node.tables();
+    let (uplink, vni) = (PortId::new(UPLINK).unwrap(), Vni::new(1).unwrap());
+    let mtu = Mtu::new(1472).unwrap();
+    let port = Port { role: Role::IpTunnel(vni), mtu, place: Place::Worker(0), tunnel_gso: false };
+    tables.ports.insert(uplink, port);
+    let far = mac_of(Ipv4Addr::new(172, 16, 0, 1));
+    tables.hops.push(Neighbour { mac: far, port: uplink });
+    tables.routes4.insert([10, 244, 0, 0].into(), 24, NextHop::Hop(0));
+    room.node.switch.publish(tables);
+    let far = (GATEWAY[NODE], far.0);
+
+    // R asks a host port or a node port of this node, served by P.
+    room.host_sends(&udp(FROM_HOST, (R, 1234), (P, 8080), 63, 9));
+    room.assert_p(&udp(TO_P, (R, 1234), (P, 8080), 63, 9), "from another node");
+    assert_eq!(room.pins().count(), 0, "R is not here");
+    room.p_sends(&udp(FROM_P, (P, 8080), (R, 1234), 64, 9));
+    let [host, _, _, uplink] = room.arrived();
+    assert_eq!((host.len(), uplink), (0, vec![udp(far, (P, 8080), (R, 1234), 63, 9)]));
+
+    // P asks a service that R serves.
+    room.host_sends(&udp(FROM_HOST, (P, 40_000), (R, 5353), 63, 9));
+    assert_eq!(room.arrived()[3].len(), 1, "into the tunnel");
+    let port = room.node.uplink.clone();
+    room.by(&port, &udp((far.1, GATEWAY[NODE]), (R, 5353), (P, 40_000), 63, 9));
+    room.assert_host(&udp(TO_HOST, (R, 5353), (P, 40_000), 63, 9), "it is pinned");
+    room.node.assert_balanced();
 }
 
 /// Who may send what is asked first, and a frame from the host is never given back to it.
