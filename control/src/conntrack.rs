@@ -92,10 +92,12 @@ fn read(line: &str) -> Option<Pin> {
     let says = |word| line.split_whitespace().any(|there| there == word);
     let ident = number("id", 1)?;
     let (ports, kind) = match protocol {
-        6 if says("SYN_SENT") || says("SYN_SENT2") || says("SYN_RECV") => ((sport, dport), Kind::Opening),
+        6 if says("SYN_SENT") || says("SYN_SENT2") => ((sport, dport), Kind::Opening),
+        6 if says("SYN_RECV") => ((sport, dport), Kind::Opened),
         6 if says("FIN_WAIT") || says("CLOSE_WAIT") => ((sport, dport), Kind::ClosedByOther),
         6 if says("LAST_ACK") || says("TIME_WAIT") => ((sport, dport), Kind::Closed),
         6 if says("CLOSE") => ((sport, dport), Kind::Reset),
+        6 if says("[UNREPLIED]") => ((sport, dport), Kind::Unanswered),
         6 => ((sport, dport), Kind::Established),
         17 if says("[UNREPLIED]") => ((sport, dport), Kind::Asked),
         17 => ((sport, dport), Kind::Answered),

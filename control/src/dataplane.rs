@@ -136,6 +136,8 @@ pub struct Dataplane {
     buffers: usize,
     publisher: Publisher<Snapshot>,
     pins: Pins,
+    /// How often the pins were swept.
+    sweeps: usize,
     workers: Vec<WorkerSide>,
     ports: BTreeMap<PortId, PortRecord>,
     next_port: usize,
@@ -193,6 +195,7 @@ impl Dataplane {
             buffers: small as usize + large as usize,
             publisher,
             pins: pins.clone(),
+            sweeps: 0,
             workers: Vec::new(),
             ports: BTreeMap::new(),
             next_port: 0,
@@ -455,7 +458,8 @@ impl Dataplane {
             side.handle.learned().sweep(Self::second(), self.ageing());
         }
         let tables = self.publisher.current();
-        self.pins.sweep(Self::second(), |address| tables.leads_to_a_pod(address));
+        self.sweeps = self.sweeps.wrapping_add(1);
+        self.pins.sweep(self.sweeps, Self::second(), |address| tables.leads_to_a_pod(address));
         self.publisher.reclaim();
     }
 

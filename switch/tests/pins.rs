@@ -9,7 +9,7 @@ use etherparse::PacketBuilder;
 use weft_switch::drop_reason::DropReason;
 use weft_switch::ip_tunnel::mac_of;
 use weft_switch::packet::HeapBuf;
-use weft_switch::pins::{Kind, Pins};
+use weft_switch::pins::{Kind, PARTS, Pins};
 use weft_switch::port::{MemPort, TxCaps};
 use weft_switch::tables::{Neighbour, NextHop, Place, Port, Role};
 use weft_switch::types::{Mtu, PortId, Vni};
@@ -370,7 +370,7 @@ fn it_lasts_as_long_as_the_connection() {
     room.node.switch.set_time(1_268_000);
     room.q_sends(&answer(Q_TO_P));
     room.assert_p(&answer(Q_TO_P), "it is over");
-    assert_eq!(room.pins().sweep(2000, |_| true), 2);
+    assert_eq!((0..PARTS).map(|turn| room.pins().sweep(turn, 2000, |_| true)).sum::<usize>(), 2);
 }
 
 /// A table that is full gives the places of those that would be forgotten first, and says so.
@@ -393,5 +393,56 @@ fn more_connections_than_there_is_room_for() {
     assert_eq!(pinned - evicted, room.pins().count() as u64);
     room.peer_sends(&udp(INNER, (R, 53), (P, 1000 + 2 * room_for as u16 - 1), 9, 9));
     assert_eq!(room.arrived()[0].len(), 1, "the last one is there");
+    room.node.assert_balanced();
+}
+
+/// A pod that sends and sends without ever being answered takes its own places: neither those of others that are established, nor those
+/// of others that have just begun.
+#[test]
+fn a_flood_of_one_pod_leaves_the_others_theirs() {
+    const SYN: u8 = 2;
+    const ACK: u8 = 0x10;
+    /// Connections of Q, and as many that it begins and questions that it asks when the table is full.
+    const OTHERS: u16 = 16;
+    let mut room = Room::new(1);
+    let room_for = room.pins().capacity() as u16;
+    let answer = |port, flags| tcp(INNER, (R, 80), (Q, port), flags);
+    let come_to_host = |room: &mut Room, frame: &[u8], what: &str| {
+        room.peer_sends(frame);
+        assert_eq!(room.arrived()[0].len(), 1, "{what}");
+    };
+    let q_asks = |room: &mut Room, port, flags| {
+        room.host_sends(&tcp(FROM_HOST, (Q, port), (R, 80), flags));
+        room.arrived();
+    };
+    let flood = |room: &mut Room, ports: std::ops::Range<u16>, flags| {
+        for port in ports {
+            room.host_sends(&tcp(FROM_HOST, (P, port), (R, 80), flags));
+            room.arrived();
+        }
+    };
+    room.node.switch.set_time(1000);
+    for port in 0..OTHERS {
+        q_asks(&mut room, port, SYN);
+        come_to_host(&mut room, &answer(port, SYN | ACK), "there is room");
+        q_asks(&mut room, port, ACK);
+    }
+    room.node.switch.set_time(2000);
+    flood(&mut room, 1000..1000 + 2 * room_for, ACK);
+    assert!(room.counter(|c| c.pins_evicted.get()) > 0);
+    room.node.switch.set_time(3000);
+    for port in 0..OTHERS {
+        q_asks(&mut room, 100 + port, SYN);
+        room.host_sends(&udp(FROM_HOST, (Q, 200 + port), (R, 53), 63, 9));
+        room.arrived();
+    }
+    // So few that no bucket gets more of them than it has of those of before.
+    flood(&mut room, 10_000..10_000 + room_for / 8, ACK);
+    flood(&mut room, 20_000..20_000 + room_for / 8, SYN);
+    for port in 0..OTHERS {
+        come_to_host(&mut room, &answer(port, ACK), "an established connection");
+        come_to_host(&mut room, &answer(100 + port, SYN | ACK), "one that has just begun");
+        come_to_host(&mut room, &udp(INNER, (R, 53), (Q, 200 + port), 9, 9), "a question");
+    }
     room.node.assert_balanced();
 }
