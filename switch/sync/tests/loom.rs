@@ -511,8 +511,8 @@ fn pins_a_refresh_against_a_sweep_and_a_displacement() {
     });
 }
 
-/// Two workers pin the same flow, and a third key takes the place of the first of the two entries before the second one is removed as one too
-/// many: the flow is there all the same, unless all of its pinning was over when its place was taken.
+/// Two workers pin the same flow, and a third key takes a place, perhaps the first of the two entries' while the second one is removed as one too
+/// many: no key is there twice, none is lost that was not displaced, and the count is right.
 #[test]
 fn pins_of_the_same_flow_against_a_displacement() {
     explore(2, || {
