@@ -5,26 +5,73 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::net::IpAddr;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
-use weft_switch::pins::{Kind, Pin};
+use tracing::{debug, info, warn};
+use weft_switch::pins::{Kind, Pin, Pins};
 
 /// Where the kernel lists them, for the network namespace of who reads.
 pub(crate) const LIST: &str = "/proc/thread-self/net/nf_conntrack";
 
-/// Hands over the answers' flow of every connection in the list that the kernel translates without changing who has asked; how many these
-/// are.
+/// How long the reading may take. The kernel gives the list in pages, and before 2025 looked for the start of each from the beginning: of
+/// some hundred thousand connections that is the work of a minute.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Reads the list on a thread of its own, beside whatever else starts: nothing waits for it. `is_own`: whether an address is of this node's
+/// pods, so that what outsiders have asked for does not fill the table. `second` tells the time by which pins live.
+///
+/// # Errors
+/// There is no thread to be had.
+pub(crate) fn read_beside(
+    pins: Pins,
+    is_own: impl Fn(IpAddr) -> bool + Send + 'static,
+    second: fn() -> u32,
+) -> io::Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    let body = move || match translated(Path::new(LIST), deadline, is_own, |pin| pins.add(pin, second())) {
+        Ok(Read { count: 0, whole: true }) => {}
+        Ok(Read { count, whole: true }) => info!("{count} connections of before that the kernel translates"),
+        Ok(Read { count, whole: false }) => warn!(
+            "the kernel takes too long to list its connections: {count} of those that it translates were read in {PATIENCE:?}; \
+             to services whose servers speak next, others may be reset"
+        ),
+        Err(error) => debug!("the kernel lists no connections: {error}"),
+    };
+    std::thread::Builder::new().name("weft-conntrack".to_owned()).spawn(body).map(drop)
+}
+
+/// What has come of the list.
+#[derive(Debug, PartialEq, Eq)]
+struct Read {
+    /// Connections that were handed over.
+    count: usize,
+    /// Whether the list was read to its end.
+    whole: bool,
+}
+
+/// Hands over the answers' flow of every connection in the list that the kernel translates without changing who has asked, where that is one
+/// of this node's pods.
 ///
 /// # Errors
 /// The list cannot be read: the kernel may have been built without it, or tracks nothing.
-pub(crate) fn translated(list: &Path, mut take: impl FnMut(&Pin)) -> io::Result<usize> {
+fn translated(
+    list: &Path,
+    deadline: Instant,
+    is_own: impl Fn(IpAddr) -> bool,
+    mut take: impl FnMut(&Pin),
+) -> io::Result<Read> {
     let mut count = 0;
     for line in BufReader::new(File::open(list)?).lines() {
-        if let Some(pin) = read(&line?) {
+        let line = line?;
+        if Instant::now() >= deadline {
+            return Ok(Read { count, whole: false });
+        }
+        if let Some(pin) = read(&line).filter(|pin| is_own(pin.dst)) {
             take(&pin);
             count += 1;
         }
     }
-    Ok(count)
+    Ok(Read { count, whole: true })
 }
 
 /// One line: the question's addresses and ports, then the answer's.
@@ -45,10 +92,12 @@ fn read(line: &str) -> Option<Pin> {
     let says = |word| line.split_whitespace().any(|there| there == word);
     let ident = number("id", 1)?;
     let (ports, kind) = match protocol {
-        6 if says("SYN_SENT") || says("SYN_SENT2") || says("SYN_RECV") => ((sport, dport), Kind::Opening),
+        6 if says("SYN_SENT") || says("SYN_SENT2") => ((sport, dport), Kind::Opening),
+        6 if says("SYN_RECV") => ((sport, dport), Kind::Opened),
         6 if says("FIN_WAIT") || says("CLOSE_WAIT") => ((sport, dport), Kind::ClosedByOther),
         6 if says("LAST_ACK") || says("TIME_WAIT") => ((sport, dport), Kind::Closed),
         6 if says("CLOSE") => ((sport, dport), Kind::Reset),
+        6 if says("[UNREPLIED]") => ((sport, dport), Kind::Unanswered),
         6 => ((sport, dport), Kind::Established),
         17 if says("[UNREPLIED]") => ((sport, dport), Kind::Asked),
         17 => ((sport, dport), Kind::Answered),
@@ -90,5 +139,31 @@ mod tests {
         for line in ["", "ipv4", "ipv4 2 tcp x", "ipv4 2 tcp 6 5 src=1 dst=2", &service[..100]] {
             assert_eq!(read(line), None, "{line}");
         }
+    }
+
+    /// A client outside has its address left alone as well where a node port is Local, or by a host port: its answers lead to the host anyway.
+    #[test]
+    fn only_what_this_nodes_pods_have_asked_for_is_taken_and_only_in_time() {
+        let line = |client| {
+            format!(
+                "ipv4     2 tcp      6 86399 ESTABLISHED src={client} dst=172.16.0.1 sport=40000 dport=30080 \
+                 src=10.244.0.3 dst={client} sport=8080 dport=40000 [ASSURED] mark=0 zone=0 use=2\n"
+            )
+        };
+        let folder = tempfile::tempdir().expect("a folder");
+        let list = folder.path().join("list");
+        std::fs::write(&list, line("192.0.2.9") + &line("10.244.0.2") + &line("10.244.1.2")).expect("a list");
+        let own = "10.244.0.0/24".parse::<ipnet::IpNet>().expect("a subnet");
+        let taken = |deadline| {
+            let mut taken = Vec::new();
+            let read =
+                translated(&list, deadline, |address| own.contains(&address), |pin| taken.push(pin.dst));
+            (read.expect("a list"), taken)
+        };
+        let now = Instant::now();
+        let asker = [10, 244, 0, 2].into();
+        assert_eq!(taken(now + PATIENCE * 100), (Read { count: 1, whole: true }, vec![asker]));
+        assert_eq!(taken(now), (Read { count: 0, whole: false }, vec![]), "cut short");
+        assert!(translated(&folder.path().join("none"), now, |_| true, |_| {}).is_err());
     }
 }

@@ -5,12 +5,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::IpAddr;
 use std::path::Path;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
 use thiserror::Error;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 use weft_ffi::dpdk::{
     DATA_ROOM, Eal, EalConfig, EalError, EthPort, LARGE_ROOM, MemoryKind, Mempool, PoolError, VhostPort,
 };
@@ -134,6 +136,8 @@ pub struct Dataplane {
     buffers: usize,
     publisher: Publisher<Snapshot>,
     pins: Pins,
+    /// How often the pins were swept.
+    sweeps: usize,
     workers: Vec<WorkerSide>,
     ports: BTreeMap<PortId, PortRecord>,
     next_port: usize,
@@ -141,9 +145,19 @@ pub struct Dataplane {
 
 impl Dataplane {
     /// Starts DPDK and the workers, which have nothing to do yet. `file_prefix` tells apart what DPDK leaves in the file
-    /// system.
-    pub fn start(settings: &config::Dataplane, file_prefix: &str) -> Result<Self, StartError> {
+    /// system. `subnets`: the node's, whose pods' connections the kernel may translate already.
+    pub fn start(
+        settings: &config::Dataplane,
+        file_prefix: &str,
+        subnets: Vec<IpNet>,
+    ) -> Result<Self, StartError> {
         let cores = cores(settings)?;
+        let pins = Pins::new(settings.pins as usize);
+        let is_own = move |address: IpAddr| subnets.iter().any(|subnet| subnet.contains(&address));
+        // Before DPDK, which takes its time: few connections are known by the time that the workers start.
+        if let Err(error) = conntrack::read_beside(pins.clone(), is_own, Self::second) {
+            warn!("the kernel's connections are not read: {error}");
+        }
         let Buffers { small, large } = Buffers::of(settings.memory as usize, settings.workers);
         let eal = Eal::start(&EalConfig {
             memory: Mempool::bytes_for(small, DATA_ROOM) + Mempool::bytes_for(large, LARGE_ROOM),
@@ -174,13 +188,6 @@ impl Dataplane {
             beat: Duration::from_micros(settings.poll_beat_us.into()),
             cycles_per_ms: tsc_hz() / 1000,
         };
-        let pins = Pins::new(settings.pins as usize);
-        let now = Self::second();
-        match conntrack::translated(Path::new(conntrack::LIST), |pin| pins.add(pin, now)) {
-            Ok(0) => {}
-            Ok(count) => info!("{count} connections of before that the kernel translates"),
-            Err(error) => debug!("the kernel lists no connections: {error}"),
-        }
         let mut dataplane = Self {
             eal,
             pool,
@@ -188,6 +195,7 @@ impl Dataplane {
             buffers: small as usize + large as usize,
             publisher,
             pins: pins.clone(),
+            sweeps: 0,
             workers: Vec::new(),
             ports: BTreeMap::new(),
             next_port: 0,
@@ -450,7 +458,8 @@ impl Dataplane {
             side.handle.learned().sweep(Self::second(), self.ageing());
         }
         let tables = self.publisher.current();
-        self.pins.sweep(Self::second(), |address| tables.leads_to_a_pod(address));
+        self.sweeps = self.sweeps.wrapping_add(1);
+        self.pins.sweep(self.sweeps, Self::second(), |address| tables.leads_to_a_pod(address));
         self.publisher.reclaim();
     }
 

@@ -51,7 +51,8 @@
 //!
 //! # How long
 //!
-//! As long as the kernel's connection tracking keeps its entry, by what is seen of the connection ([`Kind`]). A pin that the kernel has no
+//! As long as the kernel's connection tracking keeps its entry, by what is seen of the connection ([`Kind`]): what a pod sends is no connection
+//! until it is answered, and in a full table takes the place of what is none either. A pin that the kernel has no
 //! entry for any more does no harm but the detour; a SYN-ACK that answers no SYN by way of the kernel ends it.
 
 mod flow;
@@ -60,14 +61,17 @@ use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use weft_sync::pins::{ENTRY_BYTES, Hashed, Hit, Key, Pin as Written, PinTable};
+use weft_sync::pins::{ENTRY_BYTES, Hashed, Hit, Key, Life, Pin as Written, PinTable};
 
 pub(crate) use flow::{Flow, Sign, Subject, subject};
 
-/// How many there is room for where nobody says otherwise: as many connections as kube-proxy has the kernel's tracking keep at least.
+/// How many there is room for where nobody says otherwise: as many as kube-proxy has the kernel's tracking keep connections at least, which
+/// are not all of pods and to services. Each pair of addresses takes a place as well, for its fragments.
 pub const CAPACITY: usize = 131_072;
 /// Seconds without a packet after which the pins of a pod that is gone go too.
 const GONE: u32 = 60;
+/// In how many calls the table is swept: there may be millions of places, and who sweeps has other work.
+pub const PARTS: usize = 8;
 /// What each takes, in bytes, whether it is there or not.
 pub const BYTES: usize = ENTRY_BYTES;
 
@@ -77,7 +81,11 @@ pub const BYTES: usize = ENTRY_BYTES;
 pub enum Kind {
     /// TCP: the pod has sent a SYN.
     Opening,
-    /// TCP: established.
+    /// TCP: and got a SYN-ACK.
+    Opened,
+    /// TCP: the pod has sent something else, of a connection that nobody has answered yet.
+    Unanswered,
+    /// TCP: established, as both sides have shown.
     Established,
     /// TCP: the pod has sent a FIN.
     ClosedByPod,
@@ -100,8 +108,10 @@ pub enum Kind {
 }
 
 /// All kinds, by their number.
-const KINDS: [Kind; 11] = [
+const KINDS: [Kind; 13] = [
     Kind::Opening,
+    Kind::Opened,
+    Kind::Unanswered,
     Kind::Established,
     Kind::ClosedByPod,
     Kind::ClosedByOther,
@@ -114,9 +124,24 @@ const KINDS: [Kind; 11] = [
     Kind::Fragments,
 ];
 
-/// Seconds that each lives without a packet: Linux's `nf_conntrack_*_timeout` (half-closed ones as kube-proxy sets them, since it is those
-/// connections that are meant).
-const LIVES: [u32; KINDS.len()] = [120, 432_000, 3600, 3600, 120, 10, 30, 120, 30, 600, 600];
+/// How long each lives without a packet: Linux's `nf_conntrack_*_timeout`, established and half-closed connections as kube-proxy sets them, since
+/// it is those that are meant. What waits for an answer, and what has ended, is not sure: who asks and asks takes the places of
+/// others that ask, not those of connections.
+const LIVES: [Life; KINDS.len()] = [
+    Life::unsure(120),
+    Life::unsure(120),
+    Life::unsure(300),
+    Life::sure(86_400),
+    Life::sure(3600),
+    Life::sure(3600),
+    Life::unsure(120),
+    Life::unsure(10),
+    Life::unsure(30),
+    Life::sure(120),
+    Life::unsure(30),
+    Life::unsure(600),
+    Life::unsure(600),
+];
 
 impl Kind {
     fn of(number: u8) -> Option<Self> {
@@ -127,6 +152,8 @@ impl Kind {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Opening => "opening",
+            Self::Opened => "opened",
+            Self::Unanswered => "unanswered",
             Self::Established => "established",
             Self::ClosedByPod => "closed_by_pod",
             Self::ClosedByOther => "closed_by_other",
@@ -142,20 +169,22 @@ impl Kind {
 
     /// Seconds that it lives without a packet.
     pub fn life(self) -> u32 {
-        LIVES[self as usize]
+        LIVES[self as usize].seconds
     }
 
     /// What a packet that the pod has sent by way of the kernel makes of it; `None`: no pin. That the kernel still translates is shown by it,
-    /// so a connection that was reset by somebody else's word goes on.
+    /// so a connection that was reset by somebody else's word goes on. Alone it shows nothing else: established is what was answered.
     fn after_question(before: Option<Self>, sign: Sign) -> Option<Self> {
         match (sign, before) {
             (Sign::Syn, _) => Some(Self::Opening),
             (Sign::Fin, Some(Self::ClosedByOther | Self::Closed)) => Some(Self::Closed),
-            (Sign::Fin, _) => Some(Self::ClosedByPod),
             (Sign::Reset, before) => before.map(|_| Self::Reset),
-            (Sign::Segment | Sign::SynAck, None | Some(Self::Opening | Self::Reset)) => {
-                Some(Self::Established)
-            }
+            (
+                Sign::Segment | Sign::SynAck | Sign::Fin,
+                None | Some(Self::Opening | Self::Unanswered | Self::Reset),
+            ) => Some(Self::Unanswered),
+            (Sign::Fin, _) => Some(Self::ClosedByPod),
+            (Sign::Segment | Sign::SynAck, Some(Self::Opened)) => Some(Self::Established),
             (Sign::Segment | Sign::SynAck, before) => before,
             (Sign::Datagram, before) => before.or(Some(Self::Asked)),
             (Sign::Echo, _) => Some(Self::Echo),
@@ -170,7 +199,11 @@ impl Kind {
             // It answers a SYN that has not come by way of the kernel.
             (Sign::SynAck, Self::ClosedByPod | Self::ClosedByOther | Self::Closed | Self::Reset) => None,
             (Sign::Fin, Self::ClosedByPod | Self::Closed) => Some(Self::Closed),
-            (Sign::Fin, Self::Opening | Self::Established) => Some(Self::ClosedByOther),
+            (Sign::SynAck, Self::Opening) => Some(Self::Opened),
+            (Sign::Segment | Sign::SynAck, Self::Unanswered) => Some(Self::Established),
+            (Sign::Fin, Self::Opening | Self::Opened | Self::Unanswered | Self::Established) => {
+                Some(Self::ClosedByOther)
+            }
             (Sign::Reset, _) => Some(Self::Reset),
             (Sign::Datagram, _) => Some(Self::Answered),
             (_, kind) => Some(kind),
@@ -258,12 +291,12 @@ impl Pins {
         change
     }
 
-    /// Adds a pin that somebody else knows of, as of second `now`.
+    /// Adds a pin that somebody else knows of, as of second `now`. What workers have seen of it already is newer.
     pub fn add(&self, pin: &Pin, now: u32) {
         let Pin { src, dst, protocol, ports, kind, .. } = *pin;
         let flow = Flow::of_answers(src, dst, protocol, ports);
         for (flow, kind) in [(flow, kind), (flow.fragments(), Kind::Fragments)] {
-            self.0.pin(&self.0.hashed(flow.key()), now, |_| Some(kind as u8));
+            self.0.pin(&self.0.hashed(flow.key()), now, |seen| seen.or(Some(kind as u8)));
         }
     }
 
@@ -295,10 +328,10 @@ impl Pins {
         matches!(self.0.hit(key, now, next), Hit::Known | Hit::Refreshed)
     }
 
-    /// Forgets what has expired, and, of addresses that `is_here` does not have any more, what was not seen for a minute (after a restart a pod
-    /// may take its time); how many that were.
-    pub fn sweep(&self, now: u32, is_here: impl Fn(IpAddr) -> bool) -> usize {
-        self.0.sweep(now, |key, age| age < GONE || is_here(addresses(key).1))
+    /// Forgets, of one in [`PARTS`] parts of the table, what has expired, and, of addresses that `is_here` does not have any more, what was not seen
+    /// for a minute (after a restart a pod may take its time); how many that were. `turn` counts the calls: each takes the next part.
+    pub fn sweep(&self, turn: usize, now: u32, is_here: impl Fn(IpAddr) -> bool) -> usize {
+        self.0.sweep((turn % PARTS, PARTS), now, GONE, |key| is_here(addresses(key).1))
     }
 
     /// The pins as of second `now`, in no order.

@@ -3,13 +3,20 @@
 
 mod world;
 
+use std::net::Ipv4Addr;
+
 use etherparse::PacketBuilder;
 use weft_switch::drop_reason::DropReason;
+use weft_switch::ip_tunnel::mac_of;
 use weft_switch::packet::HeapBuf;
-use weft_switch::pins::{Kind, Pins};
+use weft_switch::pins::{Kind, PARTS, Pins};
 use weft_switch::port::{MemPort, TxCaps};
+use weft_switch::tables::{Neighbour, NextHop, Place, Port, Role};
+use weft_switch::types::{Mtu, PortId, Vni};
 
-use world::{GATEWAY, HOST_MAC, Node, POD_MAC, Underlay, VTEP_MAC, World, fill_ipv4_checksum, ipv4_frame};
+use world::{
+    GATEWAY, HOST_MAC, Node, POD_MAC, UPLINK, Underlay, VTEP_MAC, World, fill_ipv4_checksum, ipv4_frame,
+};
 
 /// Of node 1: its first pod, a second one, and a pod of node 0.
 const P: [u8; 4] = [10, 244, 1, 7];
@@ -205,6 +212,39 @@ fn what_leads_to_the_host_anyway_is_not_pinned() {
     assert_eq!((room.pins().count(), room.counter(|c| c.pinned.get())), (0, 0));
 }
 
+/// Where other nodes are neighbours behind a port, their pods are none of this node's: a packet of theirs that the kernel sends on pins
+/// nothing, and the answers go by the tunnel.
+#[test]
+fn the_pods_behind_a_tunnel_of_plain_packets_are_not_here() {
+    let mut room = Room::new(1);
+    let mut tables = room.node.tables();
+    let (uplink, vni) = (PortId::new(UPLINK).unwrap(), Vni::new(1).unwrap());
+    let mtu = Mtu::new(1472).unwrap();
+    let port = Port { role: Role::IpTunnel(vni), mtu, place: Place::Worker(0), tunnel_gso: false };
+    tables.ports.insert(uplink, port);
+    let far = mac_of(Ipv4Addr::new(172, 16, 0, 1));
+    tables.hops.push(Neighbour { mac: far, port: uplink });
+    tables.routes4.insert([10, 244, 0, 0].into(), 24, NextHop::Hop(0));
+    room.node.switch.publish(tables);
+    let far = (GATEWAY[NODE], far.0);
+
+    // R asks a host port or a node port of this node, served by P.
+    room.host_sends(&udp(FROM_HOST, (R, 1234), (P, 8080), 63, 9));
+    room.assert_p(&udp(TO_P, (R, 1234), (P, 8080), 63, 9), "from another node");
+    assert_eq!(room.pins().count(), 0, "R is not here");
+    room.p_sends(&udp(FROM_P, (P, 8080), (R, 1234), 64, 9));
+    let [host, _, _, uplink] = room.arrived();
+    assert_eq!((host.len(), uplink), (0, vec![udp(far, (P, 8080), (R, 1234), 63, 9)]));
+
+    // P asks a service that R serves.
+    room.host_sends(&udp(FROM_HOST, (P, 40_000), (R, 5353), 63, 9));
+    assert_eq!(room.arrived()[3].len(), 1, "into the tunnel");
+    let port = room.node.uplink.clone();
+    room.by(&port, &udp((far.1, GATEWAY[NODE]), (R, 5353), (P, 40_000), 63, 9));
+    room.assert_host(&udp(TO_HOST, (R, 5353), (P, 40_000), 63, 9), "it is pinned");
+    room.node.assert_balanced();
+}
+
 /// Who may send what is asked first, and a frame from the host is never given back to it.
 #[test]
 fn a_pin_lets_nobody_through_and_nothing_go_round() {
@@ -330,7 +370,7 @@ fn it_lasts_as_long_as_the_connection() {
     room.node.switch.set_time(1_268_000);
     room.q_sends(&answer(Q_TO_P));
     room.assert_p(&answer(Q_TO_P), "it is over");
-    assert_eq!(room.pins().sweep(2000, |_| true), 2);
+    assert_eq!((0..PARTS).map(|turn| room.pins().sweep(turn, 2000, |_| true)).sum::<usize>(), 2);
 }
 
 /// A table that is full gives the places of those that would be forgotten first, and says so.
@@ -353,5 +393,56 @@ fn more_connections_than_there_is_room_for() {
     assert_eq!(pinned - evicted, room.pins().count() as u64);
     room.peer_sends(&udp(INNER, (R, 53), (P, 1000 + 2 * room_for as u16 - 1), 9, 9));
     assert_eq!(room.arrived()[0].len(), 1, "the last one is there");
+    room.node.assert_balanced();
+}
+
+/// A pod that sends and sends without ever being answered takes its own places: neither those of others that are established, nor those
+/// of others that have just begun.
+#[test]
+fn a_flood_of_one_pod_leaves_the_others_theirs() {
+    const SYN: u8 = 2;
+    const ACK: u8 = 0x10;
+    /// Connections of Q, and as many that it begins and questions that it asks when the table is full.
+    const OTHERS: u16 = 16;
+    let mut room = Room::new(1);
+    let room_for = room.pins().capacity() as u16;
+    let answer = |port, flags| tcp(INNER, (R, 80), (Q, port), flags);
+    let come_to_host = |room: &mut Room, frame: &[u8], what: &str| {
+        room.peer_sends(frame);
+        assert_eq!(room.arrived()[0].len(), 1, "{what}");
+    };
+    let q_asks = |room: &mut Room, port, flags| {
+        room.host_sends(&tcp(FROM_HOST, (Q, port), (R, 80), flags));
+        room.arrived();
+    };
+    let flood = |room: &mut Room, ports: std::ops::Range<u16>, flags| {
+        for port in ports {
+            room.host_sends(&tcp(FROM_HOST, (P, port), (R, 80), flags));
+            room.arrived();
+        }
+    };
+    room.node.switch.set_time(1000);
+    for port in 0..OTHERS {
+        q_asks(&mut room, port, SYN);
+        come_to_host(&mut room, &answer(port, SYN | ACK), "there is room");
+        q_asks(&mut room, port, ACK);
+    }
+    room.node.switch.set_time(2000);
+    flood(&mut room, 1000..1000 + 2 * room_for, ACK);
+    assert!(room.counter(|c| c.pins_evicted.get()) > 0);
+    room.node.switch.set_time(3000);
+    for port in 0..OTHERS {
+        q_asks(&mut room, 100 + port, SYN);
+        room.host_sends(&udp(FROM_HOST, (Q, 200 + port), (R, 53), 63, 9));
+        room.arrived();
+    }
+    // So few that no bucket gets more of them than it has of those of before.
+    flood(&mut room, 10_000..10_000 + room_for / 8, ACK);
+    flood(&mut room, 20_000..20_000 + room_for / 8, SYN);
+    for port in 0..OTHERS {
+        come_to_host(&mut room, &answer(port, ACK), "an established connection");
+        come_to_host(&mut room, &answer(100 + port, SYN | ACK), "one that has just begun");
+        come_to_host(&mut room, &udp(INNER, (R, 53), (Q, 200 + port), 9, 9), "a question");
+    }
     room.node.assert_balanced();
 }

@@ -41,7 +41,7 @@ pub struct Pin {
     pub src_port: u16,
     /// Destination port, as `src_port`.
     pub dst_port: u16,
-    /// What was seen of the connection: `opening`, `established`, `closed_by_pod`, `closed_by_other`, `closed`, `reset` (TCP), `asked`,
+    /// What was seen of the connection: `opening`, `opened`, `unanswered`, `established`, `closed_by_pod`, `closed_by_other`, `closed`, `reset` (TCP), `asked`,
     /// `answered` (UDP), `echo` (ICMP), `other`; `fragments` for what has no ports.
     pub state: String,
     /// Seconds since a packet of it was seen.

@@ -137,8 +137,9 @@ pub async fn start(setup: Setup) -> Result<Started, StartError> {
     let claim = needs_claim(kind).then(|| UdpClaim::bind(model.port)).transpose()?;
     let settings = config.dataplane.clone();
     let prefix = file_prefix(&config.state.dir);
+    let subnets = model.node(&node).map(|own| own.subnets.clone()).unwrap_or_default();
     // DPDK takes its time, and so may its failure.
-    let dataplane = tokio::task::spawn_blocking(move || Dataplane::start(&settings, &prefix)).await;
+    let dataplane = tokio::task::spawn_blocking(move || Dataplane::start(&settings, &prefix, subnets)).await;
     let dataplane = dataplane.map_err(|e| StartError::Port(format!("starting DPDK broke off: {e}")))??;
 
     let (updates, incoming) = mpsc::channel(1);

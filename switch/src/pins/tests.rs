@@ -110,26 +110,49 @@ fn tcp_lives_by_what_was_seen() {
     asks(SYN, 1);
     assert_eq!(kind(1), Some(Kind::Opening));
     assert!(answers(SYN | ACK, 1) && !answers(SYN | ACK, 121));
+    assert_eq!(kind(1), Some(Kind::Opened));
     asks(ACK, 2);
-    assert_eq!(kind(2), Some(Kind::Established));
-    assert!(answers(ACK, 2) && answers(ACK, 400_000), "five days");
-    assert!(answers(FIN | ACK, 400_001));
-    assert_eq!(kind(400_001), Some(Kind::ClosedByOther));
-    asks(ACK, 400_002);
-    asks(FIN | ACK, 400_003);
-    assert_eq!(kind(400_003), Some(Kind::Closed));
-    assert!(answers(ACK, 400_100) && !answers(ACK, 400_220));
-    asks(SYN, 400_230);
-    assert!(answers(RST, 400_231) && kind(400_231) == Some(Kind::Reset) && !answers(ACK, 400_241));
+    assert_eq!(kind(2), Some(Kind::Established), "also if the server says nothing for long");
+    assert!(answers(ACK, 80_000) && answers(ACK, 160_000), "a day");
+    assert!(answers(FIN | ACK, 160_001));
+    assert_eq!(kind(160_001), Some(Kind::ClosedByOther));
+    asks(ACK, 160_002);
+    asks(FIN | ACK, 160_003);
+    assert_eq!(kind(160_003), Some(Kind::Closed));
+    assert!(answers(ACK, 160_100) && !answers(ACK, 160_220));
+    asks(SYN, 160_230);
+    assert!(answers(RST, 160_231) && kind(160_231) == Some(Kind::Reset) && !answers(ACK, 160_241));
     // It was somebody else's word: the kernel still translates.
-    asks(SYN, 400_250);
-    asks(ACK, 400_250);
-    assert!(answers(RST, 400_250));
-    asks(ACK, 400_251);
-    assert_eq!(kind(400_251), Some(Kind::Established));
+    asks(SYN, 160_250);
+    assert!(answers(SYN | ACK, 160_250));
+    asks(ACK, 160_250);
+    assert!(answers(RST, 160_250));
+    asks(ACK, 160_251);
+    assert_eq!(kind(160_251), Some(Kind::Unanswered));
+    assert!(answers(ACK, 160_252));
+    assert_eq!(kind(160_252), Some(Kind::Established));
     // An answer to a SYN that has come another way.
-    asks(FIN, 400_252);
-    assert!(!answers(SYN | ACK, 400_253) && kind(400_253).is_none() && !answers(ACK, 400_253));
+    asks(FIN, 160_253);
+    assert!(!answers(SYN | ACK, 160_254) && kind(160_254).is_none() && !answers(ACK, 160_254));
+}
+
+/// What a pod sends makes no connection of itself, whatever it sends.
+#[test]
+fn tcp_is_established_by_an_answer_only() {
+    const SYN: u8 = 2;
+    const ACK: u8 = 0x10;
+    const FIN: u8 = 1;
+    for sent in [&[ACK, ACK][..], &[SYN, ACK], &[SYN | ACK, ACK], &[FIN | ACK, ACK], &[ACK, FIN, FIN, ACK]] {
+        let pins = Pins::new(64);
+        let kind = |now| pins.iter(now).find(|pin| pin.kind != Kind::Fragments).map(|pin| pin.kind);
+        for flags in sent {
+            pins.pin(&flow(&v4(P, R, 6, 0, &tcp(40_000, 80, *flags))), 1);
+        }
+        assert_eq!((kind(300), kind(301)), (Some(Kind::Unanswered), None), "{sent:?}");
+        // As the kernel takes up a connection that it has not seen begin.
+        assert!(has(&pins, &flow(&v4(R, P, 6, 0, &tcp(80, 40_000, ACK))), 300));
+        assert_eq!(kind(80_000), Some(Kind::Established), "{sent:?}");
+    }
 }
 
 #[test]
@@ -204,13 +227,21 @@ fn what_the_kernel_knew_before_is_added() {
     assert!(has(&pins, &flow(&v4(R, P, 6, 0, &tcp(80, 40_000, 0x10))), 5));
     assert_eq!(pins.iter(5).find(|there| there.kind == kind), Some(pin));
     assert!(pins.iter(5).any(|there| there.kind == Kind::Fragments));
+    // It may be told of late.
+    assert!(has(&pins, &flow(&v4(R, P, 6, 0, &tcp(80, 40_000, 0x11))), 5));
+    pins.add(&pin, 5);
+    assert!(pins.iter(5).any(|there| there.kind == Kind::ClosedByOther), "the FIN was seen");
 }
 
 #[test]
 fn pods_that_are_gone_lose_their_pins() {
     let pins = Pins::new(64);
     pins.pin(&flow(&v4(P, R, 6, 0, &tcp(1, 2, 0x10))), 1);
-    assert_eq!(pins.sweep(100, |address| address == IpAddr::from(P)), 0);
-    assert_eq!((pins.sweep(60, |_| false), pins.count()), (0, 2));
-    assert_eq!((pins.sweep(61, |_| false), pins.count()), (2, 0));
+    let sweep = |now, here: &[[u8; 4]]| -> usize {
+        let is_here = |address| here.iter().any(|pod| address == IpAddr::from(*pod));
+        (3..3 + PARTS).map(|turn| pins.sweep(turn, now, is_here)).sum()
+    };
+    assert_eq!(sweep(100, &[P]), 0);
+    assert_eq!((sweep(60, &[]), pins.count()), (0, 2));
+    assert_eq!((sweep(61, &[]), pins.count()), (2, 0));
 }

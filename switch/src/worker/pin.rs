@@ -81,7 +81,9 @@ fn turn<B: PacketBuf>(
     let Some(host) = tables.gateway.host else { return };
     let mut asked = ArrayVec::<_, BURST>::new();
     for (index, (frame, read)) in frames.iter().zip(&*reads).enumerate() {
-        let Some(subject) = in_question(host, frame.head(), &read.brief, read.action) else { continue };
+        let Some(subject) = in_question(tables, host, frame.head(), &read.brief, read.action) else {
+            continue;
+        };
         let key = match asked.last() {
             Some((_, last, key)) if *last == subject => *key,
             _ => pins.prepare(&match subject {

@@ -9,8 +9,10 @@
 //!
 //! # A full table
 //!
-//! takes the place whose entry has the least left of its life, an expired one before all: of 16 places, so adding has a bound too. What
-//! was only begun lives shorter than what is established, so a flood of beginnings ends other beginnings.
+//! takes the place of another entry: of 16 places, so adding has a bound too. An expired one goes first, then those whose kind is not sure
+//! ([`Life`]), the longest unseen before the others, then those with the least left of their lives. So a flood of beginnings ends other
+//! beginnings, as the kernel's connection tracking does it, and of those the ones that have waited longest, not the ones that live
+//! shortest. Of equals a flow's own hash says which goes, so no place of a bucket is everybody's victim.
 //!
 //! # Who writes a key
 //!
@@ -29,6 +31,7 @@
 //! would become young again. A clock that is behind makes nothing old.
 
 use std::fmt;
+use std::ops::Range;
 
 use crate::atomics::{AcqRel, Acquire, AtomicU32, AtomicU64, Relaxed, Release, SeqCst, fence};
 use crate::prefetch::prefetch_read;
@@ -61,6 +64,27 @@ pub struct Entry {
     pub kind: u8,
     /// Seconds since it was seen.
     pub age: u32,
+}
+
+/// How long entries of a kind live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Life {
+    /// Seconds after such an entry was seen.
+    pub seconds: u32,
+    /// Whether it stays in a full table as long as others may go that are not sure.
+    pub sure: bool,
+}
+
+impl Life {
+    /// Of what goes last.
+    pub const fn sure(seconds: u32) -> Self {
+        Self { seconds, sure: true }
+    }
+
+    /// Of what goes first.
+    pub const fn unsure(seconds: u32) -> Self {
+        Self { seconds, sure: false }
+    }
 }
 
 /// What became of a key that was to be pinned.
@@ -102,8 +126,8 @@ pub struct PinTable {
     keys: Box<[[[AtomicU64; WORDS]; WAYS]]>,
     /// Places that are not free.
     len: AtomicU32,
-    /// Seconds that an entry of each kind lives after it was seen.
-    lives: &'static [u32],
+    /// How long an entry of each kind lives.
+    lives: &'static [Life],
     /// So that nobody outside knows which keys share a bucket.
     seed: u64,
 }
@@ -113,6 +137,14 @@ pub struct PinTable {
 struct Place {
     bucket: usize,
     way: usize,
+}
+
+impl Place {
+    /// The same bucket's place that this one is for who fills it.
+    fn turned(self, hash: u64) -> Self {
+        // Bits that neither choose the buckets nor say much in the check.
+        Self { way: (self.way + (hash >> 57) as usize) % WAYS, ..self }
+    }
 }
 
 /// A key with its hash, which is made once for all that is done with it.
@@ -131,8 +163,8 @@ impl Hashed {
 
 impl PinTable {
     /// An empty table with room for `capacity` entries or a little more: a power of two of buckets, two at least. An entry of kind
-    /// `n` lives `lives[n]` seconds after it was seen, one of a kind that is not among them no time at all. `seed` should be random.
-    pub fn new(capacity: usize, lives: &'static [u32], seed: u64) -> Self {
+    /// `n` lives as `lives[n]` says, one of a kind that is not among them no time at all. `seed` should be random.
+    pub fn new(capacity: usize, lives: &'static [Life], seed: u64) -> Self {
         let buckets = capacity.div_ceil(WAYS).next_power_of_two().max(2);
         let word = |_| AtomicU64::new(0);
         Self {
@@ -258,29 +290,42 @@ impl PinTable {
         }
         self.at(place).store(word_of(check_of(key.hash), kind, now), Release);
         fence(SeqCst);
-        self.keep_first(key);
+        if !self.keep_first(key) {
+            return None;
+        }
         let displaced = before != 0 && !self.is_over(before, now);
         Some(if displaced { Pin::Displaced } else { Pin::Pinned })
     }
 
     fn place_for(&self, key: &Hashed, now: u32) -> Option<(Place, u64)> {
-        let mut best: Option<(Place, u64, u32)> = None;
-        for place in self.places(key.hash) {
+        let mut best: Option<(Place, u64, (u8, u32))> = None;
+        for place in self.places(key.hash).map(|place| place.turned(key.hash)) {
             let word = self.at(place).load(Acquire);
             if word == 0 {
                 return Some((place, 0));
             }
-            let left = self.life(word).saturating_sub(age(word, now));
-            if word != CLAIMED && best.is_none_or(|(_, _, least)| left < least) {
-                best = Some((place, word, left));
+            let worth = self.worth(word, now);
+            if word != CLAIMED && best.is_none_or(|(_, _, least)| worth < least) {
+                best = Some((place, word, worth));
             }
         }
         best.map(|(place, word, _)| (place, word))
     }
 
-    /// Removes all entries of the key but the first.
-    fn keep_first(&self, key: &Hashed) {
-        let mut is_first = true;
+    /// What has the least of it goes first.
+    fn worth(&self, word: u64, now: u32) -> (u8, u32) {
+        let (life, age) = (self.life(word), age(word, now));
+        match life.seconds.saturating_sub(age) {
+            0 => (0, 0),
+            _ if !life.sure => (1, u32::MAX - age),
+            left => (2, left),
+        }
+    }
+
+    /// Removes all entries of the key but the first; whether that is still there then: others may have displaced it meanwhile, and
+    /// the one that was removed may have been the last.
+    fn keep_first(&self, key: &Hashed) -> bool {
+        let (mut is_first, mut removed) = (true, false);
         for place in self.places(key.hash) {
             loop {
                 let word = self.at(place).load(Acquire);
@@ -292,31 +337,43 @@ impl PinTable {
                     break;
                 }
                 if self.remove(place, word) {
+                    removed = true;
                     break;
                 }
             }
         }
+        !removed || self.find(key).is_some()
     }
 
-    /// Removes what has expired, and what `keep`, given the key and the seconds since it was seen, does not want; how many entries that
-    /// were.
-    pub fn sweep(&self, now: u32, keep: impl Fn(&Key, u32) -> bool) -> usize {
+    /// Removes, of the `part`th of so many equal parts of the table, what has expired, and of what was not seen for `idle` seconds what `keep`
+    /// does not want; how many entries that were. Keys are read of those alone.
+    pub fn sweep(
+        &self,
+        (part, parts): (usize, usize),
+        now: u32,
+        idle: u32,
+        keep: impl Fn(&Key) -> bool,
+    ) -> usize {
+        let at = |part: usize| self.words.len() * part.min(parts) / parts.max(1);
         let goes = |place, word| {
-            self.is_over(word, now) || self.read(place, word).is_some_and(|key| !keep(&key, age(word, now)))
+            self.is_over(word, now)
+                || age(word, now) >= idle && self.read(place, word).is_some_and(|key| !keep(&key))
         };
-        self.all().filter(|(place, word)| goes(*place, *word) && self.remove(*place, *word)).count()
+        let entries = self.entries(at(part)..at(part.saturating_add(1)));
+        entries.filter(|(place, word)| goes(*place, *word) && self.remove(*place, *word)).count()
     }
 
     /// The entries that live, in no order. Those that come or go meanwhile may be among them or not.
     pub fn iter(&self, now: u32) -> impl Iterator<Item = Entry> + '_ {
-        self.all().filter(move |(_, word)| !self.is_over(*word, now)).filter_map(move |(place, word)| {
+        let all = self.entries(0..self.words.len());
+        all.filter(move |(_, word)| !self.is_over(*word, now)).filter_map(move |(place, word)| {
             let key = self.read(place, word)?;
             Some(Entry { key, kind: kind_of(word), age: age(word, now) })
         })
     }
 
-    fn all(&self) -> impl Iterator<Item = (Place, u64)> + '_ {
-        let places = (0..self.words.len()).flat_map(|bucket| (0..WAYS).map(move |way| Place { bucket, way }));
+    fn entries(&self, buckets: Range<usize>) -> impl Iterator<Item = (Place, u64)> + '_ {
+        let places = buckets.flat_map(|bucket| (0..WAYS).map(move |way| Place { bucket, way }));
         let words = places.map(|place| (place, self.at(place).load(Acquire)));
         words.filter(|(_, word)| *word != 0 && *word != CLAIMED)
     }
@@ -395,13 +452,13 @@ impl PinTable {
     }
 
     #[inline]
-    fn life(&self, word: u64) -> u32 {
-        self.lives.get(usize::from(kind_of(word))).copied().unwrap_or(0)
+    fn life(&self, word: u64) -> Life {
+        self.lives.get(usize::from(kind_of(word))).copied().unwrap_or(Life::unsure(0))
     }
 
     #[inline]
     fn is_over(&self, word: u64, now: u32) -> bool {
-        age(word, now) >= self.life(word)
+        age(word, now) >= self.life(word).seconds
     }
 
     fn swap(&self, place: Place, before: u64, after: u64) -> bool {
@@ -456,7 +513,10 @@ mod tests {
     use super::*;
     use std::collections::HashMap;
 
-    const LIVES: &[u32] = &[10, 100, 1000];
+    const LIVES: &[Life] = &[Life::unsure(10), Life::sure(100), Life::sure(1000), Life::unsure(5000)];
+
+    /// The whole table is swept.
+    const ALL: (usize, usize) = (0, 1);
 
     fn key(number: u64) -> Key {
         [number, number >> 3, 7, 8, 9]
@@ -487,7 +547,7 @@ mod tests {
         assert!(table.has(&table.hashed(key(1)), 27) && !table.has(&table.hashed(key(1)), 28));
         assert_eq!(hit(&table, 1, 28), Hit::Miss, "its ten seconds are over");
         assert_eq!(table.len(), 1, "but it is still there");
-        assert_eq!((table.sweep(28, |_, _| true), table.len()), (1, 0));
+        assert_eq!((table.sweep(ALL, 28, 0, |_| true), table.len()), (1, 0));
     }
 
     #[test]
@@ -522,7 +582,7 @@ mod tests {
     fn a_clock_that_is_behind_makes_nothing_old_and_the_word_may_wrap() {
         let table = table(64);
         pin(&table, 1, 0, 100);
-        assert_eq!((hit(&table, 1, 99), table.sweep(1, |_, _| true)), (Hit::Known, 0));
+        assert_eq!((hit(&table, 1, 99), table.sweep(ALL, 1, 0, |_| true)), (Hit::Known, 0));
         assert_eq!(table.iter(101).next().map(|entry| entry.age), Some(1), "it was seen in second 100");
         let wraps = SECONDS - 2;
         assert_eq!(pin(&table, 2, 0, wraps), Pin::Pinned);
@@ -548,14 +608,69 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_sure_goes_first_the_longest_unseen_before_the_others() {
+        let table = table(16);
+        for number in 0..16 {
+            let (kind, seen) = match number {
+                3 => (3, 100),
+                8 => (3, 101),
+                9 => (0, 103),
+                _ => (1, 30),
+            };
+            assert_eq!(pin(&table, number, kind, seen), Pin::Pinned);
+        }
+        // However long it may live, and however little the others have left.
+        for (new, gone) in [(90, 3), (91, 8), (92, 9)] {
+            assert_eq!(pin(&table, new, 2, 104), Pin::Displaced);
+            assert!(!table.has(&table.hashed(key(gone)), 104), "{gone}");
+        }
+        assert_eq!((0..16).filter(|number| table.has(&table.hashed(key(*number)), 104)).count(), 13);
+        assert_eq!(pin(&table, 93, 0, 104), Pin::Displaced, "none is left that is not sure");
+        assert_eq!(pin(&table, 94, 0, 105), Pin::Displaced);
+        assert_eq!(hit(&table, 93, 105), Hit::Miss, "it was the only one");
+        assert_eq!((0..16).filter(|number| table.has(&table.hashed(key(*number)), 105)).count(), 12);
+    }
+
+    /// Those who come in the same second do not all take the same place.
+    #[test]
+    fn of_equals_any_goes() {
+        let table = table(16);
+        for number in (0..16).chain(100..140) {
+            pin(&table, number, 0, 5);
+        }
+        let left = (0..16).filter(|number| table.has(&table.hashed(key(*number)), 5)).count();
+        assert!(left < 12, "{left}");
+    }
+
+    #[test]
     fn what_is_not_wanted_is_swept() {
         let table = table(64);
         for number in 0..20 {
             pin(&table, number, 2, 5);
         }
         let full = table.len();
-        assert_eq!((full, table.sweep(5, |key, _| key[0] % 2 == 0)), (20, 10));
+        assert_eq!((full, table.sweep(ALL, 5, 0, |key| key[0] % 2 == 0)), (20, 10));
         assert_eq!((table.len(), table.iter(5).filter(|entry| entry.key[0] % 2 == 0).count()), (10, 10));
+    }
+
+    #[test]
+    fn it_is_swept_part_by_part_and_only_what_is_idle_is_asked_about() {
+        let table = table(64);
+        for number in 0..40 {
+            pin(&table, number, 2, 5 + number as u32 % 2 * 60);
+        }
+        let before = table.len();
+        assert_eq!(table.sweep(ALL, 65, 61, |_| panic!("none is so old")), 0);
+        let old = table.iter(65).filter(|entry| entry.age == 60).count();
+        let swept: Vec<_> = (0..8).map(|part| table.sweep((part, 8), 65, 60, |_| false)).collect();
+        assert_eq!((swept.iter().sum(), table.len()), (old, before - old));
+        assert!(swept.iter().filter(|part| **part > 0).count() > 4, "{swept:?}");
+        // More parts than buckets, and a part that there is not.
+        assert_eq!((table.sweep((9, 8), 65, 0, |_| false), table.sweep((0, 0), 65, 0, |_| false)), (0, 0));
+        assert_eq!(
+            (0..11).map(|part| table.sweep((part, 11), 65, 0, |_| false)).sum::<usize>(),
+            before - old
+        );
     }
 
     /// Against a map that forgets nothing by itself: what is found was pinned and lives, as it was left.
@@ -573,11 +688,12 @@ mod tests {
                     model.insert(number, (kind, now));
                 }
                 1 => {
-                    table.sweep(now, |key, _| key[0] != u64::from(step) % 400);
+                    table.sweep(ALL, now, 0, |key| key[0] != u64::from(step) % 400);
                 }
                 _ => {
-                    let expected =
-                        model.get(&number).filter(|(kind, seen)| now - seen < LIVES[usize::from(*kind)]);
+                    let expected = model
+                        .get(&number)
+                        .filter(|(kind, seen)| now - seen < LIVES[usize::from(*kind)].seconds);
                     let found = hit(&table, number, now);
                     assert!(found == Hit::Miss || expected.is_some(), "{number} at {now}");
                     if found != Hit::Miss {

@@ -6,7 +6,7 @@ use std::sync::{Condvar, Mutex};
 use std::thread;
 
 use weft_sync::learned::{Learn, LearnTable, Rules};
-use weft_sync::pins::{Key, Pin, PinTable, WORDS};
+use weft_sync::pins::{Key, Life, Pin, PinTable, WORDS};
 use weft_sync::ring::ring;
 use weft_sync::sleep::SleepFlag;
 use weft_sync::snapshot::cell;
@@ -230,7 +230,8 @@ fn learned_addresses_are_there_once_and_counted() {
 #[test]
 fn pins_are_whole_there_once_and_counted() {
     const FLOWS: u64 = 300;
-    let table = PinTable::new(128, &[20, 60, 400], 1);
+    const LIVES: &[Life] = &[Life::unsure(20), Life::sure(60), Life::sure(400)];
+    let table = PinTable::new(128, LIVES, 1);
     let key = |number: u64| -> Key { std::array::from_fn(|word| number.wrapping_mul(word as u64 * 2 + 1)) };
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -263,7 +264,7 @@ fn pins_are_whole_there_once_and_counted() {
         let control = scope.spawn(|| {
             let mut round = 0;
             while !done.load(Relaxed) {
-                table.sweep(round, |flow, _| flow[1] % 7 != u64::from(round) % 7);
+                table.sweep((0, 1), round, 0, |flow| flow[1] % 7 != u64::from(round) % 7);
                 assert!(table.iter(round).all(|entry| (0..FLOWS).any(|number| key(number) == entry.key)));
                 round = (round + 1) % 400;
                 thread::yield_now();

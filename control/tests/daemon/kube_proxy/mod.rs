@@ -186,9 +186,13 @@ impl Cluster {
     }
 
     fn assert_resolved(&self, last: u8, what: &str) {
-        ask_udp(&self.web, self.service(last, 53), 100, 60);
-        // In fragments both ways.
-        ask_udp(&self.web, self.service(last, 53), 10, 4000);
+        let service = self.service(last, 53);
+        // Until the neighbours know each other.
+        ask_udp(&self.web, service, 1, 60);
+        // Every port's first answer has to find its pin, so nobody has to ask twice; and so for fragments, both ways.
+        assert_eq!(ask_udp(&self.web, service, 100, 60), 0, "{what}: lost");
+        assert_eq!(ask_udp(&self.web, service, 10, 4000), 0, "{what}: fragments lost");
+        // Asked once too: those who know each other lose nothing.
         assert!(is_refused(&self.web, self.service(30, 53)), "{what}: nobody listens, and nobody says so");
     }
 

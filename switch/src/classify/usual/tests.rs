@@ -249,8 +249,8 @@ fn sum_over_v6(frame: &mut [u8]) {
 }
 
 /// The flow that is looked up for a frame, if any is.
-fn asked(host: Neighbour, head: &[u8], brief: &Brief, action: Action) -> Option<Flow> {
-    in_question(host, head, brief, action).map(|subject| match subject {
+fn asked(tables: &Snapshot, host: Neighbour, head: &[u8], brief: &Brief, action: Action) -> Option<Flow> {
+    in_question(tables, host, head, brief, action).map(|subject| match subject {
         Subject::Packet(flow) | Subject::About(flow) => flow,
         Subject::First(flow) => flow.fragments(),
     })
@@ -310,8 +310,8 @@ fn compare_with(vteps: usize, port: usize, frames: &[Vec<u8>]) -> Result<usize, 
         }
         prop_assert_eq!((action, brief), (expected, expected_brief), "{:02x?}", bytes);
         // With the flow pinned and without, both end at the same port; and a pinned one at no pod's.
-        let flow = asked(host, head, &brief, action);
-        prop_assert_eq!(flow, asked(host, head, &expected_brief, expected));
+        let flow = asked(&tables, host, head, &brief, action);
+        prop_assert_eq!(flow, asked(&tables, host, head, &expected_brief, expected));
         match (flow, action) {
             (Some(flow), _) => {
                 pins.pin(&flow.answer(), 0);
