@@ -47,9 +47,10 @@ const QUEUE_MS: u64 = 50;
 const QUEUE_BYTES: [u64; 2] = [64 << 10, 1 << 20];
 /// And in frames, each of which holds a buffer.
 const QUEUE_FRAMES: usize = 1024;
-/// Bytes of buffers in all such queues of a worker. Beyond that each has one frame: enough for TCP to go on, and whoever is in no
-/// queue finds memory.
+/// Bytes of buffers in all such queues of a worker. Beyond that each has its reserve, so that a pod that is flooded takes
+/// from the others only what is more; and whoever is in no queue finds memory.
 pub(super) const HELD_BYTES: u64 = 4 << 20;
+const RESERVE: u64 = 64 << 10;
 
 /// Of an ordinary link: by it is estimated how many frames the bucket has tokens for.
 const USUAL_FRAME: u64 = 1500;
@@ -121,6 +122,16 @@ impl Accounts {
     }
 }
 
+/// A worker has seen that the limit of an account has come or gone: the first one that sees it come fills the bucket. Queues may
+/// come and go meanwhile, as a guest likes, and get nothing by it.
+pub(super) fn heed(account: &Account, before: Option<Rate>, rate: Option<Rate>, now: u64) {
+    match (before, rate) {
+        (None, Some(rate)) => account.join(Pace::of(rate).bounds, now),
+        (Some(_), None) => account.leave(),
+        (None, None) | (Some(_), Some(_)) => {}
+    }
+}
+
 /// Whether `time` has come.
 #[inline]
 pub(super) fn is_due(time: u64, now: u64) -> bool {
@@ -139,16 +150,16 @@ pub(super) struct Shaper<B> {
     pace: Option<Pace>,
     waiting: VecDeque<B>,
     bytes: u64,
+    /// Bytes of the buffers that they hold.
+    held: u64,
     /// When the first of them may go.
     due: u64,
 }
 
 impl<B: PacketBuf> Shaper<B> {
-    /// With a full bucket.
-    pub(super) fn new(rate: Rate, account: &Account, now: u64) -> Self {
-        let (pace, waiting) = (Pace::of(rate), VecDeque::with_capacity(QUEUE_FRAMES));
-        account.fill(pace.bounds, now);
-        Self { pace: Some(pace), waiting, bytes: 0, due: now }
+    pub(super) fn new(rate: Rate, now: u64) -> Self {
+        let waiting = VecDeque::with_capacity(QUEUE_FRAMES);
+        Self { pace: Some(Pace::of(rate)), waiting, bytes: 0, held: 0, due: now }
     }
 
     /// How many frames wait.
@@ -190,11 +201,14 @@ impl<B: PacketBuf> Shaper<B> {
     /// The frame, where enough wait.
     pub(super) fn push(&mut self, frame: B, held: &mut u64) -> Result<(), B> {
         let room = self.pace.map_or(QUEUE_BYTES[1], |pace| pace.room);
-        let is_full = self.bytes >= room || self.waiting.len() >= QUEUE_FRAMES || *held >= HELD_BYTES;
+        let is_full = self.bytes >= room
+            || self.waiting.len() >= QUEUE_FRAMES
+            || *held >= HELD_BYTES && self.held >= RESERVE;
         if is_full && !self.waiting.is_empty() {
             return Err(frame);
         }
         self.bytes += frame.len() as u64;
+        self.held += held_by(&frame);
         *held += held_by(&frame);
         self.waiting.push_back(frame);
         Ok(())
@@ -202,7 +216,7 @@ impl<B: PacketBuf> Shaper<B> {
 
     /// What its frames hold.
     pub(super) fn held(&self) -> u64 {
-        self.waiting.iter().map(held_by).sum()
+        self.held
     }
 
     /// Puts what may go by now behind `ready`, as far as there is room.
@@ -216,6 +230,7 @@ impl<B: PacketBuf> Shaper<B> {
                 return;
             }
             self.bytes = self.bytes.saturating_sub(frame.len() as u64);
+            self.held = self.held.saturating_sub(held_by(frame));
             *held = held.saturating_sub(held_by(frame));
             ready.extend(self.waiting.pop_front());
         }
@@ -239,11 +254,8 @@ pub(super) struct Gate<B> {
 }
 
 impl<B: PacketBuf> Gate<B> {
-    /// With a full bucket.
-    pub(super) fn new(rate: Rate, account: &Account, now: u64) -> Self {
-        let pace = Pace::of(rate);
-        account.fill(pace.bounds, now);
-        Self { pace: Some(pace), held: Burst::new(), due: now, shut: false }
+    pub(super) fn new(rate: Rate, now: u64) -> Self {
+        Self { pace: Some(Pace::of(rate)), held: Burst::new(), due: now, shut: false }
     }
 
     /// How many frames it holds.
