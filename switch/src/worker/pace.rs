@@ -41,10 +41,12 @@ pub(super) const BATCH: u64 = TICKS_PER_MS / 5;
 /// Bytes of the largest frame on the wire for which anything is owed. More would be one of 64 KiB with packets of a few bytes.
 const LARGEST: u64 = 8 << 20;
 
-/// How long the queue in front of a pod may be, in milliseconds of its rate, and in bytes: as much as a few TCP flows need at the
-/// least, and at the most what a fast pod sends within a millisecond.
+/// How long the queue in front of a pod may be, in milliseconds of its rate, and in bytes: at the most what a fast pod sends within
+/// a millisecond, and at the least some of a sender's large frames. Such a sender makes frames of 64 KiB at any rate, since it goes by the
+/// shortest way that it has seen. Where two fill the queue, the third is a whole window at the end of which nothing tells of its
+/// loss: at 10 Mbit/s TCP stood still then until its timers ended, again and again.
 const QUEUE_MS: u64 = 50;
-const QUEUE_BYTES: [u64; 2] = [64 << 10, 1 << 20];
+const QUEUE_BYTES: [u64; 2] = [256 << 10, 1 << 20];
 /// And in frames, each of which holds a buffer.
 const QUEUE_FRAMES: usize = 1024;
 /// Bytes of buffers in all such queues of a worker. Beyond that each has its reserve, so that a pod that is flooded takes
@@ -336,5 +338,33 @@ impl<B: PacketBuf> Gate<B> {
     /// When it opens.
     pub(super) fn due(&self) -> u64 {
         self.due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::packet::HeapBuf;
+    use crate::types::BitRate;
+
+    #[test]
+    fn a_flooded_pod_leaves_the_others_their_reserves() {
+        let rate = Rate { per_second: BitRate::new(100_000_000).expect("a rate"), burst: None };
+        let mut shapers: Vec<Shaper<HeapBuf>> = (0..10).map(|_| Shaper::new(rate, 0)).collect();
+        let (flooded, others) = shapers.split_at_mut(1);
+        let (mut held, large) = (0, HeapBuf::from_bytes(&[0; 3000]));
+        while flooded[0].push(large.clone(), &mut held).is_ok() {}
+        assert!(held >= HELD_BYTES, "the flood takes all: {held}");
+        let usual = HeapBuf::from_bytes(&[0; 1500]);
+        for other in others {
+            let waits = (0..100).take_while(|_| other.push(usual.clone(), &mut held).is_ok()).count();
+            assert_eq!(waits as u64, RESERVE / (2 << 10));
+        }
+        // What goes gives its room back.
+        let before = held;
+        let (mut ready, account) = (Burst::new(), Account::new());
+        flooded[0].set(None, 0);
+        flooded[0].release(&mut ready, &account, 0, &mut held);
+        assert_eq!(before - held, ready.len() as u64 * (64 << 10));
     }
 }
