@@ -12,7 +12,7 @@ use super::NativePool;
 use super::socket::UnderlayMtu;
 use super::{Took, take_up_to};
 use crate::ip_tunnel::{Entry, Form, Unfit};
-use crate::packet::{BufPool, PacketBuf};
+use crate::packet::BufPool;
 use crate::port::{Armed, BURST, Burst, RxLoss, RxQueue, TxCaps, TxLoss, TxQueue};
 use crate::types::MacAddr;
 use crate::wire::ethernet::ETHERNET_LEN;
