@@ -13,6 +13,7 @@ const A: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 1);
 const B: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 2);
 const GATEWAY: MacAddr = MacAddr([0xa, 0x58, 10, 244, 1, 1]);
 const ETHERNET: usize = 14;
+const MTU: usize = 1480;
 
 // The first byte says which form, and where the first segment ends.
 fuzz_target!(|data: &[u8]| {
@@ -59,7 +60,7 @@ fn inside(form: Form, bytes: &[u8]) -> Option<(&[u8], u8)> {
 fn comes_in(form: Form, cut: usize, bytes: &[u8]) {
     let room = vec![0x5a; form.front()];
     let mut packet = buffer(&[&room[..], bytes].concat(), cut);
-    let done = form.leave(&mut packet, A, GATEWAY);
+    let done = form.leave(&mut packet, A, GATEWAY, MTU);
     let inside = inside(form, bytes).filter(|(inner, _)| header_len(inner).is_some());
     let Some((inner, outer_ecn)) = inside else { return assert_eq!(done, Err(Unfit::Malformed)) };
     let (ttl, ecn) = (inner[8], inner[1] & 3);
@@ -117,7 +118,7 @@ fn goes_out(form: Form, bytes: &[u8]) {
     // At the other end.
     let sent = [&vec![0; form.front()][..], &outer, &packet.to_vec()[ETHERNET..]].concat();
     let mut arrived = buffer(&sent, 300);
-    match form.leave(&mut arrived, A, GATEWAY) {
+    match form.leave(&mut arrived, A, GATEWAY, MTU) {
         Ok(()) => assert_eq!(arrived.len(), frame.len()),
         Err(Unfit::Expired) => assert!(form == Form::Udp && bytes[8] == 2),
         Err(other) => panic!("{other:?} of what was sent"),

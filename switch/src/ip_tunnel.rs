@@ -9,11 +9,13 @@
 use std::net::Ipv4Addr;
 
 use crate::classify::{ECN_CE, ECN_ECT_0, ECN_ECT_1, ECN_NOT_ECT};
+use crate::offload::unfilled::state_of;
 use crate::packet::PacketBuf;
 use crate::types::MacAddr;
 use crate::wire::ethernet::{ETHERNET_LEN, EtherType, EthernetHeader, EthernetView};
 use crate::wire::ip::IpProtocol;
 use crate::wire::ipv4::{IPV4_LEN, Ipv4Header, Ipv4View};
+use crate::wire::udp::UDP_LEN;
 
 /// IPv4 in IPv4 (RFC 2003).
 const IPIP: IpProtocol = IpProtocol(4);
@@ -114,11 +116,20 @@ impl Form {
     }
 
     /// Makes a frame for `gateway` of what has come in `from` a node, behind [`Self::front`] bytes: a datagram, or a packet with its
-    /// outer header.
+    /// outer header. Of `mtu` bytes is what one packet in the tunnel has at most.
+    ///
+    /// A kernel hands raw sockets what it has put together of TCP packets (GRO), or what one on the same machine has not cut yet: it says
+    /// nothing of that, and leaves the checksum to whoever cuts.
     ///
     /// # Errors
     /// It comes to nothing.
-    pub fn leave(self, packet: &mut impl PacketBuf, from: Ipv4Addr, gateway: MacAddr) -> Result<(), Unfit> {
+    pub fn leave(
+        self,
+        packet: &mut impl PacketBuf,
+        from: Ipv4Addr,
+        gateway: MacAddr,
+        mtu: usize,
+    ) -> Result<(), Unfit> {
         match self {
             Self::Udp => {
                 make_contiguous(packet, ETHERNET_LEN)?;
@@ -128,7 +139,18 @@ impl Form {
         }
         let header = EthernetHeader { dst: gateway, src: mac_of(from), ethertype: EtherType::IPV4 };
         header.emit(packet.head_mut()).map_err(|_| Unfit::Malformed)?;
+        if self == Self::Ipip {
+            packet.set_offload(state_of(packet, 0, mtu, None));
+        }
         Ok(())
+    }
+
+    /// What the tunnel puts before a packet, on an underlay with IPv4 headers without options.
+    pub fn outer_len(self) -> usize {
+        match self {
+            Self::Udp => IPV4_LEN + UDP_LEN,
+            Self::Ipip => IPV4_LEN,
+        }
     }
 }
 

@@ -134,7 +134,9 @@ pub async fn start(setup: Setup) -> Result<Started, StartError> {
         beginning.meet(&config, &mirror, address, vtep_macs.first, &file.flags).await?;
     // Who finds the socket is answered soon: until there is a lease, nobody would be.
     let (listener, socket) = bind(&config.control.socket, SOCKET_MODE, config.control.group.as_deref())?;
-    let claim = needs_claim(kind).then(|| UdpClaim::bind(model.port)).transpose()?;
+    let claim = (needs_claim(kind) && model.encapsulation.is_vxlan())
+        .then(|| UdpClaim::bind(model.port))
+        .transpose()?;
     let settings = config.dataplane.clone();
     let prefix = file_prefix(&config.state.dir);
     let subnets = model.node(&node).map(|own| own.subnets.clone()).unwrap_or_default();

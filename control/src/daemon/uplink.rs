@@ -4,6 +4,7 @@
 //! status says why. It is tried again when the interface is another one or has changed.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
 use std::sync::{Arc, Weak};
 
 use tracing::{info, warn};
@@ -90,6 +91,37 @@ pub(super) fn plain_prefixes(tables: &Snapshot) -> Vec<(IpAddr, u8, Side)> {
     let v4 = tables.routes4.iter().filter_map(|(to, len, hop)| Some((to.into(), len, side(len, 32, hop)?)));
     let v6 = tables.routes6.iter().filter_map(|(to, len, hop)| Some((to.into(), len, side(len, 128, hop)?)));
     v4.chain(v6).collect()
+}
+
+/// A device of the kernel's that is up and takes IPv4 in IPv4 to this address: flanneld leaves its own behind. The kernel would
+/// deliver to it what weft delivers too, and its routes to the other nodes come before weft's.
+fn ipip_device(interfaces: &Path, own: Ipv4Addr) -> Option<String> {
+    /// ARPHRD_TUNNEL (linux/if_arp.h): its addresses are the ends of the tunnel.
+    const TUNNEL: &str = "768";
+    /// IFF_UP.
+    const UP: u32 = 1;
+    let [a, b, c, d] = own.octets();
+    let own = format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}");
+    let takes = |device: &Path| {
+        let read = |file: &str| std::fs::read_to_string(device.join(file)).unwrap_or_default();
+        let is = |file: &str, value: &str| read(file).trim() == value;
+        let flags = read("flags");
+        let flags = u32::from_str_radix(flags.trim().trim_start_matches("0x"), 16).unwrap_or(0);
+        is("type", TUNNEL) && flags & UP != 0 && (is("address", &own) || is("address", "00:00:00:00"))
+    };
+    let mut devices = std::fs::read_dir(interfaces).ok()?.flatten().map(|entry| entry.path());
+    devices.find(|device| takes(device))?.file_name()?.to_str().map(str::to_owned)
+}
+
+fn in_the_way_of_ipip(uplink: &str, device: &str) -> String {
+    // The module's own device comes with it and goes with it.
+    let remedy = match device {
+        "tunl0" => "ip link set tunl0 down".to_owned(),
+        _ => format!("ip link delete {device}"),
+    };
+    format!(
+        "uplink {uplink}: the kernel's tunnel device {device} takes the same packets, so there is no ipip tunnel until it is gone: {remedy}"
+    )
 }
 
 /// Whether somebody else has to have the tunnel's port, so that the kernel answers nothing that comes for it.
@@ -193,8 +225,14 @@ impl Daemon {
         }
         // Before anything is closed: the old uplink is better than none.
         let reserved = match tunnel.map(|tunnel| tunnel.carrier) {
-            // There is no port.
-            Some(IpCarrier::Ipip) => Ok(None),
+            // There is no port, but a device of the kernel's may be in the way.
+            Some(IpCarrier::Ipip) => {
+                let own = tunnel.map_or(Ipv4Addr::UNSPECIFIED, |tunnel| tunnel.own);
+                if let Some(name) = ipip_device(Path::new("/sys/class/net"), own) {
+                    return self.problems.push(in_the_way_of_ipip(&uplink.name, &name));
+                }
+                Ok(None)
+            }
             _ => self.reserve(port),
         };
         let reserved = match reserved {
@@ -318,5 +356,34 @@ impl Daemon {
         let open = move || open_uplink(kind, &name, port, workers, &mtu, tunnel_gso, besides);
         let opening = tokio::task::spawn_blocking(open);
         Ok((opening.await??, claim))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_of_the_kernels_that_takes_ipip_is_found() {
+        let interfaces = tempfile::tempdir().expect("a folder");
+        let device = |name: &str, kind: &str, flags: &str, address: &str| {
+            let at = interfaces.path().join(name);
+            std::fs::create_dir_all(&at).expect("a folder");
+            for (file, text) in [("type", kind), ("flags", flags), ("address", address)] {
+                std::fs::write(at.join(file), format!("{text}\n")).expect("a file");
+            }
+        };
+        let found = || ipip_device(interfaces.path(), Ipv4Addr::new(172, 16, 0, 1));
+        device("eth0", "1", "0x1003", "ac:10:00:01:00:00");
+        device("tunl0", "768", "0x80", "00:00:00:00");
+        device("other", "768", "0xc1", "ac:10:00:02");
+        device("flannel.ipip", "768", "0xc0", "ac:10:00:01");
+        assert_eq!(found(), None, "down, of another kind or another address");
+        device("flannel.ipip", "768", "0xc1", "ac:10:00:01");
+        assert_eq!(found().as_deref(), Some("flannel.ipip"));
+        let problem = in_the_way_of_ipip("eth0", "flannel.ipip");
+        assert!(problem.contains("ip link delete flannel.ipip"), "{problem}");
+        device("flannel.ipip", "768", "0xc1", "00:00:00:00");
+        assert!(found().is_some());
     }
 }

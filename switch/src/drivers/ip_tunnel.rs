@@ -10,6 +10,7 @@ use weft_ffi::kernel::udp::{IP_BATCH, IpReceived, IpRx, IpTx, Refusal};
 
 use super::NativePool;
 use super::socket::UnderlayMtu;
+use super::{Took, take_up_to};
 use crate::ip_tunnel::{Entry, Form, Unfit};
 use crate::packet::BufPool;
 use crate::port::{Armed, BURST, Burst, RxLoss, RxQueue, TxCaps, TxLoss, TxQueue};
@@ -20,6 +21,8 @@ const _: () = assert!(IP_BATCH >= BURST, "a burst goes with one call");
 
 /// Messages that are asked for when nothing has come: to ask for many costs time even if there are none.
 const FEW: usize = 4;
+/// Bytes of the longest message: what the kernel has put together of several packets.
+const LONGEST: usize = 65535;
 /// Polls between two questions how many packets the kernel had no room for: each is a system call.
 const ASK_EVERY: u32 = 4096;
 
@@ -33,6 +36,8 @@ pub struct IpTunnelRx {
     /// Ready for the next messages, each of `room` bytes.
     spares: Vec<Mbuf>,
     room: usize,
+    /// Where a message goes on that is longer: so much for each. Touched only by what the kernel has put together.
+    spill: Vec<u8>,
     /// Messages that are asked for next.
     ask: usize,
     /// Polls since the kernel was asked.
@@ -45,7 +50,8 @@ impl IpTunnelRx {
     /// Receives from this socket, for the gateway with this MAC address, packets as long as the underlay carries.
     pub fn new(socket: IpRx, form: Form, gateway: MacAddr, mtu: UnderlayMtu) -> Self {
         let spares = Vec::with_capacity(BURST);
-        Self { socket, form, gateway, mtu, spares, room: 0, ask: FEW, polls: 0, settled: true }
+        let spill = vec![0; BURST * LONGEST];
+        Self { socket, form, gateway, mtu, spares, room: 0, spill, ask: FEW, polls: 0, settled: true }
     }
 
     /// Provides buffers for the next messages; how many.
@@ -63,27 +69,50 @@ impl IpTunnelRx {
         self.spares.len().min(wanted)
     }
 
-    /// Receives once. False when there is nothing more.
-    fn receive(&mut self, pool: &mut NativePool, burst: &mut Burst<Mbuf>, loss: &mut RxLoss) -> bool {
-        let count = self.provide(pool, burst.remaining_capacity());
+    /// Receives once, `most` messages at most.
+    fn receive(
+        &mut self,
+        pool: &mut NativePool,
+        burst: &mut Burst<Mbuf>,
+        loss: &mut RxLoss,
+        most: usize,
+    ) -> Took {
+        let count = self.provide(pool, burst.remaining_capacity().min(most));
         if count == 0 {
             // What comes stays in the kernel's queue, which drops and counts when it overflows.
-            return false;
+            return Took { messages: 0, more: false };
         }
         let front = self.form.front();
         let mut told: ArrayVec<Option<IpReceived>, BURST> = ArrayVec::new();
-        let buffers = self.spares[..count].iter_mut().map(|spare| pieces_from(spare, front));
+        let spills = self.spill.chunks_mut(LONGEST);
+        let buffers = self.spares[..count]
+            .iter_mut()
+            .zip(spills)
+            .map(|(spare, spill)| pieces_from(spare, front).chain([spill]));
         // An error is the socket's own: the queue stays silent then.
         let received = self.socket.recv(buffers, |message| told.push(message)).unwrap_or(0);
         self.ask = (2 * received).clamp(FEW, BURST);
         self.settled &= received == 0;
-        for (message, mut packet) in told.into_iter().zip(self.spares.drain(..received)) {
+        let (mtu, usual) = (self.mtu.underlay().saturating_sub(self.form.outer_len()), self.room - front);
+        let filled = self.spares.drain(..received).zip(self.spill.chunks(LONGEST));
+        for (message, (mut packet, spill)) in told.into_iter().zip(filled) {
             match message {
                 None => loss.malformed += 1,
-                Some(message) if message.truncated => loss.too_long += 1,
+                Some(IpReceived { len, truncated, .. })
+                    if truncated || self.form == Form::Udp && len > usual =>
+                {
+                    loss.too_long += 1;
+                }
                 Some(IpReceived { from, len, .. }) => {
+                    if len > usual {
+                        let Some(longer) = lengthen(pool, &packet, &spill[..len - usual]) else {
+                            loss.no_buffer += 1;
+                            continue;
+                        };
+                        packet = longer;
+                    }
                     packet.truncate(front + len);
-                    match self.form.leave(&mut packet, from, self.gateway) {
+                    match self.form.leave(&mut packet, from, self.gateway, mtu) {
                         Ok(()) => burst.push(packet),
                         Err(Unfit::Malformed) => loss.malformed += 1,
                         Err(Unfit::Expired) => loss.expired += 1,
@@ -92,7 +121,7 @@ impl IpTunnelRx {
                 }
             }
         }
-        received == count
+        Took { messages: received, more: received == count }
     }
 }
 
@@ -100,7 +129,7 @@ impl RxQueue<NativePool> for IpTunnelRx {
     fn rx(&mut self, pool: &mut NativePool, burst: &mut Burst<Mbuf>) -> RxLoss {
         let mut loss = RxLoss::default();
         self.polls += 1;
-        while self.receive(pool, burst, &mut loss) {}
+        take_up_to(BURST, |most| self.receive(pool, burst, &mut loss, most));
         if self.polls >= ASK_EVERY {
             (self.polls, self.settled) = (0, true);
             loss.missed = self.socket.take_dropped();
@@ -185,6 +214,18 @@ impl TxQueue<NativePool> for IpTunnelTx {
     fn take_loss(&mut self) -> TxLoss {
         std::mem::take(&mut self.loss)
     }
+}
+
+/// A packet of these bytes, and the rest behind them.
+#[cold]
+fn lengthen(pool: &mut NativePool, packet: &Mbuf, rest: &[u8]) -> Option<Mbuf> {
+    let mut longer = pool.alloc(packet.len() + rest.len())?;
+    let mut at = 0;
+    for piece in packet.pieces().chain([rest]) {
+        longer.write_at(at, piece);
+        at += piece.len();
+    }
+    Some(longer)
 }
 
 /// The bytes of a buffer but for the first so many.

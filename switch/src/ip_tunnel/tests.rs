@@ -3,11 +3,15 @@
 use etherparse::{Ipv4Header as Judge, PacketBuilder};
 
 use super::*;
+use crate::offload::{Checksum, Gso, GsoKind, Offload};
 use crate::packet::HeapBuf;
 
 const A: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 1);
 const B: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 2);
 const GATEWAY: MacAddr = MacAddr([0xa, 0x58, 10, 244, 1, 1]);
+
+/// Of a packet in the tunnel.
+const MTU: usize = 1480;
 
 /// A pod's frame to the node B, as apply leaves it.
 fn frame(ttl: u8, payload: &[u8]) -> Vec<u8> {
@@ -48,11 +52,15 @@ fn entered(form: Form, bytes: &[u8]) -> Result<(Ipv4Addr, Vec<u8>), Unfit> {
 
 /// What becomes of such bytes from the kernel.
 fn left(form: Form, bytes: &[u8]) -> Result<Vec<u8>, Unfit> {
+    left_as(form, bytes).map(|packet| packet.to_vec())
+}
+
+fn left_as(form: Form, bytes: &[u8]) -> Result<HeapBuf, Unfit> {
     let packet = [vec![0xee; form.front()], bytes.to_vec()].concat();
     let cut = packet.len().min(16);
     let mut packet = HeapBuf::from_segments(&[&packet[..cut], &packet[cut..]]);
-    form.leave(&mut packet, A, GATEWAY)?;
-    Ok(packet.to_vec())
+    form.leave(&mut packet, A, GATEWAY, MTU)?;
+    Ok(packet)
 }
 
 fn set_ttl(mut packet: Vec<u8>, ttl: u8) -> Vec<u8> {
@@ -147,6 +155,43 @@ fn ipip_takes_an_outer_header_with_options_and_what_follows_the_packet_off() {
     outer.extend([1; 8]);
     let padded = [&outer[..], &packet[20..], &[0; 6]].concat();
     assert_eq!(left(Form::Ipip, &padded).unwrap()[14..], frame[14..]);
+}
+
+/// A TCP packet with so much payload, whose checksum is right or only the pseudo-header's sum, in a packet from A.
+fn tcp(payload: usize, filled_in: bool) -> Vec<u8> {
+    let mut frame = Vec::new();
+    let ethernet = PacketBuilder::ethernet2(GATEWAY.0, mac_of(B).0);
+    let builder = ethernet.ipv4([10, 244, 0, 5], [10, 244, 1, 7], 9).tcp(1000, 2000, 1, 500).ack(1);
+    builder.write(&mut frame, &vec![7; payload]).unwrap();
+    if !filled_in {
+        let (_, tcp) = frame.split_at(34);
+        let len = (tcp.len() as u16).to_be_bytes();
+        let words = [&frame[26..34], &[0, 6], &len].concat();
+        let sum: u32 = words.chunks(2).map(|word| u32::from(word[0]) << 8 | u32::from(word[1])).sum();
+        let folded = ((sum & 0xffff) + (sum >> 16)) as u16;
+        frame[50..52].copy_from_slice(&folded.to_be_bytes());
+    }
+    entered(Form::Ipip, &frame).unwrap().1
+}
+
+/// What a kernel has put together, or not yet taken apart, is cut and summed by whoever sends it on.
+#[test]
+fn ipip_recognises_large_packets_and_sums_that_are_not_filled_in() {
+    let partial = Checksum::Partial { start: 34, offset: 16 };
+    let gso = Some(Gso { kind: GsoKind::Tcp4, size: (MTU - 40) as u16, ecn: false });
+    for (packet, expected) in [
+        (tcp(64_000, false), Offload { checksum: partial, gso }),
+        (tcp(1441, false), Offload { checksum: partial, gso }),
+        (tcp(1440, false), Offload { checksum: partial, gso: None }),
+        (tcp(0, false), Offload { checksum: partial, gso: None }),
+        (tcp(1440, true), Offload::default()),
+        // Larger than the tunnel carries, but finished: nobody put it together.
+        (tcp(3000, true), Offload::default()),
+    ] {
+        let frame = left_as(Form::Ipip, &packet).unwrap();
+        assert_eq!(frame.offload(), expected, "{} bytes", packet.len());
+        assert_eq!(frame.to_vec()[14..], packet[20..]);
+    }
 }
 
 #[test]

@@ -30,7 +30,7 @@ pub(crate) mod tests;
 pub mod unfilled;
 pub mod virtio;
 
-pub(crate) use on_wire::wire_len;
+pub(crate) use on_wire::{is_too_many, wire_len};
 pub(crate) use sum::sum_of;
 
 /// What is known of, or still to be done about, the packet's transport checksum.

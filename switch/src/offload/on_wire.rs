@@ -1,6 +1,7 @@
 //! How many bytes a frame has on the wire, one that stands for several as its packets.
 
 use super::layout::bytes_at;
+use super::segment::MAX_FRAMES;
 use super::{Checksum, GsoKind};
 use crate::packet::PacketBuf;
 
@@ -9,12 +10,22 @@ const USUAL: u64 = 54;
 
 /// Ethernet headers included, preamble and checksum not.
 pub(crate) fn wire_len(frame: &impl PacketBuf) -> u64 {
-    let len = frame.len() as u64;
+    let (packets, headers) = packets_of(frame);
+    frame.len() as u64 + (packets - 1) * headers
+}
+
+/// It stands for more packets than are ever made of one. Whoever it is for would pay for the headers of each, many times its bytes.
+pub(crate) fn is_too_many(frame: &impl PacketBuf) -> bool {
+    packets_of(frame).0 > MAX_FRAMES as u64
+}
+
+/// How many packets the frame stands for, and bytes of each one's headers.
+fn packets_of(frame: &impl PacketBuf) -> (u64, u64) {
     if frame.is_plain() {
-        return len;
+        return (1, 0);
     }
     let offload = frame.offload();
-    let Some(gso) = offload.gso else { return len };
+    let Some(gso) = offload.gso else { return (1, 0) };
     let headers = match offload.checksum {
         Checksum::Partial { start, .. } => {
             let start = usize::from(start);
@@ -28,8 +39,8 @@ pub(crate) fn wire_len(frame: &impl PacketBuf) -> u64 {
         }
         Checksum::Unverified | Checksum::Verified => USUAL,
     };
-    let packets = len.saturating_sub(headers).div_ceil(u64::from(gso.size.max(1))).max(1);
-    len + (packets - 1) * headers
+    let payload = (frame.len() as u64).saturating_sub(headers);
+    (payload.div_ceil(u64::from(gso.size.max(1))).max(1), headers)
 }
 
 #[cfg(test)]
@@ -59,5 +70,19 @@ mod tests {
         let checksum = Checksum::Partial { start: 60000, offset: 16 };
         frame.set_offload(Offload { checksum, ..gso(GsoKind::Tcp4, 1) });
         assert_eq!(wire_len(&frame), 3566);
+    }
+
+    #[test]
+    fn more_packets_than_are_made_of_a_frame_are_too_many() {
+        let mut bytes = vec![0; 54 + 2048];
+        bytes[34 + 12] = 5 << 4;
+        let mut frame = HeapBuf::from_bytes(&bytes);
+        assert!(!is_too_many(&frame));
+        for (size, too_many) in [(1, true), (2, false), (3000, false)] {
+            let checksum = Checksum::Partial { start: 34, offset: 16 };
+            let gso = Some(Gso { kind: GsoKind::Tcp4, size, ecn: false });
+            frame.set_offload(Offload { checksum, gso });
+            assert_eq!(is_too_many(&frame), too_many, "{size}");
+        }
     }
 }

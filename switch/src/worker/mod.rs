@@ -35,7 +35,7 @@ use crate::stations::Stations;
 use crate::tables::{Rates, Snapshot};
 use crate::types::{Generation, PortId};
 use outbox::Outbox;
-use pace::{Accounts, TICKS_PER_MS};
+use pace::{Accounts, PortAccounts, TICKS_PER_MS, heed};
 use read::Notes;
 use receivers::Receivers;
 pub use run::{Clock, Idle, Sleeper};
@@ -345,8 +345,11 @@ impl<P: Platform> Worker<P> {
         let tables = snapshot.load();
         if of.is_none() || *limits != tables.rates {
             for port in limits.ports().chain(tables.rates.ports()) {
-                let rates = tables.rates.get(port);
-                rx.limit(port, rates.from, &accounts.of(port).from, *ticks);
+                let (before, rates) = (limits.get(port), tables.rates.get(port));
+                let PortAccounts { to, from } = accounts.of(port);
+                heed(to, before.to, rates.to, *ticks);
+                heed(from, before.from, rates.from, *ticks);
+                rx.limit(port, rates.from, *ticks);
                 outbox.limit(port, rates.to);
             }
             limits.clone_from(&tables.rates);

@@ -8,6 +8,7 @@ use super::{Buf, HANDOVER_BYTES, Platform, Road, Wake};
 use crate::counters::WorkerCounters;
 use crate::drop_reason::DropReason;
 use crate::offload::finish::{finish, takes};
+use crate::offload::is_too_many;
 use crate::packet::PacketBuf;
 use crate::port::{Burst, TxCaps, TxLoss, TxQueue};
 use crate::tables::{Place, Rate, Snapshot};
@@ -93,11 +94,11 @@ impl<P: Platform> Outbox<P> {
     /// Sets the limit of what is sent to a port.
     pub(super) fn limit(&mut self, port: PortId, rate: Option<Rate>) {
         let Some(slot) = &mut self.slots[port.index()] else { return };
-        let Delay { accounts, now, next, .. } = &mut self.delay;
+        let Delay { now, next, .. } = &mut self.delay;
         match (&mut slot.shaper, rate) {
             (None, None) => {}
             (None, Some(rate)) => {
-                slot.shaper = Some(Box::new(Shaper::new(rate, &accounts.of(port).to, *now)));
+                slot.shaper = Some(Box::new(Shaper::new(rate, *now)));
             }
             (Some(shaper), rate) => shaper.set(rate, *now),
         }
@@ -303,7 +304,10 @@ fn hold_back<B: PacketBuf>(
     let (account, port) = (&accounts.of(to).to, counters.port(to));
     let (mut ready, waited) = (Burst::new(), shaper.len() > 0);
     for frame in burst.drain(..) {
-        if shaper.passes(&frame, account, *now) {
+        if is_too_many(&frame) {
+            counters.drops(DropReason::GsoMalformed).add(1);
+            port.tx_drops.add(1);
+        } else if shaper.passes(&frame, account, *now) {
             ready.push(frame);
         } else if shaper.push(frame, held).is_ok() {
             port.delayed.add(1);

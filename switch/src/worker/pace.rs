@@ -41,15 +41,18 @@ pub(super) const BATCH: u64 = TICKS_PER_MS / 5;
 /// Bytes of the largest frame on the wire for which anything is owed. More would be one of 64 KiB with packets of a few bytes.
 const LARGEST: u64 = 8 << 20;
 
-/// How long the queue in front of a pod may be, in milliseconds of its rate, and in bytes: as much as a few TCP flows need at the
-/// least, and at the most what a fast pod sends within a millisecond.
+/// How long the queue in front of a pod may be, in milliseconds of its rate, and in bytes: at the most what a fast pod sends within
+/// a millisecond, and at the least some of a sender's large frames. Such a sender makes frames of 64 KiB at any rate, since it goes by the
+/// shortest way that it has seen. Where two fill the queue, the third is a whole window at the end of which nothing tells of its
+/// loss: at 10 Mbit/s TCP stood still then until its timers ended, again and again.
 const QUEUE_MS: u64 = 50;
-const QUEUE_BYTES: [u64; 2] = [64 << 10, 1 << 20];
+const QUEUE_BYTES: [u64; 2] = [256 << 10, 1 << 20];
 /// And in frames, each of which holds a buffer.
 const QUEUE_FRAMES: usize = 1024;
-/// Bytes of buffers in all such queues of a worker. Beyond that each has one frame: enough for TCP to go on, and whoever is in no
-/// queue finds memory.
+/// Bytes of buffers in all such queues of a worker. Beyond that each has its reserve, so that a pod that is flooded takes
+/// from the others only what is more; and whoever is in no queue finds memory.
 pub(super) const HELD_BYTES: u64 = 4 << 20;
+const RESERVE: u64 = 64 << 10;
 
 /// Of an ordinary link: by it is estimated how many frames the bucket has tokens for.
 const USUAL_FRAME: u64 = 1500;
@@ -121,6 +124,16 @@ impl Accounts {
     }
 }
 
+/// A worker has seen that the limit of an account has come or gone: the first one that sees it come fills the bucket. Queues may
+/// come and go meanwhile, as a guest likes, and get nothing by it.
+pub(super) fn heed(account: &Account, before: Option<Rate>, rate: Option<Rate>, now: u64) {
+    match (before, rate) {
+        (None, Some(rate)) => account.join(Pace::of(rate).bounds, now),
+        (Some(_), None) => account.leave(),
+        (None, None) | (Some(_), Some(_)) => {}
+    }
+}
+
 /// Whether `time` has come.
 #[inline]
 pub(super) fn is_due(time: u64, now: u64) -> bool {
@@ -139,16 +152,16 @@ pub(super) struct Shaper<B> {
     pace: Option<Pace>,
     waiting: VecDeque<B>,
     bytes: u64,
+    /// Bytes of the buffers that they hold.
+    held: u64,
     /// When the first of them may go.
     due: u64,
 }
 
 impl<B: PacketBuf> Shaper<B> {
-    /// With a full bucket.
-    pub(super) fn new(rate: Rate, account: &Account, now: u64) -> Self {
-        let (pace, waiting) = (Pace::of(rate), VecDeque::with_capacity(QUEUE_FRAMES));
-        account.fill(pace.bounds, now);
-        Self { pace: Some(pace), waiting, bytes: 0, due: now }
+    pub(super) fn new(rate: Rate, now: u64) -> Self {
+        let waiting = VecDeque::with_capacity(QUEUE_FRAMES);
+        Self { pace: Some(Pace::of(rate)), waiting, bytes: 0, held: 0, due: now }
     }
 
     /// How many frames wait.
@@ -190,11 +203,14 @@ impl<B: PacketBuf> Shaper<B> {
     /// The frame, where enough wait.
     pub(super) fn push(&mut self, frame: B, held: &mut u64) -> Result<(), B> {
         let room = self.pace.map_or(QUEUE_BYTES[1], |pace| pace.room);
-        let is_full = self.bytes >= room || self.waiting.len() >= QUEUE_FRAMES || *held >= HELD_BYTES;
+        let is_full = self.bytes >= room
+            || self.waiting.len() >= QUEUE_FRAMES
+            || *held >= HELD_BYTES && self.held >= RESERVE;
         if is_full && !self.waiting.is_empty() {
             return Err(frame);
         }
         self.bytes += frame.len() as u64;
+        self.held += held_by(&frame);
         *held += held_by(&frame);
         self.waiting.push_back(frame);
         Ok(())
@@ -202,7 +218,7 @@ impl<B: PacketBuf> Shaper<B> {
 
     /// What its frames hold.
     pub(super) fn held(&self) -> u64 {
-        self.waiting.iter().map(held_by).sum()
+        self.held
     }
 
     /// Puts what may go by now behind `ready`, as far as there is room.
@@ -216,6 +232,7 @@ impl<B: PacketBuf> Shaper<B> {
                 return;
             }
             self.bytes = self.bytes.saturating_sub(frame.len() as u64);
+            self.held = self.held.saturating_sub(held_by(frame));
             *held = held.saturating_sub(held_by(frame));
             ready.extend(self.waiting.pop_front());
         }
@@ -239,11 +256,8 @@ pub(super) struct Gate<B> {
 }
 
 impl<B: PacketBuf> Gate<B> {
-    /// With a full bucket.
-    pub(super) fn new(rate: Rate, account: &Account, now: u64) -> Self {
-        let pace = Pace::of(rate);
-        account.fill(pace.bounds, now);
-        Self { pace: Some(pace), held: Burst::new(), due: now, shut: false }
+    pub(super) fn new(rate: Rate, now: u64) -> Self {
+        Self { pace: Some(Pace::of(rate)), held: Burst::new(), due: now, shut: false }
     }
 
     /// How many frames it holds.
@@ -324,5 +338,33 @@ impl<B: PacketBuf> Gate<B> {
     /// When it opens.
     pub(super) fn due(&self) -> u64 {
         self.due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::packet::HeapBuf;
+    use crate::types::BitRate;
+
+    #[test]
+    fn a_flooded_pod_leaves_the_others_their_reserves() {
+        let rate = Rate { per_second: BitRate::new(100_000_000).expect("a rate"), burst: None };
+        let mut shapers: Vec<Shaper<HeapBuf>> = (0..10).map(|_| Shaper::new(rate, 0)).collect();
+        let (flooded, others) = shapers.split_at_mut(1);
+        let (mut held, large) = (0, HeapBuf::from_bytes(&[0; 3000]));
+        while flooded[0].push(large.clone(), &mut held).is_ok() {}
+        assert!(held >= HELD_BYTES, "the flood takes all: {held}");
+        let usual = HeapBuf::from_bytes(&[0; 1500]);
+        for other in others {
+            let waits = (0..100).take_while(|_| other.push(usual.clone(), &mut held).is_ok()).count();
+            assert_eq!(waits as u64, RESERVE / (2 << 10));
+        }
+        // What goes gives its room back.
+        let before = held;
+        let (mut ready, account) = (Burst::new(), Account::new());
+        flooded[0].set(None, 0);
+        flooded[0].release(&mut ready, &account, 0, &mut held);
+        assert_eq!(before - held, ready.len() as u64 * (64 << 10));
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A round costs what the polled ones cost, however many are armed; an event finds its queue by the port's number.
 
-use super::pace::{Account, Gate, is_due, until};
+use super::pace::{Gate, is_due, until};
 use super::{Buf, Platform, Sleeper};
 use crate::limits::Buckets;
 use crate::port::{Armed, RxQueue};
@@ -82,11 +82,11 @@ impl<P: Platform> Receivers<P> {
     }
 
     /// Sets the limit of what comes from a port.
-    pub(super) fn limit(&mut self, port: PortId, rate: Option<Rate>, account: &Account, now: u64) {
+    pub(super) fn limit(&mut self, port: PortId, rate: Option<Rate>, now: u64) {
         let Some(slot) = self.slots[port.index()].as_deref_mut() else { return };
         match (&mut slot.gate, rate) {
             (None, None) => {}
-            (None, Some(rate)) => slot.gate = Some(Box::new(Gate::new(rate, account, now))),
+            (None, Some(rate)) => slot.gate = Some(Box::new(Gate::new(rate, now))),
             (Some(gate), rate) => gate.set(rate, now),
         }
         self.next = now;

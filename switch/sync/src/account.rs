@@ -8,10 +8,10 @@
 //! than the bucket passes too, only more seldom, and on average nothing exceeds the rate: a taker that loses the race for the word
 //! looks again, and finds what the winner has left.
 //!
-//! Times count in any unit, the same for all takers, and may wrap. There is nothing but the word: the model in `tests/loom.rs`
-//! checks that no taking is lost.
+//! Times count in any unit, the same for all takers, and may wrap. Beside the word is only the count of those that go by it: the first
+//! one finds it full, whatever was owed before. The models in `tests/loom.rs` check that no taking is lost.
 
-use crate::atomics::{AtomicU64, Relaxed};
+use crate::atomics::{AcqRel, AtomicU32, AtomicU64, Relaxed};
 
 /// What may be in a bucket, in units of time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,17 +24,30 @@ pub struct Bounds {
 
 /// One bucket.
 #[derive(Debug)]
-pub struct Account(AtomicU64);
+pub struct Account {
+    even: AtomicU64,
+    users: AtomicU32,
+}
 
 impl Account {
     /// Even at the time 0.
     pub fn new() -> Self {
-        Self(AtomicU64::new(0))
+        Self { even: AtomicU64::new(0), users: AtomicU32::new(0) }
     }
 
-    /// Makes it as full as it can be, whatever it was: a new bucket.
-    pub fn fill(&self, bounds: Bounds, now: u64) {
-        self.0.store(now.wrapping_sub(bounds.burst), Relaxed);
+    /// One more goes by it, until it says [`Self::leave`]. For the first one it is as full as it can be: a new bucket. Where another
+    /// one takes at the same moment, what it takes counts.
+    pub fn join(&self, bounds: Bounds, now: u64) {
+        // Before the others are told that it is in use: later it may be what one of them has left.
+        let even = self.even.load(Relaxed);
+        if self.users.fetch_add(1, AcqRel) == 0 {
+            let _ = self.even.compare_exchange(even, now.wrapping_sub(bounds.burst), Relaxed, Relaxed);
+        }
+    }
+
+    /// One that had joined goes by it no more.
+    pub fn leave(&self) {
+        self.users.fetch_sub(1, AcqRel);
     }
 
     /// Takes `cost` unless the bucket is in debt.
@@ -43,7 +56,7 @@ impl Account {
     /// How long it will be in debt.
     #[inline]
     pub fn take(&self, cost: u64, bounds: Bounds, now: u64) -> Result<(), u64> {
-        let mut even = self.0.load(Relaxed);
+        let mut even = self.even.load(Relaxed);
         loop {
             let from = within(even, bounds, now);
             let owed = from.wrapping_sub(now) as i64;
@@ -51,7 +64,7 @@ impl Account {
                 self.forgive(even, from);
                 return Err(owed as u64);
             }
-            match self.0.compare_exchange_weak(even, from.wrapping_add(cost), Relaxed, Relaxed) {
+            match self.even.compare_exchange_weak(even, from.wrapping_add(cost), Relaxed, Relaxed) {
                 Ok(_) => return Ok(()),
                 Err(other) => even = other,
             }
@@ -61,7 +74,7 @@ impl Account {
     /// What is in the bucket, in time; below 0 what it owes.
     #[inline]
     pub fn balance(&self, bounds: Bounds, now: u64) -> i64 {
-        let even = self.0.load(Relaxed);
+        let even = self.even.load(Relaxed);
         let from = within(even, bounds, now);
         let balance = now.wrapping_sub(from) as i64;
         if balance < 0 {
@@ -75,7 +88,7 @@ impl Account {
     #[inline]
     fn forgive(&self, even: u64, from: u64) {
         if from != even {
-            let _ = self.0.compare_exchange(even, from, Relaxed, Relaxed);
+            let _ = self.even.compare_exchange(even, from, Relaxed, Relaxed);
         }
     }
 }
@@ -133,7 +146,7 @@ mod tests {
         // What is left of it is paid as time goes by.
         assert_eq!(account.balance(BOUNDS, 5400), -600);
         assert_eq!(account.take(1, BOUNDS, 6000), Ok(()));
-        let account = Account(AtomicU64::new(u64::MAX - 5));
+        let account = Account { even: AtomicU64::new(u64::MAX - 5), ..Account::new() };
         assert_eq!(account.take(20, BOUNDS, u64::MAX - 5), Ok(()));
         assert_eq!([14, 4].map(|now| account.balance(BOUNDS, now)), [0, -10]);
     }
@@ -142,7 +155,17 @@ mod tests {
     fn a_new_one_is_full() {
         let account = Account::new();
         assert_eq!(account.take(1 << 40, BOUNDS, 5000), Ok(()));
-        account.fill(BOUNDS, 5000);
+        account.join(BOUNDS, 5000);
+        assert_eq!(account.balance(BOUNDS, 5000), 100);
+        // Who comes second finds what the first has left.
+        assert_eq!(account.take(500, BOUNDS, 5000), Ok(()));
+        account.join(BOUNDS, 5000);
+        account.leave();
+        account.join(BOUNDS, 5000);
+        assert_eq!(account.balance(BOUNDS, 5000), -400);
+        account.leave();
+        account.leave();
+        account.join(BOUNDS, 5000);
         assert_eq!(account.balance(BOUNDS, 5000), 100);
     }
 

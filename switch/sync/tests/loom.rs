@@ -571,3 +571,23 @@ fn account_takings_are_not_lost() {
         assert_eq!(account.balance(BOUNDS, NOW), -2);
     });
 }
+
+/// Two that go by a bucket at once, with old debts in it: it is filled once, and what either takes is paid for.
+#[test]
+fn account_is_filled_once() {
+    explore(3, || {
+        const BOUNDS: Bounds = Bounds { burst: 10, debt: 1000 };
+        const NOW: u64 = 500;
+        let account = Arc::new(Account::new());
+        assert_eq!(account.take(NOW + 40, BOUNDS, 0), Ok(()));
+        let join = |account: &Account| {
+            account.join(BOUNDS, NOW);
+            (0..2).filter(|_| account.take(6, BOUNDS, NOW).is_ok()).count()
+        };
+        let other = account.clone();
+        let taker = thread::spawn(move || join(&other));
+        let taken = join(&account) + taker.join().unwrap();
+        assert_eq!(account.balance(BOUNDS, NOW), 10 - 6 * taken as i64);
+        assert_eq!(taken, 2);
+    });
+}

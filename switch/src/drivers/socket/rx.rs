@@ -16,7 +16,7 @@ use super::UnderlayMtu;
 use super::delivery::{Delivery, Filled};
 use super::routers::Routers;
 use super::shape::{Expected, LONGEST, PACKETS, Shape};
-use crate::drivers::NativePool;
+use crate::drivers::{NativePool, Took, take_up_to};
 use crate::packet::BufPool;
 use crate::port::{Armed, BURST, Burst, RxLoss, RxQueue};
 
@@ -93,12 +93,19 @@ impl SocketRx {
         }
     }
 
-    /// Receives once. False when there is nothing more.
-    fn receive(&mut self, pool: &mut NativePool, burst: &mut Burst<Mbuf>, loss: &mut RxLoss) -> bool {
+    /// Receives once, `most` messages at most.
+    fn receive(
+        &mut self,
+        pool: &mut NativePool,
+        burst: &mut Burst<Mbuf>,
+        loss: &mut RxLoss,
+        most: usize,
+    ) -> Took {
         let (messages, packets) = self.provide(pool, burst.remaining_capacity());
+        let messages = messages.min(most);
         if messages == 0 {
             // What comes stays in the kernel's queue, which drops and counts when it overflows.
-            return false;
+            return Took { messages: 0, more: false };
         }
         let shape = self.expected.shape;
         let size = shape.size;
@@ -112,7 +119,7 @@ impl SocketRx {
         let count = self.socket.recv(buffers, |index, received| told.push((index, received))).unwrap_or(0);
         self.ask = (2 * count).clamp(FEW, BURST);
         if count == 0 {
-            return false;
+            return Took { messages: 0, more: false };
         }
         self.settled = false;
         let mut next = Shape::SINGLE;
@@ -130,7 +137,7 @@ impl SocketRx {
             }
         }
         self.expected.learn(next);
-        count == messages
+        Took { messages: count, more: count == messages }
     }
 }
 
@@ -143,12 +150,14 @@ impl RxQueue<NativePool> for SocketRx {
         }
         self.polls += 1;
         // A message is not taken before all of its packets have room: they go on together.
-        while self.waiting.is_empty() && self.expected.shape.packets <= burst.remaining_capacity() {
-            let large = self.expected.shape == Shape::LARGE;
-            if !self.receive(pool, burst, &mut loss) || large {
-                break;
+        take_up_to(BURST, |most| {
+            if !self.waiting.is_empty() || self.expected.shape.packets > burst.remaining_capacity() {
+                return Took { messages: 0, more: false };
             }
-        }
+            let large = self.expected.shape == Shape::LARGE;
+            let took = self.receive(pool, burst, &mut loss, most);
+            Took { more: took.more && !large, ..took }
+        });
         // Behind the tunnel's own: whoever sends many of these takes no room from it.
         if let Some(routers) = &mut self.routers {
             if self.polls % LOOK_EVERY == 0 {
