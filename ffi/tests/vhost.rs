@@ -112,6 +112,8 @@ fn guests() {
     let eal = Eal::start(&EalConfig { memory: 48 << 20, ..EalConfig::default() }).unwrap();
     let pool = Mempool::new(&eal, "test", 8192, 256, DATA_ROOM).unwrap();
     let lab = Lab { eal, pool, folder: tempfile::tempdir().unwrap() };
+    // The first: before any port there is no thread for guests' messages.
+    ports_that_come_at_once(&lab);
     paths_that_cannot_be(&lab);
     stale_sockets_are_replaced(&lab);
     packets_in_both_directions(&lab);
@@ -121,6 +123,29 @@ fn guests() {
     client_reconnects(&lab);
     guests_come_and_go_under_load(&lab);
     wait_for("every buffer to be back", || lab.pool.in_use() == 0);
+}
+
+/// As at weftd's start: there is one thread that reads guests' messages, whoever made it.
+fn ports_that_come_at_once(lab: &Lab) {
+    let all_there = std::sync::Barrier::new(8);
+    thread::scope(|scope| {
+        let register = |number: usize| {
+            let (path, all_there) = (lab.path(&format!("at-once-{number}")), &all_there);
+            scope.spawn(move || {
+                all_there.wait();
+                let config = VhostConfig::default();
+                VhostPort::register(&lab.eal, Path::new(&path), VhostMode::Server, &config).map(drop)
+            })
+        };
+        let registered: Vec<_> = (0..8).map(register).collect();
+        for port in registered {
+            port.join().unwrap().unwrap();
+        }
+    });
+    let names = std::fs::read_dir("/proc/self/task").unwrap().map(|task| {
+        std::fs::read_to_string(task.unwrap().path().join("comm")).unwrap_or_default().trim().to_owned()
+    });
+    assert_eq!(names.filter(|name| name == "vhost-events").count(), 1);
 }
 
 fn paths_that_cannot_be(lab: &Lab) {

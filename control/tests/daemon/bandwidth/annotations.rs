@@ -53,8 +53,8 @@ fn annotations_limit_a_pod_go_before_its_runtime_and_may_change() {
 
     // One that this node has no pod of.
     server.put("pods", pod("web-2", "10.244.0.2", "1M"));
-    server.put("pods", pod("db", "10.244.0.3", "10M"));
-    for bits in [10_000_000, 40_000_000] {
+    server.put("pods", pod("db", "10.244.0.3", "50M"));
+    for bits in [50_000_000, 200_000_000] {
         server.change("pods", "shop/db", |pod| {
             pod["metadata"]["annotations"]["kubernetes.io/ingress-bandwidth"] = json!(bits.to_string());
         });
@@ -67,7 +67,7 @@ fn annotations_limit_a_pod_go_before_its_runtime_and_may_change() {
     // weftd starts anew: it asks again.
     weftd.stop();
     let _weftd = start(&lab, &server);
-    until(Bandwidth { ingress_rate: Some(40_000_000), ..runtimes });
+    until(Bandwidth { ingress_rate: Some(200_000_000), ..runtimes });
     // What is no rate does not count, and what is taken away neither: the runtime's limit is left.
     for change in [json!({"kubernetes.io/ingress-bandwidth": "a lot"}), json!({})] {
         server.change("pods", "shop/db", |pod| {

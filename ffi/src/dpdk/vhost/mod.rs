@@ -197,7 +197,11 @@ impl VhostPort {
         if !state::announce(&state) {
             return Err(VhostError::Exists(text));
         }
-        let made = clear_the_way(&text, mode).and_then(|()| start(&text, &c_path, mode, config));
+        let made = clear_the_way(&text, mode).and_then(|()| {
+            // Two that start at once would each find no thread for the guests' messages, and make one: both would read them.
+            let _one_at_a_time = eal.control();
+            start(&text, &c_path, mode, config)
+        });
         if let Err(error) = made {
             state::withdraw(&text);
             return Err(error);
