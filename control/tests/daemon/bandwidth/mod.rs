@@ -117,7 +117,7 @@ fn tcp_reaches_the_rate_that_is_set_and_not_more() {
                 assert_eq!(added.bandwidth, bandwidth);
             }
             let flow = Streams::start(&web, &db, "10.244.0.3", streams);
-            let look = LOOK.mul_f64((50e6 / bits as f64).max(1.0));
+            let look = LOOK.mul_f64((30e6 / bits as f64).max(1.0));
             let share = rate_over(&flow.read, look) * TCP / bits as f64;
             let what =
                 format!("{streams} streams, sender {sender:?}, receiver {receiver:?}: {share:.3} of it");
