@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use weft_api::{Bandwidth, Cni};
 
-use super::{Streams, TCP, rate};
+use super::{Streams, TCP, assert_share, rate};
 use crate::lab::kubernetes::{api_server, start};
 use crate::lab::{Lab, Namespace, tap_spec, wait_for};
 
@@ -60,7 +60,7 @@ fn annotations_limit_a_pod_go_before_its_runtime_and_may_change() {
         });
         until(Bandwidth { ingress_rate: Some(bits), ..runtimes });
         let share = rate(&flow.read) * TCP / bits as f64;
-        assert!((0.97..1.03).contains(&share), "{share:.3} of {bits} bit/s");
+        assert_share(share, &format!("{bits} bit/s"));
     }
     assert!(in_force("c-web").is_unlimited());
 

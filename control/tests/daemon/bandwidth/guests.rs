@@ -8,7 +8,7 @@ use crate::lab::frames::{Checksum, Ip, UDP, udp};
 use crate::lab::guest::{Driver, Guest, guest_pod};
 use crate::lab::{Lab, Namespace, tap_pod};
 
-use super::{LOOK, PORT, UDP as WIRE, inside};
+use super::{LOOK, PORT, UDP as WIRE, assert_share, inside};
 
 const DRIVER: Driver = Driver { offloads: true, spans: true, mtu: 1450 };
 const BITS: u64 = 20_000_000;
@@ -51,7 +51,7 @@ fn a_guest_sends_as_much_as_its_rate_allows_and_loses_nothing() {
     let (half, last) = (times.len() / 4, times.len() - 1);
     let took = times[last].duration_since(times[half]).as_secs_f64();
     let share = (last - half) as f64 * DATAGRAM as f64 * 8.0 * WIRE / took / BITS as f64;
-    assert!((0.97..1.03).contains(&share), "{share:.3} of it");
+    assert_share(share, "a guest");
     assert_eq!(lab.drops("rate_limited"), 0);
     let ports = lab.ask(async |weftd| weftd.ports(Some("one")).await).expect("the ports").ports;
     assert!(ports[0].paused > 0 && ports[0].rx_drops == 0, "{ports:?}");
@@ -88,6 +88,6 @@ fn a_guest_receives_as_much_as_its_rate_allows() {
     came(Duration::from_secs(1));
     let share = came(LOOK) * 8.0 / BITS as f64;
     flood.join().expect("the sender");
-    assert!((0.97..1.03).contains(&share), "{share:.3} of it");
+    assert_share(share, "a guest");
     assert!(lab.drops("rate_limited") > 0);
 }
