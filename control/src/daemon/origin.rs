@@ -76,6 +76,16 @@ struct Opened {
     advice: Advice,
 }
 
+/// This node, as it meets its store.
+pub(super) struct Here<'a> {
+    pub(super) config: &'a Config,
+    pub(super) flags: &'a Flags,
+    pub(super) mirror: &'a Mirror,
+    /// The address by which the uplink was chosen.
+    pub(super) chosen: Option<IpAddr>,
+    pub(super) vtep_mac: MacAddr,
+}
+
 /// What the source said first.
 pub(super) struct Origin {
     pub(super) model: Model,
@@ -165,32 +175,19 @@ impl Beginning {
     }
 
     /// What the source says first; a store gives a lease with it.
-    pub(super) async fn meet(
-        self,
-        config: &Config,
-        mirror: &Mirror,
-        chosen: Option<IpAddr>,
-        vtep_mac: MacAddr,
-        flags: &Flags,
-    ) -> Result<Origin, StartError> {
+    pub(super) async fn meet(self, here: Here<'_>) -> Result<Origin, StartError> {
         match self {
             Self::File(model, _) => {
-                Ok(Origin { model: *model, follow: Follow::File(config.source.path.clone()) })
+                Ok(Origin { model: *model, follow: Follow::File(here.config.source.path.clone()) })
             }
-            Self::Store(meeting) => meeting.meet(config, mirror, chosen, vtep_mac, flags).await,
+            Self::Store(meeting) => meeting.meet(here).await,
         }
     }
 }
 
 impl Meeting {
-    async fn meet(
-        self,
-        config: &Config,
-        mirror: &Mirror,
-        chosen: Option<IpAddr>,
-        vtep_mac: MacAddr,
-        flags: &Flags,
-    ) -> Result<Origin, StartError> {
+    async fn meet(self, here: Here<'_>) -> Result<Origin, StartError> {
+        let Here { config, flags, mirror, chosen, vtep_mac } = here;
         let Self { opening, told, status, node, advice, remembered, .. } = self;
         let uplink = mirror.uplink();
         let v4 = chosen.and_then(|ip| if let IpAddr::V4(ip) = ip { Some(ip) } else { None });

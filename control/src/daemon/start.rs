@@ -16,7 +16,7 @@ use weft_node::{Deleted, Lock, Mirror, Neighbours, State};
 use super::direct::Direct;
 use super::flows::Watches;
 use super::learned::Learned;
-use super::origin::{Beginning, Follow, Origin, StoreOrigin, interface};
+use super::origin::{Beginning, Follow, Here, Origin, StoreOrigin, interface};
 use super::remembered::Memory;
 use super::settings::{SetLogLevel, Settings};
 use super::spread::Spread;
@@ -130,8 +130,14 @@ pub async fn start(setup: Setup) -> Result<Started, StartError> {
     let neighbours = if kind == UplinkKind::Socket { Neighbours::Leave } else { Neighbours::Keep };
     let (interface, address) = interface(&config, &file.flags, &advice).await?;
     let (mirror, underlay) = Mirror::start(interface.as_deref(), neighbours).await?;
-    let Origin { model, follow } =
-        beginning.meet(&config, &mirror, address, vtep_macs.first, &file.flags).await?;
+    let here = Here {
+        config: &config,
+        flags: &file.flags,
+        mirror: &mirror,
+        chosen: address,
+        vtep_mac: vtep_macs.first,
+    };
+    let Origin { model, follow } = beginning.meet(here).await?;
     // Who finds the socket is answered soon: until there is a lease, nobody would be.
     let (listener, socket) = bind(&config.control.socket, SOCKET_MODE, config.control.group.as_deref())?;
     let claim = (needs_claim(kind) && model.encapsulation.is_vxlan())
