@@ -46,7 +46,7 @@ use weft_switch::types::{MacAddr, Mtu, PortId};
 
 use crate::compile::{self, Facts, OpenPort, Way, compile, peer_addresses};
 use crate::config::{Config, ConfigError, OuterChecksum, UplinkKind};
-use crate::dataplane::Dataplane;
+use crate::dataplane::{Closing, Dataplane};
 use crate::model::{Bandwidth, Model, Pod};
 use crate::source::SourceError;
 use crate::supervisor::Supervisor;
@@ -63,7 +63,7 @@ const SAMPLE: Duration = Duration::from_secs(1);
 /// How often the workers are asked for what they have to tell: how soon a station that has spoken is known.
 const EVENTS: Duration = Duration::from_millis(100);
 /// How many requests are taken at a time: pods that come together share one compilation.
-const AT_ONCE: usize = 64;
+const AT_ONCE: usize = 128;
 /// How often the kernel's side of the host port is looked after, unasked.
 const HOST_CHECK: Duration = Duration::from_secs(5);
 
@@ -277,9 +277,8 @@ impl Daemon {
             self.uplink.take_if(|uplink| uplink.id == *id);
         }
         self.publish(&Arc::clone(&self.model));
-        for id in broken {
-            self.close_port(id, false).await;
-        }
+        let closing: Vec<_> = broken.into_iter().map(|id| Closing { id, delete: false }).collect();
+        self.close_ports(&closing).await;
         self.reconcile().await;
     }
 
@@ -298,9 +297,7 @@ impl Daemon {
         self.put_direct_routes(&model).await;
         self.publish(&model);
         self.drop_direct_routes().await;
-        for id in unwanted {
-            self.close_port(id, true).await;
-        }
+        self.close_ports(&unwanted).await;
         self.delete_orphans(&model).await;
         self.save();
     }

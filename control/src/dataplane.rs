@@ -18,17 +18,22 @@ use weft_ffi::dpdk::{
 };
 use weft_ffi::kernel::clock::{tsc, tsc_hz};
 use weft_switch::counters::WorkerCounters;
-use weft_switch::drivers::{EpollSleeper, Native, NativePool, Rx, Tsc, Tx, delete_tap};
+use weft_switch::drivers::{EpollSleeper, Native, NativePool, Rx, Tsc, Tx};
 use weft_switch::drop_reason::DropReason;
 use weft_switch::event::Event;
 use weft_switch::pins::{Pin, Pins};
 use weft_switch::stations::{Station, seconds};
 use weft_switch::tables::Snapshot;
 use weft_switch::types::{Generation, MAX_PORTS, MacAddr, PortId};
-use weft_switch::worker::{Command, Handle, Idle, Parts, Queues, make};
+use weft_switch::worker::{Command, Handle, Idle, Parts, make};
 use weft_sync::snapshot::{Publisher, cell};
 
 use crate::{config, conntrack};
+
+mod close;
+
+pub use close::Closing;
+use close::gather;
 
 /// Mbufs that a worker keeps at hand.
 const POOL_CACHE: u32 = 256;
@@ -350,46 +355,6 @@ impl Dataplane {
         Some(Generation(self.generation().0.saturating_sub(behind)))
     }
 
-    /// Takes a port away. The snapshot published last no longer names it. With `delete`, a TAP's device goes too.
-    pub async fn remove(&mut self, id: PortId, delete: bool) {
-        let publication = self.publisher.publication();
-        let deadline = Instant::now() + PATIENCE;
-        while !self.publisher.passed(publication) {
-            if Instant::now() > deadline {
-                warn!(
-                    "port {id}: a worker does not pass a burst boundary; its queues are taken away all the same"
-                );
-                break;
-            }
-            tokio::time::sleep(Duration::from_micros(200)).await;
-        }
-        self.publisher.reclaim();
-        let mut taken = Vec::new();
-        for side in &self.workers {
-            let (done, answer) = crossbeam_channel::bounded(1);
-            side.handle.send(Command::Remove(id, done));
-            taken.push(answer);
-        }
-        let queues = gather(&taken, deadline + PATIENCE).await;
-        if queues.len() < self.workers.len() {
-            // The number stays taken for ever: a worker may still have queues of it.
-            warn!("port {id}: a worker does not give its queues back");
-            return;
-        }
-        if let Some(side) = self.workers.first() {
-            side.handle.learned().forget_port(id);
-        }
-        let record = self.ports.remove(&id);
-        // Closing may block, on a guest or on the kernel.
-        let closed =
-            tokio::task::spawn_blocking(move || close(queues, record.map(|r| r.device), delete)).await;
-        match closed {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => warn!("port {id}: {error}"),
-            Err(error) => warn!("port {id}: closing it broke off: {error}"),
-        }
-    }
-
     /// The time by which workers learn, in seconds.
     fn second() -> u32 {
         seconds(tsc() / (tsc_hz() / 1000).max(1))
@@ -513,52 +478,6 @@ impl Dataplane {
             }
         }
     }
-}
-
-/// What the workers answer until then.
-async fn gather<T>(answers: &[crossbeam_channel::Receiver<T>], deadline: Instant) -> Vec<T> {
-    let mut given = Vec::new();
-    for answer in answers {
-        while Instant::now() < deadline {
-            match answer.try_recv() {
-                Ok(answer) => {
-                    given.push(answer);
-                    break;
-                }
-                Err(crossbeam_channel::TryRecvError::Disconnected) => break,
-                Err(crossbeam_channel::TryRecvError::Empty) => {
-                    tokio::time::sleep(Duration::from_micros(200)).await;
-                }
-            }
-        }
-    }
-    given
-}
-
-/// Closes what the workers have given back: queues first, then what they belong to.
-fn close(queues: Vec<Queues<Native>>, device: Option<Device>, delete: bool) -> Result<(), String> {
-    let (mut taps, mut others) = ((Vec::new(), Vec::new()), Vec::new());
-    for given in queues {
-        match (given.rx, given.tx) {
-            (Some(Rx::Tap(rx)), Some(Tx::Tap(tx))) => {
-                taps.0.push(rx);
-                taps.1.push(tx);
-            }
-            other => others.push(other),
-        }
-    }
-    drop(others);
-    if delete {
-        delete_tap(taps.0, taps.1).map_err(|e| format!("its TAP stays: {e}"))?;
-    } else {
-        drop(taps);
-    }
-    match device {
-        Some(Device::Vhost(port)) => port.close(),
-        Some(Device::Eth(mut port)) => port.close().map_err(|e| e.to_string())?,
-        Some(Device::Queues) | None => {}
-    }
-    Ok(())
 }
 
 /// The core of each worker: the configured ones; else, where there are more cores than workers, the last ones, so that

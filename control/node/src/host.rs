@@ -79,6 +79,7 @@ pub async fn configure_host_port(wanted: HostPort) -> Result<(), Error> {
     if link.addr_gen_mode.is_some_and(|mode| mode != ADDR_GEN_MODE_NONE) {
         kernel.set_addr_gen_mode(&link, ADDR_GEN_MODE_NONE).await?;
     }
+    kernel.set_unbuffered(&link).await?;
     kernel.set_mtu(&link, wanted.mtu).await?;
     if link.mac != Some(wanted.mac) {
         kernel.set_mac(&link, wanted.mac).await?;

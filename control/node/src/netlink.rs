@@ -9,8 +9,11 @@ use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessa
 use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
+use netlink_packet_route::tc::{TcAttribute, TcHandle, TcMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+};
 use rtnetlink::sys::AsyncSocket;
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec};
 use std::io;
@@ -21,6 +24,7 @@ pub(crate) const ESRCH: i32 = nix::libc::ESRCH;
 pub(crate) const EEXIST: i32 = nix::libc::EEXIST;
 const ENODEV: i32 = nix::libc::ENODEV;
 const EBUSY: i32 = nix::libc::EBUSY;
+const EOPNOTSUPP: i32 = nix::libc::EOPNOTSUPP;
 
 /// `IN6_ADDR_GEN_MODE_NONE`: the kernel makes no link-local address by itself.
 pub(crate) const ADDR_GEN_MODE_NONE: u8 = 1;
@@ -48,6 +52,8 @@ pub(crate) struct Link {
     pub(crate) tun: bool,
     /// How the kernel makes link-local addresses; none if IPv6 is off.
     pub(crate) addr_gen_mode: Option<u8>,
+    /// It has never been up, and nobody has chosen how it queues what it sends.
+    pub(crate) unused: bool,
 }
 
 /// An address of an interface.
@@ -132,11 +138,13 @@ impl Kernel {
 
     /// The interface of that name; the error lists the ones there are.
     pub(crate) async fn link(&self, name: &str) -> Result<Link, Error> {
-        let links = self.links().await?;
-        if let Some(link) = links.iter().find(|l| l.name == name) {
-            return Ok(link.clone());
+        let asked = self.0.link().get().match_name(name.to_owned()).execute();
+        match all(asked, "ask for an interface").await {
+            Ok(found) if !found.is_empty() => return Ok(Link::read(&found[0])),
+            Err(error) if error.errno() != Some(ENODEV) => return Err(error),
+            _ => {}
         }
-        let existing = links.into_iter().map(|l| l.name).collect::<Vec<_>>().join(", ");
+        let existing = self.links().await?.into_iter().map(|l| l.name).collect::<Vec<_>>().join(", ");
         Err(Error::NoInterface { name: name.to_owned(), existing })
     }
 
@@ -145,6 +153,24 @@ impl Kernel {
         let message = if up { builder.up() } else { builder.down() }.build();
         let doing = format!("set interface {} {}", link.name, if up { "up" } else { "down" });
         self.0.link().set(message).execute().await.map_err(failed(doing))
+    }
+
+    /// Has the kernel hand frames for an interface that nobody has used yet to its driver at once, as it does with a container's
+    /// usual veth. By default a TAP with many queues has one that buffers for each that there may be: 6 MiB of the kernel's memory,
+    /// for nothing, as what a TAP has no room for is dropped behind them. A kernel without traffic control has none.
+    pub(crate) async fn set_unbuffered(&self, link: &Link) -> Result<(), Error> {
+        if link.admin_up || !link.unused {
+            return Ok(());
+        }
+        let mut message = TcMessage::with_index(link.index as i32);
+        message.header.parent = TcHandle::ROOT;
+        message.attributes.push(TcAttribute::Kind("noqueue".to_owned()));
+        let doing = format!("set the queueing discipline of interface {}", link.name);
+        let flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
+        match self.execute(RouteNetlinkMessage::NewQueueDiscipline(message), flags, &doing).await {
+            Err(error) if matches!(error.errno(), Some(ENOENT | EOPNOTSUPP)) => Ok(()),
+            outcome => outcome,
+        }
     }
 
     pub(crate) async fn set_mtu(&self, link: &Link, mtu: u32) -> Result<(), Error> {
@@ -271,6 +297,7 @@ impl Link {
             carrier: false,
             tun: false,
             addr_gen_mode: None,
+            unused: false,
         };
         for attribute in &message.attributes {
             match attribute {
@@ -278,6 +305,7 @@ impl Link {
                 LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
                 LinkAttribute::GsoMaxSize(bytes) => link.gso_max_size = *bytes,
                 LinkAttribute::Address(bytes) => link.mac = bytes.as_slice().try_into().ok(),
+                LinkAttribute::Qdisc(kind) => link.unused = kind == "noop",
                 LinkAttribute::Carrier(carrier) => link.carrier = *carrier != 0,
                 LinkAttribute::LinkInfo(info) => {
                     link.tun = info.iter().any(|i| matches!(i, LinkInfo::Kind(InfoKind::Tun)));

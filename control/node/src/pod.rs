@@ -103,6 +103,7 @@ async fn configure(handle: Handle, wanted: PodInterface) -> Result<(), Error> {
     // As flannel's bridge does: others that remember the address's former owner hear of the new one.
     sysctl::set(&format!("net/ipv4/conf/{}/arp_notify", link.name), "1")?;
     sysctl::set(&format!("net/ipv6/conf/{}/ndisc_notify", link.name), "1")?;
+    kernel.set_unbuffered(&link).await?;
     kernel.set_mtu(&link, wanted.mtu).await?;
     if link.mac != Some(wanted.mac) {
         kernel.set_mac(&link, wanted.mac).await?;

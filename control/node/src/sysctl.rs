@@ -1,22 +1,32 @@
 //! Settings under `/proc/sys/net`. They are those of the calling thread's network namespace.
 
 use crate::error::Error;
-use std::io::ErrorKind;
+use std::fs::File;
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 /// Sets one setting; true if it has the value now. A node without IPv6, or a container with a read-only `/proc`,
 /// has settings that cannot be set: the caller goes on and says so at most once, in the log.
 pub(crate) fn set(name: &str, value: &str) -> Result<bool, Error> {
     let path = PathBuf::from("/proc/sys").join(name);
-    match std::fs::read_to_string(&path) {
-        Ok(now) if now.trim() == value => return Ok(true),
-        Ok(_) => {}
+    let refused =
+        |e: &io::Error| matches!(e.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem);
+    // Opened once: with many namespaces the kernel looks for long where the file is.
+    let (mut file, writable) = match File::options().read(true).write(true).open(&path) {
+        Ok(file) => (file, Ok(())),
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(false),
-        Err(e) => return Err(Error::file("read", &path, e)),
+        Err(e) if refused(&e) => (File::open(&path).map_err(|e| Error::file("read", &path, e))?, Err(e)),
+        Err(e) => return Err(Error::file("open", &path, e)),
+    };
+    let mut now = String::new();
+    file.read_to_string(&mut now).map_err(|e| Error::file("read", &path, e))?;
+    if now.trim() == value {
+        return Ok(true);
     }
-    match std::fs::write(&path, value) {
+    match writable.and_then(|()| file.write_all_at(value.as_bytes(), 0)) {
         Ok(()) => Ok(true),
-        Err(e) if matches!(e.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem) => {
+        Err(e) if refused(&e) => {
             tracing::debug!("{} stays as it is: {e}", path.display());
             Ok(false)
         }

@@ -32,7 +32,7 @@ use super::routes::{self, Failure};
 /// What a client may take.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Connections at a time. 64. Each costs a task and up to 200 KiB. One more takes the place of the one that has
+    /// Connections at a time. 128. Each costs a task and up to 200 KiB. One more takes the place of the one that has
     /// kept its request back for longest; where all have sent theirs, it waits in the socket's backlog.
     pub connections: usize,
     /// From the connection to the end of the request's head. 5 s.
@@ -50,7 +50,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            connections: 64,
+            connections: 128,
             head: Duration::from_secs(5),
             body: Duration::from_secs(5),
             answer: Duration::from_secs(30),

@@ -17,11 +17,16 @@ use weft_switch::tables::Place;
 use super::attachments::{kind, restore};
 use super::{Daemon, PodPort, device_mtu};
 use crate::compile::{Mtus, OpenPort, gateway_mac};
+use crate::dataplane::Closing;
 use crate::model::{Attachment, Model, Pod, gateway, validate_pods};
 use crate::ports::{Opened, open_pod};
 
-/// How many ports are made at a time: the kernel makes interfaces one after the other, but waits for itself in between.
-const OPEN_AT_ONCE: usize = 16;
+/// How many ports are made at a time. The kernel makes interfaces one after the other: more only wait for its lock, which costs a core
+/// each.
+const OPEN_AT_ONCE: usize = 3;
+
+/// How many devices that no pod has any more are deleted at a time. For each the kernel waits by itself.
+const DELETE_AT_ONCE: usize = 16;
 
 /// Everything that is wrong with the pods of a model that is right otherwise, in one text.
 pub(super) fn check(model: &Model) -> Result<(), String> {
@@ -73,17 +78,16 @@ impl Daemon {
             let lost = open.has_lost_netns();
             if moved || replaced || lost {
                 // The device itself goes only if no pod is to have it. One in a lost namespace goes with that.
-                changed.push((name.clone(), open.port.id, heir.is_none()));
+                changed.push((name.clone(), Closing { id: open.port.id, delete: heir.is_none() }));
             }
         }
         if changed.is_empty() {
             return;
         }
-        changed.iter().for_each(|(name, ..)| drop(self.pods.remove(name)));
+        let (names, closing): (Vec<_>, Vec<_>) = changed.into_iter().unzip();
+        names.iter().for_each(|name| drop(self.pods.remove(name)));
         self.publish(model);
-        for (_, id, delete) in changed {
-            self.close_port(id, delete).await;
-        }
+        self.close_ports(&closing).await;
     }
 
     /// Writes down, before anything is made, which devices will be: a weftd that is killed half-way leaves none unknown.
@@ -103,8 +107,13 @@ impl Daemon {
         let unfit = self.unfit.iter().filter_map(|(stored, _)| restore(stored, &self.node).ok());
         wanted.extend(unfit.filter_map(|(pod, _)| device(&pod)));
         let orphans: Vec<_> = self.devices.difference(&wanted).cloned().collect();
-        for (netns, name) in orphans {
-            match delete_tap(netns.as_deref(), &name).await {
+        let deleting = orphans.into_iter().map(|(netns, name)| async move {
+            let deleted = delete_tap(netns.as_deref(), &name).await;
+            (netns, name, deleted)
+        });
+        let mut deleted = futures_util::stream::iter(deleting).buffer_unordered(DELETE_AT_ONCE);
+        while let Some((netns, name, deleted)) = deleted.next().await {
+            match deleted {
                 // What is no TAP was never weft's: the pod was refused because of it.
                 Ok(_) | Err(weft_node::Error::NotTap { .. }) => drop(self.devices.remove(&(netns, name))),
                 Err(error) => self.problems.push(format!("a device that no pod has any more stays: {error}")),
@@ -113,14 +122,14 @@ impl Daemon {
     }
 
     /// Forgets the pods that are no longer desired; their ports are to be removed.
-    pub(super) fn take_unwanted(&mut self, model: &Model) -> Vec<weft_switch::types::PortId> {
+    pub(super) fn take_unwanted(&mut self, model: &Model) -> Vec<Closing> {
         let wanted: HashSet<_> = model.pods_of(&self.node).map(|pod| &pod.name).collect();
         self.failed.retain(|name, _| wanted.contains(name));
         let gone: Vec<_> = self.pods.keys().filter(|name| !wanted.contains(name)).cloned().collect();
         gone.into_iter()
             .filter_map(|name| {
                 info!("pod {name}: removed");
-                self.pods.remove(&name).map(|open| open.port.id)
+                self.pods.remove(&name).map(|open| Closing { id: open.port.id, delete: true })
             })
             .collect()
     }

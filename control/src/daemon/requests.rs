@@ -9,7 +9,7 @@ use weft_api::{
     Routes, Stats, Status, Vteps, Workers,
 };
 
-use super::{Daemon, attachments, pods};
+use super::{AT_ONCE, Daemon, attachments, pods};
 use crate::api::Backend;
 use crate::metrics::Scrape;
 use crate::model::Pod;
@@ -51,7 +51,7 @@ pub struct Client(mpsc::Sender<Request>);
 impl Client {
     /// A client, and where its requests arrive.
     pub(super) fn new() -> (Self, mpsc::Receiver<Request>) {
-        let (sender, receiver) = mpsc::channel(64);
+        let (sender, receiver) = mpsc::channel(AT_ONCE);
         (Self(sender), receiver)
     }
 

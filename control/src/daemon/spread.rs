@@ -15,6 +15,7 @@ use weft_switch::types::PortId;
 
 use super::Daemon;
 use crate::compile::OpenPort;
+use crate::dataplane::Closing;
 use crate::ports::FurtherQueues;
 
 /// How long after the last port the further queues of all of them wait.
@@ -224,10 +225,12 @@ impl Daemon {
         pods.chain(self.host.as_mut().map(|host| &mut host.port)).find(|port| port.id == id)
     }
 
-    /// Takes a port away that the snapshot published last no longer names.
-    pub(super) async fn close_port(&mut self, id: PortId, delete: bool) {
-        self.spread.forget(id).await;
-        self.dataplane.remove(id, delete).await;
+    /// Takes ports away that the snapshot published last no longer names.
+    pub(super) async fn close_ports(&mut self, ports: &[Closing]) {
+        for port in ports {
+            self.spread.forget(port.id).await;
+        }
+        self.dataplane.remove(ports).await;
     }
 }
 

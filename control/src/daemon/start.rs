@@ -25,7 +25,7 @@ use super::vteps::Macs;
 use super::{Client, Daemon, Inputs, SourceState, Ways, attachments, descriptors, rights};
 use crate::api::{BindError, SocketFile, bind};
 use crate::config::{Config, Flannel, SourceKind, UplinkKind};
-use crate::dataplane::{self, Dataplane, file_prefix};
+use crate::dataplane::{self, Closing, Dataplane, file_prefix};
 use crate::metrics::{self, Served};
 use crate::reload::{ConfigFile, Reload};
 use crate::rules::{Keeping, Wanted};
@@ -322,7 +322,7 @@ impl Daemon {
         let problems = self.problems.join("; ");
         if let Some(host) = self.host.take() {
             self.publish(&Arc::clone(&self.model));
-            self.close_port(host.port.id, host.created).await;
+            self.close_ports(&[Closing { id: host.port.id, delete: host.created }]).await;
         }
         self.fresh.clear();
         self.dataplane.stop();

@@ -22,6 +22,7 @@ use weft_sync::counter::Counter;
 use super::Daemon;
 use crate::compile::gateway_mac;
 use crate::config::UplinkKind;
+use crate::dataplane::Closing;
 use crate::model::{Encapsulation, Model};
 use crate::ports::{Besides, IpTunnel, OpenError, OpenUplink, open_uplink};
 
@@ -248,7 +249,7 @@ impl Daemon {
         let closed = self.uplink.take_if(in_the_way);
         if let Some(old) = &closed {
             self.publish(model);
-            self.close_port(old.id, false).await;
+            self.close_ports(&[Closing { id: old.id, delete: false }]).await;
         }
         let besides = Besides { plain, tunnel };
         let mtu = UnderlayMtu::new(uplink.mtu);
@@ -311,7 +312,7 @@ impl Daemon {
         let old = self.uplink.replace(opened);
         if let Some(old) = old {
             self.publish(model);
-            self.close_port(old.id, false).await;
+            self.close_ports(&[Closing { id: old.id, delete: false }]).await;
         }
     }
 
