@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ahash::AHashMap;
 use ipnet::IpNet;
 use weft_node::{NEXT_HOP_V4, NEXT_HOP_V6};
 use weft_switch::ip_tunnel::mac_of;
@@ -63,6 +64,9 @@ pub struct Uplink {
     pub plain: bool,
 }
 
+/// The ways to the peers, by underlay address: of thousands, in each snapshot.
+pub type PeerWays = AHashMap<IpAddr, Way>;
+
 /// A port of this node that is open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OpenPort {
@@ -88,7 +92,7 @@ pub struct Facts {
     /// What pods are limited to by whoever is asked before the desired state, by pod name.
     pub bandwidth: HashMap<String, Bandwidth>,
     /// The ways to the peers, by underlay address.
-    pub ways: Arc<HashMap<IpAddr, Way>>,
+    pub ways: Arc<PeerWays>,
     /// Subnets of peers to which the kernel has a route without the tunnel.
     pub direct: HashSet<IpNet>,
     /// The range of the tunnel's UDP source ports.
@@ -312,7 +316,7 @@ pub fn own_vtep_mac(
 /// The far ends that are in the tables, by network and underlay address: routes of one node to one network share theirs. They are VTEPs, or
 /// hops where the tunnel's packets are in no VXLAN.
 #[derive(Default)]
-struct Ends(HashMap<(usize, IpAddr), u32>);
+struct Ends(AHashMap<(usize, IpAddr), u32>);
 
 /// For as much as the nodes bring: tables that grow on the way are filled several times.
 fn make_room(tables: &mut Snapshot, model: &Model) {

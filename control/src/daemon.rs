@@ -44,7 +44,7 @@ use weft_switch::limits::{Limit, Limits};
 use weft_switch::tables::SourcePorts;
 use weft_switch::types::{MacAddr, Mtu, PortId};
 
-use crate::compile::{self, Facts, OpenPort, Way, compile, peer_addresses};
+use crate::compile::{self, Facts, OpenPort, PeerWays, Way, compile, peer_addresses};
 use crate::config::{Config, ConfigError, OuterChecksum, UplinkKind};
 use crate::dataplane::{Closing, Dataplane};
 use crate::model::{Bandwidth, Model, Pod};
@@ -91,7 +91,7 @@ struct Saved {
 struct Ways {
     /// The mirror's number of what it said, and of which addresses.
     of: (u64, Vec<IpAddr>),
-    by_peer: Arc<HashMap<IpAddr, Way>>,
+    by_peer: Arc<PeerWays>,
     /// What is wrong with others.
     problems: Vec<String>,
 }
@@ -360,7 +360,7 @@ impl Daemon {
         if of == self.ways.of {
             return;
         }
-        let (mut by_peer, mut problems) = (HashMap::with_capacity(of.1.len()), Vec::new());
+        let (mut by_peer, mut problems) = (PeerWays::with_capacity(of.1.len()), Vec::new());
         self.mirror.each_path(|peer, path| match path {
             Ok(path) => {
                 let way = Way {

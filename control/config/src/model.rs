@@ -21,7 +21,7 @@ use weft_types::{BitRate, MacAddr, Mtu, Vni};
 
 pub use networks::NetworkIndex;
 pub(crate) use validate::names;
-pub use validate::{Entity, Invalid, Part, validate, validate_for_all, validate_pods};
+pub use validate::{Entity, Invalid, Part, validate, validate_changed, validate_for_all, validate_pods};
 
 /// The whole desired state of a node, its peers among it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

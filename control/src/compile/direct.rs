@@ -1,24 +1,17 @@
 //! Which subnets of other nodes can be reached without the tunnel.
 
-use std::collections::HashMap;
-use std::net::IpAddr;
-
 use ipnet::IpNet;
 use weft_node::DirectRoute;
 use weft_switch::tables::{Link, Neighbour, NextHop, Snapshot};
 
-use super::{Sources, Way, tunnel_address};
+use super::{PeerWays, Sources, tunnel_address};
 use crate::model::{DirectRouting, Model, NetworkIndex, Node};
 
 /// The routes that the kernel is to have, as far as the ways to the peers allow, and what is wrong with the others.
 ///
 /// A peer is on the link if the kernel reaches it without a router. The address that counts is that of the subnet's own
 /// family, since the peer is the next hop.
-pub fn direct_routes(
-    model: &Model,
-    node: &str,
-    ways: &HashMap<IpAddr, Way>,
-) -> (Vec<DirectRoute>, Vec<String>) {
+pub fn direct_routes(model: &Model, node: &str, ways: &PeerWays) -> (Vec<DirectRoute>, Vec<String>) {
     let (mut routes, mut problems) = (Vec::new(), Vec::new());
     if model.networks.iter().all(|network| network.direct_routing.is_never()) {
         return (routes, problems);

@@ -408,15 +408,15 @@ fn directly(word: &str) -> Model {
 }
 
 /// The ways of [`facts`], with c behind a router.
-fn ways_with_a_router() -> HashMap<IpAddr, Way> {
-    let mut ways = HashMap::clone(&facts().ways);
+fn ways_with_a_router() -> PeerWays {
+    let mut ways = PeerWays::clone(&facts().ways);
     ways.get_mut(&ip("172.16.0.3")).unwrap().next_hop = ip("172.16.0.254");
     ways
 }
 
 #[test]
 fn peers_on_the_link_can_do_without_the_tunnel() {
-    let wanted = |model: &Model, ways: &HashMap<IpAddr, Way>| {
+    let wanted = |model: &Model, ways: &PeerWays| {
         let (routes, problems) = direct_routes(model, "a", ways);
         let routes: Vec<_> =
             routes.iter().map(|route| format!("{} via {}", route.subnet, route.via)).collect();
@@ -428,7 +428,7 @@ fn peers_on_the_link_can_do_without_the_tunnel() {
     let [b, c] = ["10.244.1.0/24 via 172.16.0.2", "10.244.2.0/24 via 172.16.0.3"].map(str::to_owned);
     assert_eq!(wanted(&directly("on-link"), &facts().ways), (vec![b.clone(), c], Vec::new()));
     assert_eq!(wanted(&directly("on-link"), &ways_with_a_router()), (vec![b.clone()], Vec::new()));
-    assert_eq!(wanted(&directly("on-link"), &HashMap::new()), nothing);
+    assert_eq!(wanted(&directly("on-link"), &PeerWays::new()), nothing);
 
     let (routes, problems) = wanted(&directly("always"), &ways_with_a_router());
     assert_eq!(routes, [b]);
@@ -440,7 +440,7 @@ fn peers_on_the_link_can_do_without_the_tunnel() {
 
     let mut model = directly("on-link");
     model.nodes[1].public_ipv6 = Some("fd00:172::2".parse().unwrap());
-    let mut ways = HashMap::clone(&facts().ways);
+    let mut ways = PeerWays::clone(&facts().ways);
     let v6 = Way { next_hop: ip("fd00:172::2"), ..ways[&ip("172.16.0.2")].clone() };
     ways.insert(ip("fd00:172::2"), v6);
     let (routes, _) = wanted(&model, &ways);

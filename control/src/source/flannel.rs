@@ -19,7 +19,7 @@ use weft_switch::types::{MacAddr, Mtu};
 
 use super::SourceError;
 use crate::config::Flannel;
-use crate::model::{DirectRouting, Encapsulation, Entity, Model, Network, Node, validate};
+use crate::model::{DirectRouting, Encapsulation, Entity, Model, Network, Node, validate, validate_changed};
 
 /// What this node knows of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +44,8 @@ pub struct Translation {
     complaints: Complaints,
     /// Of what configuration, and what became of each peer: only those that have changed are read again.
     read: (Option<NetConf>, Vec<Read>),
+    /// If all that was read last made a model that was right as it was: this, less its peers.
+    sound: Option<Model>,
 }
 
 /// A peer, and the node that it is, or why it is none.
@@ -136,7 +138,7 @@ pub async fn follow(
 impl Translation {
     /// For this node.
     pub fn new(own: Own) -> Self {
-        Self { own, kept: None, complaints: Complaints::default(), read: Default::default() }
+        Self { own, kept: None, complaints: Complaints::default(), read: Default::default(), sound: None }
     }
 
     /// The same, for a node whose pods have addresses of these subnets.
@@ -164,7 +166,7 @@ impl Translation {
     /// What is wrong with the cluster as a whole, or with this node in it.
     pub fn model(&mut self, cluster: &Cluster) -> Result<Model, SourceError> {
         let mut model = self.without_peers(cluster)?;
-        self.read_peers(cluster);
+        let mut fresh = self.read_peers(cluster).into_iter().peekable();
         if let Some(kept) = self.kept.filter(|kept| *kept != cluster.own) {
             let what = format!(
                 "the store gives it {} now; {kept} stays in use until weftd is restarted",
@@ -172,18 +174,28 @@ impl Translation {
             );
             self.complaints.say("this node", what);
         }
-        let (own, complaints) = (&self.own, &mut self.complaints);
+        let (own, complaints, without_peers) = (&self.own, &mut self.complaints, model.clone());
         model.nodes.reserve(self.read.1.len());
-        for (peer, node) in &self.read.1 {
+        let mut changed = Vec::new();
+        for (index, (peer, node)) in self.read.1.iter().enumerate() {
+            let is_fresh = fresh.next_if_eq(&index).is_some();
             match node {
-                Ok(node) => model.nodes.push(node.clone()),
+                Ok(node) => {
+                    changed.extend(is_fresh.then_some(model.nodes.len()));
+                    model.nodes.push(node.clone());
+                }
                 Err(reason) => {
                     complaints.say(&format!("node {}", peer.name), format!("{reason}; it is left out"))
                 }
             }
         }
         // The judge of what is right is the one who judges files as well.
-        while let Err(findings) = validate(&model, &own.name) {
+        let mut judged = match self.sound.take() {
+            Some(before) if before == without_peers => validate_changed(&model, &own.name, &changed),
+            _ => validate(&model, &own.name),
+        };
+        self.sound = judged.is_ok().then_some(without_peers);
+        while let Err(findings) = judged {
             let mut bad = BTreeSet::new();
             for finding in &findings {
                 match finding.entity {
@@ -204,25 +216,31 @@ impl Translation {
                 index += 1;
                 !bad.contains(&(index - 1))
             });
+            judged = validate(&model, &own.name);
         }
         complaints.end();
         Ok(model)
     }
 
-    /// Reads those peers that are not what they were.
-    fn read_peers(&mut self, cluster: &Cluster) {
+    /// Reads those peers that are not what they were; which these are, by their places.
+    fn read_peers(&mut self, cluster: &Cluster) -> Vec<usize> {
         let (config, before) = std::mem::take(&mut self.read);
         let same = config.as_ref() == Some(&cluster.config);
         // Both are in the order of the names.
         let mut before = before.into_iter().filter(|_| same).peekable();
         let carried = !matches!(cluster.config.backend, Backend::Alloc);
-        let read = |peer: &Arc<Peer>| {
+        let mut fresh = Vec::new();
+        let read = |(place, peer): (usize, &Arc<Peer>)| {
             while before.next_if(|(old, _)| old.name < peer.name).is_some() {}
             let known = before.next_if(|(old, _)| Arc::ptr_eq(old, peer));
-            known.unwrap_or_else(|| (Arc::clone(peer), node(peer, &cluster.config, &self.own)))
+            known.unwrap_or_else(|| {
+                fresh.push(place);
+                (Arc::clone(peer), node(peer, &cluster.config, &self.own))
+            })
         };
-        let read = cluster.peers.iter().filter(|_| carried).map(read).collect();
+        let read = cluster.peers.iter().filter(|_| carried).enumerate().map(read).collect();
         self.read = (Some(cluster.config.clone()), read);
+        fresh
     }
 
     /// The networks, and this node.

@@ -1,4 +1,5 @@
 use super::*;
+use proptest::prelude::*;
 
 fn node(name: &str, number: u8) -> Node {
     Node {
@@ -515,4 +516,57 @@ fn plain_packets_in_a_tunnel_are_of_one_network_and_of_ipv4() {
         );
     }
     assert_eq!(with(Encapsulation::Vxlan, &|_| {}), Err(vec!["vtep_mac".to_owned()]));
+}
+
+/// A node with few possibilities for each thing, so that many share one.
+fn any_node() -> impl Strategy<Value = Node> {
+    let subnet = (0u8..12, 23u8..=25).prop_map(|(number, len)| format!("10.244.{}.0/{len}", number * 2));
+    let outside = prop_oneof![9 => subnet, 1 => Just("10.9.0.0/24".to_owned())];
+    let v6 = proptest::option::weighted(
+        0.2,
+        (1u16..4).prop_map(|last| Ipv6Addr::new(0xfd01, 0, 0, 0, 0, 0, 0, last)),
+    );
+    (0u8..12, outside, proptest::option::weighted(0.9, 1u8..12), v6, proptest::option::weighted(0.9, 1u8..12))
+        .prop_map(|(name, subnet, public, public_ipv6, mac)| Node {
+            subnets: vec![subnet.parse().unwrap()],
+            public_ip: public.map(|last| Ipv4Addr::new(192, 0, 2, last)),
+            public_ipv6,
+            vtep_mac: mac.map(|last| MacAddr([2, 0, 0, 0, 1, last])),
+            ..node(&format!("n{name}"), 0)
+        })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #[test]
+    fn what_has_changed_is_judged_as_the_whole_is(
+        nodes in proptest::collection::vec(any_node(), 1..6),
+        changes in proptest::collection::vec((any::<prop::sample::Index>(), proptest::option::of(any_node())), 1..4),
+    ) {
+        let mut model = Model { nodes: vec![node("a", 100)], pods: vec![], ..model() };
+        // As many as go together.
+        for node in nodes {
+            model.nodes.push(node);
+            if validate(&model, "a").is_err() {
+                model.nodes.pop();
+            }
+        }
+        // Nodes come, become others, and go.
+        let mut changed = Vec::new();
+        for (place, to) in changes {
+            match (place.index(model.nodes.len()), to) {
+                (0, Some(new)) => {
+                    changed.push(model.nodes.len());
+                    model.nodes.push(new);
+                }
+                (index, Some(other)) => {
+                    changed.push(index);
+                    model.nodes[index] = other;
+                }
+                (index, None) if index > 0 && changed.is_empty() => drop(model.nodes.remove(index)),
+                _ => {}
+            }
+        }
+        prop_assert_eq!(validate_changed(&model, "a", &changed), validate(&model, "a"));
+    }
 }

@@ -11,7 +11,7 @@ mod pods;
 mod routes;
 mod subnets;
 
-use super::{Model, NetworkIndex, gateway};
+use super::{Model, NetworkIndex, Node, gateway};
 use ahash::AHashMap;
 use ipnet::IpNet;
 use std::collections::hash_map::Entry;
@@ -122,6 +122,37 @@ pub fn validate_pods(model: &Model) -> Result<(), Vec<Invalid>> {
     pods::check(model, &NetworkIndex::new(model), &mut findings);
     if findings.0.is_empty() { Ok(()) } else { Err(findings.0) }
 }
+
+/// Checks a model that is as one was that is right, but for these nodes, which are others now or new (and for some that are gone). That
+/// these go together with each other and with the rest is found out without looking at the rest by itself; if they don't, the whole is checked.
+///
+/// # Errors
+/// As for [`validate`].
+pub fn validate_changed(model: &Model, local_node: &str, changed: &[usize]) -> Result<(), Vec<Invalid>> {
+    let others = || model.nodes.iter().enumerate().filter(|(index, _)| !changed.contains(index));
+    let few = || {
+        let local = others().map(|(_, node)| node).filter(|node| node.name == local_node);
+        let nodes = local.chain(changed.iter().filter_map(|index| model.nodes.get(*index)));
+        Model {
+            networks: model.networks.clone(),
+            port: model.port,
+            encapsulation: model.encapsulation,
+            nodes: nodes.cloned().collect(),
+            pods: Vec::new(),
+            routes: Vec::new(),
+        }
+    };
+    let apart = |node: &Node| others().all(|(_, other)| !nodes::share(node, other));
+    let holds = changed.len() <= FEW
+        && model.pods.is_empty()
+        && model.routes.is_empty()
+        && changed.iter().filter_map(|index| model.nodes.get(*index)).all(apart)
+        && validate(&few(), local_node).is_ok();
+    if holds { Ok(()) } else { validate(model, local_node) }
+}
+
+/// Up to so many changed nodes are compared with each of the others: beyond, checking the whole takes no longer.
+const FEW: usize = 16;
 
 fn validate_as(model: &Model, local_node: Option<&str>) -> Result<(), Vec<Invalid>> {
     let mut findings = Findings::default();

@@ -102,6 +102,20 @@ pub(super) fn check(model: &Model, networks: &NetworkIndex, local_node: Option<&
     }
 }
 
+/// Whether two nodes have something that only one may have.
+pub(super) fn share(one: &Node, other: &Node) -> bool {
+    let both = |a: Option<MacAddr>, b: Option<MacAddr>| a.is_some() && a == b;
+    let macs = |node: &Node| [node.vtep_mac, node.vtep_mac_v6];
+    let further = |node: &Node| !node.vtep_macs.is_empty() || !node.vtep_macs_v6.is_empty();
+    (one.public_ip.is_some() && one.public_ip == other.public_ip)
+        || (one.public_ipv6.is_some() && one.public_ipv6 == other.public_ipv6)
+        || macs(one).into_iter().any(|mac| macs(other).into_iter().any(|its| both(mac, its)))
+        || one.subnets.iter().any(|net| other.subnets.iter().any(|its| net.contains(its) || its.contains(net)))
+        || one.name == other.name
+        // Of networks beside the first: seldom, and not worth being told apart here.
+        || (further(one) && further(other))
+}
+
 /// The networks that a node is in: those of its subnets; the first as long as it has none.
 fn needed_networks(networks: &NetworkIndex, node: &Node, needed: &mut Vec<usize>) {
     needed.clear();
