@@ -92,7 +92,7 @@ pub struct Status {
     pub lease_until: Option<SystemTime>,
     /// Up to where the store has been read: etcd's revision, or Kubernetes' resource version.
     pub position: Option<String>,
-    /// What an operator must mend about the own lease.
+    /// What an operator must mend about the own lease, or others'.
     pub trouble: Option<String>,
 }
 

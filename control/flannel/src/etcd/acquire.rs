@@ -109,7 +109,7 @@ impl Etcd {
         }
         let listed = self.client.range(&self.subnets(), true).await.map_err(|f| self.not_yet(f))?;
         let mut leases = Leases::new(self.subnets());
-        leases.replace(&listed.kvs);
+        leases.replace(&listed.kvs, None);
 
         let previous = own.previous.unwrap_or_default();
         let mut before = previous;
@@ -213,8 +213,8 @@ impl Etcd {
             *granted = None;
         }
         let mut leases = Leases::new(all);
-        leases
-            .replace(answer.responses.iter().find_map(|r| r.range.as_ref()).map_or(&[], |range| &range.kvs));
+        let all = answer.responses.iter().find_map(|r| r.range.as_ref()).map_or(&[][..], |range| &range.kvs);
+        leases.replace(all, None);
         let seen = Seen::of(answer.header.as_ref());
         let until = lease.map_or(Until::Never, |lease| lease.until());
         match until {

@@ -215,7 +215,7 @@ impl Etcd {
             let now = Status {
                 lease_until: held.until.clock(),
                 position: Some(held.seen.revision.to_string()),
-                trouble: held.trouble.clone(),
+                trouble: held.trouble.clone().or_else(|| held.missed()),
                 ..status.connected()
             };
             std::mem::replace(status, now.clone()) != now
@@ -248,6 +248,25 @@ impl Held {
     fn cluster(&mut self) -> Cluster {
         let peers = self.leases.peers(&self.key, &self.own, self.attributes.public_ip, &self.config);
         Cluster { config: self.config.clone(), own: self.own, peers }
+    }
+
+    /// What a store that was restored does not know any more, in a sentence.
+    fn missed(&self) -> Option<String> {
+        const NAMED: usize = 5;
+        let missed = self.leases.missed().filter(|key| **key != self.key);
+        let count = missed.clone().count();
+        let mut names: Vec<&str> = missed.take(NAMED).map(String::as_str).collect();
+        if count > NAMED {
+            names.push("…");
+        }
+        (count > 0).then(|| {
+            let leases = if count == 1 { "lease" } else { "leases" };
+            format!(
+                "etcd was restored from a backup without {count} {leases} ({}): nodes whose leases were in force stay so until they \
+                 write them again, for as long as a lease lasts; restart flanneld where it runs, since it does not notice",
+                names.join(", ")
+            )
+        })
     }
 }
 
