@@ -90,6 +90,8 @@ pub(super) struct Here<'a> {
 pub(super) struct Origin {
     pub(super) model: Model,
     pub(super) follow: Follow,
+    /// What peers know this node's VTEP by.
+    pub(super) vtep_mac: MacAddr,
 }
 
 /// How it goes on.
@@ -178,7 +180,8 @@ impl Beginning {
     pub(super) async fn meet(self, here: Here<'_>) -> Result<Origin, StartError> {
         match self {
             Self::File(model, _) => {
-                Ok(Origin { model: *model, follow: Follow::File(here.config.source.path.clone()) })
+                let follow = Follow::File(here.config.source.path.clone());
+                Ok(Origin { model: *model, follow, vtep_mac: here.vtep_mac })
             }
             Self::Store(meeting) => meeting.meet(here).await,
         }
@@ -210,9 +213,10 @@ impl Meeting {
             public_ipv6: public_ipv6.or(ipv6),
             vtep_mac: Some(vtep_mac),
             vtep_mac_v6: Some(vtep_mac),
+            // What is remembered was said to the one that is given.
+            inherits: remembered.is_none(),
             previous: previous.or(remembered.as_ref().map(|before| before.leaves().env.subnets)),
         };
-        let translation = Translation::new(Own { name: node, ipv4, ipv6, vtep_mac, mtu: uplink.mtu });
         let again = Again { config: config.clone(), flags: flags.clone(), told };
         let (joined, before) = match remembered {
             None => (Some(join(opening, &own).await?), None),
@@ -224,16 +228,19 @@ impl Meeting {
                 }
             }
         };
-        let origin = |joined, translation, leaves| {
-            Follow::Store(Box::new(StoreOrigin { joined, status: status.clone(), translation, leaves }))
+        let inherited = joined.as_ref().and_then(|(store, _)| store.inherited_mac());
+        let vtep_mac = inherited.unwrap_or(vtep_mac);
+        let mut translation = Translation::new(Own { name: node, ipv4, ipv6, vtep_mac, mtu: uplink.mtu });
+        let origin = |model, joined, translation, leaves| {
+            let origin = StoreOrigin { joined, status: status.clone(), translation, leaves };
+            Origin { model, follow: Follow::Store(Box::new(origin)), vtep_mac }
         };
         let ip_masq = config.flannel.ip_masq;
         match (joined, before) {
             (Some((store, cluster)), _) => {
-                let mut translation = translation;
                 let model = translation.model(&cluster)?;
                 let (_, leaves) = watch::channel(translation.leaves(&cluster, ip_masq));
-                Ok(Origin { model, follow: origin(Joined::Now(Box::new(store)), translation, leaves) })
+                Ok(origin(model, Joined::Now(Box::new(store)), translation, leaves))
             }
             (None, Some((joining, before))) => {
                 let reason = status.borrow().lost.clone().unwrap_or_default();
@@ -242,7 +249,7 @@ impl Meeting {
                 let translation = translation.keeping(leaves.env.subnets);
                 let (told, leaves) = watch::channel(leaves);
                 let joined = Joined::Later { joining, told, ip_masq };
-                Ok(Origin { model: before.model, follow: origin(joined, translation, leaves) })
+                Ok(origin(before.model, joined, translation, leaves))
             }
             (None, None) => Err(interrupted().into()),
         }

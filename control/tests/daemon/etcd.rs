@@ -308,6 +308,35 @@ fn a_killed_weftd_starts_without_its_store_and_follows_it_again() {
 }
 
 #[test]
+fn a_flanneld_s_node_is_taken_over_with_its_mac_address() {
+    let lab = Lab::new();
+    let etcd = Etcd::start(&lab);
+    let a = Node { lab: &lab, name: "a", namespace: &lab.node };
+    let lease = |ip: &str, mac: &str| {
+        format!(
+            r#"{{"PublicIP":"{ip}","PublicIPv6":null,"BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"{mac}"}}}}"#
+        )
+    };
+    let left = lease("172.16.0.1", "02:00:00:00:00:99");
+    etcd.ctl(&["put", &format!("{SUBNETS}10.244.77.0-24"), &left]);
+    let source = format!(
+        "[source]\nkind = \"etcd\"\n[etcd]\nendpoints = \"{ENDPOINT}\"\n[flannel]\npublic_ip = \"172.16.0.1\"\n\
+         subnet_file = \"{}\"\n",
+        a.path("subnet.env").display()
+    );
+    let weftd = a.start(&source, &[]);
+    assert_eq!(etcd.lease_of("172.16.0.1"), ("10.244.77.0-24".to_owned(), left.clone()));
+
+    weftd.stop();
+
+    // The address is this node's own from now on.
+    etcd.ctl(&["del", &format!("{SUBNETS}10.244.77.0-24")]);
+    let _ = fs::remove_file(a.path("state").join("cluster.json"));
+    let _weftd = a.start(&source, &[]);
+    assert_eq!(etcd.lease_of("172.16.0.1").1, left);
+}
+
+#[test]
 fn what_weftd_cannot_carry_is_refused_at_the_start() {
     let lab = Lab::new();
     let etcd = Etcd::start(&lab);

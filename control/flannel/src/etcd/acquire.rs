@@ -122,8 +122,11 @@ impl Etcd {
         {
             let unchanged =
                 equal(CompareTarget::Mod, key_of(&self.subnets(), &key), Wanted::ModRevision(lease.written));
-            return self.write(own, config, lease.peer.subnets, unchanged, lease.id == 0, granted).await;
+            let mut own = own.clone();
+            self.inherited = own.inherit(&lease.peer.attributes, &config);
+            return self.write(&own, config, lease.peer.subnets, unchanged, lease.id == 0, granted).await;
         }
+        self.inherited = None;
         for (key, lease) in unfit {
             before.v4 = before.v4.or(lease.peer.subnets.v4);
             before.v6 = before.v6.or(lease.peer.subnets.v6);

@@ -27,6 +27,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
+use weft_types::MacAddr;
 
 /// How etcd is reached.
 #[derive(Clone, PartialEq, Eq)]
@@ -87,6 +88,8 @@ pub struct Etcd {
     status: watch::Sender<Status>,
     /// What [`Etcd::acquire`] found.
     held: Option<Held>,
+    /// The MAC address that the lease had before.
+    inherited: Option<MacAddr>,
 }
 
 /// The own lease, and what else the store said when it was taken or read last.
@@ -182,7 +185,7 @@ impl Etcd {
         }
         let settings = Arc::new(settings);
         let status = watch::Sender::new(Status::new("etcd"));
-        Ok(Self { client: Client::new(Arc::clone(&settings)), settings, status, held: None })
+        Ok(Self { client: Client::new(Arc::clone(&settings)), settings, status, held: None, inherited: None })
     }
 
     /// How the store fares, also while it runs.
@@ -196,6 +199,10 @@ impl Etcd {
         self.tell(&held);
         self.held = Some(held);
         Ok(cluster)
+    }
+
+    pub(crate) fn inherited_mac(&self) -> Option<MacAddr> {
+        self.inherited
     }
 
     pub(crate) async fn run(mut self, updates: mpsc::Sender<Update>) {
