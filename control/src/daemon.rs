@@ -216,6 +216,7 @@ impl Daemon {
             }
         }
         info!("ending: pods keep their devices, a new weftd takes them up");
+        self.remember_last().await;
         let dataplane = self.dataplane;
         // The workers end within a burst; joining them is not for the runtime's thread.
         let _ = tokio::task::spawn_blocking(move || dataplane.stop()).await;

@@ -327,11 +327,19 @@ fn a_flanneld_s_node_is_taken_over_with_its_mac_address() {
     let weftd = a.start(&source, &[]);
     assert_eq!(etcd.lease_of("172.16.0.1"), ("10.244.77.0-24".to_owned(), left.clone()));
 
+    // What is news at the end is kept too, however soon after the last time.
+    let kept = a.path("state").join("cluster.json");
+    wait_for("what the store says to be kept", || kept.exists().then_some(()));
+    let other = lease("172.16.0.77", "02:00:00:00:00:77");
+    etcd.ctl(&["put", &format!("{SUBNETS}10.244.250.0-24"), &other]);
+    a.until("the other node", |status| status.peers.len() == 1);
     weftd.stop();
+    let text = fs::read_to_string(&kept).expect("it is kept");
+    assert!(text.contains("172.16.0.77") && text.contains("02:00:00:00:00:99"), "{text}");
 
     // The address is this node's own from now on.
     etcd.ctl(&["del", &format!("{SUBNETS}10.244.77.0-24")]);
-    let _ = fs::remove_file(a.path("state").join("cluster.json"));
+    fs::remove_file(&kept).expect("it is there");
     let _weftd = a.start(&source, &[]);
     assert_eq!(etcd.lease_of("172.16.0.1").1, left);
 }
