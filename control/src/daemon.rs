@@ -212,6 +212,7 @@ impl Daemon {
                 _ = host_check.tick() => {
                     self.check_host_port().await;
                     self.check_direct_routes().await;
+                    self.check_ipip_device().await;
                 }
             }
         }
