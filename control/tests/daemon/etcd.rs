@@ -345,6 +345,26 @@ fn a_flanneld_s_node_is_taken_over_with_its_mac_address() {
 }
 
 #[test]
+fn host_gw_by_an_address_that_the_uplink_does_not_have_is_told() {
+    let lab = Lab::new();
+    let etcd = Etcd::start(&lab);
+    etcd.ctl(&["put", "/coreos.com/network/config", &CONF.replace("vxlan", "host-gw")]);
+    let a = Node { lab: &lab, name: "a", namespace: &lab.node };
+    for (published, wanted) in [("172.16.0.1", 0), ("203.0.113.7", 1)] {
+        let source = format!(
+            "[source]\nkind = \"etcd\"\n[etcd]\nendpoints = \"{ENDPOINT}\"\n[flannel]\npublic_ip = \"{published}\"\n\
+             subnet_file = \"{}\"\n",
+            a.path("subnet.env").display()
+        );
+        // The uplink is given: flanneld would look for it by the published address.
+        let variables = ["FLANNELD_IFACE=up0"];
+        let weftd = a.start(&source, &variables);
+        assert_eq!(weftd.said().matches("host-gw: this node publishes").count(), wanted, "{published}");
+        weftd.stop();
+    }
+}
+
+#[test]
 fn what_weftd_cannot_carry_is_refused_at_the_start() {
     let lab = Lab::new();
     let etcd = Etcd::start(&lab);
