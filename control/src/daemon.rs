@@ -212,10 +212,12 @@ impl Daemon {
                 _ = host_check.tick() => {
                     self.check_host_port().await;
                     self.check_direct_routes().await;
+                    self.check_ipip_device().await;
                 }
             }
         }
         info!("ending: pods keep their devices, a new weftd takes them up");
+        self.remember_last().await;
         let dataplane = self.dataplane;
         // The workers end within a burst; joining them is not for the runtime's thread.
         let _ = tokio::task::spawn_blocking(move || dataplane.stop()).await;

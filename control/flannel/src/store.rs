@@ -22,11 +22,27 @@ pub struct Own {
     pub vtep_mac: Option<MacAddr>,
     /// The same on the IPv6 underlay.
     pub vtep_mac_v6: Option<MacAddr>,
+    /// The MAC address of a lease that this node has already goes before those: it is what the others know the node by, also if it was flanneld
+    /// that wrote it. Kubernetes says it earlier, in its advice.
+    pub inherits: bool,
     /// The subnets that it had before a restart, by `subnet.env`.
     pub previous: Option<Subnets>,
 }
 
 impl Own {
+    /// Takes over the MAC address of a lease that this node has had before, and returns it, if there is one and that is wanted.
+    pub(crate) fn inherit(&mut self, before: &Attributes, config: &NetConf) -> Option<MacAddr> {
+        let same = self.inherits && before.backend_type == config.backend.published_type();
+        let data = before.backend_data.as_deref().filter(|_| same)?;
+        let mac = VxlanData::from_json(data).ok()?.vtep_mac;
+        // Who has one for both goes on with one.
+        if self.vtep_mac_v6 == self.vtep_mac {
+            self.vtep_mac_v6 = Some(mac);
+        }
+        self.vtep_mac = Some(mac);
+        Some(mac)
+    }
+
     /// What it publishes.
     pub fn attributes(&self, config: &NetConf) -> Attributes {
         let data = |mac: Option<MacAddr>| match config.backend {
@@ -92,7 +108,7 @@ pub struct Status {
     pub lease_until: Option<SystemTime>,
     /// Up to where the store has been read: etcd's revision, or Kubernetes' resource version.
     pub position: Option<String>,
-    /// What an operator must mend about the own lease.
+    /// What an operator must mend about the own lease, or others'.
     pub trouble: Option<String>,
 }
 
@@ -182,6 +198,14 @@ impl Store {
         match self {
             Self::Etcd(store) => store.acquire(own).await,
             Self::Kube(store) => store.acquire(own).await,
+        }
+    }
+
+    /// The MAC address of the lease that this node had before, if [`Store::acquire`] has taken it over.
+    pub fn inherited_mac(&self) -> Option<MacAddr> {
+        match self {
+            Self::Etcd(store) => store.inherited_mac(),
+            Self::Kube(_) => None,
         }
     }
 

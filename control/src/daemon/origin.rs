@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinHandle};
 use tokio::time::timeout;
@@ -15,7 +16,7 @@ use weft_flannel::flags::Flags;
 use weft_flannel::kube::{Access, Advice, Kube, Options as KubeOptions, Patience, Pods, ThisNode};
 use weft_flannel::store::{Cluster, Own as FlannelOwn, Status, Store, StoreError};
 use weft_flannel::subnet_env::SubnetEnv;
-use weft_node::{Choice, Mirror, choose_uplink};
+use weft_node::{Choice, Mirror, Uplink, choose_uplink};
 use weft_switch::types::MacAddr;
 
 use super::StartError;
@@ -23,7 +24,7 @@ use super::bandwidth::{KubePods, no_pods};
 use super::remembered::Remembered;
 use crate::cluster;
 use crate::config::{Config, SourceKind};
-use crate::model::Model;
+use crate::model::{DirectRouting, Model};
 use crate::source::SourceError;
 use crate::source::flannel::{Joined, Leaves, Own, Translation};
 
@@ -90,6 +91,8 @@ pub(super) struct Here<'a> {
 pub(super) struct Origin {
     pub(super) model: Model,
     pub(super) follow: Follow,
+    /// What peers know this node's VTEP by.
+    pub(super) vtep_mac: MacAddr,
 }
 
 /// How it goes on.
@@ -178,7 +181,8 @@ impl Beginning {
     pub(super) async fn meet(self, here: Here<'_>) -> Result<Origin, StartError> {
         match self {
             Self::File(model, _) => {
-                Ok(Origin { model: *model, follow: Follow::File(here.config.source.path.clone()) })
+                let follow = Follow::File(here.config.source.path.clone());
+                Ok(Origin { model: *model, follow, vtep_mac: here.vtep_mac })
             }
             Self::Store(meeting) => meeting.meet(here).await,
         }
@@ -210,9 +214,11 @@ impl Meeting {
             public_ipv6: public_ipv6.or(ipv6),
             vtep_mac: Some(vtep_mac),
             vtep_mac_v6: Some(vtep_mac),
+            // What is remembered was said to the one that is given.
+            inherits: remembered.is_none(),
             previous: previous.or(remembered.as_ref().map(|before| before.leaves().env.subnets)),
         };
-        let translation = Translation::new(Own { name: node, ipv4, ipv6, vtep_mac, mtu: uplink.mtu });
+        let published = [own.public_ip.map(IpAddr::V4), own.public_ipv6.map(IpAddr::V6)];
         let again = Again { config: config.clone(), flags: flags.clone(), told };
         let (joined, before) = match remembered {
             None => (Some(join(opening, &own).await?), None),
@@ -224,16 +230,24 @@ impl Meeting {
                 }
             }
         };
-        let origin = |joined, translation, leaves| {
-            Follow::Store(Box::new(StoreOrigin { joined, status: status.clone(), translation, leaves }))
+        let inherited = joined.as_ref().and_then(|(store, _)| store.inherited_mac());
+        let vtep_mac = inherited.unwrap_or(vtep_mac);
+        let mut translation = Translation::new(Own { name: node, ipv4, ipv6, vtep_mac, mtu: uplink.mtu });
+        let origin = |model, joined, translation, leaves| {
+            for address in published.into_iter().flatten() {
+                if let Some(warning) = is_not_the_uplinks(address, &model, &uplink) {
+                    warn!("{warning}");
+                }
+            }
+            let origin = StoreOrigin { joined, status: status.clone(), translation, leaves };
+            Origin { model, follow: Follow::Store(Box::new(origin)), vtep_mac }
         };
         let ip_masq = config.flannel.ip_masq;
         match (joined, before) {
             (Some((store, cluster)), _) => {
-                let mut translation = translation;
                 let model = translation.model(&cluster)?;
                 let (_, leaves) = watch::channel(translation.leaves(&cluster, ip_masq));
-                Ok(Origin { model, follow: origin(Joined::Now(Box::new(store)), translation, leaves) })
+                Ok(origin(model, Joined::Now(Box::new(store)), translation, leaves))
             }
             (None, Some((joining, before))) => {
                 let reason = status.borrow().lost.clone().unwrap_or_default();
@@ -242,7 +256,7 @@ impl Meeting {
                 let translation = translation.keeping(leaves.env.subnets);
                 let (told, leaves) = watch::channel(leaves);
                 let joined = Joined::Later { joining, told, ip_masq };
-                Ok(Origin { model: before.model, follow: origin(joined, translation, leaves) })
+                Ok(origin(before.model, joined, translation, leaves))
             }
             (None, None) => Err(interrupted().into()),
         }
@@ -374,6 +388,26 @@ fn public_addresses(config: &Config, advice: &Advice) -> (Option<Ipv4Addr>, Opti
     (config.flannel.public_ip.or(advice.public_ip), config.flannel.public_ipv6.or(advice.public_ipv6))
 }
 
+/// What is wrong where the other nodes send pods' packets without a tunnel to an address that the uplink does not have.
+fn is_not_the_uplinks(address: IpAddr, model: &Model, uplink: &Uplink) -> Option<String> {
+    let bare = model.networks.iter().any(|network| {
+        let carries = if address.is_ipv4() { network.ipv4.is_some() } else { network.ipv6.is_some() };
+        carries && network.direct_routing == DirectRouting::Always
+    });
+    let has: Vec<IpAddr> = uplink.addresses.iter().map(IpNet::addr).collect();
+    if !bare || has.contains(&address) {
+        return None;
+    }
+    let has: Vec<String> = has.iter().map(IpAddr::to_string).collect();
+    Some(format!(
+        "backend host-gw: this node publishes {address}, and its uplink {} has {}: the other nodes take {address} for the next hop to this \
+         node's pods, which it is only on their own link and without translation; publish an address of the uplink (flannel.public_ip, or the \
+         node's annotations), or use the backend vxlan",
+        uplink.name,
+        if has.is_empty() { "no address".to_owned() } else { has.join(", ") }
+    ))
+}
+
 fn kube_options(config: &Config) -> Result<KubeOptions, StoreError> {
     let kubernetes = &config.kubernetes;
     Ok(KubeOptions {
@@ -413,4 +447,46 @@ fn read_password(path: &Path) -> Result<String, StoreError> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| StoreError::Settings(format!("cannot read {} for etcd: {error}", path.display())))?;
     Ok(text.trim_end().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Encapsulation, Network};
+
+    #[test]
+    fn host_gw_wants_the_uplinks_own_address_to_be_published() {
+        let uplink = Uplink {
+            index: 2,
+            name: "eth0".to_owned(),
+            mac: [2, 0, 0, 0, 0, 1],
+            mtu: 1500,
+            addresses: vec!["172.16.0.1/24".parse().unwrap(), "fd00:1::1/64".parse().unwrap()],
+            up: true,
+        };
+        let model = |direct_routing| Model {
+            networks: vec![Network {
+                name: Network::DEFAULT_NAME.to_owned(),
+                ipv4: Some("10.244.0.0/16".parse().unwrap()),
+                ipv6: None,
+                vni: Network::DEFAULT_VNI,
+                mtu: None,
+                direct_routing,
+            }],
+            port: Model::DEFAULT_PORT,
+            encapsulation: Encapsulation::Vxlan,
+            nodes: Vec::new(),
+            pods: Vec::new(),
+            routes: Vec::new(),
+        };
+        let told = |address: &str, direct| {
+            is_not_the_uplinks(address.parse().unwrap(), &model(direct), &uplink).is_some()
+        };
+        assert!(told("203.0.113.7", DirectRouting::Always));
+        assert!(!told("172.16.0.1", DirectRouting::Always));
+        assert!(!told("2001:db8::7", DirectRouting::Always), "no pod has IPv6");
+        // These nodes have the tunnel as well, which may be translated.
+        assert!(!told("203.0.113.7", DirectRouting::OnLink));
+        assert!(!told("203.0.113.7", DirectRouting::Never));
+    }
 }

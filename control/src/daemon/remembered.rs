@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tracing::warn;
 use weft_flannel::kube::Advice;
 use weft_flannel::subnet_env::SubnetEnv;
@@ -90,24 +91,42 @@ pub(super) struct Memory {
     /// When that was said which is kept.
     kept: Option<SystemTime>,
     not_before: Instant,
+    /// The last writing, which may still be under way.
+    writing: Option<JoinHandle<()>>,
 }
 
 impl Memory {
     pub(super) fn new(source: SourceKind, advice: Advice, leaves: watch::Receiver<Leaves>) -> Self {
-        Self { source, advice, leaves, kept: None, not_before: Instant::now() }
+        Self { source, advice, leaves, kept: None, not_before: Instant::now(), writing: None }
     }
 }
 
 impl Daemon {
     /// Writes down what the store has said since the last time, if it is time for that.
     pub(super) fn remember(&mut self) {
-        let Some(memory) = self.remembers.as_mut().filter(|memory| memory.not_before <= Instant::now())
-        else {
+        if self.remembers.as_ref().is_some_and(|memory| memory.not_before <= Instant::now()) {
+            self.write_down();
+        }
+    }
+
+    /// Writes down what is left to be, and returns when it is.
+    pub(super) async fn remember_last(&mut self) {
+        // Two writings at a time could end in either order.
+        self.end_writing().await;
+        self.write_down();
+        self.end_writing().await;
+    }
+
+    async fn end_writing(&mut self) {
+        if let Some(writing) = self.remembers.as_mut().and_then(|memory| memory.writing.take()) {
+            let _ = writing.await;
+        }
+    }
+
+    fn write_down(&mut self) {
+        let Some(memory) = self.remembers.as_mut().filter(|memory| memory.kept != self.source.loaded) else {
             return;
         };
-        if memory.kept == self.source.loaded {
-            return;
-        }
         memory.kept = self.source.loaded;
         memory.not_before = Instant::now() + APART;
         let (model, state_dir) = (Arc::clone(&self.model), self.config.state.dir.clone());
@@ -115,7 +134,7 @@ impl Daemon {
         let advice = memory.advice.clone();
         let Leaves { env, nftables } = memory.leaves.borrow().clone();
         let subnet_env = env.to_text();
-        tokio::task::spawn_blocking(move || {
+        let write = move || {
             let model = Model { pods: Vec::new(), ..Model::clone(&model) };
             let (public_ip, public_ipv6) = (advice.public_ip, advice.public_ipv6);
             let remembered = Remembered { source, node, public_ip, public_ipv6, subnet_env, nftables, model };
@@ -126,6 +145,7 @@ impl Daemon {
             if let Err(error) = saved {
                 warn!("{error}; a weftd that starts while the store is away has to wait for it");
             }
-        });
+        };
+        memory.writing = Some(tokio::task::spawn_blocking(write));
     }
 }

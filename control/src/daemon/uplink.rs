@@ -26,6 +26,9 @@ use crate::dataplane::Closing;
 use crate::model::{Encapsulation, Model};
 use crate::ports::{Besides, IpTunnel, OpenError, OpenUplink, open_uplink};
 
+/// Where the kernel tells of its interfaces.
+const INTERFACES: &str = "/sys/class/net";
+
 /// The uplink's port while it is open.
 pub(super) struct UplinkPort {
     pub(super) id: PortId,
@@ -114,14 +117,19 @@ fn ipip_device(interfaces: &Path, own: Ipv4Addr) -> Option<String> {
     devices.find(|device| takes(device))?.file_name()?.to_str().map(str::to_owned)
 }
 
-fn in_the_way_of_ipip(uplink: &str, device: &str) -> String {
+/// `opened`: packets go already, and that device has come up since.
+fn in_the_way_of_ipip(uplink: &str, device: &str, opened: bool) -> String {
     // The module's own device comes with it and goes with it.
     let remedy = match device {
         "tunl0" => "ip link set tunl0 down".to_owned(),
         _ => format!("ip link delete {device}"),
     };
+    let so = match opened {
+        true => "pods may get each of them twice, and the host sends its own by that device's routes",
+        false => "there is no ipip tunnel",
+    };
     format!(
-        "uplink {uplink}: the kernel's tunnel device {device} takes the same packets, so there is no ipip tunnel until it is gone: {remedy}"
+        "uplink {uplink}: the kernel's tunnel device {device} takes the same packets, so {so} until it is gone: {remedy}"
     )
 }
 
@@ -198,6 +206,21 @@ impl Daemon {
         Ok(Some(IpTunnel { carrier, own, gateway: gateway_mac(node) }))
     }
 
+    /// What a device of the kernel's does that has come up beside the open ipip tunnel.
+    fn ipip_problem(&self) -> Option<String> {
+        let tunnel = self.uplink.as_ref()?.tunnel.filter(|tunnel| tunnel.carrier == IpCarrier::Ipip)?;
+        let device = ipip_device(Path::new(INTERFACES), tunnel.own)?;
+        Some(in_the_way_of_ipip(&self.mirror.uplink().name, &device, true))
+    }
+
+    /// Looks whether there is such a device now: the mirror follows the uplink alone. That one has gone is noticed as with any problem.
+    pub(super) async fn check_ipip_device(&mut self) {
+        if let Some(problem) = self.ipip_problem().filter(|problem| !self.problems.contains(problem)) {
+            warn!("{problem}");
+            self.reconcile().await;
+        }
+    }
+
     /// Opens the uplink's sockets; opens them anew when the interface or the tunnel's port is another one than before.
     pub(super) async fn open_uplink_port(&mut self, model: &Model) {
         let uplink = self.mirror.uplink();
@@ -221,6 +244,7 @@ impl Daemon {
                 if gone && open.kind != UplinkKind::AfPacket {
                     self.problems.push(format!("uplink {}: there is no such interface", uplink.name));
                 }
+                self.problems.extend(self.ipip_problem());
                 return;
             }
         }
@@ -229,8 +253,8 @@ impl Daemon {
             // There is no port, but a device of the kernel's may be in the way.
             Some(IpCarrier::Ipip) => {
                 let own = tunnel.map_or(Ipv4Addr::UNSPECIFIED, |tunnel| tunnel.own);
-                if let Some(name) = ipip_device(Path::new("/sys/class/net"), own) {
-                    return self.problems.push(in_the_way_of_ipip(&uplink.name, &name));
+                if let Some(name) = ipip_device(Path::new(INTERFACES), own) {
+                    return self.problems.push(in_the_way_of_ipip(&uplink.name, &name, false));
                 }
                 Ok(None)
             }
@@ -382,7 +406,7 @@ mod tests {
         assert_eq!(found(), None, "down, of another kind or another address");
         device("flannel.ipip", "768", "0xc1", "ac:10:00:01");
         assert_eq!(found().as_deref(), Some("flannel.ipip"));
-        let problem = in_the_way_of_ipip("eth0", "flannel.ipip");
+        let problem = in_the_way_of_ipip("eth0", "flannel.ipip", false);
         assert!(problem.contains("ip link delete flannel.ipip"), "{problem}");
         device("flannel.ipip", "768", "0xc1", "00:00:00:00");
         assert!(found().is_some());

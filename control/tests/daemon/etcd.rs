@@ -308,6 +308,63 @@ fn a_killed_weftd_starts_without_its_store_and_follows_it_again() {
 }
 
 #[test]
+fn a_flanneld_s_node_is_taken_over_with_its_mac_address() {
+    let lab = Lab::new();
+    let etcd = Etcd::start(&lab);
+    let a = Node { lab: &lab, name: "a", namespace: &lab.node };
+    let lease = |ip: &str, mac: &str| {
+        format!(
+            r#"{{"PublicIP":"{ip}","PublicIPv6":null,"BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"{mac}"}}}}"#
+        )
+    };
+    let left = lease("172.16.0.1", "02:00:00:00:00:99");
+    etcd.ctl(&["put", &format!("{SUBNETS}10.244.77.0-24"), &left]);
+    let source = format!(
+        "[source]\nkind = \"etcd\"\n[etcd]\nendpoints = \"{ENDPOINT}\"\n[flannel]\npublic_ip = \"172.16.0.1\"\n\
+         subnet_file = \"{}\"\n",
+        a.path("subnet.env").display()
+    );
+    let weftd = a.start(&source, &[]);
+    assert_eq!(etcd.lease_of("172.16.0.1"), ("10.244.77.0-24".to_owned(), left.clone()));
+
+    // What is news at the end is kept too, however soon after the last time.
+    let kept = a.path("state").join("cluster.json");
+    wait_for("what the store says to be kept", || kept.exists().then_some(()));
+    let other = lease("172.16.0.77", "02:00:00:00:00:77");
+    etcd.ctl(&["put", &format!("{SUBNETS}10.244.250.0-24"), &other]);
+    a.until("the other node", |status| status.peers.len() == 1);
+    weftd.stop();
+    let text = fs::read_to_string(&kept).expect("it is kept");
+    assert!(text.contains("172.16.0.77") && text.contains("02:00:00:00:00:99"), "{text}");
+
+    // The address is this node's own from now on.
+    etcd.ctl(&["del", &format!("{SUBNETS}10.244.77.0-24")]);
+    fs::remove_file(&kept).expect("it is there");
+    let _weftd = a.start(&source, &[]);
+    assert_eq!(etcd.lease_of("172.16.0.1").1, left);
+}
+
+#[test]
+fn host_gw_by_an_address_that_the_uplink_does_not_have_is_told() {
+    let lab = Lab::new();
+    let etcd = Etcd::start(&lab);
+    etcd.ctl(&["put", "/coreos.com/network/config", &CONF.replace("vxlan", "host-gw")]);
+    let a = Node { lab: &lab, name: "a", namespace: &lab.node };
+    for (published, wanted) in [("172.16.0.1", 0), ("203.0.113.7", 1)] {
+        let source = format!(
+            "[source]\nkind = \"etcd\"\n[etcd]\nendpoints = \"{ENDPOINT}\"\n[flannel]\npublic_ip = \"{published}\"\n\
+             subnet_file = \"{}\"\n",
+            a.path("subnet.env").display()
+        );
+        // The uplink is given: flanneld would look for it by the published address.
+        let variables = ["FLANNELD_IFACE=up0"];
+        let weftd = a.start(&source, &variables);
+        assert_eq!(weftd.said().matches("host-gw: this node publishes").count(), wanted, "{published}");
+        weftd.stop();
+    }
+}
+
+#[test]
 fn what_weftd_cannot_carry_is_refused_at_the_start() {
     let lab = Lab::new();
     let etcd = Etcd::start(&lab);

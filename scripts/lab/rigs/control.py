@@ -505,8 +505,15 @@ def store_loss(lab, options):
         lab.etcd.restore(snapshot)
         time.sleep(seconds)
         told.append("restored")
-        # It is followed again: what came after the snapshot is gone, and what comes now is reached.
-        wait_for("the nodes that the snapshot does not have to go", lambda: not lab.reaches(lab.nodes + 1))
+        # It is followed again: what came after the snapshot is there still, and gone once somebody deletes it; what comes now is reached.
+        problems = lambda: lab.node.json("status")["problems"]
+        wait_for("word of the leases that the snapshot does not have", lambda: any("from a backup" in text for text in problems()))
+        if not lab.reaches(lab.nodes + 1):
+            raise LabError("a node is not reached any more that the snapshot does not have")
+        lab.etcd.put(extra)
+        for key, _ in extra:
+            lab.etcd.delete(key)
+        wait_for("the nodes that were deleted to go", lambda: not lab.reaches(lab.nodes + 1))
         change(lab, SimpleNamespace(quick=True), after=200)
     finally:
         with contextlib.suppress(ProcessLookupError):

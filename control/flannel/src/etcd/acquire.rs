@@ -109,7 +109,7 @@ impl Etcd {
         }
         let listed = self.client.range(&self.subnets(), true).await.map_err(|f| self.not_yet(f))?;
         let mut leases = Leases::new(self.subnets());
-        leases.replace(&listed.kvs);
+        leases.replace(&listed.kvs, None);
 
         let previous = own.previous.unwrap_or_default();
         let mut before = previous;
@@ -122,8 +122,11 @@ impl Etcd {
         {
             let unchanged =
                 equal(CompareTarget::Mod, key_of(&self.subnets(), &key), Wanted::ModRevision(lease.written));
-            return self.write(own, config, lease.peer.subnets, unchanged, lease.id == 0, granted).await;
+            let mut own = own.clone();
+            self.inherited = own.inherit(&lease.peer.attributes, &config);
+            return self.write(&own, config, lease.peer.subnets, unchanged, lease.id == 0, granted).await;
         }
+        self.inherited = None;
         for (key, lease) in unfit {
             before.v4 = before.v4.or(lease.peer.subnets.v4);
             before.v6 = before.v6.or(lease.peer.subnets.v6);
@@ -213,8 +216,8 @@ impl Etcd {
             *granted = None;
         }
         let mut leases = Leases::new(all);
-        leases
-            .replace(answer.responses.iter().find_map(|r| r.range.as_ref()).map_or(&[], |range| &range.kvs));
+        let all = answer.responses.iter().find_map(|r| r.range.as_ref()).map_or(&[][..], |range| &range.kvs);
+        leases.replace(all, None);
         let seen = Seen::of(answer.header.as_ref());
         let until = lease.map_or(Until::Never, |lease| lease.until());
         match until {

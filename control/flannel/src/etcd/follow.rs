@@ -51,6 +51,8 @@ enum Next {
 enum Happened {
     Message(Result<Option<WatchResponse>, tonic::Status>),
     Renewal,
+    /// What a restored store does not know has been missed for long enough.
+    Missed,
     /// A change can be told.
     Due,
 }
@@ -69,6 +71,8 @@ impl Etcd {
                 Ok(stream) => {
                     if std::mem::take(&mut lost) {
                         info!("etcd is reached again");
+                        // Nobody could write anything meanwhile.
+                        held.leases.miss_until(self.missed_until());
                         if teller.updates.send(Update::Back).await.is_err() {
                             return;
                         }
@@ -146,13 +150,6 @@ impl Etcd {
             };
             let now = Seen::of(first.header.as_ref());
             let follows = held.seen.is_followed_by(&now);
-            if !follows && !listed {
-                warn!(
-                    "etcd was restored from a backup, or is another one: revision {} was read, now it is {}; all \
-                     leases are read again",
-                    held.seen.revision, now.revision
-                );
-            }
             if first.compact_revision != 0 || (!follows && !listed) {
                 if listed {
                     return Err(Failure::Passing("it is compacted faster than it is read".to_owned()));
@@ -181,9 +178,11 @@ impl Etcd {
         mut stream: Streaming<WatchResponse>,
     ) -> Result<Next, Ended> {
         loop {
+            let missed = held.leases.missed_until();
             let happened = tokio::select! {
                 message = stream.message() => Happened::Message(message),
                 () = sleep_until(*renew_at) => Happened::Renewal,
+                () = sleep_until(missed.unwrap_or_else(Instant::now)), if missed.is_some() => Happened::Missed,
                 due = teller.due() => due.map(|_| Happened::Due)?,
             };
             match happened {
@@ -205,6 +204,13 @@ impl Etcd {
                     return Ok(Next::GoOn);
                 }
                 Happened::Renewal => self.renew(held, renew_at).await,
+                Happened::Missed => {
+                    for key in held.leases.end_missing(Instant::now()) {
+                        warn!("etcd was restored, and nobody has written the lease {key} again: it is over");
+                    }
+                    teller.changed = true;
+                    self.tell(held);
+                }
                 Happened::Due if tell(held, teller) => {}
                 Happened::Due => return Err(Ended),
             }
@@ -219,8 +225,21 @@ impl Etcd {
         renew_at: &mut Instant,
     ) -> Result<(), Failure> {
         let listed = self.client.range(&self.subnets(), true).await?;
-        teller.changed |= held.leases.replace(&listed.kvs);
-        held.seen = Seen::of(listed.header.as_ref());
+        let now = Seen::of(listed.header.as_ref());
+        let follows = held.seen.is_followed_by(&now);
+        if !follows {
+            warn!(
+                "etcd was restored from a backup, or is another one: revision {} was read, now it is {}; all leases are read \
+                 again",
+                held.seen.revision, now.revision
+            );
+        }
+        let missed_until = (!follows).then(|| self.missed_until());
+        teller.changed |= held.leases.replace(&listed.kvs, missed_until);
+        held.seen = now;
+        if let Some(missed) = held.missed().filter(|_| !follows) {
+            warn!("{missed}");
+        }
         match held.leases.get(&held.key) {
             Some(lease) => {
                 let (id, written) = (lease.id, lease.written);
@@ -278,6 +297,12 @@ impl Etcd {
             }
         };
         self.tell(held);
+    }
+
+    /// Until when a lease counts that a store is found without that was restored just now: as long as one lasts that is not renewed, since a
+    /// flanneld writes its own again only when it renews it.
+    fn missed_until(&self) -> Instant {
+        Instant::now() + self.settings.timing.lease
     }
 
     /// When a lease is to be renewed: a little earlier by chance, so that nodes that started together do not stay together.

@@ -8,6 +8,7 @@ use crate::store::Peer;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use tokio::time::Instant;
 
 /// One node's lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +31,9 @@ pub(super) struct Leases {
     all: BTreeMap<String, Lease>,
     /// Keys that say nothing that can be understood, and why.
     wrong: BTreeMap<String, String>,
+    /// Leases that a store which was restored from an older backup knows nothing of, and until when they count all the same: their
+    /// nodes are there. None of them goes against what the store says.
+    missed: BTreeMap<String, (Lease, Instant)>,
     complaints: Complaints,
 }
 
@@ -69,7 +73,8 @@ impl Leases {
         match read(&key, &kv.value) {
             Ok((subnets, attributes)) => {
                 let was_wrong = self.wrong.remove(&key).is_some();
-                let old = self.all.get(&key);
+                let was_missed = self.is_no_longer_missed(&key, &subnets, attributes.public_ip);
+                let old = self.all.get(&key).or(was_missed.as_ref());
                 // A renewal writes the same again: the peer stays the one that it was.
                 let known =
                     old.filter(|old| old.peer.attributes == attributes).map(|old| Arc::clone(&old.peer));
@@ -88,15 +93,22 @@ impl Leases {
     pub(super) fn delete(&mut self, key: &[u8]) -> bool {
         let Some(key) = self.tail(key) else { return false };
         let wrong = self.wrong.remove(&key).is_some();
-        self.all.remove(&key).is_some() || wrong
+        let missed = self.missed.remove(&key).is_some();
+        self.all.remove(&key).is_some() || wrong || missed
     }
 
-    /// These are all keys that there are. True if they say something else than was known.
-    pub(super) fn replace(&mut self, kvs: &[KeyValue]) -> bool {
+    /// These are all keys that there are. True if they say something else than was known. What is gone from a store that was
+    /// restored counts until `missed_until`, since nobody has deleted it.
+    pub(super) fn replace(&mut self, kvs: &[KeyValue], missed_until: Option<Instant>) -> bool {
         let there: std::collections::BTreeSet<String> =
             kvs.iter().filter_map(|kv| self.tail(&kv.key)).collect();
         let before = self.all.len() + self.wrong.len();
-        self.all.retain(|key, _| there.contains(key));
+        let (all, gone): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            std::mem::take(&mut self.all).into_iter().partition(|(key, _)| there.contains(key));
+        self.all = all;
+        if let Some(until) = missed_until {
+            self.missed.extend(gone.into_iter().map(|(key, lease)| (key, (lease, until))));
+        }
         self.wrong.retain(|key, _| there.contains(key));
         let mut changed = self.all.len() + self.wrong.len() != before;
         for kv in kvs {
@@ -105,8 +117,45 @@ impl Leases {
         changed
     }
 
+    /// The keys that are missed in a store that was restored.
+    pub(super) fn missed(&self) -> impl Iterator<Item = &String> + Clone {
+        self.missed.keys()
+    }
+
+    /// Until when the first of them counts.
+    pub(super) fn missed_until(&self) -> Option<Instant> {
+        self.missed.values().map(|(_, until)| *until).min()
+    }
+
+    /// All that are missed count until then.
+    pub(super) fn miss_until(&mut self, until: Instant) {
+        self.missed.values_mut().for_each(|(_, of)| *of = until);
+    }
+
+    /// Those that have been missed for long enough are gone: which ones.
+    pub(super) fn end_missing(&mut self, now: Instant) -> Vec<String> {
+        let (left, over): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            std::mem::take(&mut self.missed).into_iter().partition(|(_, (_, until))| *until > now);
+        self.missed = left;
+        over.into_keys().collect()
+    }
+
+    /// The store has a lease again of that key, or of that subnet or node. What was missed of the key itself.
+    fn is_no_longer_missed(
+        &mut self,
+        key: &str,
+        subnets: &Subnets,
+        public_ip: Option<Ipv4Addr>,
+    ) -> Option<Lease> {
+        let same = self.missed.remove(key);
+        self.missed.retain(|_, (lease, _)| {
+            !lease.peer.subnets.overlap(subnets) && lease.peer.attributes.public_ip != public_ip
+        });
+        same.map(|(lease, _)| lease)
+    }
+
     /// The other nodes: all leases but the own one that go with the configuration and with each other. Of two that overlap the
-    /// older one counts, so that nobody can take a node's traffic by a lease within its subnet.
+    /// older one counts, so that nobody can take a node's traffic by a lease within its subnet. They are sorted by their names.
     pub(super) fn peers(
         &mut self,
         own_key: &str,
@@ -114,13 +163,17 @@ impl Leases {
         own_ip: Option<Ipv4Addr>,
         config: &NetConf,
     ) -> Vec<Arc<Peer>> {
-        let Self { prefix, all, wrong, complaints } = self;
+        let Self { prefix, all, wrong, missed, complaints } = self;
         let mut say = |key: &str, what: String| complaints.say(&format!("etcd key {prefix}{key}"), what);
         for (key, reason) in wrong.iter() {
             say(key, format!("{reason}; it is ignored"));
         }
         let mut fit: Vec<(&String, &Lease)> = Vec::with_capacity(all.len());
-        for (key, lease) in all.iter().filter(|(key, _)| *key != own_key) {
+        let missed = missed.iter().map(|(key, (lease, _))| (key, lease));
+        let mut others: Vec<(&String, &Lease)> =
+            all.iter().chain(missed).filter(|(key, _)| *key != own_key).collect();
+        others.sort_by_key(|(key, _)| *key);
+        for (key, lease) in others {
             match unfit(lease, own, own_ip, config) {
                 Some(reason) => say(key, format!("{reason}; it is ignored")),
                 None => fit.push((key, lease)),

@@ -27,6 +27,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
+use weft_types::MacAddr;
 
 /// How etcd is reached.
 #[derive(Clone, PartialEq, Eq)]
@@ -87,6 +88,8 @@ pub struct Etcd {
     status: watch::Sender<Status>,
     /// What [`Etcd::acquire`] found.
     held: Option<Held>,
+    /// The MAC address that the lease had before.
+    inherited: Option<MacAddr>,
 }
 
 /// The own lease, and what else the store said when it was taken or read last.
@@ -182,7 +185,7 @@ impl Etcd {
         }
         let settings = Arc::new(settings);
         let status = watch::Sender::new(Status::new("etcd"));
-        Ok(Self { client: Client::new(Arc::clone(&settings)), settings, status, held: None })
+        Ok(Self { client: Client::new(Arc::clone(&settings)), settings, status, held: None, inherited: None })
     }
 
     /// How the store fares, also while it runs.
@@ -196,6 +199,10 @@ impl Etcd {
         self.tell(&held);
         self.held = Some(held);
         Ok(cluster)
+    }
+
+    pub(crate) fn inherited_mac(&self) -> Option<MacAddr> {
+        self.inherited
     }
 
     pub(crate) async fn run(mut self, updates: mpsc::Sender<Update>) {
@@ -215,7 +222,7 @@ impl Etcd {
             let now = Status {
                 lease_until: held.until.clock(),
                 position: Some(held.seen.revision.to_string()),
-                trouble: held.trouble.clone(),
+                trouble: held.trouble.clone().or_else(|| held.missed()),
                 ..status.connected()
             };
             std::mem::replace(status, now.clone()) != now
@@ -248,6 +255,25 @@ impl Held {
     fn cluster(&mut self) -> Cluster {
         let peers = self.leases.peers(&self.key, &self.own, self.attributes.public_ip, &self.config);
         Cluster { config: self.config.clone(), own: self.own, peers }
+    }
+
+    /// What a store that was restored does not know any more, in a sentence.
+    fn missed(&self) -> Option<String> {
+        const NAMED: usize = 5;
+        let missed = self.leases.missed().filter(|key| **key != self.key);
+        let count = missed.clone().count();
+        let mut names: Vec<&str> = missed.take(NAMED).map(String::as_str).collect();
+        if count > NAMED {
+            names.push("…");
+        }
+        (count > 0).then(|| {
+            let leases = if count == 1 { "lease" } else { "leases" };
+            format!(
+                "etcd was restored from a backup without {count} {leases} ({}): nodes whose leases were in force stay so until they \
+                 write them again, for as long as a lease lasts; restart flanneld where it runs, since it does not notice",
+                names.join(", ")
+            )
+        })
     }
 }
 

@@ -216,6 +216,7 @@ mod tests {
             public_ipv6: Some("fd00::1".parse().unwrap()),
             vtep_mac: Some("12:c6:65:89:b4:e3".parse().unwrap()),
             vtep_mac_v6: Some("02:00:00:00:00:06".parse().unwrap()),
+            inherits: false,
             previous: None,
         }
     }

@@ -34,6 +34,30 @@ async fn the_bytes_and_the_lease_are_flannels() {
 }
 
 #[tokio::test]
+async fn who_takes_over_is_known_by_the_mac_address_of_before() {
+    let server = Server::start(CONF);
+    // As flanneld has left it.
+    let before = value(9).replace("192.0.2.9", "192.0.2.7");
+    server.ctl.put("10.5.33.0-24", &before);
+    let mut store = Store::Etcd(Etcd::new(server.settings()).expect("right settings"));
+    let one = node(7).vtep_mac;
+    let own = Own { inherits: true, vtep_mac_v6: one, ..node(7) };
+    store.acquire(&own).await.expect("a lease");
+    assert_eq!(server.ctl.get("10.5.33.0-24"), before);
+    assert_eq!(store.inherited_mac(), node(9).vtep_mac);
+    // Of another backend there is none, and what is no address of a station is none.
+    for left in [
+        before.replace("vxlan", "host-gw"),
+        before.replace("02:00:00:00:00:09", "ff:ff:ff:ff:ff:ff"),
+        before.replace(",\"BackendData\":{\"VNI\":1,\"VtepMAC\":\"02:00:00:00:00:09\"}", ""),
+    ] {
+        server.ctl.put("10.5.33.0-24", &left);
+        store.acquire(&own).await.expect("a lease");
+        assert_eq!((server.ctl.get("10.5.33.0-24"), store.inherited_mac()), (value(7), None), "{left}");
+    }
+}
+
+#[tokio::test]
 async fn both_families() {
     let server = Server::start(
         r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:5::/48","SubnetMin":"10.5.34.0",

@@ -208,7 +208,9 @@ async fn a_restored_backup_is_noticed() {
         let cable = Cable::to(&server).await;
         server.ctl.put("10.5.251.0-24", &value(1));
         server.backup();
-        let mut follower = Follower::start(settings(&cable.endpoint), &node(7)).await;
+        // What the backup does not know is missed for as long as a lease lasts.
+        let timing = short(&server, 6, 2).timing;
+        let mut follower = Follower::start(Settings { timing, ..settings(&cable.endpoint) }, &node(7)).await;
         let key = follower.key();
         server.ctl.put("10.5.252.0-24", &value(2));
         server.ctl.delete("10.5.251.0-24");
@@ -226,10 +228,56 @@ async fn a_restored_backup_is_noticed() {
             server.ctl.run(&["put", "something", "else"]);
         }
         cable.plug(true);
-        follower.until_peers(&["10.5.251.0-24"]).await;
+        follower.until_peers(&["10.5.251.0-24", "10.5.252.0-24"]).await;
         until("the own key again", || server.ctl.get(&key) == value(7)).await;
+        until("it is told", || {
+            let trouble = follower.status.borrow().trouble.clone();
+            trouble.is_some_and(|trouble| trouble.contains("without 1 lease (10.5.252.0-24)"))
+        })
+        .await;
+        follower.until_peers(&["10.5.251.0-24"]).await;
         nothing_but(&mut follower, &server, &["10.5.251.0-24"]).await;
+        until("no trouble any more", || follower.status.borrow().trouble.is_none()).await;
     }
+}
+
+#[tokio::test]
+async fn what_a_backup_does_not_know_goes_where_the_store_says_otherwise() {
+    let mut server = Server::start(CONF);
+    let cable = Cable::to(&server).await;
+    // A subnet within another's, and a node that has one of its own by now.
+    let before = [("10.5.252.128-25", value(9)), ("10.5.248.0-24", value(3))];
+    before.iter().for_each(|(key, value)| server.ctl.put(key, value));
+    server.backup();
+    before.iter().for_each(|(key, _)| server.ctl.delete(key));
+    let after = ["10.5.249.0-24", "10.5.251.0-24", "10.5.252.0-24", "10.5.253.0-24"];
+    let node_of = [4, 1, 2, 3];
+    after.iter().zip(node_of).for_each(|(key, node)| server.ctl.put(key, &value(node)));
+    let mut follower = Follower::start(settings(&cable.endpoint), &node(7)).await;
+    assert_eq!(follower.peers(), after);
+    cable.plug(false);
+    server.restore();
+    cable.plug(true);
+    let mut known = vec!["10.5.248.0-24", "10.5.249.0-24", "10.5.251.0-24", "10.5.252.128-25"];
+    follower.until_peers(&known).await;
+    nothing_but(&mut follower, &server, &known).await;
+    // To read everything anew is no reason to forget any of them.
+    cable.plug(false);
+    server.ctl.put("10.5.247.0-24", &value(10));
+    server.ctl.run(&["compact", &server.ctl.revision().to_string()]);
+    cable.plug(true);
+    known.insert(0, "10.5.247.0-24");
+    follower.until_peers(&known).await;
+    nothing_but(&mut follower, &server, &known).await;
+    // Who is back goes as ever, and nobody stays beside the one who has his subnet now.
+    server.ctl.put("10.5.251.0-24", &value(1));
+    server.ctl.delete("10.5.251.0-24");
+    known.retain(|key| *key != "10.5.251.0-24");
+    follower.until_peers(&known).await;
+    server.ctl.put("10.5.249.128-25", &value(11));
+    known[2] = "10.5.249.128-25";
+    follower.until_peers(&known).await;
+    until("no trouble any more", || follower.status.borrow().trouble.is_none()).await;
 }
 
 #[tokio::test]

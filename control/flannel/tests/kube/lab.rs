@@ -141,6 +141,7 @@ pub(crate) fn own() -> Own {
         public_ipv6: Some("fd01::1".parse().unwrap()),
         vtep_mac: Some(mac(1).parse().unwrap()),
         vtep_mac_v6: Some("02:00:00:00:60:01".parse().unwrap()),
+        inherits: false,
         previous: None,
     }
 }

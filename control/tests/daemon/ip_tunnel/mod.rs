@@ -347,3 +347,31 @@ fn the_form_can_change() {
     assert!(nodes.far.pings("10.244.0.2"));
     nodes.lab.counters_balance();
 }
+
+/// Makes what looks like the kernel's device of IPv4 in IPv4, which not every kernel has: a TUN device of that type (ARPHRD_TUNNEL).
+const DEVICE: &str = r#"
+import fcntl, os, struct
+TUNSETIFF, TUNSETLINK, TUNSETPERSIST = 0x400454CA, 0x400454CD, 0x400454CB
+tun = os.open("/dev/net/tun", os.O_RDWR)
+fcntl.ioctl(tun, TUNSETIFF, struct.pack("16sH22x", b"flannel.ipip", 0x1001))
+fcntl.ioctl(tun, TUNSETLINK, 768)
+fcntl.ioctl(tun, TUNSETPERSIST, 1)
+"#;
+
+/// As a flanneld that is started by mistake makes it.
+#[test]
+fn a_device_of_the_kernels_that_comes_up_later_is_told() {
+    let nodes = Nodes::new(Form::Ipip);
+    let (lab, a) = (&nodes.lab, &nodes.lab.node);
+    assert_eq!(lab.status().problems, [""; 0]);
+    let made = a.command("python3").args(["-c", DEVICE]).status().expect("iproute2 is installed");
+    assert!(made.success());
+    a.ip("link set flannel.ipip up");
+    wait_for("the problem", || {
+        let problems = lab.status().problems;
+        problems.iter().any(|problem| problem.contains("ip link delete flannel.ipip")).then_some(())
+    });
+    assert!(nodes.web.pings("10.244.1.2"), "what is there stays");
+    a.ip("link delete flannel.ipip");
+    wait_for("its end", || lab.status().problems.is_empty().then_some(()));
+}
