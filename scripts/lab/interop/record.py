@@ -12,9 +12,9 @@ of an exchange and who speaks, `>` the store or `<` the server, as they came; th
 for CR LF, `-` for LF, `.` for no end (the body of a request, or a piece of an answer); then a space and the line. `<!` says that the
 connection broke.
 
-The proxy changes three things on the way to the server: it adds the token of the account that weft has by
-deploy/kubernetes/rbac.yaml, it asks for pages of two objects, so that few fill several, and it lets etcd forget
-the first list before its second page is asked for.
+The proxy changes two things on the way to the server: it adds the token of the account that weft has by
+deploy/kubernetes/rbac.yaml, and it asks for pages of two objects, so that few fill several. Before the first list's second page it
+has etcd forget that list; so that the server forgets it too, it runs without its feature ListFromCacheSnapshot.
 """
 
 import base64
