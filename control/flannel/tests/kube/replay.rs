@@ -243,7 +243,10 @@ impl Shared {
         let found = self.recording.requests.iter().zip(&state.came).position(same);
         let recorded = found.map(|found| &self.recording.requests[found]);
         if recorded != Some(&request) {
-            state.complaints.push(format!("{request:?} came, where the recording has {recorded:?}"));
+            let complaint = format!("{request:?} came, where the recording has {recorded:?}");
+            // Whoever waits for what comes of it would not see it.
+            eprintln!("{complaint}");
+            state.complaints.push(complaint);
         }
         if let Some(found) = found {
             state.came[found] = Some(request);
