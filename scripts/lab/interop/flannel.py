@@ -22,6 +22,7 @@ import time
 
 FLANNEL = ("github.com/flannel-io/flannel", "v0.28.10")
 KUBERNETES = ("k8s.io/kubernetes", "v1.36.3")
+BUILT = {"flanneld": (FLANNEL, FLANNEL[0]), "kube-apiserver": (KUBERNETES, f"{KUBERNETES[0]}/cmd/kube-apiserver")}
 PROGRAMS = ["etcd", "etcdctl", "nft", "ip", "ping", "gcc"]
 FOR_KUBERNETES = ["kubectl", "openssl"]
 STORE = "172.16.0.254"
@@ -86,14 +87,12 @@ def until(what, condition):
 # ---- programs
 
 
-def build(at, with_kubernetes):
-    """flanneld, and kube-apiserver where that is needed, in `at`; made once for each version."""
+def build(at, wanted):
+    """Those of BUILT that are wanted, in `at`; made once for each version."""
     at.mkdir(parents=True, exist_ok=True)
     built = {}
-    wanted = [("flanneld", FLANNEL, FLANNEL[0])]
-    if with_kubernetes:
-        wanted.append(("kube-apiserver", KUBERNETES, f"{KUBERNETES[0]}/cmd/kube-apiserver"))
-    for program, (module, version), package in wanted:
+    for program in wanted:
+        (module, version), package = BUILT[program]
         binary = at / f"{program}-{version}"
         built[program] = binary
         if binary.exists():
@@ -105,7 +104,7 @@ def build(at, with_kubernetes):
             lines = ["module weft.invalid/interop", f"go {language}", f"require {module} {version}"]
             lines += [f"replace {name} => {name} {staging(version)}" for name in staged(its_mod)]
             pathlib.Path(scratch, "go.mod").write_text("\n".join(lines) + "\n", encoding="utf-8")
-            if program == "flanneld":
+            if module == FLANNEL[0]:
                 package = own_program(module, version, scratch)
             target = f"{binary}.new"
             named = "-s -w" + (f" -X k8s.io/component-base/version.gitVersion={version}" if module == KUBERNETES[0] else "")
@@ -683,7 +682,7 @@ def main():
     cache = os.environ.get("WEFT_INTEROP") or pathlib.Path.home() / ".cache/weft-interop"
     if not problem:
         try:
-            built = build(pathlib.Path(cache).resolve(), with_kubernetes)
+            built = build(pathlib.Path(cache).resolve(), ["flanneld"] + (["kube-apiserver"] if with_kubernetes else []))
         except (Failed, subprocess.TimeoutExpired) as error:
             problem = f"flanneld or kube-apiserver can't be built: {error}"
     if problem:

@@ -1,4 +1,5 @@
-//! The Kubernetes store against a scripted API server, from outside: what it asks, what it writes, what it tells.
+//! The Kubernetes store against a scripted API server and against the recording of a real one, from outside: what it asks, what
+//! it writes, what it tells.
 
 mod access;
 mod follow;
@@ -7,5 +8,7 @@ mod lab;
 mod own;
 mod pods;
 mod property;
+mod recorded;
+mod replay;
 mod server;
 mod size;

@@ -13,7 +13,7 @@ use crate::lab::{
 use crate::server::{Fault, Server, Verb};
 
 /// The annotations of `n1`, as flanneld patches them.
-const SAYS: &str = concat!(
+pub(crate) const SAYS: &str = concat!(
     r#"{"metadata":{"annotations":{"#,
     r#""flannel.alpha.coreos.com/backend-data":"{\"VNI\":1,\"VtepMAC\":\"02:00:00:00:00:01\"}","#,
     r#""flannel.alpha.coreos.com/backend-type":"vxlan","#,
