@@ -245,7 +245,7 @@ class Play:
             "users": [{"name": "x", "user": {"token": "admin"}}],
             "contexts": [{"name": "x", "context": {"cluster": "x", "user": "x"}}],
         }), encoding="utf-8")
-        run("kubectl", "--kubeconfig", config, "apply", "-f", ROOT / "deploy/kubernetes/rbac.yaml")
+        run("kubectl", "--kubeconfig", config, "--cache-dir", cluster.at / "kubectl", "apply", "-f", ROOT / "deploy/kubernetes/rbac.yaml")
 
     def published(self):
         """The server has understood what the store says of its node."""
@@ -428,7 +428,7 @@ def record(at, binary):
             environment = dict(os.environ, WEFT_STAGE=f"127.0.0.1:{stage.getsockname()[1]}")
             test = subprocess.Popen(
                 ["cargo", "test", "--locked", "-p", "weft-flannel", "--test", "kube", "recorded::a_real_server"],
-                cwd=ROOT, env=environment)
+                cwd=ROOT, env=environment, start_new_session=True)
             stage.settimeout(1)
             follow(accepted(stage, test), f"http://127.0.0.1:{proxy.server_address[1]}", play.steps(), recording)
             proxy.shutdown()
@@ -437,7 +437,9 @@ def record(at, binary):
         return recording.text()
     finally:
         if test and test.poll() is None:
-            test.kill()
+            # cargo and what it runs.
+            os.killpg(test.pid, signal.SIGKILL)
+            test.wait()
         cluster.end()
 
 
