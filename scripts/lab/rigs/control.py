@@ -508,8 +508,7 @@ def store_loss(lab, options):
         # It is followed again: what came after the snapshot is there still, and gone once somebody deletes it; what comes now is reached.
         problems = lambda: lab.node.json("status")["problems"]
         wait_for("word of the leases that the snapshot does not have", lambda: any("from a backup" in text for text in problems()))
-        if not lab.reaches(lab.nodes + 1):
-            raise LabError("a node is not reached any more that the snapshot does not have")
+        wait_for("a node that the snapshot does not have to be reached", lambda: lab.reaches(lab.nodes + 1))
         lab.etcd.put(extra)
         for key, _ in extra:
             lab.etcd.delete(key)
