@@ -500,7 +500,7 @@ def store_loss(lab, options):
         extra = [lease(index) for index in range(lab.nodes + 1, lab.nodes + 101)]
         lab.etcd.put(extra)
         lab.etcd.compact(lab.etcd.put(extra[:1]))
-        time.sleep(seconds / 2)
+        wait_for("a node that came while etcd was away to be reached", lambda: lab.reaches(lab.nodes + 100))
         told.append("compacted")
         lab.etcd.restore(snapshot)
         time.sleep(seconds)

@@ -44,6 +44,8 @@ pub(super) struct BackOff(Duration);
 impl BackOff {
     pub(super) const FIRST: Duration = Duration::from_millis(100);
     const LAST: Duration = Duration::from_secs(5);
+    /// What has lasted for longer than this was no failure.
+    pub(super) const STEADY: Duration = Duration::from_secs(5);
 
     pub(super) fn new() -> Self {
         Self(Self::FIRST)

@@ -65,12 +65,18 @@ impl Etcd {
         let mut renew_at = self.renewal(held.until);
         let mut list = false;
         let mut lost = false;
+        let mut back_since: Option<Instant> = None;
         loop {
             let opened = self.open(&mut held, &mut teller, &mut renew_at, list).await;
             let failure = match opened {
                 Ok(stream) => {
                     if std::mem::take(&mut lost) {
                         info!("etcd is reached again");
+                        // What comes next is waited for anew, but not of a server that comes and goes.
+                        if back_since.is_none_or(|at| at.elapsed() > BackOff::STEADY) {
+                            back_off = BackOff::new();
+                        }
+                        back_since = Some(Instant::now());
                         // Nobody could write anything meanwhile.
                         held.leases.miss_until(self.missed_until());
                         if teller.updates.send(Update::Back).await.is_err() {
@@ -81,7 +87,7 @@ impl Etcd {
                     let since = Instant::now();
                     let ended = self.listen(&mut held, &mut teller, &mut renew_at, stream).await;
                     // Whoever ends each watch at once is not asked again at once.
-                    if since.elapsed() > BackOff::FIRST * 50 {
+                    if since.elapsed() > BackOff::STEADY {
                         back_off = BackOff::new();
                     }
                     match ended {
