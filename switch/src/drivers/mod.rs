@@ -111,7 +111,9 @@ impl RxQueue<NativePool> for Rx {
         match self {
             Self::Tap(queue) => queue.rx_few(pool, burst, few),
             Self::Vhost(queue) => RxQueue::rx_few(queue, pool, burst, few),
-            _ => self.rx(pool, burst),
+            Self::Eth(queue) => RxQueue::rx_few(queue, pool, burst, few),
+            // The uplink's, which no pod's limit is about.
+            Self::Packet(_) | Self::Socket(_) | Self::Xdp(_) | Self::IpTunnel(_) => self.rx(pool, burst),
         }
     }
     #[inline]
