@@ -23,7 +23,12 @@
 //! # Two workers that add a key at once
 //!
 //! They may take two places. As in [`crate::learned`], each looks through all of them *after* it has published its own, behind a fence,
-//! and whichever sees two entries removes the later one in the buckets' order.
+//! and whichever sees two entries removes the earlier one in the order in which look-ups go: one that has passed the later place
+//! before it was filled meets the earlier entry, and one that finds that gone, the later. What the removed one had learned meanwhile the next
+//! packets teach again.
+//!
+//! In a full table a third key may take the place of the entry that is left, and even where it saw both and needed neither's: an entry
+//! with less to live than 15 others may go at any time, is counted, and is pinned again by the next packet.
 //!
 //! # Time
 //!
@@ -290,9 +295,7 @@ impl PinTable {
         }
         self.at(place).store(word_of(check_of(key.hash), kind, now), Release);
         fence(SeqCst);
-        if !self.keep_first(key) {
-            return None;
-        }
+        self.keep_last(key);
         let displaced = before != 0 && !self.is_over(before, now);
         Some(if displaced { Pin::Displaced } else { Pin::Pinned })
     }
@@ -322,27 +325,20 @@ impl PinTable {
         }
     }
 
-    /// Removes all entries of the key but the first; whether that is still there then: others may have displaced it meanwhile, and
-    /// the one that was removed may have been the last.
-    fn keep_first(&self, key: &Hashed) -> bool {
-        let (mut is_first, mut removed) = (true, false);
-        for place in self.places(key.hash) {
+    /// Removes all entries of the key but the last in the order of [`Self::find`].
+    fn keep_last(&self, key: &Hashed) {
+        let mut is_last = true;
+        for place in self.places(key.hash).rev() {
             loop {
                 let word = self.at(place).load(Acquire);
                 if !self.holds(place, word, key) {
                     break;
                 }
-                if is_first {
-                    is_first = false;
-                    break;
-                }
-                if self.remove(place, word) {
-                    removed = true;
+                if std::mem::take(&mut is_last) || self.remove(place, word) {
                     break;
                 }
             }
         }
-        !removed || self.find(key).is_some()
     }
 
     /// Removes, of the `part`th of so many equal parts of the table, what has expired, and of what was not seen for `idle` seconds what `keep`
@@ -388,7 +384,7 @@ impl PinTable {
 
     /// The places that a key may be in, in their order.
     #[inline]
-    fn places(&self, hash: u64) -> impl Iterator<Item = Place> + use<> {
+    fn places(&self, hash: u64) -> impl DoubleEndedIterator<Item = Place> + use<> {
         let [first, second] = self.buckets_of(hash);
         (0..2 * WAYS).map(move |at| Place { bucket: if at < WAYS { first } else { second }, way: at % WAYS })
     }
@@ -425,7 +421,8 @@ impl PinTable {
     #[inline]
     fn is_still(&self, place: Place, word: u64) -> bool {
         fence(Acquire);
-        let now = self.at(place).load(Relaxed);
+        // Who finds that it went for another entry of the key sees that one.
+        let now = self.at(place).load(Acquire);
         now >> CHECK_AT == word >> CHECK_AT && now != CLAIMED && now != 0
     }
 
