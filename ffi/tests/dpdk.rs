@@ -339,6 +339,14 @@ fn ring_returns_what_was_sent(eal: &Eal, pool: &Mempool) {
     assert_eq!(rx[0].rx(&mut back), 40);
     assert_eq!(back.iter().map(bytes_of).collect::<Vec<_>>(), sent);
     assert_eq!(rx[0].take_malformed(), 0);
+    // A few of them, as many as every driver can be asked for, and none is lost.
+    back.clear();
+    burst.clear();
+    pool.alloc_burst(64, 20, &mut burst);
+    assert_eq!(tx[0].tx(&mut burst), 20);
+    for (few, came) in [(0, 0), (1, 8), (8, 8), (64, 4)] {
+        assert_eq!(rx[0].rx_few(&mut back, few), came, "{few} are asked for");
+    }
     // What the ring has no room for stays, in order.
     let mut taken = 0;
     loop {

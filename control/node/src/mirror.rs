@@ -5,6 +5,9 @@
 //! The exception is the neighbour table, which is followed entry by entry: neighbours go from reachable to stale
 //! and back all the time, and asking the kernel for every route each time would never end.
 
+mod view;
+
+use self::view::{Found, View};
 use crate::error::Error;
 use crate::neighbour::{self, Neighbour};
 use crate::netlink::{Kernel, Link};
@@ -21,7 +24,7 @@ use rtnetlink::constants::{
 };
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::sys::{AsyncSocket, SocketAddr};
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -42,14 +45,8 @@ const RETRY: Duration = Duration::from_secs(1);
 const RECEIVE_BUFFER: usize = 1 << 20;
 /// Route questions that are under way at a time.
 const QUESTIONS: usize = 64;
-/// What the kernel does not tell of, such as a path MTU that it has learned, is found in time: an answer that is older than this is
-/// asked for again, some of them each [`LOOK`].
-const OLD: Duration = Duration::from_secs(60);
-/// How often old answers are looked for, and over how many looks they are spread at least.
+/// How often answers are looked for that are too old.
 const LOOK: Duration = Duration::from_secs(1);
-const LOOKS: usize = 30;
-/// How long it is taken for granted that there is no way to a destination. That there is one now may be what the kernel does not tell of.
-const REFUSED: Duration = Duration::from_secs(1);
 
 /// Who sees to it that next hops stay resolved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,15 +58,6 @@ pub enum Neighbours {
 }
 
 type Notification = (NetlinkMessage<RouteNetlinkMessage>, SocketAddr);
-type Found = Result<Answer, PathError>;
-
-/// What the kernel said about a destination, and when it was asked.
-#[derive(Debug, Clone)]
-struct Said {
-    found: Found,
-    asked: Instant,
-}
-
 /// Follows the uplink and the paths through it until it is dropped.
 #[derive(Debug)]
 pub struct Mirror {
@@ -84,19 +72,6 @@ struct Shared {
     turn: tokio::sync::Mutex<()>,
     view: Mutex<View>,
     changes: watch::Sender<u64>,
-}
-
-#[derive(Debug)]
-struct View {
-    uplink: Uplink,
-    /// Next hops are to be kept resolved.
-    keeps: bool,
-    neighbours: HashMap<IpAddr, Neighbour>,
-    /// The destinations that are followed, with the kernel's answers.
-    watched: BTreeMap<IpAddr, Said>,
-    next_hops: HashSet<IpAddr>,
-    /// Grows with everything that a caller could see.
-    edition: u64,
 }
 
 /// What notifications ask for.
@@ -135,14 +110,7 @@ impl Mirror {
         let uplink = read_uplink(&kernel, &name).await?;
         let known = read_neighbours(&kernel, uplink.index).await?;
         let keeps = neighbours == Neighbours::Keep;
-        let view = View {
-            uplink,
-            keeps,
-            neighbours: known,
-            watched: BTreeMap::new(),
-            next_hops: HashSet::new(),
-            edition: 0,
-        };
+        let view = View::new(uplink, keeps, known);
         let (changes, receiver) = watch::channel(0);
         let turn = tokio::sync::Mutex::new(());
         let shared = Arc::new(Shared { name, turn, view: Mutex::new(view), changes });
@@ -165,8 +133,8 @@ impl Mirror {
     /// The kernel's ways to all destinations that are followed, in their order.
     pub fn each_path(&self, mut take: impl FnMut(IpAddr, Result<Path, PathError>)) {
         let view = self.shared.view();
-        for (destination, said) in &view.watched {
-            take(*destination, view.path(*destination, said));
+        for (destination, path) in view.paths() {
+            take(destination, path);
         }
     }
 }
@@ -324,7 +292,7 @@ impl Shared {
             let kernel = Kernel::open()?;
             let (uplink, watched, known) = {
                 let view = self.view();
-                (view.uplink.clone(), view.watched.keys().copied().collect::<Vec<_>>(), view.uplink.index)
+                (view.uplink.clone(), view.watched().collect::<Vec<_>>(), view.uplink.index)
             };
             let uplink = match read_uplink(&kernel, &self.name).await {
                 Ok(uplink) => uplink,
@@ -437,135 +405,6 @@ impl Shared {
     }
 }
 
-impl View {
-    /// Stores an entry of the neighbour table; true if a next hop's usable MAC address changed with it.
-    fn note_neighbour(&mut self, index: u32, ip: IpAddr, entry: Option<Neighbour>) -> bool {
-        if index != self.uplink.index {
-            return false;
-        }
-        let now = entry.as_ref().and_then(|entry| entry.mac);
-        let before = match entry {
-            Some(entry) => self.neighbours.insert(ip, entry),
-            None => self.neighbours.remove(&ip),
-        };
-        let differs = before.and_then(|entry| entry.mac) != now;
-        self.edition += u64::from(differs);
-        differs && self.next_hops.contains(&ip)
-    }
-
-    /// Stores a reading of everything; true if a caller would see a difference.
-    fn store_all(
-        &mut self,
-        uplink: Uplink,
-        neighbours: Option<HashMap<IpAddr, Neighbour>>,
-        found: Vec<(IpAddr, Found)>,
-        asked: Instant,
-    ) -> bool {
-        let mac = |entries: &HashMap<IpAddr, Neighbour>, ip| entries.get(ip).and_then(|entry| entry.mac);
-        let moved = neighbours
-            .as_ref()
-            .is_some_and(|new| self.next_hops.iter().any(|ip| mac(new, ip) != mac(&self.neighbours, ip)));
-        let differs = self.uplink != uplink || moved;
-        self.edition += u64::from(differs || neighbours.is_some());
-        self.uplink = uplink;
-        if let Some(neighbours) = neighbours {
-            self.neighbours = neighbours;
-        }
-        self.store(found, asked) || differs
-    }
-
-    /// Stores the kernel's answers; true if a caller would see a difference.
-    fn store(&mut self, found: Vec<(IpAddr, Found)>, asked: Instant) -> bool {
-        let mut differs = false;
-        for (destination, found) in found {
-            let same = self.watched.get(&destination).is_some_and(|said| said.found == found);
-            differs |= !same;
-            self.watched.insert(destination, Said { found, asked });
-        }
-        if differs {
-            self.edition += 1;
-            self.note_next_hops();
-        }
-        differs
-    }
-
-    fn note_next_hops(&mut self) {
-        let found = self.watched.values().filter_map(|said| said.found.as_ref().ok());
-        self.next_hops = found.filter(|_| self.keeps).map(|answer| answer.next_hop).collect();
-    }
-
-    /// Forgets what is followed no longer. Gives those that the kernel is to be asked about: the new ones, and those that it knew no
-    /// way to.
-    fn take_over(&mut self, destinations: &[IpAddr]) -> Vec<IpAddr> {
-        let known = |said: &Said| said.found.is_ok() || said.asked.elapsed() < REFUSED;
-        if self.watched.keys().eq(destinations) {
-            return self.watched.iter().filter(|(_, said)| !known(said)).map(|(ip, _)| *ip).collect();
-        }
-        // Of thousands mostly one differs, so both are gone through side by side.
-        let (mut gone, mut missing) = (Vec::new(), Vec::new());
-        let mut watched = self.watched.iter().peekable();
-        for destination in destinations {
-            while let Some((ip, _)) = watched.next_if(|(ip, _)| *ip < destination) {
-                gone.push(*ip);
-            }
-            let said = watched.next_if(|(ip, _)| *ip == destination);
-            if !said.is_some_and(|(_, said)| known(said)) {
-                missing.push(*destination);
-            }
-        }
-        gone.extend(watched.map(|(ip, _)| *ip));
-        for ip in &gone {
-            self.watched.remove(ip);
-        }
-        if !gone.is_empty() {
-            self.edition += 1;
-            self.note_next_hops();
-        }
-        missing
-    }
-
-    /// What is followed of these networks.
-    fn within(&self, networks: &HashSet<IpNet>) -> Vec<IpAddr> {
-        let of_one = |net: &IpNet| self.watched.range(net.network()..=net.broadcast()).map(|(ip, _)| *ip);
-        let all: BTreeSet<_> = networks.iter().flat_map(of_one).collect();
-        all.into_iter().collect()
-    }
-
-    /// Some of what the kernel was asked about long ago.
-    fn old(&self) -> Vec<IpAddr> {
-        let old = self.watched.iter().filter(|(_, said)| said.asked.elapsed() >= OLD);
-        old.map(|(ip, _)| *ip).take(self.watched.len().div_ceil(LOOKS)).collect()
-    }
-
-    fn mac(&self, ip: &IpAddr) -> Option<crate::MacBytes> {
-        self.neighbours.get(ip).and_then(|entry| entry.mac)
-    }
-
-    fn path(&self, destination: IpAddr, said: &Said) -> Result<Path, PathError> {
-        let answer = said.found.as_ref().map_err(Clone::clone)?;
-        Ok(Path {
-            destination,
-            source: answer.source,
-            oif: answer.oif,
-            next_hop: answer.next_hop,
-            next_hop_mac: self.mac(&answer.next_hop),
-            mtu: answer.mtu,
-        })
-    }
-
-    /// Neighbours that weft made and no path needs.
-    fn unused(&self) -> Vec<IpAddr> {
-        let unused =
-            |(ip, entry): &(&IpAddr, &Neighbour)| entry.weft && !entry.fixed && !self.next_hops.contains(*ip);
-        self.neighbours.iter().filter(unused).map(|(ip, _)| *ip).collect()
-    }
-
-    fn unsettled(&self) -> Vec<IpAddr> {
-        let settled = |ip: &IpAddr| self.neighbours.get(ip).is_some_and(Neighbour::settled);
-        self.next_hops.iter().filter(|ip| !settled(ip)).copied().collect()
-    }
-}
-
 async fn read_neighbours(kernel: &Kernel, index: u32) -> Result<HashMap<IpAddr, Neighbour>, Error> {
     let entries = kernel.neighbours().await?;
     Ok(entries.into_iter().filter(|(on, ..)| *on == index).map(|(_, ip, entry)| (ip, entry)).collect())
@@ -603,93 +442,4 @@ async fn ask(kernel: &Kernel, destinations: &[IpAddr], uplink: &Uplink) -> Vec<(
         (destination, found)
     };
     answers.into_iter().map(judge).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn ip(text: &str) -> IpAddr {
-        text.parse().expect("an address")
-    }
-
-    fn view() -> View {
-        let uplink = Uplink {
-            index: 2,
-            name: "up0".to_owned(),
-            mac: [2, 0, 0, 0, 0, 1],
-            mtu: 1500,
-            addresses: Vec::new(),
-            up: true,
-        };
-        View {
-            uplink,
-            keeps: true,
-            neighbours: HashMap::new(),
-            watched: BTreeMap::new(),
-            next_hops: HashSet::new(),
-            edition: 0,
-        }
-    }
-
-    fn way(destination: &str, next_hop: &str) -> (IpAddr, Found) {
-        let answer =
-            Answer { source: ip("192.0.2.1"), oif: 2, next_hop: ip(next_hop), mtu: None, unicast: true };
-        (ip(destination), Ok(answer))
-    }
-
-    fn ago(seconds: u64) -> Instant {
-        Instant::now().checked_sub(Duration::from_secs(seconds)).expect("the machine has been up for longer")
-    }
-
-    #[test]
-    fn the_kernel_is_asked_about_what_is_new_and_what_it_refused_a_while_ago() {
-        let mut view = view();
-        let (a, b, c) = (ip("192.0.2.2"), ip("192.0.2.3"), ip("198.51.100.1"));
-        assert_eq!(view.take_over(&[a, b]), [a, b]);
-        let refused = |destination| {
-            (destination, Err(PathError::NoRoute { destination, reason: "unreachable".to_owned() }))
-        };
-        assert!(view.store(vec![way("192.0.2.2", "192.0.2.2"), refused(b)], Instant::now()));
-        assert_eq!((view.take_over(&[a, b]), view.take_over(&[a, b, c])), (vec![], vec![c]));
-        assert!(!view.store(vec![refused(b)], ago(2)), "the same again is no difference");
-        assert_eq!(view.take_over(&[a, b]), [b]);
-        let edition = view.edition;
-        assert_eq!((view.take_over(&[a, b]), view.edition), (vec![b], edition));
-        assert_eq!(view.take_over(&[b]), [b]);
-        assert!(view.edition > edition && view.next_hops.is_empty(), "the one that is dropped is seen");
-    }
-
-    #[test]
-    fn a_route_concerns_the_destinations_in_it() {
-        let mut view = view();
-        let all = ["192.0.2.2", "192.0.2.130", "198.51.100.7", "2001:db8::2", "2001:db8:1::2"];
-        view.store(all.iter().map(|to| way(to, to)).collect(), Instant::now());
-        for (networks, within) in [
-            (&["0.0.0.0/0"][..], &all[..3]),
-            (&["::/0"], &all[3..]),
-            (&["192.0.2.128/25", "192.0.2.0/24"], &all[..2]),
-            (&["198.51.100.7/32", "2001:db8::/48"], &all[2..4]),
-            (&["10.244.3.0/24"], &[]),
-        ] {
-            let networks = networks.iter().map(|net| net.parse().expect("a network")).collect();
-            assert_eq!(view.within(&networks), within.iter().map(|to| ip(to)).collect::<Vec<_>>());
-        }
-    }
-
-    #[test]
-    fn old_answers_are_asked_for_again_bit_by_bit() {
-        let mut view = view();
-        let peer = |n: u32| std::net::Ipv4Addr::from_bits(0xc000_0200 + n).to_string();
-        view.store((0..90).map(|n| way(&peer(n), &peer(n))).collect(), ago(70));
-        view.store(vec![way("192.0.2.0", "192.0.2.0")], Instant::now());
-        let mut looks = 0;
-        while let old @ [_, ..] = &view.old()[..] {
-            assert!(old.len() <= 3 && !old.contains(&ip("192.0.2.0")), "{old:?}");
-            let again = old.iter().map(|to| way(&to.to_string(), &to.to_string())).collect();
-            assert!(!view.store(again, Instant::now()));
-            looks += 1;
-        }
-        assert_eq!(looks, 30);
-    }
 }

@@ -192,9 +192,13 @@ fn fill_in(frame: &mut Mbuf) -> bool {
 
 impl RxQueue<NativePool> for EthRx {
     #[inline]
-    fn rx(&mut self, _: &mut NativePool, burst: &mut Burst<Mbuf>) -> RxLoss {
+    fn rx(&mut self, pool: &mut NativePool, burst: &mut Burst<Mbuf>) -> RxLoss {
+        RxQueue::rx_few(self, pool, burst, BURST)
+    }
+    #[inline]
+    fn rx_few(&mut self, _: &mut NativePool, burst: &mut Burst<Mbuf>, few: usize) -> RxLoss {
         let old = burst.len();
-        let came = EthRx::rx(self, burst);
+        let came = EthRx::rx_few(self, burst, few);
         let bad_offload = if came > 0 && self.has_told() { take_states(burst, old) } else { 0 };
         RxLoss { malformed: self.take_malformed(), bad_offload, ..RxLoss::default() }
     }

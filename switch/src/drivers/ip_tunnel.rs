@@ -9,8 +9,9 @@ use weft_ffi::dpdk::Mbuf;
 use weft_ffi::kernel::udp::{IP_BATCH, IpReceived, IpRx, IpTx, Refusal};
 
 use super::NativePool;
+use super::messages::{Ask, Took, take_up_to};
+use super::missed::Missed;
 use super::socket::UnderlayMtu;
-use super::{Took, take_up_to};
 use crate::ip_tunnel::{Entry, Form, Unfit};
 use crate::packet::BufPool;
 use crate::port::{Armed, BURST, Burst, RxLoss, RxQueue, TxCaps, TxLoss, TxQueue};
@@ -19,12 +20,8 @@ use crate::wire::ethernet::ETHERNET_LEN;
 
 const _: () = assert!(IP_BATCH >= BURST, "a burst goes with one call");
 
-/// Messages that are asked for when nothing has come: to ask for many costs time even if there are none.
-const FEW: usize = 4;
 /// Bytes of the longest message: what the kernel has put together of several packets.
 const LONGEST: usize = 65535;
-/// Polls between two questions how many packets the kernel had no room for: each is a system call.
-const ASK_EVERY: u32 = 4096;
 
 /// Receives what comes out of the tunnel.
 pub struct IpTunnelRx {
@@ -38,12 +35,8 @@ pub struct IpTunnelRx {
     room: usize,
     /// Where a message goes on that is longer: so much for each. Touched only by what the kernel has put together.
     spill: Vec<u8>,
-    /// Messages that are asked for next.
-    ask: usize,
-    /// Polls since the kernel was asked.
-    polls: u32,
-    /// Nothing has come in since the kernel was asked.
-    settled: bool,
+    ask: Ask,
+    missed: Missed,
 }
 
 impl IpTunnelRx {
@@ -51,7 +44,7 @@ impl IpTunnelRx {
     pub fn new(socket: IpRx, form: Form, gateway: MacAddr, mtu: UnderlayMtu) -> Self {
         let spares = Vec::with_capacity(BURST);
         let spill = vec![0; BURST * LONGEST];
-        Self { socket, form, gateway, mtu, spares, room: 0, spill, ask: FEW, polls: 0, settled: true }
+        Self { socket, form, gateway, mtu, spares, room: 0, spill, ask: Ask::NEW, missed: Missed::NEW }
     }
 
     /// Provides buffers for the next messages; how many.
@@ -61,7 +54,7 @@ impl IpTunnelRx {
             self.room = room;
             self.spares.clear();
         }
-        let wanted = most.min(self.ask);
+        let wanted = most.min(self.ask.messages());
         while self.spares.len() < wanted {
             let Some(spare) = pool.alloc(room) else { break };
             self.spares.push(spare);
@@ -80,7 +73,7 @@ impl IpTunnelRx {
         let count = self.provide(pool, burst.remaining_capacity().min(most));
         if count == 0 {
             // What comes stays in the kernel's queue, which drops and counts when it overflows.
-            return Took { messages: 0, more: false };
+            return Took::NOTHING;
         }
         let front = self.form.front();
         let mut told: ArrayVec<Option<IpReceived>, BURST> = ArrayVec::new();
@@ -91,8 +84,10 @@ impl IpTunnelRx {
             .map(|(spare, spill)| pieces_from(spare, front).chain([spill]));
         // An error is the socket's own: the queue stays silent then.
         let received = self.socket.recv(buffers, |message| told.push(message)).unwrap_or(0);
-        self.ask = (2 * received).clamp(FEW, BURST);
-        self.settled &= received == 0;
+        self.ask.learn(received);
+        if received > 0 {
+            self.missed.came();
+        }
         let (mtu, usual) = (self.mtu.underlay().saturating_sub(self.form.outer_len()), self.room - front);
         let filled = self.spares.drain(..received).zip(self.spill.chunks(LONGEST));
         for (message, (mut packet, spill)) in told.into_iter().zip(filled) {
@@ -128,23 +123,15 @@ impl IpTunnelRx {
 impl RxQueue<NativePool> for IpTunnelRx {
     fn rx(&mut self, pool: &mut NativePool, burst: &mut Burst<Mbuf>) -> RxLoss {
         let mut loss = RxLoss::default();
-        self.polls += 1;
         take_up_to(BURST, |most| self.receive(pool, burst, &mut loss, most));
-        if self.polls >= ASK_EVERY {
-            (self.polls, self.settled) = (0, true);
-            loss.missed = self.socket.take_dropped();
-        }
+        loss.missed = self.missed.poll(|| self.socket.take_dropped());
         loss
     }
     fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
         Some(self.socket.as_fd())
     }
     fn arm(&mut self) -> Armed {
-        // The last poll before sleep asks, so that no loss stays untold.
-        if !self.settled {
-            self.polls = ASK_EVERY;
-        }
-        if self.settled { Armed::Waits } else { Armed::Busy }
+        if self.missed.settle() { Armed::Waits } else { Armed::Busy }
     }
     fn recover(&mut self) -> bool {
         // The kernel tells a socket that is not connected of nothing that would end it.

@@ -3,6 +3,8 @@
 
 mod dpdk;
 mod ip_tunnel;
+mod messages;
+mod missed;
 mod packet;
 mod pool;
 mod sleep;
@@ -72,28 +74,6 @@ pub enum Tx {
     IpTunnel(Box<IpTunnelTx>),
 }
 
-/// What one call has brought from a socket.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Took {
-    /// Whether they became packets or came to nothing.
-    messages: usize,
-    /// There may be more.
-    more: bool,
-}
-
-/// Receives until nothing is left, or as many messages have come. All of them count: else somebody who sends what comes to nothing as
-/// fast as it is taken would have the worker for himself.
-fn take_up_to(most: usize, mut receive: impl FnMut(usize) -> Took) {
-    let mut left = most;
-    while left > 0 {
-        let Took { messages, more } = receive(left);
-        if !more {
-            return;
-        }
-        left = left.saturating_sub(messages.max(1));
-    }
-}
-
 impl RxQueue<NativePool> for Rx {
     #[inline]
     fn rx(&mut self, pool: &mut NativePool, burst: &mut Burst<Mbuf>) -> RxLoss {
@@ -111,7 +91,9 @@ impl RxQueue<NativePool> for Rx {
         match self {
             Self::Tap(queue) => queue.rx_few(pool, burst, few),
             Self::Vhost(queue) => RxQueue::rx_few(queue, pool, burst, few),
-            _ => self.rx(pool, burst),
+            Self::Eth(queue) => RxQueue::rx_few(queue, pool, burst, few),
+            // The uplink's, which no pod's limit is about.
+            Self::Packet(_) | Self::Socket(_) | Self::Xdp(_) | Self::IpTunnel(_) => self.rx(pool, burst),
         }
     }
     #[inline]
@@ -195,28 +177,5 @@ impl TxQueue<NativePool> for Tx {
                 TxLoss::default()
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_poll_ends_though_messages_never_do() {
-        for each in [0, 1, 5, 64] {
-            let (mut calls, mut taken) = (0, 0);
-            take_up_to(64, |most| {
-                (calls, taken) = (calls + 1, taken + each.min(most));
-                Took { messages: each.min(most), more: true }
-            });
-            assert!(calls <= 64 && taken <= 64, "{calls} calls, {taken} messages");
-        }
-        let mut asked = Vec::new();
-        take_up_to(64, |most| {
-            asked.push(most);
-            Took { messages: 4, more: asked.len() < 3 }
-        });
-        assert_eq!(asked, [64, 60, 56]);
     }
 }

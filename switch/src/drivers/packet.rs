@@ -9,21 +9,16 @@ use weft_ffi::kernel::packet::{LinkState, PacketTx, RxRing};
 use weft_ffi::kernel::{VNET_HDR_LEN, VnetHdr};
 
 use super::NativePool;
+use super::missed::Missed;
 use crate::offload::segment::{Cut, segment};
 use crate::offload::{GsoKind, virtio};
 use crate::packet::{BufPool, MAX_PACKET, PacketBuf};
 use crate::port::{Armed, Burst, RxLoss, RxQueue, TxCaps, TxQueue};
 
-/// Polls between two questions how many frames the kernel had no room for: each is a system call.
-const ASK_EVERY: u32 = 4096;
-
 /// Receives what comes in by the interface and passes the socket's filter.
 pub struct PacketSocketRx {
     ring: RxRing,
-    /// Polls since the kernel was asked.
-    polls: u32,
-    /// Nothing has come in since the kernel was asked.
-    settled: bool,
+    missed: Missed,
     /// What has come in and found no room in the burst.
     waiting: VecDeque<Mbuf>,
 }
@@ -31,7 +26,7 @@ pub struct PacketSocketRx {
 impl PacketSocketRx {
     /// Receives from this ring.
     pub fn new(ring: RxRing) -> Self {
-        Self { ring, polls: 0, settled: true, waiting: VecDeque::new() }
+        Self { ring, missed: Missed::NEW, waiting: VecDeque::new() }
     }
 }
 
@@ -71,7 +66,7 @@ impl RxQueue<NativePool> for PacketSocketRx {
         }
         while !burst.is_full() {
             let Some(frame) = self.ring.next_frame() else { break };
-            self.settled = false;
+            self.missed.came();
             let bytes = frame.bytes();
             if frame.is_truncated() || bytes.len() > MAX_PACKET {
                 loss.too_long += 1;
@@ -94,23 +89,16 @@ impl RxQueue<NativePool> for PacketSocketRx {
                 Err(_) => loss.bad_offload += 1,
             }
         }
-        self.polls += 1;
-        if self.polls >= ASK_EVERY {
-            (self.polls, self.settled) = (0, true);
-            loss.missed =
-                self.ring.stats().map_or(0, |stats| u32::try_from(stats.dropped).unwrap_or(u32::MAX));
-        }
+        let dropped =
+            || self.ring.stats().map_or(0, |stats| u32::try_from(stats.dropped).unwrap_or(u32::MAX));
+        loss.missed = self.missed.poll(dropped);
         loss
     }
     fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
         Some(self.ring.as_fd())
     }
     fn arm(&mut self) -> Armed {
-        // The last poll before sleep asks, so that no loss stays untold.
-        if !self.settled {
-            self.polls = ASK_EVERY;
-        }
-        if self.settled && self.waiting.is_empty() { Armed::Waits } else { Armed::Busy }
+        if self.missed.settle() && self.waiting.is_empty() { Armed::Waits } else { Armed::Busy }
     }
     fn recover(&mut self) -> bool {
         matches!(self.ring.link_state(), Ok(LinkState::Up | LinkState::Down))

@@ -8,6 +8,7 @@ use weft_ffi::dpdk::Mbuf;
 use weft_ffi::kernel::event::{Epoll, Interest};
 use weft_ffi::kernel::xdp::{XskFrame, XskRx, XskTx};
 
+use super::missed::Missed;
 use super::{NativePool, UnderlayMtu};
 use crate::offload::unfilled::state_of;
 use crate::offload::{Checksum, Offload};
@@ -22,8 +23,6 @@ use crate::wire::udp::{UDP_LEN, UdpView};
 use crate::wire::vlan::VLAN_LEN;
 use crate::wire::vxlan::VXLAN_LEN;
 
-/// Polls between two questions how many frames the kernel had no room for: each is a system call for each queue.
-const ASK_EVERY: u32 = 4096;
 /// Both MAC addresses of an Ethernet header.
 const MACS: usize = 12;
 
@@ -36,10 +35,7 @@ pub struct XdpRx {
     first: usize,
     port: u16,
     mtu: UnderlayMtu,
-    /// Polls since the kernel was asked.
-    polls: u32,
-    /// Nothing has come in since the kernel was asked.
-    settled: bool,
+    missed: Missed,
 }
 
 impl XdpRx {
@@ -55,7 +51,7 @@ impl XdpRx {
                 Some(any)
             }
         };
-        Ok(Self { queues, any, first: 0, port, mtu, polls: 0, settled: true })
+        Ok(Self { queues, any, first: 0, port, mtu, missed: Missed::NEW })
     }
 }
 
@@ -71,7 +67,7 @@ impl RxQueue<NativePool> for XdpRx {
             let Some(queue) = self.queues.get_mut(index) else { break };
             while !burst.is_full() {
                 let Some(frame) = queue.next_frame() else { break };
-                self.settled = false;
+                self.missed.came();
                 match take(&frame, pool) {
                     Ok(mut packet) => {
                         let state = state(&packet, self.port, &self.mtu);
@@ -86,12 +82,10 @@ impl RxQueue<NativePool> for XdpRx {
         }
         // A queue that fills every burst keeps no other waiting.
         self.first = (self.first + 1) % count.max(1);
-        self.polls += 1;
-        if self.polls >= ASK_EVERY {
-            (self.polls, self.settled) = (0, true);
+        loss.missed = self.missed.poll(|| {
             let lost = self.queues.iter_mut().map(|queue| queue.lost().unwrap_or(0)).sum::<u64>();
-            loss.missed = u32::try_from(lost).unwrap_or(u32::MAX);
-        }
+            u32::try_from(lost).unwrap_or(u32::MAX)
+        });
         loss
     }
     fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
@@ -101,12 +95,8 @@ impl RxQueue<NativePool> for XdpRx {
         }
     }
     fn arm(&mut self) -> Armed {
-        // The last poll before sleep asks, so that no loss stays untold.
-        if !self.settled {
-            self.polls = ASK_EVERY;
-        }
         let unsent = self.queues.iter().any(XskRx::has_unsent);
-        if self.settled && !unsent { Armed::Waits } else { Armed::Busy }
+        if self.missed.settle() && !unsent { Armed::Waits } else { Armed::Busy }
     }
 }
 

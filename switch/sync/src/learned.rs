@@ -8,8 +8,9 @@
 //! # Two workers that learn an address at once
 //!
 //! They may take two different places. Each of them therefore looks through both buckets *after* it has taken a place,
-//! and whichever sees two entries removes the later of them, in the buckets' order. A fence between taking and looking makes
-//! sure that at least one of the two sees both. Until then a reader may find either; both are what a frame just said.
+//! and whichever sees two entries removes the earlier of them, in the order in which look-ups go: one that has passed the later
+//! place before it was taken meets the earlier entry, and one that finds that gone, the later. A fence between taking and looking
+//! makes sure that at least one of the two sees both. Until then a reader may find either; both are what a frame just said.
 //!
 //! # When an address was heard
 //!
@@ -179,15 +180,15 @@ impl LearnTable {
                 return if moves { Learn::Moved } else { Learn::Learned };
             }
             fence(SeqCst);
-            self.keep_first(number);
+            self.keep_last(number);
             return Learn::Learned;
         }
         Learn::Busy
     }
 
-    /// Removes all entries of the address but the first.
-    fn keep_first(&self, number: u64) {
-        for place in self.places(number).filter(|place| self.holds(*place, number)).skip(1) {
+    /// Removes all entries of the address but the last in the order of [`Self::find`].
+    fn keep_last(&self, number: u64) {
+        for place in self.places(number).rev().filter(|place| self.holds(*place, number)).skip(1) {
             loop {
                 let entry = self.at(place).load(Acquire);
                 if entry >> PORT_BITS != number || self.remove(place, entry) {
@@ -245,7 +246,7 @@ impl LearnTable {
 
     /// The places that an address may be in, in their order.
     #[inline]
-    fn places(&self, number: u64) -> impl Iterator<Item = Place> + use<> {
+    fn places(&self, number: u64) -> impl DoubleEndedIterator<Item = Place> + use<> {
         let [first, second] = self.buckets_of(number);
         (0..2 * WAYS).map(move |at| Place { bucket: if at < WAYS { first } else { second }, way: at % WAYS })
     }

@@ -322,7 +322,7 @@ fn check_learned(table: &LearnTable) -> usize {
 }
 
 /// Two workers learn the same address behind different ports, while a place before it becomes free: they may take different
-/// places, and one entry is left.
+/// places, one entry is left, and no look-up misses it on the way there.
 #[test]
 fn learned_the_same_address_at_once() {
     explore(2, || {
@@ -334,6 +334,7 @@ fn learned_the_same_address_at_once() {
                 thread::spawn(move || {
                     let learned = table.learn(MAC, port, 1, RULES, || true);
                     assert!(!matches!(learned, Learn::Full | Learn::PortFull | Learn::Busy));
+                    assert!(table.lookup(MAC, 1, 100).is_some(), "a look-up misses it");
                 })
             })
             .into();
@@ -438,7 +439,7 @@ fn check_pins(table: &PinTable, now: u32) -> Vec<u64> {
     numbers
 }
 
-/// Two workers pin the same flow: one entry is left, whichever places they took.
+/// Two workers pin the same flow: one entry is left, whichever places they took, and no look-up misses it on the way there.
 #[test]
 fn pins_of_the_same_flow_at_once() {
     explore(2, || {
@@ -450,6 +451,7 @@ fn pins_of_the_same_flow_at_once() {
                 thread::spawn(move || {
                     let pinned = pin(&table, number, 1, 1);
                     assert!(matches!(pinned, Pin::Pinned | Pin::Known), "{pinned:?}");
+                    assert!(table.has(&table.hashed(pin_key(number)), 1), "a look-up misses it");
                 })
             })
             .into();
@@ -511,8 +513,8 @@ fn pins_a_refresh_against_a_sweep_and_a_displacement() {
     });
 }
 
-/// Two workers pin the same flow, and a third key takes a place, perhaps the first of the two entries' while the second one is removed as one too
-/// many: no key is there twice, none is lost that was not displaced, and the count is right.
+/// Two workers pin the same flow, and a third key takes a place, perhaps that of the entry which is to stay: no key is there twice, none is
+/// lost that was not displaced, and the count is right.
 #[test]
 fn pins_of_the_same_flow_against_a_displacement() {
     explore(2, || {

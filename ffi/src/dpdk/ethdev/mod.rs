@@ -11,8 +11,11 @@ pub use error::EthError;
 
 use super::eal::check;
 use super::mbuf::{adopt_behind, forget_front, free_room};
-use super::{Burst, Eal, Mbuf, Mempool, error_text, sys};
+use super::{BURST, Burst, Eal, Mbuf, Mempool, error_text, sys};
 
+/// Drivers with vector instructions take so many packets at a time; asked for fewer, some of them bring none (rte_ethdev.h,
+/// `rte_eth_rx_burst`).
+const AT_A_TIME: usize = 8;
 /// Ethernet header and two 802.1Q tags: what a frame has beside its MTU.
 const L2_OVERHEAD: u32 = 14 + 8;
 
@@ -393,7 +396,13 @@ impl EthRx {
     /// Appends what has come in, as far as the burst has room; how many that was.
     #[inline]
     pub fn rx(&mut self, burst: &mut Burst) -> usize {
-        let room = burst.remaining_capacity();
+        self.rx_few(burst, BURST)
+    }
+
+    /// As [`Self::rx`], but no more than `few`, rounded up to what every driver can be asked for: the rest stays with the device.
+    #[inline]
+    pub fn rx_few(&mut self, burst: &mut Burst, few: usize) -> usize {
+        let room = burst.remaining_capacity().min(few.min(BURST).next_multiple_of(AT_A_TIME));
         if room == 0 {
             return 0;
         }

@@ -7,11 +7,11 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::ptr;
 
 use libc::c_int;
 
-use super::{Name, UdpError, bind_to_device, failed, switch_on};
+use super::batch::{Batch, Dropped, to_read, to_write};
+use super::{Name, PMTUDISC_INTERFACE, UdpError, bind_to_device, failed, not_bound, share, switch_on};
 use crate::kernel::interface::IfName;
 use crate::kernel::sys;
 
@@ -20,13 +20,8 @@ pub const IP_BATCH: usize = 64;
 
 /// Bytes that may wait in the kernel each way, with its own overhead.
 const BUFFER: c_int = 8 << 20;
-/// Takes the interface's MTU, sets no don't-fragment flag, and believes nothing that routers say (linux/in.h).
-const PMTUDISC_INTERFACE: c_int = 4;
 /// IPv4 in IPv4.
 const IPPROTO_IPIP: c_int = 4;
-/// `SO_MEMINFO` and the place of the drops in what it says (linux/sock_diag.h).
-const SO_MEMINFO: c_int = 55;
-const MEMINFO_DROPS: usize = 8;
 
 /// What the packets are in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,8 +47,7 @@ pub struct IpReceived {
 #[derive(Debug)]
 pub struct IpRx {
     socket: OwnedFd,
-    /// What the kernel had dropped when it was asked last.
-    dropped: u32,
+    dropped: Dropped,
     calls: Calls,
 }
 
@@ -66,12 +60,10 @@ pub struct IpTx {
     calls: Calls,
 }
 
-/// What the kernel reads and writes during a call. The pointers in it are valid only within that.
+/// What the kernel reads and writes during a call.
 struct Calls {
     names: Vec<Name>,
-    pieces: Vec<libc::iovec>,
-    piece_counts: Vec<usize>,
-    messages: Vec<libc::mmsghdr>,
+    batch: Batch,
 }
 
 impl std::fmt::Debug for Calls {
@@ -79,9 +71,6 @@ impl std::fmt::Debug for Calls {
         f.debug_struct("Calls").finish_non_exhaustive()
     }
 }
-
-// SAFETY: the pointers are followed only within `recv` and `send`, which fill the lists anew and need `&mut self`.
-unsafe impl Send for Calls {}
 
 /// The queues of so many workers (one at least) at this node's address `own`, by `interface`. Needs CAP_NET_RAW.
 ///
@@ -96,9 +85,7 @@ pub fn open_ip(
     match carrier {
         IpCarrier::Udp(port) => {
             let first = datagrams(interface, own, port, false)?;
-            // Only now: the first one found that nobody has the port, not even one who would share it.
-            switch_on(&first, libc::SOL_SOCKET, libc::SO_REUSEPORT)
-                .map_err(failed(format_args!("UDP port {port}"), "share it among the workers"))?;
+            share(&first, port)?;
             let others = (1..count).map(|_| datagrams(interface, own, port, true));
             let both = |socket: OwnedFd| -> Result<_, UdpError> {
                 let sender =
@@ -128,10 +115,7 @@ fn datagrams(interface: IfName, own: Ipv4Addr, port: u16, shared: bool) -> Resul
     sys::set_option(socket.as_fd(), libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, &PMTUDISC_INTERFACE)
         .map_err(failed(what, "go by the interface's MTU"))?;
     set_buffers(&socket, what)?;
-    bind(&socket, own, port).map_err(|source| match source.raw_os_error() {
-        Some(libc::EADDRINUSE) => UdpError::InUse(port),
-        _ => failed(what, "bind to this node's address")(source),
-    })?;
+    bind(&socket, own, port).map_err(not_bound(port, what, "bind to this node's address"))?;
     Ok(socket)
 }
 
@@ -166,7 +150,7 @@ fn bind(socket: &OwnedFd, own: Ipv4Addr, port: u16) -> io::Result<()> {
 
 impl IpRx {
     fn new(socket: OwnedFd) -> Self {
-        Self { socket, dropped: 0, calls: Calls::new() }
+        Self { socket, dropped: Dropped::default(), calls: Calls::new() }
     }
 
     /// Receives into these buffers, a list of pieces for each message ([`IP_BATCH`] messages at most), without waiting. Tells
@@ -183,47 +167,18 @@ impl IpRx {
         M: IntoIterator<Item = &'a mut [u8]>,
     {
         let calls = &mut self.calls;
-        // A panic of the caller's may have left something behind.
         calls.forget();
         for pieces in buffers.into_iter().take(IP_BATCH) {
-            let as_kernel = |piece: &'a mut [u8]| libc::iovec {
-                iov_base: piece.as_mut_ptr().cast(),
-                iov_len: piece.len(),
-            };
-            let before = calls.pieces.len();
-            calls.pieces.extend(pieces.into_iter().map(as_kernel));
-            calls.piece_counts.push(calls.pieces.len() - before);
+            calls.batch.add(|all| all.extend(pieces.into_iter().map(to_write)));
             calls.names.push(Name::NONE);
         }
-        let count = calls.list(size_of_val(&Name::NONE.0) as libc::socklen_t);
-        if count == 0 {
+        if calls.list(size_of_val(&Name::NONE.0) as libc::socklen_t) == 0 {
             return Ok(0);
         }
-        let received = loop {
-            // SAFETY: the messages name live addresses and pieces, the pieces bytes that the caller lends for the whole of this
-            // function; nothing has moved since `list`. No timeout is given.
-            let received = sys::check(unsafe {
-                libc::recvmmsg(
-                    self.socket.as_raw_fd(),
-                    calls.messages.as_mut_ptr(),
-                    count as libc::c_uint,
-                    libc::MSG_DONTWAIT as _,
-                    ptr::null_mut(),
-                )
-            });
-            match received {
-                Ok(received) => break received as usize,
-                Err(error) => match error.raw_os_error() {
-                    Some(libc::EINTR) => {}
-                    Some(libc::EAGAIN) => break 0,
-                    _ => {
-                        calls.forget();
-                        return Err(error);
-                    }
-                },
-            }
-        };
-        for (message, name) in calls.messages.iter().zip(&calls.names).take(received) {
+        // SAFETY: the messages name live addresses and pieces, the pieces bytes that the caller lends for the whole of this
+        // function; nothing has moved since `list`.
+        let received = unsafe { calls.batch.receive(self.socket.as_fd()) }?;
+        for (message, name) in calls.batch.messages.iter().zip(&calls.names).take(received) {
             let from = match name.read().map(|from| from.ip()) {
                 Some(IpAddr::V4(from)) => Some(from),
                 _ => None,
@@ -237,11 +192,7 @@ impl IpRx {
 
     /// Packets that the kernel has thrown away since this was asked last, most of them because nobody fetched them in time.
     pub fn take_dropped(&mut self) -> u32 {
-        let info: io::Result<[u32; 9]> = sys::get_option(self.socket.as_fd(), libc::SOL_SOCKET, SO_MEMINFO);
-        let now = info.map_or(self.dropped, |info| info[MEMINFO_DROPS]);
-        let dropped = now.wrapping_sub(self.dropped);
-        self.dropped = now;
-        dropped
+        self.dropped.take(&self.socket)
     }
 }
 
@@ -266,18 +217,10 @@ impl IpTx {
         M: IntoIterator<Item = &'a [u8]>,
     {
         let calls = &mut self.calls;
-        // A panic of the caller's may have left something behind.
         calls.forget();
         let mut name_len = 0;
         for (to, pieces) in messages.into_iter().take(IP_BATCH) {
-            // The kernel only reads what it sends.
-            let as_kernel = |piece: &'a [u8]| libc::iovec {
-                iov_base: piece.as_ptr().cast_mut().cast(),
-                iov_len: piece.len(),
-            };
-            let before = calls.pieces.len();
-            calls.pieces.extend(pieces.into_iter().map(as_kernel));
-            calls.piece_counts.push(calls.pieces.len() - before);
+            calls.batch.add(|all| all.extend(pieces.into_iter().map(to_read)));
             let (name, len) = Name::of(SocketAddr::new(to.into(), self.port));
             name_len = len;
             calls.names.push(name);
@@ -285,7 +228,7 @@ impl IpTx {
         let count = calls.list(name_len);
         let mut done = 0;
         while done < count {
-            let rest = &mut calls.messages[done..];
+            let rest = &mut calls.batch.messages[done..];
             // SAFETY: the messages name addresses in this value's lists, and pieces that name bytes which the caller lends for the
             // whole of `send`; none of them has moved since `list`. The kernel reads them and writes lengths only.
             let sent = sys::check(unsafe {
@@ -317,36 +260,19 @@ impl IpTx {
 
 impl Calls {
     fn new() -> Self {
-        Self {
-            names: Vec::with_capacity(IP_BATCH),
-            pieces: Vec::with_capacity(IP_BATCH * 4),
-            piece_counts: Vec::with_capacity(IP_BATCH),
-            messages: Vec::with_capacity(IP_BATCH),
-        }
+        Self { names: Vec::with_capacity(IP_BATCH), batch: Batch::new(IP_BATCH, IP_BATCH * 4) }
     }
 
     /// Lists the messages for the kernel, whose names and pieces are complete: these move while they grow.
     fn list(&mut self, name_len: libc::socklen_t) -> usize {
-        let mut rest = self.pieces.as_mut_slice();
-        for (count, name) in self.piece_counts.iter().zip(&mut self.names) {
-            let (mine, others) = rest.split_at_mut(*count);
-            rest = others;
-            // SAFETY: a C struct of pointers and numbers, for which zero is a value.
-            let mut message = unsafe { std::mem::zeroed::<libc::msghdr>() };
+        self.batch.list(&mut self.names, |message, name| {
             message.msg_name = name.0.as_mut_ptr().cast();
             message.msg_namelen = name_len;
-            message.msg_iov = mine.as_mut_ptr();
-            message.msg_iovlen = mine.len() as _;
-            self.messages.push(libc::mmsghdr { msg_hdr: message, msg_len: 0 });
-        }
-        self.messages.len()
+        })
     }
 
-    /// No pointer outlives the borrow of the buffers.
     fn forget(&mut self) {
-        self.messages.clear();
-        self.pieces.clear();
-        self.piece_counts.clear();
+        self.batch.forget();
         self.names.clear();
     }
 }

@@ -10,6 +10,7 @@
 //! The kernel routes, resolves, filters and checks; path MTUs are not its business here: what is larger than the
 //! interface takes is refused, and nothing is cut.
 
+mod batch;
 mod control;
 mod icmp;
 mod ip;
@@ -71,9 +72,27 @@ fn bind_to_device(socket: &OwnedFd, interface: IfName) -> io::Result<()> {
     sys::set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_BINDTODEVICE, &name)
 }
 
+/// Lets others have this socket's port too. The first socket of a port is given this only once it is bound: so it has found that nobody
+/// has the port, not even one who would share it.
+fn share(first: &OwnedFd, port: u16) -> Result<(), UdpError> {
+    switch_on(first, libc::SOL_SOCKET, libc::SO_REUSEPORT)
+        .map_err(failed(format_args!("UDP port {port}"), "share it among the workers"))
+}
+
+/// Why a socket could not be bound to a port.
+fn not_bound(port: u16, what: &str, step: &'static str) -> impl FnOnce(io::Error) -> UdpError {
+    move |source| match source.raw_os_error() {
+        Some(libc::EADDRINUSE) => UdpError::InUse(port),
+        _ => failed(what, step)(source),
+    }
+}
+
 fn switch_on(socket: &OwnedFd, level: c_int, option: c_int) -> io::Result<()> {
     sys::set_option(socket.as_fd(), level, option, &(1 as c_int))
 }
+
+/// Takes the interface's MTU, sets no don't-fragment flag, and believes nothing that routers say (linux/in.h, linux/in6.h).
+const PMTUDISC_INTERFACE: c_int = 4;
 
 /// Bytes of the longest address that the kernel writes or reads here.
 const NAME_LEN: usize = size_of::<libc::sockaddr_in6>();

@@ -2,13 +2,13 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::ptr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use libc::c_int;
 
+use super::batch::{Batch, Dropped, to_write};
 use super::control::Control;
-use super::{Name, UdpError, bind_to_device, failed, switch_on};
+use super::{Name, UdpError, bind_to_device, failed, not_bound, share, switch_on};
 use crate::kernel::interface::IfName;
 use crate::kernel::sys;
 
@@ -17,9 +17,6 @@ pub const RX_BATCH: usize = 64;
 
 /// Bytes that may wait in the kernel, with its own overhead: some thousand small packets, or some milliseconds of a fast stream.
 const RECEIVE_BUFFER: c_int = 16 << 20;
-/// `SO_MEMINFO` and the place of the drops in what it says (linux/sock_diag.h).
-const SO_MEMINFO: c_int = 55;
-const MEMINFO_DROPS: usize = 8;
 
 /// A message that has come in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,18 +39,15 @@ pub struct Received {
 #[derive(Debug)]
 pub struct UdpRx {
     socket: OwnedFd,
-    /// What the kernel had dropped when it was asked last.
-    dropped: u32,
+    dropped: Dropped,
     calls: Calls,
 }
 
-/// What the kernel reads and writes during a call. The pointers in it are valid only within `recv`.
+/// What the kernel reads and writes during a call.
 struct Calls {
     names: Vec<Name>,
     controls: Vec<Control>,
-    pieces: Vec<libc::iovec>,
-    piece_counts: Vec<usize>,
-    messages: Vec<libc::mmsghdr>,
+    batch: Batch,
 }
 
 impl std::fmt::Debug for Calls {
@@ -61,9 +55,6 @@ impl std::fmt::Debug for Calls {
         f.debug_struct("Calls").finish_non_exhaustive()
     }
 }
-
-// SAFETY: the pointers are followed only within `recv`, which fills the lists anew and needs `&mut self`.
-unsafe impl Send for Calls {}
 
 impl UdpRx {
     /// So many sockets (one at least) on `port`, among which the kernel spreads the flows that come in by `interface`.
@@ -77,9 +68,7 @@ impl UdpRx {
             Some(first) => first,
             None => Self::bind(family, interface, port, false)?,
         };
-        // Only now: the first one found that nobody has the port, not even one who would share it.
-        switch_on(&first.socket, libc::SOL_SOCKET, libc::SO_REUSEPORT)
-            .map_err(failed(format_args!("UDP port {port}"), "share it among the workers"))?;
+        share(&first.socket, port)?;
         let others = (1..count).map(|_| Self::bind(family, interface, port, true));
         std::iter::once(Ok(first)).chain(others).collect()
     }
@@ -118,18 +107,13 @@ impl UdpRx {
             any.sin_port = port.to_be();
             sys::bind(fd, &any)
         };
-        bound.map_err(|source| match source.raw_os_error() {
-            Some(libc::EADDRINUSE) => UdpError::InUse(port),
-            _ => failed(what, "bind to it")(source),
-        })?;
+        bound.map_err(not_bound(port, what, "bind to it"))?;
         let calls = Calls {
             names: vec![Name::NONE; RX_BATCH],
             controls: vec![Control::EMPTY; RX_BATCH],
-            pieces: Vec::with_capacity(RX_BATCH * 4),
-            piece_counts: Vec::with_capacity(RX_BATCH),
-            messages: Vec::with_capacity(RX_BATCH),
+            batch: Batch::new(RX_BATCH, RX_BATCH * 4),
         };
-        Ok(Self { socket, dropped: 0, calls })
+        Ok(Self { socket, dropped: Dropped::default(), calls })
     }
 
     /// Receives into these buffers, a list of pieces for each message ([`RX_BATCH`] messages at most), without waiting. Tells
@@ -151,31 +135,10 @@ impl UdpRx {
             return Ok(0);
         }
         let calls = &mut self.calls;
-        let received = loop {
-            // SAFETY: the messages name live addresses, control data and pieces, the pieces bytes that the caller lends for
-            // the whole of this function; nothing has moved since `gather`. No timeout is given.
-            let received = sys::check(unsafe {
-                libc::recvmmsg(
-                    self.socket.as_raw_fd(),
-                    calls.messages.as_mut_ptr(),
-                    count as libc::c_uint,
-                    libc::MSG_DONTWAIT as _,
-                    ptr::null_mut(),
-                )
-            });
-            match received {
-                Ok(received) => break received as usize,
-                Err(error) => match error.raw_os_error() {
-                    Some(libc::EINTR) => {}
-                    Some(libc::EAGAIN) => break 0,
-                    _ => {
-                        calls.forget();
-                        return Err(error);
-                    }
-                },
-            }
-        };
-        let heads = calls.messages.iter().zip(&calls.names).zip(&calls.controls).take(received);
+        // SAFETY: the messages name live addresses, control data and pieces, the pieces bytes that the caller lends for
+        // the whole of this function; nothing has moved since `gather`.
+        let received = unsafe { calls.batch.receive(self.socket.as_fd()) }?;
+        let heads = calls.batch.messages.iter().zip(&calls.names).zip(&calls.controls).take(received);
         for (index, ((message, name), control)) in heads.enumerate() {
             let told = control.read(message.msg_hdr.msg_controllen);
             let addresses = name.read().zip(told.to);
@@ -189,17 +152,13 @@ impl UdpRx {
             });
             each(index, received);
         }
-        calls.forget();
+        calls.batch.forget();
         Ok(received)
     }
 
     /// Packets that the kernel has thrown away since this was asked last, most of them because nobody fetched them in time.
     pub fn take_dropped(&mut self) -> u32 {
-        let info: io::Result<[u32; 9]> = sys::get_option(self.socket.as_fd(), libc::SOL_SOCKET, SO_MEMINFO);
-        let now = info.map_or(self.dropped, |info| info[MEMINFO_DROPS]);
-        let dropped = now.wrapping_sub(self.dropped);
-        self.dropped = now;
-        dropped
+        self.dropped.take(&self.socket)
     }
 }
 
@@ -209,41 +168,17 @@ impl Calls {
     where
         M: IntoIterator<Item = &'a mut [u8]>,
     {
-        // A panic of the caller's may have left something behind.
-        self.forget();
+        self.batch.forget();
         for pieces in buffers.into_iter().take(RX_BATCH) {
-            let before = self.pieces.len();
-            self.pieces.extend(
-                pieces
-                    .into_iter()
-                    .map(|piece| libc::iovec { iov_base: piece.as_mut_ptr().cast(), iov_len: piece.len() }),
-            );
-            self.piece_counts.push(self.pieces.len() - before);
+            self.batch.add(|all| all.extend(pieces.into_iter().map(to_write)));
         }
-        // Only now, since the list of pieces may have moved while it grew.
-        let mut rest = self.pieces.as_mut_slice();
-        let places = self.piece_counts.iter().zip(&mut self.names).zip(&mut self.controls);
-        for ((count, name), control) in places {
-            let (mine, others) = rest.split_at_mut(*count);
-            rest = others;
-            // SAFETY: a C struct of pointers and numbers, for which zero is a value.
-            let mut message = unsafe { std::mem::zeroed::<libc::msghdr>() };
+        let places = self.names.iter_mut().zip(&mut self.controls);
+        self.batch.list(places, |message, (name, control)| {
             message.msg_name = name.0.as_mut_ptr().cast();
             message.msg_namelen = name.0.len() as _;
-            message.msg_iov = mine.as_mut_ptr();
-            message.msg_iovlen = mine.len() as _;
             message.msg_control = control.0.as_mut_ptr().cast();
             message.msg_controllen = control.0.len() as _;
-            self.messages.push(libc::mmsghdr { msg_hdr: message, msg_len: 0 });
-        }
-        self.messages.len()
-    }
-
-    /// No pointer outlives the borrow of the buffers.
-    fn forget(&mut self) {
-        self.messages.clear();
-        self.pieces.clear();
-        self.piece_counts.clear();
+        })
     }
 }
 

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use libc::c_int;
 
+use super::batch::{Batch, to_read};
 use super::way::{Prepared, Way, Ways};
-use super::{Name, UdpError, failed, switch_on};
+use super::{Name, PMTUDISC_INTERFACE, UdpError, failed, switch_on};
 use crate::kernel::packet::Filter;
 use crate::kernel::sys;
 
@@ -23,8 +24,6 @@ pub const MAX_PIECES: usize = 1024;
 
 /// Bytes that may wait in the kernel for each socket, with its own overhead.
 const SEND_BUFFER: c_int = 8 << 20;
-/// Takes the interface's MTU, sets no don't-fragment flag, and believes nothing that routers say (linux/in.h, linux/in6.h).
-const PMTUDISC_INTERFACE: c_int = 4;
 /// linux/in6.h.
 const IPV6_AUTOFLOWLABEL: c_int = 70;
 
@@ -123,14 +122,12 @@ impl Apart {
     }
 }
 
-/// What the kernel reads during a call. The pointers in it are valid only within `send`.
+/// What the kernel reads during a call.
 struct Calls {
     ways: Ways,
     /// Which of them each message goes.
     numbers: Vec<usize>,
-    pieces: Vec<libc::iovec>,
-    piece_counts: Vec<usize>,
-    messages: Vec<libc::mmsghdr>,
+    batch: Batch,
 }
 
 impl std::fmt::Debug for Calls {
@@ -138,9 +135,6 @@ impl std::fmt::Debug for Calls {
         f.debug_struct("Calls").finish_non_exhaustive()
     }
 }
-
-// SAFETY: the pointers are followed only within `send`, which fills the lists anew and needs `&mut self`.
-unsafe impl Send for Calls {}
 
 impl UdpTx {
     /// So many sockets.
@@ -153,9 +147,7 @@ impl UdpTx {
         let calls = Calls {
             ways: Ways::new(TX_BATCH),
             numbers: Vec::with_capacity(TX_BATCH),
-            pieces: Vec::with_capacity(MAX_PIECES),
-            piece_counts: Vec::with_capacity(TX_BATCH),
-            messages: Vec::with_capacity(TX_BATCH),
+            batch: Batch::new(TX_BATCH, MAX_PIECES),
         };
         Ok(Self { sockets, ports, apart: Apart { to: Vec::with_capacity(Apart::MANY), since: None }, calls })
     }
@@ -257,45 +249,26 @@ impl Calls {
     where
         P: FnOnce(&mut dyn FnMut(&'a [u8])),
     {
-        // A panic of the caller's may have left something behind.
         self.forget();
         self.ways.begin();
         for message in messages.take(TX_BATCH) {
-            let before = self.pieces.len();
-            let pieces = &mut self.pieces;
-            (message.pieces)(&mut |piece| {
-                // The kernel only reads what it sends.
-                pieces.push(libc::iovec { iov_base: piece.as_ptr().cast_mut().cast(), iov_len: piece.len() });
-            });
-            self.piece_counts.push(self.pieces.len() - before);
-            let Message { to, from, tos, segment, .. } = message;
+            let Message { to, from, tos, segment, pieces } = message;
+            self.batch.add(|all| pieces(&mut |piece| all.push(to_read(piece))));
             self.numbers.push(self.ways.number(Way { to, from, tos, segment }));
         }
-        // Only now, since the lists may have moved while they grew.
-        let mut rest = self.pieces.as_mut_slice();
-        for (count, number) in self.piece_counts.iter().zip(&self.numbers) {
-            let way = self.ways.get(*number);
-            let (mine, others) = rest.split_at_mut(*count);
-            rest = others;
-            // SAFETY: a C struct of pointers and numbers, for which zero is a value.
-            let mut message = unsafe { std::mem::zeroed::<libc::msghdr>() };
+        // Only now: the list of ways may have moved while it grew, too.
+        self.batch.list(self.numbers.iter().map(|number| self.ways.get(*number)), |message, way| {
             // The kernel only reads what it is told.
             message.msg_name = way.name.0.as_ptr().cast_mut().cast();
             message.msg_namelen = way.name_len;
-            message.msg_iov = mine.as_mut_ptr();
-            message.msg_iovlen = mine.len() as _;
             message.msg_control = way.control.0.as_ptr().cast_mut().cast();
             message.msg_controllen = way.all as _;
-            self.messages.push(libc::mmsghdr { msg_hdr: message, msg_len: 0 });
-        }
-        self.messages.len()
+        })
     }
 
     /// No pointer outlives the borrow of the messages.
     fn forget(&mut self) {
-        self.messages.clear();
-        self.pieces.clear();
-        self.piece_counts.clear();
+        self.batch.forget();
         self.numbers.clear();
     }
 
@@ -311,12 +284,12 @@ impl Calls {
 
     fn flush(&mut self, socket: c_int, apart: &mut Apart, mut refused: impl FnMut(usize, &io::Error)) {
         let mut done = 0;
-        while done < self.messages.len() {
+        while done < self.batch.messages.len() {
             // Up to the next message that has to be cut here.
             let whole =
                 |message: &usize| !self.is_several(*message) || !apart.has(self.way(*message).way.to.ip());
-            let count = (done..self.messages.len()).take_while(whole).count();
-            let rest = self.messages.get_mut(done..done + count).unwrap_or_default();
+            let count = (done..self.batch.messages.len()).take_while(whole).count();
+            let rest = self.batch.messages.get_mut(done..done + count).unwrap_or_default();
             let error = if rest.is_empty() {
                 match self.send_apart(socket, done) {
                     Ok(()) => {
@@ -367,7 +340,7 @@ impl Calls {
                     apart.add(self.way(done).way.to.ip());
                 }
                 Some(libc::EAGAIN) => {
-                    (done..self.messages.len()).for_each(|index| refused(index, &error));
+                    (done..self.batch.messages.len()).for_each(|index| refused(index, &error));
                     return;
                 }
                 _ => {
@@ -381,11 +354,10 @@ impl Calls {
     /// Sends the datagrams of a message one by one.
     #[cold]
     fn send_apart(&mut self, socket: c_int, index: usize) -> io::Result<()> {
-        let (mut message, prepared) = (self.messages[index].msg_hdr, self.way(index));
+        let (mut message, prepared) = (self.batch.messages[index].msg_hdr, self.way(index));
         message.msg_controllen = prepared.sender as _;
         let size = usize::from(prepared.way.segment.unwrap_or(u16::MAX));
-        let start: usize = self.piece_counts[..index].iter().sum();
-        let mut pieces = &mut self.pieces[start..start + self.piece_counts[index]];
+        let mut pieces = self.batch.pieces_of(index);
         while !pieces.is_empty() {
             let mut left = size;
             let of_this = |piece: &&libc::iovec| {

@@ -16,14 +16,12 @@ use super::UnderlayMtu;
 use super::delivery::{Delivery, Filled};
 use super::routers::Routers;
 use super::shape::{Expected, LONGEST, PACKETS, Shape};
-use crate::drivers::{NativePool, Took, take_up_to};
+use crate::drivers::NativePool;
+use crate::drivers::messages::{Ask, Took, take_up_to};
+use crate::drivers::missed::Missed;
 use crate::packet::BufPool;
 use crate::port::{Armed, BURST, Burst, RxLoss, RxQueue};
 
-/// Messages that are asked for when nothing has come: to ask for many costs time even if there are none.
-const FEW: usize = 4;
-/// Polls between two questions how many packets the kernel had no room for: each is a system call.
-const ASK_EVERY: u32 = 4096;
 /// Polls between two looks for what routers say, while there is work; it is looked for before the worker sleeps, too.
 const LOOK_EVERY: u32 = 64;
 
@@ -34,18 +32,14 @@ pub struct SocketRx {
     mtu: UnderlayMtu,
     routers: Option<Routers>,
     expected: Expected,
-    /// Messages that are asked for next.
-    ask: usize,
+    ask: Ask,
     /// Ready for the next messages: small ones, and ones that hold the longest message. Those that are used are missing.
     spares: [Vec<Option<Mbuf>>; 2],
     /// Where a message goes on that is longer than its buffers: so much for each. Hardly ever touched.
     spill: Vec<u8>,
     /// What has come in and found no room in the burst.
     waiting: VecDeque<Mbuf>,
-    /// Polls since the kernel was asked.
-    polls: u32,
-    /// Nothing has come in since the kernel was asked.
-    settled: bool,
+    missed: Missed,
 }
 
 impl SocketRx {
@@ -58,12 +52,11 @@ impl SocketRx {
             mtu,
             routers,
             expected: Expected::NEW,
-            ask: FEW,
+            ask: Ask::NEW,
             spares: [Vec::with_capacity(BURST), Vec::with_capacity(BURST)],
             spill: vec![0; BURST * LONGEST],
             waiting: VecDeque::with_capacity(PACKETS),
-            polls: 0,
-            settled: true,
+            missed: Missed::NEW,
         })
     }
 
@@ -71,7 +64,7 @@ impl SocketRx {
     fn provide(&mut self, pool: &mut NativePool, room: usize) -> (usize, usize) {
         let Shape { packets, messages, .. } = self.expected.shape;
         let spares = &mut self.spares[self.expected.shape.buffers()];
-        let wanted = packets * messages.min(self.ask).min(room / packets).max(1);
+        let wanted = packets * messages.min(self.ask.messages()).min(room / packets).max(1);
         let mut have = 0;
         while have < wanted {
             if have == spares.len() {
@@ -105,7 +98,7 @@ impl SocketRx {
         let messages = messages.min(most);
         if messages == 0 {
             // What comes stays in the kernel's queue, which drops and counts when it overflows.
-            return Took { messages: 0, more: false };
+            return Took::NOTHING;
         }
         let shape = self.expected.shape;
         let size = shape.size;
@@ -117,11 +110,11 @@ impl SocketRx {
             });
         // An error is the socket's own: the queue stays silent then.
         let count = self.socket.recv(buffers, |index, received| told.push((index, received))).unwrap_or(0);
-        self.ask = (2 * count).clamp(FEW, BURST);
+        self.ask.learn(count);
         if count == 0 {
-            return Took { messages: 0, more: false };
+            return Took::NOTHING;
         }
-        self.settled = false;
+        self.missed.came();
         let mut next = Shape::SINGLE;
         let mut delivery =
             Delivery { port: self.port, mtu: &self.mtu, burst, waiting: &mut self.waiting, loss };
@@ -148,11 +141,10 @@ impl RxQueue<NativePool> for SocketRx {
             let Some(packet) = self.waiting.pop_front() else { break };
             burst.push(packet);
         }
-        self.polls += 1;
         // A message is not taken before all of its packets have room: they go on together.
         take_up_to(BURST, |most| {
             if !self.waiting.is_empty() || self.expected.shape.packets > burst.remaining_capacity() {
-                return Took { messages: 0, more: false };
+                return Took::NOTHING;
             }
             let large = self.expected.shape == Shape::LARGE;
             let took = self.receive(pool, burst, &mut loss, most);
@@ -160,7 +152,7 @@ impl RxQueue<NativePool> for SocketRx {
         });
         // Behind the tunnel's own: whoever sends many of these takes no room from it.
         if let Some(routers) = &mut self.routers {
-            if self.polls % LOOK_EVERY == 0 {
+            if self.missed.polls() % LOOK_EVERY == 0 {
                 routers.look();
             }
             routers.hear(pool, &mut loss, |packet| {
@@ -169,10 +161,7 @@ impl RxQueue<NativePool> for SocketRx {
                 }
             });
         }
-        if self.polls >= ASK_EVERY {
-            (self.polls, self.settled) = (0, true);
-            loss.missed = self.socket.take_dropped();
-        }
+        loss.missed = self.missed.poll(|| self.socket.take_dropped());
         loss
     }
     fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
@@ -185,11 +174,7 @@ impl RxQueue<NativePool> for SocketRx {
         if let Some(routers) = &mut self.routers {
             routers.look();
         }
-        // The last poll before sleep asks, so that no loss stays untold.
-        if !self.settled {
-            self.polls = ASK_EVERY;
-        }
-        if self.settled { Armed::Waits } else { Armed::Busy }
+        if self.missed.settle() { Armed::Waits } else { Armed::Busy }
     }
     fn recover(&mut self) -> bool {
         // The kernel tells a socket that is not connected of nothing that would end it.
