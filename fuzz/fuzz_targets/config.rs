@@ -16,7 +16,7 @@ use ipnet::IpNet;
 use libfuzzer_sys::fuzz_target;
 use weft_control::cluster;
 use weft_control::compile::{
-    Facts, OpenPort, Uplink, Way, compile, direct_routes, gateway_mac, peer_addresses,
+    Facts, OpenPort, PeerWays, Uplink, Way, compile, direct_routes, gateway_mac, peer_addresses,
 };
 use weft_control::config::Config;
 use weft_control::model::{Encapsulation, Model, gateway, validate};
@@ -85,7 +85,7 @@ fn facts(model: &Model) -> Facts {
     let way = |next_hop, mac| Way { source: own, next_hop, next_hop_mac: mac, mtu: None };
     let peers = peer_addresses(model, NODE);
     // Every third is behind a router, the way to every second is resolved.
-    let ways: HashMap<_, _> = peers
+    let ways: PeerWays = peers
         .iter()
         .enumerate()
         .map(|(n, peer)| {
