@@ -34,9 +34,11 @@ pub(crate) fn add(conf: &Conf, call: &Call) -> Result<CniResult, Error> {
         return Err(Error::new(code::CONFIG, msg).with("delete the attachment first"));
     }
     let mut begun = Begun { conf, call, weftd: &weftd, name: &name, plug: &plug, kept: false, pod: false };
-    if let Addressing::Plugin(ipam) = &plan.addressing
-        && is_kept(conf, ipam)
-    {
+    let kept = match &plan.addressing {
+        Addressing::Plugin(ipam) => Some(ipam).filter(|ipam| is_kept(conf, ipam)),
+        _ => None,
+    };
+    if let Some(ipam) = kept {
         begun.kept = true;
         keep(conf, plan.env.as_ref(), ipam, &call.container).map_err(|error| begun.undo(error))?;
     }
