@@ -24,6 +24,7 @@ pub(crate) const ESRCH: i32 = nix::libc::ESRCH;
 pub(crate) const EEXIST: i32 = nix::libc::EEXIST;
 const ENODEV: i32 = nix::libc::ENODEV;
 const EBUSY: i32 = nix::libc::EBUSY;
+const ERANGE: i32 = nix::libc::ERANGE;
 const EOPNOTSUPP: i32 = nix::libc::EOPNOTSUPP;
 
 /// `IN6_ADDR_GEN_MODE_NONE`: the kernel makes no link-local address by itself.
@@ -139,10 +140,16 @@ impl Kernel {
     /// The interface of that name; the error lists the ones there are.
     pub(crate) async fn link(&self, name: &str) -> Result<Link, Error> {
         let asked = self.0.link().get().match_name(name.to_owned()).execute();
-        match all(asked, "ask for an interface").await {
-            Ok(found) if !found.is_empty() => return Ok(Link::read(&found[0])),
-            Err(error) if error.errno() != Some(ENODEV) => return Err(error),
-            _ => {}
+        match all(asked, &format!("ask for interface {name}")).await {
+            // Alternative names are found too, but are nobody's by which it is followed.
+            Ok(found) => {
+                if let Some(link) = found.iter().map(Link::read).find(|link| link.name == name) {
+                    return Ok(link);
+                }
+            }
+            // There is none, or there can't be one, so long is the name.
+            Err(error) if matches!(error.errno(), Some(ENODEV | ERANGE)) => {}
+            Err(error) => return Err(error),
         }
         let existing = self.links().await?.into_iter().map(|l| l.name).collect::<Vec<_>>().join(", ");
         Err(Error::NoInterface { name: name.to_owned(), existing })
@@ -168,7 +175,8 @@ impl Kernel {
         let doing = format!("set the queueing discipline of interface {}", link.name);
         let flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
         match self.execute(RouteNetlinkMessage::NewQueueDiscipline(message), flags, &doing).await {
-            Err(error) if matches!(error.errno(), Some(ENOENT | EOPNOTSUPP)) => Ok(()),
+            // Or somebody has just chosen one.
+            Err(error) if matches!(error.errno(), Some(ENOENT | EOPNOTSUPP | EEXIST)) => Ok(()),
             outcome => outcome,
         }
     }

@@ -79,19 +79,6 @@ pub async fn look_at_pod(netns: &Path, ifname: &str) -> Result<Option<PodView>, 
     inside(netns, look).await
 }
 
-/// True if the network namespace `netns` (none: the current one) has an interface `ifname`.
-pub async fn pod_interface_exists(netns: Option<&Path>, ifname: &str) -> Result<bool, Error> {
-    let name = ifname.to_owned();
-    let look = move |handle: Handle| async move {
-        let links = Kernel(handle).links().await?;
-        Ok(links.iter().any(|link| link.name == name))
-    };
-    match netns {
-        Some(path) => inside(path, look).await,
-        None => look(Kernel::open()?.into_handle()).await,
-    }
-}
-
 async fn configure(handle: Handle, wanted: PodInterface) -> Result<(), Error> {
     let kernel = Kernel(handle);
     let link = kernel.link(&wanted.ifname).await?;

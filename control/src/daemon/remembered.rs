@@ -111,7 +111,6 @@ impl Daemon {
 
     /// Writes down what is left to be, and returns when it is.
     pub(super) async fn remember_last(&mut self) {
-        // Two writings at a time could end in either order.
         self.end_writing().await;
         self.write_down();
         self.end_writing().await;
@@ -123,10 +122,12 @@ impl Daemon {
         }
     }
 
+    /// Begins to write down what is new, unless that is still being done: two writings at a time could end in either order.
     fn write_down(&mut self) {
-        let Some(memory) = self.remembers.as_mut().filter(|memory| memory.kept != self.source.loaded) else {
-            return;
+        let is_due = |memory: &&mut Memory| {
+            memory.kept != self.source.loaded && memory.writing.as_ref().is_none_or(JoinHandle::is_finished)
         };
+        let Some(memory) = self.remembers.as_mut().filter(is_due) else { return };
         memory.kept = self.source.loaded;
         memory.not_before = Instant::now() + APART;
         let (model, state_dir) = (Arc::clone(&self.model), self.config.state.dir.clone());

@@ -330,7 +330,7 @@ class Recording:
         for line in re.findall(rb"[^\n]*\n|[^\n]+", raw):
             text = line.removesuffix(b"\n").removesuffix(b"\r")
             end = {b"": ".", b"\n": "-", b"\r\n": ""}[line[len(text):]]
-            self.lines.append(f"{who}{end} {text.decode()}".rstrip(" "))
+            self.lines.append(f"{who}{end} {text.decode(errors='backslashreplace')}" if text else f"{who}{end}")
 
     def has(self, pattern):
         """True once such a line is there."""
@@ -480,7 +480,7 @@ def main():
         remarks = REMARKS.format(server=KUBERNETES[1], etcd=etcd, page=PAGE)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(remarks + text, encoding="utf-8")
-    except (Failed, subprocess.TimeoutExpired, OSError) as error:
+    except (Failed, subprocess.TimeoutExpired, OSError, ValueError, LookupError, http.client.HTTPException) as error:
         print(f"FAILED  {error}")
         print("interop: 0 passed, 1 failed")
         return 1

@@ -64,21 +64,21 @@ impl Etcd {
         let mut back_off = BackOff::new();
         let mut renew_at = self.renewal(held.until);
         let mut list = false;
-        let mut lost = false;
+        let mut lost: Option<Instant> = None;
         let mut back_since: Option<Instant> = None;
         loop {
             let opened = self.open(&mut held, &mut teller, &mut renew_at, list).await;
             let failure = match opened {
                 Ok(stream) => {
-                    if std::mem::take(&mut lost) {
+                    if let Some(lost) = lost.take() {
                         info!("etcd is reached again");
                         // What comes next is waited for anew, but not of a server that comes and goes.
                         if back_since.is_none_or(|at| at.elapsed() > BackOff::STEADY) {
                             back_off = BackOff::new();
                         }
                         back_since = Some(Instant::now());
-                        // Nobody could write anything meanwhile.
-                        held.leases.miss_until(self.missed_until());
+                        // What could have been written meanwhile is heard from now on.
+                        held.leases.miss_longer_by(lost.elapsed());
                         if teller.updates.send(Update::Back).await.is_err() {
                             return;
                         }
@@ -107,7 +107,8 @@ impl Etcd {
             if let Some(failure) = failure {
                 let error = self.client.explain(failure);
                 self.status.send_modify(|status| *status = status.lost(error.to_string()));
-                if !std::mem::replace(&mut lost, true) {
+                if lost.is_none() {
+                    lost = Some(Instant::now());
                     warn!("{error}; what it said last stays in force");
                     if teller.updates.send(Update::Lost(error)).await.is_err() {
                         return;
@@ -232,7 +233,8 @@ impl Etcd {
     ) -> Result<(), Failure> {
         let listed = self.client.range(&self.subnets(), true).await?;
         let now = Seen::of(listed.header.as_ref());
-        let follows = held.seen.is_followed_by(&now);
+        // A backup may be restored with revisions beyond all that there were; what is in it is as old as before.
+        let follows = held.seen.is_followed_by(&now) && !held.leases.are_newer_than(&listed.kvs);
         if !follows {
             warn!(
                 "etcd was restored from a backup, or is another one: revision {} was read, now it is {}; all leases are read \
@@ -242,7 +244,6 @@ impl Etcd {
         }
         let missed_until = (!follows).then(|| self.missed_until());
         teller.changed |= held.leases.replace(&listed.kvs, missed_until);
-        held.seen = now;
         if let Some(missed) = held.missed().filter(|_| !follows) {
             warn!("{missed}");
         }
@@ -276,6 +277,8 @@ impl Etcd {
                 *renew_at = Instant::now();
             }
         }
+        // Only what has been read to its end is not read again.
+        held.seen = now;
         Ok(())
     }
 

@@ -8,6 +8,7 @@ use crate::store::Peer;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::time::Instant;
 
 /// One node's lease.
@@ -97,6 +98,12 @@ impl Leases {
         self.all.remove(&key).is_some() || wrong || missed
     }
 
+    /// Whether one of these keys was written later than it says here: keys are of an older time than what is known.
+    pub(super) fn are_newer_than(&self, kvs: &[KeyValue]) -> bool {
+        let newer = |kv: &KeyValue| Some(self.all.get(&self.tail(&kv.key)?)?.written > kv.mod_revision);
+        kvs.iter().any(|kv| newer(kv) == Some(true))
+    }
+
     /// These are all keys that there are. True if they say something else than was known. What is gone from a store that was
     /// restored counts until `missed_until`, since nobody has deleted it.
     pub(super) fn replace(&mut self, kvs: &[KeyValue], missed_until: Option<Instant>) -> bool {
@@ -127,9 +134,9 @@ impl Leases {
         self.missed.values().map(|(_, until)| *until).min()
     }
 
-    /// All that are missed count until then.
-    pub(super) fn miss_until(&mut self, until: Instant) {
-        self.missed.values_mut().for_each(|(_, of)| *of = until);
+    /// All that are missed count for so much longer.
+    pub(super) fn miss_longer_by(&mut self, time: Duration) {
+        self.missed.values_mut().for_each(|(_, until)| *until += time);
     }
 
     /// Those that have been missed for long enough are gone: which ones.
@@ -272,5 +279,29 @@ fn family_overlaps(
                 around.push((range, index));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(number: u8, written: i64) -> KeyValue {
+        KeyValue {
+            key: format!("/net/subnets/10.5.{number}.0-24").into_bytes(),
+            value: format!(r#"{{"PublicIP":"172.16.0.{number}","PublicIPv6":null}}"#).into_bytes(),
+            create_revision: 3,
+            mod_revision: written,
+            ..KeyValue::default()
+        }
+    }
+
+    #[test]
+    fn a_key_that_was_written_later_than_it_says_tells_of_a_backup() {
+        let mut leases = Leases::new("/net/subnets/".to_owned());
+        leases.replace(&[key(1, 5), key(2, 9)], None);
+        assert!(!leases.are_newer_than(&[key(1, 5), key(2, 12), key(3, 1)]), "one was renewed, one has come");
+        assert!(!leases.are_newer_than(&[key(2, 9)]), "one is gone");
+        assert!(leases.are_newer_than(&[key(1, 5), key(2, 4)]));
     }
 }

@@ -42,7 +42,14 @@ impl Namespace {
         run(&all)
     }
 
-    /// The same with JSON as the answer.
+    /// Runs `tc` with these words, in here.
+    pub(crate) fn tc(&self, words: &str) -> String {
+        let mut all = vec!["netns", "exec", self.name.as_str(), "tc"];
+        all.extend(words.split_whitespace());
+        run(&all)
+    }
+
+    /// The answer of `ip` as JSON.
     pub(crate) fn json(&self, words: &str) -> Vec<Value> {
         let text = self.ip(&format!("-j {words}"));
         if text.trim().is_empty() {

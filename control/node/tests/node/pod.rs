@@ -4,7 +4,7 @@ use crate::lab::Namespace;
 use ipnet::IpNet;
 use std::net::IpAddr;
 use std::path::Path;
-use weft_node::{Error, PodInterface, configure_pod, look_at_pod, pod_interface_exists};
+use weft_node::{Error, PodInterface, configure_pod, look_at_pod};
 
 const GATEWAY: [u8; 6] = [0x02, 0, 0, 0, 0, 0x01];
 
@@ -150,6 +150,20 @@ async fn ipv6_that_a_runtime_switched_off_is_switched_on_for_a_pod_that_has_it()
 }
 
 #[tokio::test]
+async fn a_new_interface_has_no_queueing_and_a_chosen_one_stays() {
+    for chosen in [None, Some("pfifo")] {
+        let pod = Namespace::new();
+        pod.ip("tuntap add dev eth0 mode tap multi_queue");
+        if let Some(kind) = chosen {
+            pod.tc(&format!("qdisc add dev eth0 root {kind}"));
+        }
+        configure_pod(Some(&pod.path()), wanted()).await.expect("it is configured");
+        let shown = pod.tc("qdisc show dev eth0");
+        assert!(shown.starts_with(&format!("qdisc {}", chosen.unwrap_or("noqueue"))), "{shown}");
+    }
+}
+
+#[tokio::test]
 async fn errors_name_the_namespace_and_the_interface() {
     let gone = Path::new("/run/netns/weft-t-gone");
     let error = configure_pod(Some(gone), wanted()).await.expect_err("no such namespace");
@@ -159,10 +173,16 @@ async fn errors_name_the_namespace_and_the_interface() {
     assert!(error.to_string().contains("/proc/self/status"), "{error}");
 
     let pod = pod();
-    assert!(pod_interface_exists(Some(&pod.path()), "eth0").await.expect("it is read"));
-    assert!(!pod_interface_exists(Some(&pod.path()), "eth1").await.expect("it is read"));
     let mut other = wanted();
     other.ifname = "eth1".to_owned();
     let error = configure_pod(Some(&pod.path()), other).await.expect_err("no such interface");
     assert!(matches!(error, Error::NoInterface { .. }), "{error}");
+
+    // Nor is it there by another of its names, or by one that none can have.
+    pod.ip("link property add dev eth0 altname pod0");
+    for name in ["pod0", "a-name-that-is-too-long"] {
+        let other = PodInterface { ifname: name.to_owned(), ..wanted() };
+        let error = configure_pod(Some(&pod.path()), other).await.expect_err("no such interface");
+        assert!(matches!(error, Error::NoInterface { .. }), "{name}: {error}");
+    }
 }
