@@ -37,7 +37,7 @@ impl Case {
             Self::ColdStart => "from weftd's start until every node's subnet is forwarded to",
             Self::Change => "from a node's change in the store to the first packet to it, 99th percentile",
             Self::Memory => "resident memory with 250 pods, packet buffers in ordinary pages among it",
-            Self::CniAdd => "100 pods added at once, by a C loop that makes such devices",
+            Self::CniAdd => "100 pods added at once, by a C loop that makes the same devices",
             Self::StoreLoss => "lost while the store is away, slow, compacted and restored",
         }
     }
