@@ -303,7 +303,8 @@ impl Dataplane {
         }
     }
 
-    /// Waits until every worker has carried out what it was told before this.
+    /// Waits until every worker has carried out what it was told before this. It forwards by the newest snapshot from then on: a
+    /// worker has no packet in hand while it obeys, and looks for the newest with the next.
     pub async fn obeyed(&self) {
         let mut told = Vec::new();
         for side in &self.workers {
@@ -315,16 +316,6 @@ impl Dataplane {
         if answers.len() < told.len() {
             warn!("a worker does not obey");
         }
-    }
-
-    /// Waits until every worker forwards by the snapshot published last, with the queues that it was told of.
-    pub async fn settled(&self) {
-        let publication = self.publisher.publication();
-        let deadline = Instant::now() + PATIENCE;
-        while !self.publisher.passed(publication) && Instant::now() < deadline {
-            tokio::time::sleep(Duration::from_micros(200)).await;
-        }
-        self.obeyed().await;
     }
 
     /// Publishes the next snapshot, which `make` makes for its generation. Its parts that are as they were stay those of the one before.

@@ -2,7 +2,7 @@
 //! [`crate::daemon`].
 
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
 use thiserror::Error;
@@ -15,6 +15,7 @@ use weft_ffi::kernel::udp::{IcmpRx, IpCarrier, UdpError, UdpRx, open_ip};
 use weft_ffi::kernel::udp_claim::ClaimError;
 use weft_ffi::kernel::whole::WholeTx;
 use weft_ffi::kernel::xdp::{Steering, XdpError, XdpOptions, XdpPort, XskRx, XskTx};
+use weft_node::{PodInterface, make_pod};
 use weft_switch::drivers::{
     IpTunnelRx, IpTunnelTx, PacketSocketRx, PacketSocketTx, Rx, SocketRx, SocketTx, Spreader, Tx,
     UnderlayMtu, XdpRx, XdpTx, delete_tap, tap_queues,
@@ -60,6 +61,12 @@ pub enum OpenError {
     /// A device without queues.
     #[error("{0:?} has no queue to receive from or to send to")]
     NoQueue(String),
+    /// An interface in a pod.
+    #[error(transparent)]
+    Node(#[from] weft_node::Error),
+    /// What is to be made is there.
+    #[error("its namespace has an interface of this name already")]
+    Taken,
     /// A task of the daemon broke off.
     #[error("opening broke off: {0}")]
     Interrupted(#[from] tokio::task::JoinError),
@@ -105,16 +112,24 @@ impl Opened {
     }
 }
 
-/// Opens a pod's port. A TAP's interface exists after that, but has no address yet.
+/// The interface of an ordinary pod.
+pub struct PodTap {
+    /// What it is to look like.
+    pub interface: PodInterface,
+    /// One that is there already is another's.
+    pub must_be_new: bool,
+}
+
+/// Opens a pod's port. An ordinary pod's interface, `tap` of its name, has its state then; the others configure themselves.
 pub async fn open_pod(
     dataplane: &Dataplane,
     attachment: &Attachment,
-    mac: MacAddr,
+    tap: impl FnOnce(&str) -> PodTap,
     mtu: Mtu,
 ) -> Result<Opened, OpenError> {
     match attachment {
         Attachment::Tap { netns, ifname } => {
-            open_tap(Some(netns.clone()), ifname, mac, dataplane.workers().len()).await
+            open_pod_tap(netns, ifname.parse()?, dataplane.workers().len(), tap(ifname)).await
         }
         Attachment::VhostUser { socket, mode } => {
             let mode = match mode {
@@ -158,30 +173,48 @@ pub async fn open_pod(
     }
 }
 
-/// Opens a TAP's first queue, of as many as there are workers, in a network namespace or in weftd's own; takes the TAP up again if
-/// it is there. Its interface has `mac` if it is new.
-pub async fn open_tap(
-    netns: Option<PathBuf>,
-    ifname: &str,
-    mac: MacAddr,
-    workers: usize,
-) -> Result<Opened, OpenError> {
+/// Opens the TAP of the host port in weftd's own namespace, as [`first_queue`] says. Its interface has `mac` if it is new.
+pub async fn open_host_tap(ifname: &str, mac: MacAddr, workers: usize) -> Result<Opened, OpenError> {
     let name: IfName = ifname.parse()?;
-    let options = TapOptions {
+    let options = TapOptions { mac: Some(mac.0), ..tap_options(workers) };
+    let opened = tokio::task::spawn_blocking(move || Tap::open(None, name, options)).await??;
+    Ok(first_queue(opened, None))
+}
+
+/// Opens the TAP of a pod and configures its interface, which has its state when this returns. What was made for it goes if that fails.
+async fn open_pod_tap(
+    netns: &Path,
+    name: IfName,
+    workers: usize,
+    PodTap { interface, must_be_new }: PodTap,
+) -> Result<Opened, OpenError> {
+    let place = netns.to_owned();
+    let make = move || {
+        let opened = first_queue(Tap::open_inside(&place, name, tap_options(workers))?, Some(place));
+        match must_be_new && !opened.created {
+            true => Err(OpenError::Taken),
+            false => Ok(opened),
+        }
+    };
+    make_pod(netns, interface, make, Opened::discard).await
+}
+
+fn tap_options(workers: usize) -> TapOptions {
+    TapOptions {
         persist: true,
         multi_queue: true,
         hold: workers > 1,
         offloads: true,
-        mac: Some(mac.0),
         ..TapOptions::default()
-    };
-    let place = netns.clone();
-    let tap = tokio::task::spawn_blocking(move || Tap::open(place.as_deref(), name, options));
-    let (tap, existed) = tap.await??;
+    }
+}
+
+/// The first queue of a TAP, of as many as there are workers; one that was there before has been taken up again.
+fn first_queue((tap, existed): (Tap, TapExisted), netns: Option<PathBuf>) -> Opened {
     let further = tap.queues().map(|queues| FurtherQueues { queues, netns });
     let (rx, tx) = tap_queues(tap);
     let created = existed == TapExisted::Created;
-    Ok(Opened { rx: Rx::Tap(rx), tx: Tx::Tap(tx), device: Device::Queues, created, further })
+    Opened { rx: Rx::Tap(rx), tx: Tx::Tap(tx), device: Device::Queues, created, further }
 }
 
 /// The open uplink.

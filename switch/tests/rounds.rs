@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
-use weft_switch::memory::{MemSwitch, Memory, NoWake};
+use weft_switch::memory::{MemSwitch, Memory, NoSleep, NoWake};
 use weft_switch::packet::{HeapBuf, HeapPool};
 use weft_switch::pins::Pins;
 use weft_switch::port::MemPort;
@@ -196,4 +196,38 @@ fn ports_take_turns_where_the_way_out_is_full() {
     }
     // The turn of the one that never sends is its neighbour's.
     assert!(through.iter().sum::<i32>() == 30 && through.iter().all(|count| *count > 5), "{through:?}");
+}
+
+#[test]
+fn a_command_does_not_wait_for_the_frames_of_all_ports() {
+    let (_publisher, readers) = cell(Box::<Snapshot>::default(), 1);
+    let parts =
+        readers.into_iter().map(|snapshot| Parts { snapshot, pool: HeapPool::default(), waker: NoWake });
+    let (mut worker, handle) = make::<Memory>(parts.collect(), &Pins::default()).remove(0);
+    let ports: Vec<_> = (0..3).map(|_| MemPort::default()).collect();
+    for (number, port) in ports.iter().enumerate() {
+        handle.send(Command::AddRx(PortId::new(number).unwrap(), port.clone()));
+    }
+    worker.obey(&mut NoSleep);
+    let inject = || ports.iter().for_each(|port| port.inject(HeapBuf::from_bytes(&[0; 60])));
+    inject();
+    assert_eq!(worker.round(), 3);
+
+    inject();
+    let (done, answer) = crossbeam_channel::bounded(1);
+    handle.send(Command::Tell(done));
+    assert_eq!(worker.round(), 1);
+    assert!(worker.obey(&mut NoSleep) && answer.try_recv().is_ok());
+    // The others come first then.
+    assert_eq!(worker.round(), 2);
+    assert!(ports.iter().all(|port| !port.waits()));
+
+    // With commands all the time, each has its turn.
+    inject();
+    for _ in 0..3 {
+        handle.send(Command::Tell(crossbeam_channel::bounded(1).0));
+        assert_eq!(worker.round(), 1);
+        worker.obey(&mut NoSleep);
+    }
+    assert!(ports.iter().all(|port| !port.waits()));
 }

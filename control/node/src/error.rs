@@ -76,6 +76,16 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// A file that is no network namespace.
+    #[error(
+        "{} is no network namespace: give a path such as /run/netns/NAME or /proc/PID/ns/net (a plain file is left \
+         there when a namespace has been unmounted)",
+        path.display()
+    )]
+    NotANamespace {
+        /// The path that was given.
+        path: PathBuf,
+    },
     /// A file or directory cannot be read or written.
     #[error("cannot {doing} {}: {source}", path.display())]
     File {

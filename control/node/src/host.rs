@@ -10,7 +10,7 @@ use crate::MacBytes;
 use crate::error::Error;
 use crate::netlink::{ADDR_GEN_MODE_NONE, Kernel};
 use crate::route::Wanted;
-use crate::sysctl;
+use crate::sysctl::{self, Settings};
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -75,15 +75,12 @@ impl HostPort {
 pub async fn configure_host_port(wanted: HostPort) -> Result<(), Error> {
     let kernel = Kernel::open()?;
     let link = kernel.link(&wanted.name).await?;
-    sysctl::quiet_ipv6(&link.name)?;
+    Settings::of_interface("ipv6", &link.name)?.quiet()?;
     if link.addr_gen_mode.is_some_and(|mode| mode != ADDR_GEN_MODE_NONE) {
         kernel.set_addr_gen_mode(&link, ADDR_GEN_MODE_NONE).await?;
     }
     kernel.set_unbuffered(&link).await?;
-    kernel.set_mtu(&link, wanted.mtu).await?;
-    if link.mac != Some(wanted.mac) {
-        kernel.set_mac(&link, wanted.mac).await?;
-    }
+    kernel.set_mac_and_mtu(&link, wanted.mac, wanted.mtu).await?;
     let present = kernel.addresses(link.index).await?;
     for net in wanted.addresses() {
         if !present.iter().any(|address| address.net == net) {

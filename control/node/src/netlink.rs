@@ -7,7 +7,7 @@ use futures_util::{Stream, StreamExt, TryStream, TryStreamExt};
 use ipnet::IpNet;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    AfSpecInet6, AfSpecUnspec, InfoKind, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
 };
 use netlink_packet_route::tc::{TcAttribute, TcHandle, TcMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
@@ -15,7 +15,7 @@ use rtnetlink::packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
 };
 use rtnetlink::sys::AsyncSocket;
-use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec};
+use rtnetlink::{Handle, LinkGetRequest, LinkMessageBuilder, LinkUnspec};
 use std::io;
 use std::net::IpAddr;
 
@@ -133,14 +133,15 @@ impl Kernel {
     }
 
     pub(crate) async fn links(&self) -> Result<Vec<Link>, Error> {
-        let messages = all(self.0.link().get().execute(), "list the interfaces").await?;
+        let asked = without_counters(self.0.link().get());
+        let messages = all(asked.execute(), "list the interfaces").await?;
         Ok(messages.iter().map(Link::read).collect())
     }
 
     /// The interface of that name; the error lists the ones there are.
     pub(crate) async fn link(&self, name: &str) -> Result<Link, Error> {
-        let asked = self.0.link().get().match_name(name.to_owned()).execute();
-        match all(asked, &format!("ask for interface {name}")).await {
+        let asked = without_counters(self.0.link().get().match_name(name.to_owned()));
+        match all(asked.execute(), &format!("ask for interface {name}")).await {
             // Alternative names are found too, but are nobody's by which it is followed.
             Ok(found) => {
                 if let Some(link) = found.iter().map(Link::read).find(|link| link.name == name) {
@@ -181,25 +182,23 @@ impl Kernel {
         }
     }
 
-    pub(crate) async fn set_mtu(&self, link: &Link, mtu: u32) -> Result<(), Error> {
+    /// Sets the MAC address and the MTU, and what follows from that. A driver that refuses another address on a running interface
+    /// gets it down and up again.
+    pub(crate) async fn set_mac_and_mtu(&self, link: &Link, mac: MacBytes, mtu: u32) -> Result<(), Error> {
         let gso_max_size = gso_max_size(mtu);
-        if link.mtu == mtu && link.gso_max_size == gso_max_size {
+        if link.mac == Some(mac) && link.mtu == mtu && link.gso_max_size == gso_max_size {
             return Ok(());
         }
-        let message = LinkUnspec::new_with_index(link.index)
-            .mtu(mtu)
-            .append_extra_attribute(LinkAttribute::GsoMaxSize(gso_max_size))
-            .build();
-        let doing = format!("set the MTU of interface {} to {mtu}", link.name);
-        self.0.link().set(message).execute().await.map_err(failed(doing))
-    }
-
-    /// Sets the MAC address. A driver that refuses this on a running interface gets it down and up again.
-    pub(crate) async fn set_mac(&self, link: &Link, mac: MacBytes) -> Result<(), Error> {
         let set = || async {
-            let message = LinkUnspec::new_with_index(link.index).address(mac.to_vec()).build();
-            let doing = format!("set the MAC address of interface {} to {}", link.name, mac_text(mac));
-            self.0.link().set(message).execute().await.map_err(failed(doing))
+            let mut builder = LinkUnspec::new_with_index(link.index)
+                .mtu(mtu)
+                .append_extra_attribute(LinkAttribute::GsoMaxSize(gso_max_size));
+            if link.mac != Some(mac) {
+                builder = builder.address(mac.to_vec());
+            }
+            let doing =
+                format!("give interface {} the MAC address {} and MTU {mtu}", link.name, mac_text(mac));
+            self.0.link().set(builder.build()).execute().await.map_err(failed(doing))
         };
         match set().await {
             Err(error) if error.errno() == Some(EBUSY) && link.admin_up => {
@@ -210,6 +209,13 @@ impl Kernel {
             }
             outcome => outcome,
         }
+    }
+
+    /// The loopback interface, which has the same number in each namespace.
+    pub(crate) async fn set_loopback_up(&self) -> Result<(), Error> {
+        const INDEX: u32 = 1;
+        let message = LinkUnspec::new_with_index(INDEX).up().build();
+        self.0.link().set(message).execute().await.map_err(failed("set interface lo up"))
     }
 
     pub(crate) async fn set_addr_gen_mode(&self, link: &Link, mode: u8) -> Result<(), Error> {
@@ -270,6 +276,11 @@ impl Kernel {
         let doing = format!("remove the address {} from interface {}", address.net, link.name);
         self.0.address().del(address.message.clone()).execute().await.map_err(failed(doing))
     }
+}
+
+/// Counters take longer than all the rest, and nobody reads them here.
+fn without_counters(request: LinkGetRequest) -> LinkGetRequest {
+    request.set_filter_mask(AddressFamily::Unspec, vec![LinkExtentMask::SkipStats])
 }
 
 /// Bytes of the largest frame that an interface of this MTU is to hand over uncut: as many packets as one UDP message can take into

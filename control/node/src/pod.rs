@@ -2,11 +2,12 @@
 
 use crate::MacBytes;
 use crate::error::Error;
-use crate::netlink::Kernel;
+use crate::netlink::{Kernel, Link, family};
 use crate::netns::inside;
 use crate::route::Wanted;
-use crate::sysctl;
+use crate::sysctl::Settings;
 use ipnet::IpNet;
+use netlink_packet_route::AddressFamily;
 use rtnetlink::Handle;
 use std::net::IpAddr;
 use std::path::Path;
@@ -31,14 +32,36 @@ pub struct PodInterface {
     pub routers: Vec<(IpAddr, MacBytes)>,
 }
 
-/// Brings an interface in the network namespace `netns` (none: the current one) into the wanted state. What is so
-/// already is not touched, and addresses and routes of others stay. A route through another interface, or one that
-/// weft did not make, stays too: then this one adds none to the same destinations.
-pub async fn configure_pod(netns: Option<&Path>, interface: PodInterface) -> Result<(), Error> {
-    match netns {
-        Some(path) => inside(path, move |handle| configure(handle, interface)).await,
-        None => configure(Kernel::open()?.into_handle(), interface).await,
-    }
+/// Brings an interface in the network namespace `netns` into the wanted state. What is so already is not touched, and addresses
+/// and routes of others stay. A route through another interface, or one that weft did not make, stays too: then this one adds none
+/// to the same destinations.
+pub async fn configure_pod(netns: &Path, interface: PodInterface) -> Result<(), Error> {
+    make_pod(netns, interface, || Ok(()), |()| ()).await
+}
+
+/// Makes a pod's interface in the network namespace at `netns` by `make`, which may block, and brings it into the wanted state, on
+/// one thread in that namespace. If the kernel refuses the state, `undo` gets what `make` gave.
+pub async fn make_pod<T, E>(
+    netns: &Path,
+    interface: PodInterface,
+    make: impl FnOnce() -> Result<T, E> + Send + 'static,
+    undo: fn(T),
+) -> Result<T, E>
+where
+    T: Send + 'static,
+    E: From<Error> + Send + 'static,
+{
+    let work = move |handle: Handle| async move {
+        let made = make()?;
+        match configure(handle, interface).await {
+            Ok(()) => Ok(made),
+            Err(error) => {
+                undo(made);
+                Err(error.into())
+            }
+        }
+    };
+    inside(netns, work).await
 }
 
 /// An interface of a pod as it is.
@@ -82,42 +105,40 @@ pub async fn look_at_pod(netns: &Path, ifname: &str) -> Result<Option<PodView>, 
 async fn configure(handle: Handle, wanted: PodInterface) -> Result<(), Error> {
     let kernel = Kernel(handle);
     let link = kernel.link(&wanted.ifname).await?;
+    let ipv6 = Settings::of_interface("ipv6", &link.name)?;
     if wanted.addresses.iter().any(|net| net.addr().is_ipv6()) {
         // Container runtimes switch IPv6 off on interfaces that they know nothing of.
-        sysctl::set(&format!("net/ipv6/conf/{}/disable_ipv6", link.name), "0")?;
+        ipv6.set("disable_ipv6", "0")?;
     }
-    sysctl::quiet_ipv6(&link.name)?;
+    ipv6.quiet()?;
     // As flannel's bridge does: others that remember the address's former owner hear of the new one.
-    sysctl::set(&format!("net/ipv4/conf/{}/arp_notify", link.name), "1")?;
-    sysctl::set(&format!("net/ipv6/conf/{}/ndisc_notify", link.name), "1")?;
+    ipv6.set("ndisc_notify", "1")?;
+    Settings::of_interface("ipv4", &link.name)?.set("arp_notify", "1")?;
     kernel.set_unbuffered(&link).await?;
-    kernel.set_mtu(&link, wanted.mtu).await?;
-    if link.mac != Some(wanted.mac) {
-        kernel.set_mac(&link, wanted.mac).await?;
-    }
-    let present = kernel.addresses(link.index).await?;
+    kernel.set_mac_and_mtu(&link, wanted.mac, wanted.mtu).await?;
     for net in &wanted.addresses {
-        if !present.iter().any(|address| address.net == *net) {
-            kernel.add_address(&link, *net).await?;
-        }
+        kernel.add_address(&link, *net).await?;
     }
     // After the new ones are there, so that the kernel never finds itself without.
-    for address in present.iter().filter(|address| wanted.outdated.contains(&address.net)) {
-        kernel.delete_address(&link, address).await?;
-    }
-    for link in [kernel.link("lo").await?, link.clone()] {
-        if !link.admin_up {
-            kernel.set_link_up(&link, true).await?;
+    if !wanted.outdated.is_empty() {
+        let present = kernel.addresses(link.index).await?;
+        for address in present.iter().filter(|address| wanted.outdated.contains(&address.net)) {
+            kernel.delete_address(&link, address).await?;
         }
     }
-    put_routes(&kernel, link.index, &wanted).await?;
+    kernel.set_loopback_up().await?;
+    if !link.admin_up {
+        kernel.set_link_up(&link, true).await?;
+    }
+    put_routes(&kernel, &link, &wanted).await?;
     for (ip, mac) in &wanted.routers {
         kernel.tell_router(link.index, *ip, *mac).await?;
     }
     Ok(())
 }
 
-async fn put_routes(kernel: &Kernel, oif: u32, interface: &PodInterface) -> Result<(), Error> {
+async fn put_routes(kernel: &Kernel, link: &Link, interface: &PodInterface) -> Result<(), Error> {
+    let oif = link.index;
     let wanted: Vec<_> = interface
         .routes
         .iter()
@@ -128,8 +149,15 @@ async fn put_routes(kernel: &Kernel, oif: u32, interface: &PodInterface) -> Resu
             onlink: !interface.addresses.iter().any(|net| net.contains(gateway)),
         })
         .collect();
+    let mut present = Vec::new();
+    for of in [AddressFamily::Inet, AddressFamily::Inet6] {
+        // An interface that was down until now has none that could go.
+        if link.admin_up || wanted.iter().any(|route| family(route.destination.addr()) == of) {
+            present.extend(kernel.routes_of(of, None).await?);
+        }
+    }
     let (own, others): (Vec<_>, Vec<_>) =
-        kernel.routes(None).await?.into_iter().partition(|route| route.is_weft() && route.oif == oif);
+        present.into_iter().partition(|route| route.is_weft() && route.oif == oif);
     // First, since the kernel takes only one to a destination.
     for route in own.iter().filter(|route| !wanted.iter().any(|wanted| wanted.is(route, oif))) {
         kernel.delete_route(route).await?;

@@ -193,17 +193,24 @@ fn blackhole(net: IpNet) -> RouteMessage {
 impl Kernel {
     /// The unicast routes of the main table, of both families; only those of one interface if `oif` is given.
     pub(crate) async fn routes(&self, oif: Option<u32>) -> Result<Vec<Route>, Error> {
-        let mut routes = Vec::new();
-        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            let mut filter = RouteMessage::default();
-            filter.header.address_family = family;
-            filter.header.table = RouteHeader::RT_TABLE_MAIN;
-            filter.attributes.extend(oif.map(RouteAttribute::Oif));
-            let messages = all(self.0.route().get(filter).execute(), "list the routes").await?;
-            let wanted = |route: &Route| oif.is_none_or(|oif| route.oif == oif);
-            routes.extend(messages.into_iter().filter_map(Route::read).filter(wanted));
-        }
+        let mut routes = self.routes_of(AddressFamily::Inet, oif).await?;
+        routes.append(&mut self.routes_of(AddressFamily::Inet6, oif).await?);
         Ok(routes)
+    }
+
+    /// Those of one family.
+    pub(crate) async fn routes_of(
+        &self,
+        family: AddressFamily,
+        oif: Option<u32>,
+    ) -> Result<Vec<Route>, Error> {
+        let mut filter = RouteMessage::default();
+        filter.header.address_family = family;
+        filter.header.table = RouteHeader::RT_TABLE_MAIN;
+        filter.attributes.extend(oif.map(RouteAttribute::Oif));
+        let messages = all(self.0.route().get(filter).execute(), "list the routes").await?;
+        let wanted = |route: &Route| oif.is_none_or(|oif| route.oif == oif);
+        Ok(messages.into_iter().filter_map(Route::read).filter(wanted).collect())
     }
 
     /// How the kernel reaches `destination` now ("ip route get").

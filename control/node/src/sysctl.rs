@@ -1,47 +1,75 @@
 //! Settings under `/proc/sys/net`. They are those of the calling thread's network namespace.
 
 use crate::error::Error;
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::Mode;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
-/// Sets one setting; true if it has the value now. A node without IPv6, or a container with a read-only `/proc`,
-/// has settings that cannot be set: the caller goes on and says so at most once, in the log.
-pub(crate) fn set(name: &str, value: &str) -> Result<bool, Error> {
-    let path = PathBuf::from("/proc/sys").join(name);
-    let refused =
-        |e: &io::Error| matches!(e.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem);
-    // Opened once: with many namespaces the kernel looks for long where the file is.
-    let (mut file, writable) = match File::options().read(true).write(true).open(&path) {
-        Ok(file) => (file, Ok(())),
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(false),
-        Err(e) if refused(&e) => (File::open(&path).map_err(|e| Error::file("read", &path, e))?, Err(e)),
-        Err(e) => return Err(Error::file("open", &path, e)),
-    };
-    let mut now = String::new();
-    file.read_to_string(&mut now).map_err(|e| Error::file("read", &path, e))?;
-    if now.trim() == value {
-        return Ok(true);
-    }
-    match writable.and_then(|()| file.write_all_at(value.as_bytes(), 0)) {
-        Ok(()) => Ok(true),
-        Err(e) if refused(&e) => {
-            tracing::debug!("{} stays as it is: {e}", path.display());
-            Ok(false)
-        }
-        Err(e) => Err(Error::file("write", &path, e)),
-    }
+/// A folder of settings, opened once: with many namespaces the kernel looks for long where one is.
+pub(crate) struct Settings {
+    path: PathBuf,
+    /// None on a node that has no such settings, such as one without IPv6.
+    folder: Option<File>,
 }
 
-/// What every interface that weft configures is told about IPv6: its addresses come from weft, so it neither
-/// listens to router advertisements nor waits for duplicates.
-pub(crate) fn quiet_ipv6(interface: &str) -> Result<(), Error> {
-    for (name, value) in [("accept_ra", "0"), ("autoconf", "0"), ("accept_dad", "0"), ("dad_transmits", "0")]
-    {
-        set(&format!("net/ipv6/conf/{interface}/{name}"), value)?;
+impl Settings {
+    /// Those of one interface; `family` is "ipv4" or "ipv6".
+    pub(crate) fn of_interface(family: &str, interface: &str) -> Result<Self, Error> {
+        Self::open(&format!("net/{family}/conf/{interface}"))
     }
-    Ok(())
+
+    fn open(folder: &str) -> Result<Self, Error> {
+        let path = PathBuf::from("/proc/sys").join(folder);
+        match File::open(&path) {
+            Ok(folder) => Ok(Self { path, folder: Some(folder) }),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(Self { path, folder: None }),
+            Err(e) => Err(Error::file("open", &path, e)),
+        }
+    }
+
+    /// Sets one setting; true if it has the value now. A node without IPv6, or a container with a read-only `/proc`,
+    /// has settings that cannot be set: the caller goes on and says so at most once, in the log.
+    pub(crate) fn set(&self, name: &str, value: &str) -> Result<bool, Error> {
+        let Some(folder) = &self.folder else { return Ok(false) };
+        let failed = |doing, e| Error::file(doing, &self.path.join(name), e);
+        let open = |flags| {
+            let opened = openat(folder, name, flags | OFlag::O_CLOEXEC, Mode::empty());
+            opened.map(File::from).map_err(io::Error::from)
+        };
+        let refused =
+            |e: &io::Error| matches!(e.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem);
+        let (mut file, writable) = match open(OFlag::O_RDWR) {
+            Ok(file) => (file, Ok(())),
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(false),
+            Err(e) if refused(&e) => (open(OFlag::O_RDONLY).map_err(|e| failed("read", e))?, Err(e)),
+            Err(e) => return Err(failed("open", e)),
+        };
+        let mut now = String::new();
+        file.read_to_string(&mut now).map_err(|e| failed("read", e))?;
+        if now.trim() == value {
+            return Ok(true);
+        }
+        match writable.and_then(|()| file.write_all_at(value.as_bytes(), 0)) {
+            Ok(()) => Ok(true),
+            Err(e) if refused(&e) => {
+                tracing::debug!("{} stays as it is: {e}", self.path.join(name).display());
+                Ok(false)
+            }
+            Err(e) => Err(failed("write", e)),
+        }
+    }
+
+    /// What every interface that weft configures is told about IPv6, of whose settings these are: its addresses come from weft, so it
+    /// neither listens to router advertisements nor waits for duplicates.
+    pub(crate) fn quiet(&self) -> Result<(), Error> {
+        for name in ["accept_ra", "autoconf", "accept_dad", "dad_transmits"] {
+            self.set(name, "0")?;
+        }
+        Ok(())
+    }
 }
 
 /// `net.ipv4.ip_local_port_range`: the lowest and the highest port that the kernel gives to a socket by itself.
@@ -65,5 +93,6 @@ pub(crate) fn forwards(interface: &str, v6: bool) -> bool {
 
 /// Has the kernel forward packets of a family, as flannel's bridge does. False where that can't be set from here.
 pub fn enable_forwarding(v6: bool) -> Result<bool, Error> {
-    set(if v6 { "net/ipv6/conf/all/forwarding" } else { "net/ipv4/ip_forward" }, "1")
+    let (folder, name) = if v6 { ("net/ipv6/conf/all", "forwarding") } else { ("net/ipv4", "ip_forward") };
+    Settings::open(folder)?.set(name, "1")
 }

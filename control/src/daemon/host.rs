@@ -8,7 +8,7 @@ use weft_switch::types::MacAddr;
 use super::Daemon;
 use crate::compile::{Mtus, OpenPort, gateway_mac};
 use crate::model::{Model, gateway};
-use crate::ports::open_tap;
+use crate::ports::open_host_tap;
 
 /// The host port while it is open.
 pub(super) struct HostSide {
@@ -68,7 +68,7 @@ impl Daemon {
     async fn make_host_port(&mut self, wanted: &HostPort) -> Result<(), String> {
         let mac = MacAddr(wanted.mac);
         let workers = self.dataplane.workers().len();
-        let opened = open_tap(None, &wanted.name, mac, workers).await;
+        let opened = open_host_tap(&wanted.name, mac, workers).await;
         let opened = opened.map_err(|e| format!("host port: {e}"))?;
         let Some(id) = self.dataplane.new_port() else {
             opened.discard();

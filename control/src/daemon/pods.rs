@@ -19,7 +19,7 @@ use super::{Daemon, PodPort, device_mtu};
 use crate::compile::{Mtus, OpenPort, gateway_mac};
 use crate::dataplane::Closing;
 use crate::model::{Attachment, Model, Pod, gateway, validate_pods};
-use crate::ports::{Opened, open_pod};
+use crate::ports::{Opened, PodTap, open_pod};
 
 /// How many ports are made at a time. The kernel makes interfaces one after the other: more only wait for its lock, which costs a core
 /// each.
@@ -219,20 +219,12 @@ impl Daemon {
     ) -> Result<(Option<NetnsId>, Opened), String> {
         // Looked at before: if another takes its place meanwhile, the next look finds out.
         let netns = netns_of(&pod.attachment);
-        let opened =
-            open_pod(&self.dataplane, &pod.attachment, pod.mac_or_derived(), device_mtu(underlay)).await;
-        let opened = opened.map_err(|error| error.to_string())?;
-        let outcome = match must_be_new && !opened.created {
-            true => Err("its namespace has an interface of this name already".to_owned()),
-            false => configure(model, &self.node, pod, &[], mtu).await,
+        let tap = |ifname: &str| PodTap {
+            interface: interface(model, &self.node, pod, ifname, &[], mtu),
+            must_be_new,
         };
-        match outcome {
-            Ok(()) => Ok((netns, opened)),
-            Err(error) => {
-                opened.discard();
-                Err(error)
-            }
-        }
+        let opened = open_pod(&self.dataplane, &pod.attachment, tap, device_mtu(underlay)).await;
+        Ok((netns, opened.map_err(|error| error.to_string())?))
     }
 
     /// Gives what was opened to a worker.
@@ -273,6 +265,12 @@ fn device(pod: &Pod) -> Option<Device> {
 /// Configures the interface inside an ordinary pod, which had the addresses `before`; the others configure themselves.
 async fn configure(model: &Model, node: &str, pod: &Pod, before: &[IpNet], mtu: u32) -> Result<(), String> {
     let Attachment::Tap { netns, ifname } = &pod.attachment else { return Ok(()) };
+    let interface = interface(model, node, pod, ifname, before, mtu);
+    configure_pod(netns, interface).await.map_err(|error| error.to_string())
+}
+
+/// What the interface inside an ordinary pod, which had the addresses `before`, is to look like.
+fn interface(model: &Model, node: &str, pod: &Pod, ifname: &str, before: &[IpNet], mtu: u32) -> PodInterface {
     let own = model.node(node);
     let subnets = pod.addresses.iter().filter_map(|net| own.and_then(|own| own.subnet_of(net.addr())));
     let mut gateways: Vec<_> = subnets.filter_map(|subnet| gateway(&subnet)).collect();
@@ -287,8 +285,8 @@ async fn configure(model: &Model, node: &str, pod: &Pod, before: &[IpNet], mtu: 
             .collect(),
         None => gateways.iter().map(|gateway| (default_of(*gateway), *gateway)).collect(),
     };
-    let interface = PodInterface {
-        ifname: ifname.clone(),
+    PodInterface {
+        ifname: ifname.to_owned(),
         mac: pod.mac_or_derived().0,
         mtu,
         addresses: pod.addresses.clone(),
@@ -297,9 +295,7 @@ async fn configure(model: &Model, node: &str, pod: &Pod, before: &[IpNet], mtu: 
         routers: own
             .map(|own| gateways.iter().map(|ip| (*ip, gateway_mac(own).0)).collect())
             .unwrap_or_default(),
-    };
-    let netns: &Path = netns;
-    configure_pod(Some(netns), interface).await.map_err(|error| error.to_string())
+    }
 }
 
 /// All addresses of a gateway's family.

@@ -205,7 +205,7 @@ impl Daemon {
             self.reconcile().await;
         }
         if !there.is_empty() {
-            self.dataplane.settled().await;
+            self.dataplane.obeyed().await;
         }
         for (name, answer) in there {
             drop(answer.send(self.show(&name)));

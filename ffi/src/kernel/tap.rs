@@ -189,6 +189,15 @@ impl Tap {
             .map_err(|source| TapError::Netns { name, source })?
     }
 
+    /// The same, of a thread that has entered the namespace at `netns` already.
+    pub fn open_inside(
+        netns: &Path,
+        name: IfName,
+        options: TapOptions,
+    ) -> Result<(Self, TapExisted), TapError> {
+        open_here(name, options, &Place(Some(netns.to_owned())))
+    }
+
     /// Its name when it was opened; a pod may have changed it since.
     pub fn name(&self) -> IfName {
         self.name

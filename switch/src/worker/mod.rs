@@ -357,7 +357,7 @@ impl<P: Platform> Worker<P> {
         *of = Some(tables.generation);
     }
 
-    /// Polls every active receive queue and every ring once; how many packets that brought. Each round is a burst
+    /// Polls every active receive queue and every ring once, or fewer where a command comes; how many packets that brought. Each round is a burst
     /// boundary, with or without packets: who waits for it is not held up by a worker that has nothing to do.
     pub fn round(&mut self) -> usize {
         self.outbox.set_time(self.ticks);
@@ -366,12 +366,18 @@ impl<P: Platform> Worker<P> {
         }
         self.rx.heed_limits(self.ticks);
         let mut work = self.outbox.release(&mut self.pool);
+        let mut turns = 1;
         for turn in 0..self.rx.polled() {
-            if let Some(port) = self.rx.at(turn) {
-                work += self.poll(port, self.rx.after(turn));
+            let Some(port) = self.rx.at(turn) else { continue };
+            let received = self.poll(port, self.rx.after(turn));
+            work += received;
+            // A command does not wait for what hundreds of ports have to say, each to all the others.
+            if received > 0 && !self.commands.is_empty() {
+                turns = turn + 1;
+                break;
             }
         }
-        self.rx.turn();
+        self.rx.turn(turns);
         self.rx.heed_limits(self.ticks);
         work + self.take_in()
     }

@@ -200,10 +200,13 @@ impl<P: Platform> Receivers<P> {
         self.at(if turn + 1 < self.active.len() { turn + 1 } else { 1 })
     }
 
-    /// A round is over.
+    /// A round is over. The next one begins so many queues later.
     #[inline]
-    pub(super) fn turn(&mut self) {
-        self.first = if self.first + 1 < self.active.len() { self.first + 1 } else { 0 };
+    pub(super) fn turn(&mut self, turns: usize) {
+        let (first, count) = (self.first + turns, self.active.len());
+        // Without a division, which is dear here; some may have left the round.
+        let first = if first < count { first } else { first - count };
+        self.first = if first < count { first } else { 0 };
     }
 
     /// The port's descriptor has something, or an error. False if the queue has failed for good: it is left alone.

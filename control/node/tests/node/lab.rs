@@ -73,7 +73,7 @@ impl Namespace {
         W: FnOnce() -> F + Send + 'static,
         F: Future<Output = T>,
     {
-        weft_node::inside(&self.path(), |_| async { Ok(work().await) })
+        weft_node::inside(&self.path(), |_| async { Ok::<_, weft_node::Error>(work().await) })
             .await
             .expect("the work in the namespace")
     }
