@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::TryRecvError;
 use futures_util::StreamExt;
 use tracing::warn;
 use weft_switch::drivers::{Native, Rx, Tx, delete_tap};
@@ -83,17 +84,16 @@ impl Dataplane {
 pub(super) async fn gather<T>(answers: &[crossbeam_channel::Receiver<T>], deadline: Instant) -> Vec<T> {
     let mut given = Vec::new();
     for answer in answers {
-        while Instant::now() < deadline {
+        loop {
             match answer.try_recv() {
-                Ok(answer) => {
-                    given.push(answer);
-                    break;
-                }
-                Err(crossbeam_channel::TryRecvError::Disconnected) => break,
-                Err(crossbeam_channel::TryRecvError::Empty) => {
+                Ok(answer) => given.push(answer),
+                Err(TryRecvError::Empty) if Instant::now() < deadline => {
                     tokio::time::sleep(Duration::from_micros(200)).await;
+                    continue;
                 }
+                Err(TryRecvError::Empty | TryRecvError::Disconnected) => {}
             }
+            break;
         }
     }
     given
