@@ -312,8 +312,8 @@ impl Dataplane {
             side.handle.send(Command::Tell(done));
             told.push(answer);
         }
-        let answers = gather(&told, Instant::now() + PATIENCE).await;
-        if answers.len() < told.len() {
+        let answers = gather(told, Instant::now() + PATIENCE).await;
+        if answers.len() < self.workers.len() {
             warn!("a worker does not obey");
         }
     }

@@ -28,14 +28,17 @@ static void must(int result, const char *what)
     }
 }
 
-static void set(const char *name, const char *value)
+/* One character each; the folder is looked for once, which takes the longer the more namespaces there are. */
+static void set(const char *folder, const char *const settings[][2])
 {
-    char path[128];
-    int file;
-    snprintf(path, sizeof path, "/proc/sys/net/%s", name);
-    must(file = open(path, O_WRONLY | O_CLOEXEC), path);
-    must(write(file, value, 1), path);
-    close(file);
+    int at, file;
+    must(at = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC), folder);
+    for (; *(*settings)[0]; settings++) {
+        must(file = openat(at, (*settings)[0], O_WRONLY | O_CLOEXEC), (*settings)[0]);
+        must(write(file, (*settings)[1], 1), (*settings)[0]);
+        close(file);
+    }
+    close(at);
 }
 
 /* Nothing is queued in front of the driver. */
@@ -82,9 +85,9 @@ static void up(int control, const char *name)
 
 static int make(const char *netns, int number)
 {
-    static const char *const settings[][2] = {
-        {"ipv6/conf/eth0/accept_ra", "0"}, {"ipv6/conf/eth0/autoconf", "0"},    {"ipv6/conf/eth0/accept_dad", "0"},
-        {"ipv6/conf/eth0/dad_transmits", "0"}, {"ipv4/conf/eth0/arp_notify", "1"}, {"ipv6/conf/eth0/ndisc_notify", "1"},
+    static const char *const v4[][2] = {{"arp_notify", "1"}, {""}};
+    static const char *const v6[][2] = {
+        {"accept_ra", "0"}, {"autoconf", "0"}, {"accept_dad", "0"}, {"dad_transmits", "0"}, {"ndisc_notify", "1"}, {""},
     };
     const unsigned gateway = 0x0a090001;
     struct ifreq ifr = {0};
@@ -105,8 +108,8 @@ static int make(const char *netns, int number)
     ifr.ifr_hwaddr.sa_family = ARPHRD_ETHER;
     memcpy(ifr.ifr_hwaddr.sa_data, (char[]){2, 0, 0, 9, number >> 8, number}, 6);
     must(ioctl(control, SIOCSIFHWADDR, &ifr), "SIOCSIFHWADDR");
-    for (unsigned at = 0; at < sizeof settings / sizeof *settings; at++)
-        set(settings[at][0], settings[at][1]);
+    set("/proc/sys/net/ipv4/conf/eth0", v4);
+    set("/proc/sys/net/ipv6/conf/eth0", v6);
     must(ioctl(control, SIOCGIFINDEX, &ifr), "SIOCGIFINDEX");
     noqueue(ifr.ifr_ifindex);
     ifr.ifr_mtu = 1450;

@@ -5,6 +5,7 @@
 
 use crate::error::Error;
 use crate::netlink::Kernel;
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
@@ -53,7 +54,11 @@ where
     F: Future<Output = Result<T, E>>,
 {
     let namespace_error = |source: io::Error| Error::Namespace { path: path.to_owned(), source };
-    setns(file, CloneFlags::CLONE_NEWNET).map_err(|e| namespace_error(e.into()))?;
+    setns(file, CloneFlags::CLONE_NEWNET).map_err(|errno| match errno {
+        // One of another kind.
+        Errno::EINVAL => Error::NotANamespace { path: path.to_owned() },
+        errno => namespace_error(errno.into()),
+    })?;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(namespace_error)?;
     runtime.block_on(async { work(Kernel::open()?.into_handle()).await })

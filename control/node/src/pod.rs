@@ -15,7 +15,7 @@ use std::path::Path;
 /// What a pod's interface is to look like.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PodInterface {
-    /// The interface's name inside the pod; it exists already.
+    /// The interface's name inside the pod; it is there by then.
     pub ifname: String,
     /// Its MAC address.
     pub mac: MacBytes,

@@ -104,7 +104,7 @@ where
         Some(path) if !path.exists() => Ok(false),
         Some(path) => match inside(path, work).await {
             // A plain file is left where a namespace has been unmounted.
-            Err(Error::Namespace { source, .. }) if source.kind() == ErrorKind::InvalidInput => Ok(false),
+            Err(Error::NotANamespace { .. }) => Ok(false),
             outcome => outcome,
         },
     }

@@ -47,9 +47,10 @@ impl Settings {
             Err(e) if refused(&e) => (open(OFlag::O_RDONLY).map_err(|e| failed("read", e))?, Err(e)),
             Err(e) => return Err(failed("open", e)),
         };
-        let mut now = String::new();
-        file.read_to_string(&mut now).map_err(|e| failed("read", e))?;
-        if now.trim() == value {
+        // In one go: none that is set here is longer.
+        let mut text = [0; 16];
+        let len = file.read(&mut text).map_err(|e| failed("read", e))?;
+        if text.get(..len).unwrap_or_default().trim_ascii() == value.as_bytes() {
             return Ok(true);
         }
         match writable.and_then(|()| file.write_all_at(value.as_bytes(), 0)) {

@@ -154,11 +154,8 @@ impl Node<'_> {
     }
 }
 
-/// How long etcd is away: longer by `WEFT_TEST_STORE_LOST_S`.
-fn lost_for() -> Duration {
-    let seconds = std::env::var("WEFT_TEST_STORE_LOST_S").ok().and_then(|text| text.parse().ok());
-    Duration::from_secs(seconds.unwrap_or(3))
-}
+/// How long etcd is away.
+const LOST_FOR: Duration = Duration::from_secs(60);
 
 #[test]
 fn two_nodes_meet_in_etcd_and_do_not_need_it_for_traffic() {
@@ -214,7 +211,7 @@ fn two_nodes_meet_in_etcd_and_do_not_need_it_for_traffic() {
         node.until("the loss", |status| status.source.store.as_ref().is_some_and(|store| !store.connected));
         assert_eq!(node.status().state, State::Degraded);
     }
-    std::thread::sleep(lost_for());
+    std::thread::sleep(LOST_FOR);
     etcd.run();
     for node in [&a, &b] {
         node.until("it is back", |status| status.source.store.as_ref().is_some_and(|store| store.connected));

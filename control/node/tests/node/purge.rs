@@ -1,7 +1,7 @@
 //! Going away without a trace.
 
 use crate::lab::{Namespace, joined, wait_for};
-use weft_node::{Device, Error, Lock, Mirror, Neighbours, State, purge};
+use weft_node::{Device, Error, Lock, Mirror, Neighbours, State, delete_tap, purge};
 
 #[tokio::test]
 async fn devices_neighbours_and_files_go_and_nothing_else() {
@@ -70,4 +70,19 @@ async fn a_device_that_is_no_tap_is_left_alone() {
     let refused = host.run(move || async move { purge(&dir, "weft0").await }).await;
     assert!(matches!(refused, Err(Error::NotTap { .. })), "{refused:?}");
     assert!(host.ip("link show").contains("weft0"));
+}
+
+#[tokio::test]
+async fn what_was_in_a_namespace_that_is_unmounted_is_gone() {
+    let host = Namespace::new();
+    let directory = tempfile::tempdir().expect("a directory");
+    // What is left of it where its name was not removed.
+    let left = directory.path().join("left");
+    std::fs::write(&left, "").expect("it is written");
+    assert!(!delete_tap(Some(&left), "eth0").await.expect("it is gone"));
+    let device = Device { netns: Some(left), name: "eth0".to_owned() };
+    State { devices: vec![device], ..State::default() }.save(directory.path()).expect("it is saved");
+    let dir = directory.path().to_owned();
+    let purged = host.run(move || async move { purge(&dir, "weft0").await }).await.expect("it is purged");
+    assert_eq!(purged.devices, Vec::<String>::new());
 }
