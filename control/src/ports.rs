@@ -15,7 +15,7 @@ use weft_ffi::kernel::udp::{IcmpRx, IpCarrier, UdpError, UdpRx, open_ip};
 use weft_ffi::kernel::udp_claim::ClaimError;
 use weft_ffi::kernel::whole::WholeTx;
 use weft_ffi::kernel::xdp::{Steering, XdpError, XdpOptions, XdpPort, XskRx, XskTx};
-use weft_node::{PodInterface, make_pod};
+use weft_node::{Crew, Made, PodInterface, make_pod};
 use weft_switch::drivers::{
     IpTunnelRx, IpTunnelTx, PacketSocketRx, PacketSocketTx, Rx, SocketRx, SocketTx, Spreader, Tx,
     UnderlayMtu, XdpRx, XdpTx, delete_tap, tap_queues,
@@ -126,10 +126,11 @@ pub async fn open_pod(
     attachment: &Attachment,
     tap: impl FnOnce(&str) -> PodTap,
     mtu: Mtu,
+    crew: &Crew,
 ) -> Result<Opened, OpenError> {
     match attachment {
         Attachment::Tap { netns, ifname } => {
-            open_pod_tap(netns, ifname.parse()?, dataplane.workers().len(), tap(ifname)).await
+            open_pod_tap(crew, netns, ifname.parse()?, dataplane.workers().len(), tap(ifname)).await
         }
         Attachment::VhostUser { socket, mode } => {
             let mode = match mode {
@@ -183,6 +184,7 @@ pub async fn open_host_tap(ifname: &str, mac: MacAddr, workers: usize) -> Result
 
 /// Opens the TAP of a pod and configures its interface, which has its state when this returns. What was made for it goes if that fails.
 async fn open_pod_tap(
+    crew: &Crew,
     netns: &Path,
     name: IfName,
     workers: usize,
@@ -190,13 +192,14 @@ async fn open_pod_tap(
 ) -> Result<Opened, OpenError> {
     let place = netns.to_owned();
     let make = move || {
-        let opened = first_queue(Tap::open_inside(&place, name, tap_options(workers))?, Some(place));
-        match must_be_new && !opened.created {
+        let (tap, existed) = Tap::open_inside(&place, name, tap_options(workers))?;
+        let new = (existed == TapExisted::Created).then(|| tap.index());
+        match must_be_new && new.is_none() {
             true => Err(OpenError::Taken),
-            false => Ok(opened),
+            false => Ok(Made { what: first_queue((tap, existed), Some(place)), new }),
         }
     };
-    make_pod(netns, interface, make, Opened::discard).await
+    make_pod(crew, netns, interface, make, Opened::discard).await
 }
 
 fn tap_options(workers: usize) -> TapOptions {

@@ -32,8 +32,8 @@ pub use host::{HostPort, NEXT_HOP_V4, NEXT_HOP_V6, configure_host_port, interfac
 pub use lock::Lock;
 pub use masquerade::{Firewall, Keeper, Looked, Pods, Rules};
 pub use mirror::{Mirror, Neighbours};
-pub use netns::inside;
-pub use pod::{PodInterface, PodView, configure_pod, look_at_pod, make_pod};
+pub use netns::{Crew, inside};
+pub use pod::{Made, PodInterface, PodView, configure_pod, look_at_pod, make_pod};
 pub use purge::{Purged, delete_link, delete_tap, purge};
 pub use route::WEFT_PROTOCOL;
 pub use state::{Device, State, StoredAttachment, StoredPod, load_cluster, save_cluster};

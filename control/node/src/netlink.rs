@@ -35,7 +35,7 @@ pub(crate) const ADDR_GEN_MODE_NONE: u8 = 1;
 pub(crate) struct Kernel(pub(crate) Handle);
 
 /// An interface.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Link {
     pub(crate) index: u32,
     pub(crate) name: String,
@@ -302,21 +302,19 @@ fn gso_max_size(mtu: u32) -> u32 {
 }
 
 impl Link {
+    /// One that has just been made, of whose state nothing is known but that it has never been up.
+    pub(crate) fn new(index: u32, name: &str) -> Self {
+        Self { index, name: name.to_owned(), unused: true, ..Self::default() }
+    }
+
     pub(crate) fn read(message: &LinkMessage) -> Self {
         let flags = message.header.flags;
         let admin_up = flags.contains(LinkFlags::Up);
         let mut link = Self {
             index: message.header.index,
-            name: String::new(),
-            mac: None,
-            mtu: 0,
-            gso_max_size: 0,
             admin_up,
             running: admin_up && flags.contains(LinkFlags::LowerUp),
-            carrier: false,
-            tun: false,
-            addr_gen_mode: None,
-            unused: false,
+            ..Self::default()
         };
         for attribute in &message.attributes {
             match attribute {

@@ -3,7 +3,7 @@
 use crate::MacBytes;
 use crate::error::Error;
 use crate::netlink::{Kernel, Link, family};
-use crate::netns::inside;
+use crate::netns::{Crew, inside};
 use crate::route::Wanted;
 use crate::sysctl::Settings;
 use ipnet::IpNet;
@@ -36,15 +36,25 @@ pub struct PodInterface {
 /// and routes of others stay. A route through another interface, or one that weft did not make, stays too: then this one adds none
 /// to the same destinations.
 pub async fn configure_pod(netns: &Path, interface: PodInterface) -> Result<(), Error> {
-    make_pod(netns, interface, || Ok(()), |()| ()).await
+    inside(netns, move |handle| configure(handle, interface, None)).await
 }
 
-/// Makes a pod's interface in the network namespace at `netns` by `make`, which may block, and brings it into the wanted state, on
-/// one thread in that namespace. If the kernel refuses the state, `undo` gets what `make` gave.
+/// A pod's interface that has been made or taken up.
+#[derive(Debug)]
+pub struct Made<T> {
+    /// What it is to whoever made it.
+    pub what: T,
+    /// Its number if it is new: nobody has done anything to it yet.
+    pub new: Option<u32>,
+}
+
+/// Has a thread of `crew` make a pod's interface by `make`, which may block, in the network namespace at `netns`, and bring it into the
+/// wanted state. If the kernel refuses the state, `undo` gets what was made.
 pub async fn make_pod<T, E>(
+    crew: &Crew,
     netns: &Path,
     interface: PodInterface,
-    make: impl FnOnce() -> Result<T, E> + Send + 'static,
+    make: impl FnOnce() -> Result<Made<T>, E> + Send + 'static,
     undo: fn(T),
 ) -> Result<T, E>
 where
@@ -52,16 +62,16 @@ where
     E: From<Error> + Send + 'static,
 {
     let work = move |handle: Handle| async move {
-        let made = make()?;
-        match configure(handle, interface).await {
-            Ok(()) => Ok(made),
+        let Made { what, new } = make()?;
+        match configure(handle, interface, new).await {
+            Ok(()) => Ok(what),
             Err(error) => {
-                undo(made);
+                undo(what);
                 Err(error.into())
             }
         }
     };
-    inside(netns, work).await
+    crew.inside(netns, work).await
 }
 
 /// An interface of a pod as it is.
@@ -102,9 +112,12 @@ pub async fn look_at_pod(netns: &Path, ifname: &str) -> Result<Option<PodView>, 
     inside(netns, look).await
 }
 
-async fn configure(handle: Handle, wanted: PodInterface) -> Result<(), Error> {
+async fn configure(handle: Handle, wanted: PodInterface, new: Option<u32>) -> Result<(), Error> {
     let kernel = Kernel(handle);
-    let link = kernel.link(&wanted.ifname).await?;
+    let link = match new {
+        Some(index) => Link::new(index, &wanted.ifname),
+        None => kernel.link(&wanted.ifname).await?,
+    };
     let ipv6 = Settings::of_interface("ipv6", &link.name)?;
     if wanted.addresses.iter().any(|net| net.addr().is_ipv6()) {
         // Container runtimes switch IPv6 off on interfaces that they know nothing of.

@@ -11,7 +11,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use nix::errno::Errno;
 use nix::sys::statfs::{NSFS_MAGIC, statfs};
 use tracing::{info, warn};
-use weft_node::{PodInterface, configure_pod, delete_tap};
+use weft_node::{Crew, PodInterface, configure_pod, delete_tap};
 use weft_switch::tables::Place;
 
 use super::attachments::{kind, restore};
@@ -21,9 +21,12 @@ use crate::dataplane::Closing;
 use crate::model::{Attachment, Model, Pod, gateway, validate_pods};
 use crate::ports::{Opened, PodTap, open_pod};
 
-/// How many ports are made at a time. The kernel makes interfaces one after the other: more only wait for its lock, which costs a core
+/// How many ports are opened at a time.
+const OPEN_AT_ONCE: usize = 64;
+
+/// How many threads make pods' interfaces, each one after the other. So does the kernel: more only wait for its lock, which costs a core
 /// each.
-const OPEN_AT_ONCE: usize = 3;
+const CREW: usize = 3;
 
 /// How many devices that no pod has any more are deleted at a time. For each the kernel waits by itself.
 const DELETE_AT_ONCE: usize = 16;
@@ -172,7 +175,8 @@ impl Daemon {
             }
             self.note_outcome(&pod.name, outcome);
         }
-        let this = &*self;
+        let (this, crew) = (&*self, Crew::new(CREW));
+        let crew = &crew;
         let opening = missing.into_iter().map(|pod| {
             let mtu = mtus.of_pod(pod);
             let device = device(pod);
@@ -180,7 +184,7 @@ impl Daemon {
             let must_be_new =
                 this.cni.contains_key(&pod.name) && device.as_ref().is_some_and(|d| new.contains(d));
             async move {
-                let opened = this.open_one(model, pod, mtu, underlay, must_be_new).await;
+                let opened = this.open_one(model, pod, mtu, underlay, must_be_new, crew).await;
                 (pod, mtu, device, opened)
             }
         });
@@ -216,6 +220,7 @@ impl Daemon {
         mtu: u32,
         underlay: u32,
         must_be_new: bool,
+        crew: &Crew,
     ) -> Result<(Option<NetnsId>, Opened), String> {
         // Looked at before: if another takes its place meanwhile, the next look finds out.
         let netns = netns_of(&pod.attachment);
@@ -223,7 +228,7 @@ impl Daemon {
             interface: interface(model, &self.node, pod, ifname, &[], mtu),
             must_be_new,
         };
-        let opened = open_pod(&self.dataplane, &pod.attachment, tap, device_mtu(underlay)).await;
+        let opened = open_pod(&self.dataplane, &pod.attachment, tap, device_mtu(underlay), crew).await;
         Ok((netns, opened.map_err(|error| error.to_string())?))
     }
 

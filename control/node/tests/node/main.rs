@@ -1,5 +1,6 @@
 //! weft-node against a real kernel, in network namespaces that each test makes for itself. Needs root and iproute2.
 
+mod crew;
 mod direct;
 mod host;
 mod lab;
