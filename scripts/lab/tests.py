@@ -582,9 +582,17 @@ class Runs(unittest.TestCase):
         self.assertEqual(code, 0, said)
         self.assertEqual([row["case"] for row in written], ["cold-start", "change", "cni-add", "store-loss"], said)
         self.assertTrue(all(row["value"] > 0 for row in written[:3]), said)
+        self.assertEqual((written[1]["changes"], written[1]["macs"]), (30, 15))
         self.assertEqual(written[3]["survived"], "slow compacted restored")
         self.assertGreater(written[3]["sent"], 1000)
         self.assertEqual(written[3]["value"], 0, said)
+
+    def test_control_waits_for_the_new_mac_address(self):
+        lease = control.lease
+        with mock.patch.object(control, "lease", lambda index, _turn=0: lease(index)), mock.patch.object(control, "CHANGE_SECONDS", 1):
+            code, said, written = self.run_bench("control", "--quick", "--nodes", "20", "change")
+        self.assertEqual((code, written), (1, []), said)
+        self.assertIn(f"a node is not reached as it is now: {lease(0)[0]}", said)
 
     def started(self, folder):
         """A run of its own process, which measures for long; and the name that all that it makes carries."""
