@@ -109,6 +109,16 @@ class Arguments(unittest.TestCase):
         self.assertEqual(options.set, [("dataplane", "idle", "poll")])
 
 
+class Control(unittest.TestCase):
+    def test_etcd_is_away_for_a_minute_unless_the_run_is_quick(self):
+        for words, seconds in (("", 60), ("--seconds 2", 60), ("--require", 60), ("--quick", 1), ("--quick --outage 3", 3)):
+            self.assertEqual(control.arguments(words.split()).outage, seconds, words)
+        self.assertEqual(control.arguments(["change", "--require", "--outage", "3"]).outage, 3, "nothing of it is required there")
+        with contextlib.redirect_stderr(io.StringIO()) as err, self.assertRaises(SystemExit):
+            control.arguments(["--require", "--outage", "59"])
+        self.assertIn("an outage of less than 60 s", err.getvalue())
+
+
 class Core(unittest.TestCase):
     """What becomes of samples of the core rig."""
 
@@ -583,7 +593,7 @@ class Runs(unittest.TestCase):
         self.assertEqual([row["case"] for row in written], ["cold-start", "change", "cni-add", "store-loss"], said)
         self.assertTrue(all(row["value"] > 0 for row in written[:3]), said)
         self.assertEqual((written[1]["changes"], written[1]["macs"]), (30, 15))
-        self.assertEqual(written[3]["survived"], "slow compacted restored")
+        self.assertEqual((written[3]["survived"], written[3]["outage_s"]), ("slow compacted restored", 1))
         self.assertGreater(written[3]["sent"], 1000)
         self.assertEqual(written[3]["value"], 0, said)
 

@@ -58,6 +58,8 @@ INNER_MAC, INNER_DESTINATION, INNER_PORT = INNER, INNER + 14 + 16, INNER + 14 + 
 PROBE, STREAM = 9001, 9002
 # While etcd is lost: to so many nodes in turn, so often a second.
 STREAM_NODES, STREAM_A_SECOND = 100, 1000
+# How long etcd does not answer, in seconds.
+OUTAGE = 60
 SETTLE_SECONDS = 1.0
 # A change that is not in force by then never will be.
 CHANGE_SECONDS = 10
@@ -70,7 +72,13 @@ def arguments(words=None):
         f"  {name:{width}}  {what} (at most {goal('control', name)[0]:g} {unit})" for name, (unit, what) in CASES.items())  # fmt: skip
     made = parser("control", f"Measures {WHAT}.", NAMES, epilog, seconds=10)
     made.add_argument("--nodes", type=above_zero, default=NODES, metavar="N", help=f"of the cluster (default: {NODES})")
-    return parsed(made, words, NAMES)
+    made.add_argument("--outage", type=above_zero, metavar="S",
+                      help=f"seconds for which etcd stands still, and for which it is gone (default: {OUTAGE}; of a quick run as --seconds)")  # fmt: skip
+    options = parsed(made, words, NAMES)
+    options.outage = options.outage or (options.seconds if options.quick else OUTAGE)
+    if options.require and LOSS in options.cases and options.outage < OUTAGE:
+        made.error(f"--require: nothing is decided by an outage of less than {OUTAGE} s")
+    return options
 
 
 def prepare(_options):
@@ -509,7 +517,7 @@ def store_loss(lab, options):
         lab.etcd.ctl("snapshot", "save", snapshot)
         # It answers nothing, and then is slow: it has a tenth of the time.
         os.kill(lab.etcd.child.pid, signal.SIGSTOP)
-        time.sleep(seconds)
+        time.sleep(options.outage)
         for _ in range(seconds):
             os.kill(lab.etcd.child.pid, signal.SIGCONT)
             time.sleep(0.1)
@@ -519,7 +527,7 @@ def store_loss(lab, options):
         told.append("slow")
         # It is gone, comes again, and has forgotten what happened meanwhile.
         lab.etcd.kill()
-        time.sleep(seconds)
+        time.sleep(options.outage)
         lab.etcd.start()
         extra = [lease(index) for index in range(lab.nodes + 1, lab.nodes + 101)]
         lab.etcd.put(extra)
@@ -550,7 +558,7 @@ def store_loss(lab, options):
     lost = sent[0] - (lab.watch.stream - before)
     if lost < 0:
         raise LabError(f"{-lost} packets came that were not sent")
-    return {"value": float(lost), "sent": sent[0], "survived": " ".join(told)}
+    return {"value": float(lost), "sent": sent[0], "survived": " ".join(told), "outage_s": options.outage}
 
 
 TAKES = {COLD: cold_start, CHANGE: change, MEMORY: memory, ADD: cni_add, LOSS: store_loss}
