@@ -118,6 +118,15 @@ class Control(unittest.TestCase):
             control.arguments(["--require", "--outage", "59"])
         self.assertIn("an outage of less than 60 s", err.getvalue())
 
+    def test_of_adding_pods_both_figures_must_reach(self):
+        for value, alone, met in ((2.0, 50.0, True), (2.1, 10.0, False), (1.5, 50.1, False)):
+            row = control.row_of("cni-add", [{"value": value, "alone_ms": alone}])
+            self.assertEqual(row["met_at_least"], met, row)
+            said = control.table([row]).splitlines()
+            self.assertEqual(["NO" in line for line in said[1:]], [value > 2, alone > 50], said)
+        samples = [{"value": value, "alone_ms": 9.0} for value in (1.5, 1.7, 2.2)]
+        self.assertIn("1.5 to 2.2", control.table([control.row_of("cni-add", samples)]))
+
 
 class Core(unittest.TestCase):
     """What becomes of samples of the core rig."""
@@ -440,6 +449,13 @@ class Report(unittest.TestCase):
         text, plots = self.report(*rows)
         self.assertIn("| reconf, packets lost | 5 | ≤ 0 packets | 0 packets | yes |", text)
         self.assertEqual(plots, {"reconf.svg", "reconf.png"})
+
+    def test_control(self):
+        added, lost = {"value": 1.9, "alone_ms": 50.5}, {"value": 0.0, "outage_s": 60}
+        rows = [control.row_of(case, [sample] * 3) for case, sample in (("cni-add", added), ("store-loss", lost))]
+        text, _ = self.report(*({"rig": "control"} | row for row in rows))
+        self.assertIn("| control, cni-add-alone | 1 | ≤ 50 ms | 50.5 ms | **no** |", text)
+        self.assertIn("gone for 60 s", text)
 
     def test_pods(self):
         sample = [common(p50_us=100, p99_us=200, loss=0.0)]

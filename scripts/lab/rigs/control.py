@@ -37,7 +37,7 @@ COLD, CHANGE, MEMORY, ADD, LOSS = NAMES = ("cold-start", "change", "memory", "cn
 # How often the plugin is called by itself.
 ALONE = 11
 # What it may take then, in milliseconds.
-ALONE_MS = 50
+ALONE_MS, _ = goal("control", "cni-add-alone")
 # How often the C loop and weftd have their turns in a round, whose medians count.
 ADD_TURNS = 3
 # What each figure is: its unit, and what it must not exceed.
@@ -45,7 +45,7 @@ CASES = {
     COLD: ("s", "from weftd's start until every node's subnet is forwarded to"),
     CHANGE: ("ms", "from the coming of one node in etcd, or its new VTEP MAC, to the first packet to it so, 99th percentile"),
     MEMORY: ("MiB", "resident memory with all nodes and 250 pods; packet buffers in ordinary pages are among it"),
-    ADD: ("x", f"100 pods added at once, by a C loop that makes the same devices; and the plugin alone within {ALONE_MS} ms"),
+    ADD: ("x", f"100 pods added at once, by a C loop that does the same to the kernel; and the plugin alone within {ALONE_MS:g} ms"),
     LOSS: ("packets", "lost while etcd stands still, is killed, compacted, and restored from a snapshot"),
 }
 NODES, PODS, ADDS, CHANGES = 5000, 250, 100, 300
@@ -596,13 +596,21 @@ def row_of(case, taken):
     if case == LOSS:
         row["value"] = sum(values)
     row |= {"rounds": {"value": values}, "spread": spread(values), "at_least": row["limit"]}
-    row["met_at_least"] = row["value"] <= row["limit"] and row.get("alone_ms", 0) <= ALONE_MS
+    row["met_at_least"] = row["value"] <= row["limit"]
+    if case == ADD:
+        row["rounds"]["alone_ms"] = [sample["alone_ms"] for sample in taken]
+        row["met_at_least"] &= row["alone_ms"] <= ALONE_MS
     return row
 
 
 def table(rows):
     """The results for people."""
-    lines = [("case", "value", "at most", "unit", "reached", "what")]
+    lines = [("case", "value", "rounds", "at most", "unit", "reached", "what")]
     for row in rows:
-        lines.append((row["case"], f"{row['value']:.3g}", f"{row['limit']:g}", row["unit"], "yes" if row["met_at_least"] else "NO", CASES[row["case"]][1]))
+        figures = [(row["case"], row["value"], row["rounds"]["value"], row["limit"], *CASES[row["case"]])]
+        if row["case"] == ADD:
+            figures.append((f"{ADD}-alone", row["alone_ms"], row["rounds"]["alone_ms"], ALONE_MS, "ms", "weft-cni ADD by itself, from its start to its end"))
+        for name, value, rounds, limit, unit, what in figures:
+            reached = "yes" if value <= limit else "NO"
+            lines.append((name, f"{value:.3g}", f"{min(rounds):.3g} to {max(rounds):.3g}", f"{limit:g}", unit, reached, what))
     return columns(lines)
