@@ -604,14 +604,15 @@ class Runs(unittest.TestCase):
         self.assertGreater(written[0]["mpps"], 0)
 
     def test_control(self):
-        code, said, written = self.run_bench("control", "--quick", "--nodes", "60", "cold-start", "change", "cni-add", "store-loss")
+        code, said, written = self.run_bench("control", "--quick", "--nodes", "60")
         self.assertEqual(code, 0, said)
-        self.assertEqual([row["case"] for row in written], ["cold-start", "change", "cni-add", "store-loss"], said)
-        self.assertTrue(all(row["value"] > 0 for row in written[:3]), said)
-        self.assertEqual((written[1]["changes"], written[1]["macs"]), (30, 15))
-        self.assertEqual((written[3]["survived"], written[3]["outage_s"]), ("slow compacted restored", 1))
-        self.assertGreater(written[3]["sent"], 1000)
-        self.assertEqual(written[3]["value"], 0, said)
+        self.assertEqual([row["case"] for row in written], list(control.NAMES), said)
+        self.assertTrue(all(row["value"] > 0 for row in written[:4]), said)
+        self.assertEqual((written[1]["changes"], written[1]["macs"], written[2]["pods"]), (30, 15, 25))
+        self.assertGreater(written[3]["alone_ms"], 0)
+        self.assertEqual((written[4]["survived"], written[4]["outage_s"]), ("slow compacted restored", 1))
+        self.assertGreater(written[4]["sent"], 1000)
+        self.assertEqual(written[4]["value"], 0, said)
 
     def test_control_waits_for_the_new_mac_address(self):
         lease = control.lease

@@ -43,7 +43,9 @@ impl Case {
             Self::Change => {
                 "from a node's coming in the store, or its new VTEP MAC, to the first packet to it so, 99th percentile"
             }
-            Self::Memory => "resident memory with 250 pods, packet buffers in ordinary pages among it",
+            Self::Memory => {
+                "resident memory with 250 pods (of a quick run 25), packet buffers in ordinary pages among it"
+            }
             Self::CniAdd => "100 pods added at once, by a C loop that does the same to the kernel",
             Self::CniAddAlone => "weft-cni ADD by itself, without IPAM, from its start to its end",
             Self::StoreLoss => "lost while the store stands still, is slow, gone, compacted and restored",
