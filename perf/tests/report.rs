@@ -177,7 +177,9 @@ fn broken_rows_are_told_with_their_line() {
     let good = r#"{"rig":"core","case":"bridge","flows":1,"frame":64,"subject":"weft","mpps":40,"cycles_per_packet":65,"rounds":[39,40,41]}"#;
     let scale = r#"{"rig":"scale","case":"flows","way":"bridge","size":10,"mpps":40,"cycles_per_packet":65,"rounds":[65]}"#;
     let latency = r#"{"rig":"pods","case":"idle","subject":"weft","cpu_pct":1,"rounds":{"cpu_pct":[1]},"at_least":1,"aim":0.2,"met_at_least":true,"met_aim":false}"#;
-    let broken: [(&str, &str, &str, &str); 22] = [
+    let add = r#"{"rig":"control","case":"cni-add","value":1.5,"alone_ms":9,"unit":"x","limit":2,"rounds":{"value":[1.5],"alone_ms":[9]}}"#;
+    let loss = r#"{"rig":"control","case":"store-loss","value":0,"outage_s":60,"unit":"packets","limit":0,"rounds":{"value":[0]}}"#;
+    let broken: [(&str, &str, &str, &str); 26] = [
         (good, "{", "", "this is no JSON object"),
         (good, "}", "", "EOF"),
         (good, good, "[]", "this is no JSON object"),
@@ -200,6 +202,10 @@ fn broken_rows_are_told_with_their_line() {
         (good, "}", "} {}", "there is more in the line than one row"),
         (scale, r#""size":10"#, r#""size":"new""#, "size is \"new\", but the case is flows"),
         (latency, r#""cpu_pct":1,"#, "", "missing number `cpu_pct`"),
+        (add, r#""alone_ms":9,"#, "", "missing number `alone_ms`, what the plugin takes by itself"),
+        (add, r#""alone_ms":9,"#, r#""alone_ms":0,"#, "alone_ms: 0 is not above 0"),
+        (add, r#""alone_ms":9,"#, r#""alone_ms":5,"#, "alone_ms is 5, but its rounds were from 9 to 9"),
+        (loss, r#""outage_s":60,"#, "", "missing number `outage_s`, how long the store was away"),
     ];
     for (row, from, to, reason) in broken {
         let folder = tempfile::tempdir().unwrap();

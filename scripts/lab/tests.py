@@ -109,6 +109,25 @@ class Arguments(unittest.TestCase):
         self.assertEqual(options.set, [("dataplane", "idle", "poll")])
 
 
+class Control(unittest.TestCase):
+    def test_etcd_is_away_for_a_minute_unless_the_run_is_quick(self):
+        for words, seconds in (("", 60), ("--seconds 2", 60), ("--require", 60), ("--quick", 1), ("--quick --outage 3", 3)):
+            self.assertEqual(control.arguments(words.split()).outage, seconds, words)
+        self.assertEqual(control.arguments(["change", "--require", "--outage", "3"]).outage, 3, "nothing of it is required there")
+        with contextlib.redirect_stderr(io.StringIO()) as err, self.assertRaises(SystemExit):
+            control.arguments(["--require", "--outage", "59"])
+        self.assertIn("an outage of less than 60 s", err.getvalue())
+
+    def test_of_adding_pods_both_figures_must_reach(self):
+        for value, alone, met in ((2.0, 50.0, True), (2.1, 10.0, False), (1.5, 50.1, False)):
+            row = control.row_of("cni-add", [{"value": value, "alone_ms": alone}])
+            self.assertEqual(row["met_at_least"], met, row)
+            said = control.table([row]).splitlines()
+            self.assertEqual(["NO" in line for line in said[1:]], [value > 2, alone > 50], said)
+        samples = [{"value": value, "alone_ms": 9.0} for value in (1.5, 1.7, 2.2)]
+        self.assertIn("1.5 to 2.2", control.table([control.row_of("cni-add", samples)]))
+
+
 class Core(unittest.TestCase):
     """What becomes of samples of the core rig."""
 
@@ -431,6 +450,13 @@ class Report(unittest.TestCase):
         self.assertIn("| reconf, packets lost | 5 | ≤ 0 packets | 0 packets | yes |", text)
         self.assertEqual(plots, {"reconf.svg", "reconf.png"})
 
+    def test_control(self):
+        added, lost = {"value": 1.9, "alone_ms": 50.5}, {"value": 0.0, "outage_s": 60}
+        rows = [control.row_of(case, [sample] * 3) for case, sample in (("cni-add", added), ("store-loss", lost))]
+        text, _ = self.report(*({"rig": "control"} | row for row in rows))
+        self.assertIn("| control, cni-add-alone | 1 | ≤ 50 ms | 50.5 ms | **no** |", text)
+        self.assertIn("gone for 60 s", text)
+
     def test_pods(self):
         sample = [common(p50_us=100, p99_us=200, loss=0.0)]
         text, _ = self.report(*({"rig": "pods"} | row for row in rows("rr-udp", sample, sample)))
@@ -578,13 +604,22 @@ class Runs(unittest.TestCase):
         self.assertGreater(written[0]["mpps"], 0)
 
     def test_control(self):
-        code, said, written = self.run_bench("control", "--quick", "--nodes", "60", "cold-start", "change", "cni-add", "store-loss")
+        code, said, written = self.run_bench("control", "--quick", "--nodes", "60")
         self.assertEqual(code, 0, said)
-        self.assertEqual([row["case"] for row in written], ["cold-start", "change", "cni-add", "store-loss"], said)
-        self.assertTrue(all(row["value"] > 0 for row in written[:3]), said)
-        self.assertEqual(written[3]["survived"], "slow compacted restored")
-        self.assertGreater(written[3]["sent"], 1000)
-        self.assertEqual(written[3]["value"], 0, said)
+        self.assertEqual([row["case"] for row in written], list(control.NAMES), said)
+        self.assertTrue(all(row["value"] > 0 for row in written[:4]), said)
+        self.assertEqual((written[1]["changes"], written[1]["macs"], written[2]["pods"]), (30, 15, 25))
+        self.assertGreater(written[3]["alone_ms"], 0)
+        self.assertEqual((written[4]["survived"], written[4]["outage_s"]), ("slow compacted restored", 1))
+        self.assertGreater(written[4]["sent"], 1000)
+        self.assertEqual(written[4]["value"], 0, said)
+
+    def test_control_waits_for_the_new_mac_address(self):
+        lease = control.lease
+        with mock.patch.object(control, "lease", lambda index, _turn=0: lease(index)), mock.patch.object(control, "CHANGE_SECONDS", 1):
+            code, said, written = self.run_bench("control", "--quick", "--nodes", "20", "change")
+        self.assertEqual((code, written), (1, []), said)
+        self.assertIn(f"a node is not reached as it is now: {lease(0)[0]}", said)
 
     def started(self, folder):
         """A run of its own process, which measures for long; and the name that all that it makes carries."""
