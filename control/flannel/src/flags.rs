@@ -172,7 +172,9 @@ impl Flags {
 /// does. Those that say nothing are left out. What follows `--` is left alone.
 pub fn with_two_dashes(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
     let known = Flags::augment_args(clap::Command::new("flanneld"));
-    let is_known = |name: &str| known.get_arguments().any(|arg| arg.get_long() == Some(name));
+    // Of all of flanneld's flags `version` alone is clap's own here.
+    let is_known =
+        |name: &str| name == "version" || known.get_arguments().any(|arg| arg.get_long() == Some(name));
     let mut over = false;
     let mut all = Vec::new();
     let mut args = args.peekable();
@@ -307,9 +309,9 @@ mod tests {
 
     #[test]
     fn one_dash_is_as_good_as_two() {
-        let args = ["weftd", "-iface=x", "-h", "--config", "-V", "--", "-iface"].map(OsString::from);
-        let wanted = ["weftd", "--iface=x", "-h", "--config", "-V", "--", "-iface"].map(OsString::from);
-        assert_eq!(with_two_dashes(args.into_iter()), wanted);
+        let args = ["weftd", "-iface=x", "-h", "--config", "-V", "-version", "--", "-iface"];
+        let wanted = ["weftd", "--iface=x", "-h", "--config", "-V", "--version", "--", "-iface"];
+        assert_eq!(with_two_dashes(args.map(OsString::from).into_iter()), wanted.map(OsString::from));
     }
 
     #[test]
