@@ -527,7 +527,7 @@ fn any_node() -> impl Strategy<Value = Node> {
     let blue = (0u8..8, 23u8..=25).prop_map(|(number, len)| format!("10.99.{}.0/{len}", number * 2));
     let subnets = (first, weighted(0.3, ipv6), weighted(0.3, blue))
         .prop_map(|(first, ipv6, blue)| [Some(first), ipv6, blue].into_iter().flatten());
-    let addresses = (weighted(0.9, 1u8..12), weighted(0.3, 1u16..6));
+    let addresses = (weighted(0.9, 1u8..12), weighted(0.5, 1u16..6));
     let mac = || (1u8..12).prop_map(|last| MacAddr([2, 0, 0, 0, 1, last]));
     let macs = |weight| weighted(weight, mac()).prop_map(|mac| mac.map(|mac| ("blue".to_owned(), mac)));
     let macs = (weighted(0.9, mac()), weighted(0.3, mac()), macs(0.4), macs(0.2));
