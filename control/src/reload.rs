@@ -103,6 +103,10 @@ fn apply(flags: &Flags, config: &mut Config) {
     if let Some(set) = flags.set_node_network_unavailable {
         kubernetes.set_network_unavailable = set;
     }
+    if flags.iface.is_some() || flags.iface_regex.is_some() || flags.iface_can_reach.is_some() {
+        // They choose it.
+        config.uplink.interface = None;
+    }
     let flannel = &mut config.flannel;
     flannel.public_ip = flags.public_ip.or(flannel.public_ip);
     flannel.public_ipv6 = flags.public_ipv6.or(flannel.public_ipv6);
@@ -194,5 +198,19 @@ mod tests {
         let flannel = config.flannel;
         assert_eq!((flannel.ip_masq, flannel.ip_masq_random, flannel.forward_rules), (true, false, false));
         assert_eq!((flannel.resync_s, flannel.blackhole_route), (1, true));
+    }
+
+    #[test]
+    fn flags_choose_the_uplink_before_the_file() {
+        let interface = |flag: &str| {
+            let mut config = Config::default();
+            config.uplink.interface = Some("eth0".to_owned());
+            apply(&parse([flag]).unwrap(), &mut config);
+            config.uplink.interface
+        };
+        for flag in ["--iface=eth1", "--iface-regex=^eth1$", "--iface-can-reach=192.0.2.1"] {
+            assert_eq!(interface(flag), None, "{flag}");
+        }
+        assert_eq!(interface("--ip-masq").as_deref(), Some("eth0"));
     }
 }

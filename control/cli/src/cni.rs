@@ -186,6 +186,18 @@ fn keys_of_weftd(args: &InstallArgs) -> Result<Map<String, Value>, Failure> {
     Ok(keys)
 }
 
+/// What is wrong with a list that chains the plugin bandwidth, and what to do.
+pub(crate) const BANDWIDTH: (&str, &str) = (
+    "chains the plugin bandwidth, which needs a pair of interfaces that weft's pods do not have",
+    "take it out, and declare the capability bandwidth of weft's own entry",
+);
+
+/// Whether that plugin comes after weft's, or after flannel's, whose place weft's takes.
+pub(crate) fn chains_bandwidth(types: &[String]) -> bool {
+    let ours = types.iter().position(|kind| kind == PLUGIN || kind == FLANNEL);
+    ours.is_some_and(|ours| types.iter().skip(ours).any(|kind| kind == "bandwidth"))
+}
+
 /// What there is beside it that would get in its way.
 fn notes(args: &InstallArgs) -> Vec<String> {
     let Places { bin_dir, conf_dir } = &args.places;
@@ -210,13 +222,10 @@ fn notes(args: &InstallArgs) -> Vec<String> {
                 path.display()
             ));
         }
-        let ours = types.iter().position(|kind| kind == PLUGIN || kind == FLANNEL);
         let shown = path.display();
-        if ours.is_some_and(|ours| types.iter().skip(ours).any(|kind| kind == "bandwidth")) {
-            notes.push(format!(
-                "{shown} chains the plugin bandwidth, which needs a pair of interfaces that weft's pods do not have: take it out, and \
-                 declare the capability bandwidth of weft's own entry"
-            ));
+        if chains_bandwidth(&types) {
+            let (what, remedy) = BANDWIDTH;
+            notes.push(format!("{shown} {what}: {remedy}"));
         }
         if !args.flannel && path.file_name().is_some_and(|name| name < LIST) {
             notes.push(format!(

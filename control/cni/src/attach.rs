@@ -164,14 +164,9 @@ impl Socket {
         }
     }
 
-    /// The folder that is made for this socket alone; none where its place was named.
-    fn own_folder<'a>(&'a self, conf: &Conf) -> Option<&'a Path> {
-        self.path.parent().filter(|folder| folder.parent() == Some(conf.socket_dir().as_path()))
-    }
-
     /// Makes the folder that the socket is to be in, for those who may use it.
     pub(crate) fn make_folder(&self, conf: &Conf) -> Result<(), Error> {
-        let Some(path) = self.own_folder(conf) else { return Ok(()) };
+        let Some(path) = folder_of(conf, &self.path) else { return Ok(()) };
         let group = match &self.group {
             None => None,
             Some(name) => Some(Group::from_name(name).ok().flatten().ok_or_else(|| {
@@ -189,8 +184,7 @@ impl Socket {
 
     /// Removes the socket and, when nothing else is in it, its folder. What is not there is fine.
     pub(crate) fn remove(&self, conf: &Conf) -> Result<(), Error> {
-        let Some(path) = self.own_folder(conf) else { return Ok(()) };
-        remove_in(path, self.path.file_name().unwrap_or_default()).map_err(failed("remove", &self.path))
+        remove_socket(conf, &self.path)
     }
 
     /// The other side's words: who is a client here is met by a server.
@@ -261,6 +255,36 @@ impl Socket {
             _ => Ok(()),
         }
     }
+}
+
+/// Removes the socket of an attachment, and what its application was told. `port` is that of its pod, where weftd has one:
+/// the configuration may be another by now.
+pub(crate) fn clean(conf: &Conf, call: &Call, port: Option<&PodPort>) -> Result<(), Error> {
+    let path = match port {
+        Some(PodPort::Tap { .. }) => None,
+        Some(PodPort::VhostUser { socket, .. }) => Some(socket.clone()),
+        Some(PodPort::Dpdk { devargs }) => {
+            devargs.split(',').find_map(|arg| arg.strip_prefix("socket=")).map(PathBuf::from)
+        }
+        None => match Plug::new(conf, call) {
+            Ok(Plug::Socket(socket)) => Some(socket.path),
+            // A configuration that can't say where the socket is never made one.
+            Ok(Plug::Tap) | Err(_) => None,
+        },
+    };
+    let Some(path) = path else { return Ok(()) };
+    remove_socket(conf, &path)?;
+    Socket::forget(conf, call)
+}
+
+/// The folder that is made for this socket alone; none where its place was named.
+fn folder_of<'a>(conf: &Conf, socket: &'a Path) -> Option<&'a Path> {
+    socket.parent().filter(|folder| folder.parent() == Some(conf.socket_dir().as_path()))
+}
+
+fn remove_socket(conf: &Conf, socket: &Path) -> Result<(), Error> {
+    let Some(folder) = folder_of(conf, socket) else { return Ok(()) };
+    remove_in(folder, socket.file_name().unwrap_or_default()).map_err(failed("remove", socket))
 }
 
 // A folder that is shared with a container may hold whatever that container has put there: links to the node's own files, for

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::attach::{Plug, Socket, pod_name};
+use crate::attach::{clean, pod_name};
 use crate::conf::Conf;
 use crate::environment::{Call, Command};
 use crate::error::Error;
@@ -27,11 +27,7 @@ pub(crate) fn del(conf: &Conf, call: &Call) -> Result<(), Error> {
     if let (Deletion::Noted, Some(netns)) = (deletion, &call.netns) {
         netns::delete_tap(netns, &call.ifname)?;
     }
-    // A configuration that can't say where the socket is never made one.
-    if let Ok(Plug::Socket(socket)) = Plug::new(conf, call) {
-        socket.remove(conf)?;
-        Socket::forget(conf, call)?;
-    }
+    clean(conf, call, None)?;
     release(conf, call, kept.as_ref().and_then(Kept::ipam), None)?;
     kept.map_or(Ok(()), |kept| kept.forget())
 }

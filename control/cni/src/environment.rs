@@ -100,6 +100,14 @@ impl Call {
         found.map(|(_, value)| value.as_str()).filter(|value| !value.is_empty())
     }
 
+    /// As a DEL of another attachment would be; none if that has names that no DEL takes.
+    pub(crate) fn del_of(&self, container: &str, ifname: &str) -> Option<Self> {
+        let (container, ifname) = (container.to_owned(), ifname.to_owned());
+        let path = self.path.clone();
+        let call = Self { command: Command::Del, container, ifname, netns: None, args: Vec::new(), path };
+        call.check_names().is_ok().then_some(call)
+    }
+
     /// Whether container and interface have names that they can have, where the call is about some.
     pub(crate) fn check_names(&self) -> Result<(), Error> {
         if !matches!(self.command, Command::Add | Command::Del | Command::Check) {

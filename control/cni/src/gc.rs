@@ -1,5 +1,6 @@
 //! GC and STATUS: what is about no single container.
 
+use crate::attach::clean;
 use crate::conf::Conf;
 use crate::del::del_bridged;
 use crate::environment::{Call, Command};
@@ -27,13 +28,15 @@ pub(crate) fn gc(conf: &Conf, call: &Call) -> Result<(), Error> {
     match weftd.pods() {
         Ok(pods) => {
             for pod in pods {
-                let leaked = pod
-                    .cni
-                    .as_ref()
-                    .is_some_and(|cni| cni.network == conf.name && !keep(&cni.container, Some(&cni.ifname)));
-                if leaked {
-                    errors.extend(weftd.delete(&pod.name).err());
+                let Some(cni) = pod.cni.filter(|cni| cni.network == conf.name) else { continue };
+                if keep(&cni.container, Some(&cni.ifname)) {
+                    continue;
                 }
+                let clean = || match call.del_of(&cni.container, &cni.ifname) {
+                    Some(del) => clean(conf, &del, Some(&pod.port)),
+                    None => Ok(()),
+                };
+                errors.extend(weftd.delete(&pod.name).and_then(|_| clean()).err());
             }
         }
         Err(error) => errors.push(error),

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde_json::{Map, Value};
 
+use crate::attach::clean;
 use crate::conf::Conf;
 use crate::environment::{Call, Command};
 use crate::error::{Error, code};
@@ -189,6 +190,10 @@ pub(crate) fn release_leaked(
     for holder in Store::of(&conf.name, ipam).holders()? {
         if !keep(&holder.container, holder.ifname.as_deref()) {
             let ifname = holder.ifname.as_deref().unwrap_or("eth0");
+            // weftd forgets a pod whose namespace is gone: then its addresses alone say that it was there.
+            if let Some(del) = call.del_of(&holder.container, ifname) {
+                clean(conf, &del, None)?;
+            }
             let other = For { container: &holder.container, ifname };
             release_by(conf, &conf.name, ipam, call, Some(other))?;
         }

@@ -130,6 +130,20 @@ const NOTHING_IF_EMPTY: [&str; 13] = [
     "log_backtrace_at",
 ];
 
+/// What flanneld reads from its environment beside its flags, and weftd does not, with what is said where it is set.
+const VARIABLES_WITHOUT_EFFECT: [(&str, &str); 3] = [
+    (
+        "EVENT_QUEUE_DEPTH",
+        "EVENT_QUEUE_DEPTH has no effect: weftd takes the whole cluster over after a change, and has no queue of events",
+    ),
+    (
+        "CONT_WHEN_CACHE_NOT_READY",
+        "CONT_WHEN_CACHE_NOT_READY has no effect: where the store does not answer, weftd starts with what it said last, and waits for \
+         it where it never has",
+    ),
+    ("WIREGUARD_KEY_FILE", "WIREGUARD_KEY_FILE has no effect: weft has no backend wireguard"),
+];
+
 /// As Go's `strconv.ParseBool` has it.
 fn boolean(text: &str) -> Result<bool, String> {
     match text {
@@ -151,19 +165,22 @@ impl Flags {
         *self != Self { v, vmodule, log_backtrace_at, ..Self::default() }
     }
 
-    /// A line for each flag that was given and has no effect here, and why.
-    pub fn without_effect(&self) -> Vec<&'static str> {
+    /// A line for each flag that was given and has no effect here, and for each variable of flanneld's that is no flag, and why.
+    pub fn without_effect(&self, variable: impl Fn(&str) -> Option<OsString>) -> Vec<&'static str> {
         let mut lines = Vec::new();
         let mut say = |given: bool, line| {
             if given {
                 lines.push(line);
             }
         };
-        say(self.vmodule.is_some(), "vmodule has no effect: set log.level, or WEFT_LOG for parts of weftd");
+        say(self.vmodule.is_some(), "--vmodule has no effect: set log.level, or WEFT_LOG for parts of weftd");
         say(
             self.log_backtrace_at.is_some(),
-            "log_backtrace_at has no effect: weftd's log has no line numbers",
+            "--log_backtrace_at has no effect: weftd's log has no line numbers",
         );
+        for (name, line) in VARIABLES_WITHOUT_EFFECT {
+            say(variable(name).is_some_and(|value| !value.is_empty()), line);
+        }
         lines
     }
 }
@@ -172,7 +189,9 @@ impl Flags {
 /// does. Those that say nothing are left out. What follows `--` is left alone.
 pub fn with_two_dashes(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
     let known = Flags::augment_args(clap::Command::new("flanneld"));
-    let is_known = |name: &str| known.get_arguments().any(|arg| arg.get_long() == Some(name));
+    // Of all of flanneld's flags `version` alone is clap's own here.
+    let is_known =
+        |name: &str| name == "version" || known.get_arguments().any(|arg| arg.get_long() == Some(name));
     let mut over = false;
     let mut all = Vec::new();
     let mut args = args.peekable();
@@ -307,16 +326,27 @@ mod tests {
 
     #[test]
     fn one_dash_is_as_good_as_two() {
-        let args = ["weftd", "-iface=x", "-h", "--config", "-V", "--", "-iface"].map(OsString::from);
-        let wanted = ["weftd", "--iface=x", "-h", "--config", "-V", "--", "-iface"].map(OsString::from);
-        assert_eq!(with_two_dashes(args.into_iter()), wanted);
+        let args = ["weftd", "-iface=x", "-h", "--config", "-V", "-version", "--", "-iface"];
+        let wanted = ["weftd", "--iface=x", "-h", "--config", "-V", "--version", "--", "-iface"];
+        assert_eq!(with_two_dashes(args.map(OsString::from).into_iter()), wanted.map(OsString::from));
     }
 
     #[test]
     fn what_has_no_effect_is_said() {
         let flags = parse(["--log_backtrace_at=x:1", "--vmodule=x=1", "--iptables-resync=5"]).unwrap();
-        assert_eq!(flags.without_effect().len(), 2);
-        assert!(parse(["--ip-masq=false", "--iface=eth0"]).unwrap().without_effect().is_empty());
+        let lines = flags.without_effect(|_| None);
+        assert!(lines.len() == 2 && lines.iter().all(|line| line.starts_with("--")), "{lines:?}");
+        let flags = parse(["--ip-masq=false", "--iface=eth0"]).unwrap();
+        assert!(flags.without_effect(|_| None).is_empty());
+        for name in ["EVENT_QUEUE_DEPTH", "CONT_WHEN_CACHE_NOT_READY", "WIREGUARD_KEY_FILE"] {
+            let set = |to: &'static str| move |asked: &str| (asked == name).then(|| to.into());
+            let lines = flags.without_effect(set("true"));
+            assert!(
+                lines.len() == 1 && lines[0].starts_with(&format!("{name} has no effect: ")),
+                "{lines:?}"
+            );
+            assert!(flags.without_effect(set("")).is_empty());
+        }
     }
 
     #[test]
@@ -328,6 +358,6 @@ mod tests {
             (flags.ip_masq, flags.kube_subnet_mgr, flags.healthz_port),
             (Some(true), Some(true), Some(8081))
         );
-        assert!(flags.without_effect().is_empty());
+        assert!(flags.without_effect(|_| None).is_empty());
     }
 }

@@ -105,8 +105,8 @@ pub async fn start(setup: Setup) -> Result<Started, StartError> {
         SourceKind::File => Some(Beginning::file(&config).await?),
         SourceKind::Etcd | SourceKind::Kubernetes => None,
     };
-    for line in file.flags.without_effect() {
-        warn!("--{line}");
+    for line in file.flags.without_effect(|name| std::env::var_os(name)) {
+        warn!("{line}");
     }
     let missing = rights::missing();
     if !missing.is_empty() {

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -13,6 +14,16 @@ use crate::lab::{Lab, Namespace, tap_pod, tap_spec, wait_for};
 fn default_routes(namespace: &Namespace, family: u8) -> Vec<Value> {
     let routes = namespace.json(&format!("-{family} route show default"));
     routes.into_iter().map(|route| route["gateway"].clone()).collect()
+}
+
+#[test]
+fn its_version_is_asked_for_as_flannelds_is_too() {
+    for flag in ["-version", "--version"] {
+        let output = Command::new(env!("CARGO_BIN_EXE_weftd")).arg(flag).output().unwrap();
+        assert!(output.status.success(), "{flag}: {output:?}");
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(said, format!("weftd {}\n", env!("CARGO_PKG_VERSION")));
+    }
 }
 
 #[test]

@@ -97,10 +97,41 @@ fn the_tunnels_port_in_the_hands_of_the_kernel() {
         VTEP_MACS[0]
     ));
     lab.node.ip("link set flannel.1 up");
-    assert_names(&lab.fails(), &["UDP port 8472 is in use", "flannel"]);
+    let said = lab.fails();
+    assert_names(&said, &["UDP port 8472 is in use", "stop flanneld, then `ip link delete flannel.1`"]);
     lab.assert_clean();
     assert!(!lab.state_dir().join("state.json").exists());
     assert!(lab.node.has_interface("flannel.1"));
+}
+
+/// What the DaemonSet's container runs in weftd's place, with the weftd of this test.
+fn manifests_command() -> String {
+    let manifest = include_str!("../../../deploy/kubernetes/weft.yaml");
+    let container = manifest.lines().map(str::trim).skip_while(|line| *line != "- name: kube-flannel");
+    let text = container.skip_while(|line| *line != "- |").skip(1).take_while(|line| *line != "- weftd");
+    let text: Vec<_> = text.collect();
+    assert_eq!(text.last(), Some(&"exec /usr/sbin/weftd \"$@\""), "{text:?}");
+    text.join("\n").replace("/usr/sbin/weftd", env!("CARGO_BIN_EXE_weftd"))
+}
+
+#[test]
+fn the_manifests_command_gives_weftd_the_tunnels_port() {
+    let lab = Lab::new();
+    for device in [
+        "flannel.1 type vxlan id 1 local 172.16.0.1 dev up0 dstport 8472 nolearning",
+        "flannel-v6.1 type vxlan id 1 local fd00::1 dev up0 dstport 8472 nolearning",
+        // Others', by their names or kinds.
+        "flannel.2 type bridge",
+        "other.1 type vxlan id 1 dev up0 dstport 4789",
+    ] {
+        lab.node.ip(&format!("link add {device}"));
+        lab.node.ip(&format!("link set {} up", device.split(' ').next().unwrap()));
+    }
+    let command = manifests_command();
+    let before = ["sh", "-c", &command].map(OsStr::new);
+    let _weftd = Weftd::spawn(&lab, &before, &lab.path("weftd.toml")).ready();
+    let left = ["flannel.1", "flannel-v6.1", "flannel.2", "other.1"].map(|name| lab.node.has_interface(name));
+    assert_eq!(left, [false, false, true, true]);
 }
 
 #[test]

@@ -19,7 +19,8 @@ pub enum ClaimError {
     /// Somebody has it.
     #[error(
         "UDP port {port} is in use on {address}: most likely by the kernel's VXLAN device of flanneld (see `ip -d link \
-         show type vxlan`; stop flanneld and delete flannel.1) or by another weftd (see `ss -ulnp`)"
+         show type vxlan`; stop flanneld, then `ip link delete flannel.1`, and flannel-v6.1 where it is) or by another weftd \
+         (see `ss -ulnp`)"
     )]
     InUse {
         /// The port.

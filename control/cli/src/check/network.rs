@@ -44,6 +44,7 @@ pub(super) async fn lines(
     }
     lines.push(tunnel_port(machine, port));
     lines.push(forwarding(machine, config));
+    lines.push(send_redirects(machine, &config.host_port.name));
     lines.push(bridge_filter(machine));
     lines
 }
@@ -206,6 +207,33 @@ fn forwarding(machine: &Machine, config: &Config) -> Line {
     }
 }
 
+/// What kube-proxy translates comes in by the host port and goes out by it.
+fn send_redirects(machine: &Machine, host_port: &str) -> Line {
+    const CHECK: &str = "redirects";
+    let is_on = |name: &&str| {
+        machine
+            .number(&format!("proc/sys/net/ipv4/conf/{name}/send_redirects"))
+            .is_some_and(|value| value != 0)
+    };
+    // Until weftd makes it, the host port has what is the default then.
+    let made = machine.has(&format!("proc/sys/net/ipv4/conf/{host_port}"));
+    let own = if made { host_port } else { "default" };
+    // The larger one holds.
+    let on: Vec<_> = ["all", own].into_iter().filter(is_on).collect();
+    if on.is_empty() {
+        return Line::ok(CHECK, format!("none by {host_port}"));
+    }
+    let set: Vec<_> = on.iter().map(|name| format!("net.ipv4.conf.{name}.send_redirects=0")).collect();
+    Line::ok(
+        CHECK,
+        format!(
+            "on for {host_port}: weft's routes cause none, but where others lead back by it, pods that ask a service are sent some for \
+             nothing; beside kube-proxy: sysctl -w {}",
+            set.join(" ")
+        ),
+    )
+}
+
 fn bridge_filter(machine: &Machine) -> Line {
     let found = match machine.has("proc/sys/net/bridge/bridge-nf-call-iptables") {
         true => "loaded; weft does without it",
@@ -284,5 +312,37 @@ mod tests {
         fs::write(machine.at("proc/sys/net/ipv4/conf/eth0/rp_filter"), "2\n").unwrap();
         assert_eq!(rp_filter(&machine, "eth0").verdict, Verdict::Ok);
         assert_eq!(bridge_filter(&machine).verdict, Verdict::Ok);
+    }
+
+    #[test]
+    fn redirects_are_looked_for_where_the_host_port_has_them() {
+        let of = |files: &[(&str, u8)]| {
+            let files = files.iter().map(|(name, value)| {
+                (format!("proc/sys/net/ipv4/conf/{name}/send_redirects"), format!("{value}\n"))
+            });
+            let files: Vec<_> = files.collect();
+            let files: Vec<_> = files.iter().map(|(path, value)| (path.as_str(), value.as_str())).collect();
+            let (_folder, machine) = machine_with(&files);
+            send_redirects(&machine, "weft0")
+        };
+        let off = [
+            of(&[]),
+            of(&[("all", 0), ("default", 0), ("eth0", 1)]),
+            of(&[("all", 0), ("default", 1), ("weft0", 0)]),
+        ];
+        for line in off {
+            assert_eq!((line.verdict, line.found.as_str()), (Verdict::Ok, "none by weft0"));
+        }
+        for (files, says) in [
+            (&[("all", 1), ("default", 0)][..], "-w net.ipv4.conf.all.send_redirects=0"),
+            (
+                &[("all", 1), ("default", 1)],
+                "-w net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.default.send_redirects=0",
+            ),
+            (&[("all", 0), ("default", 0), ("weft0", 1)], "-w net.ipv4.conf.weft0.send_redirects=0"),
+        ] {
+            let line = of(files);
+            assert!(line.verdict == Verdict::Ok && line.found.ends_with(says), "{line:?}");
+        }
     }
 }

@@ -110,6 +110,10 @@ fn list(conf_dir: &Path, bin_dir: &Path) -> Line {
     let shown = first.display();
     let has = |kind: &str| types.iter().any(|found| found == kind);
     if has(cni::PLUGIN) || has(cni::FLANNEL) && cni::is_ours(&bin_dir.join(cni::FLANNEL)) {
+        if cni::chains_bandwidth(&types) {
+            let (what, remedy) = cni::BANDWIDTH;
+            return Line::problem(CHECK, format!("{shown} {what}: those with limits do not start"), remedy);
+        }
         Line::ok(CHECK, format!("{shown}: pods are weft's"))
     } else if has(cni::FLANNEL) {
         Line::warning(CHECK, format!("{shown}: pods are flannel's"), TAKE_PLACE)
@@ -247,6 +251,18 @@ mod tests {
             fs::write(bin.join(name), "weft-cni 9: the CNI plugin of weft; it is").unwrap();
         }
         assert_eq!(list(&conf, &bin).verdict, Verdict::Ok);
+        let chained = |kind: &str| {
+            let text = format!(r#"{{"name":"x","plugins":[{{"type":"{kind}"}},{{"type":"bandwidth"}}]}}"#);
+            fs::write(conf.join("10-flannel.conflist"), text).unwrap();
+            list(&conf, &bin)
+        };
+        for kind in ["flannel", "weft-cni"] {
+            let line = chained(kind);
+            assert_eq!((line.verdict, line.remedy.as_deref()), (Verdict::Problem, Some(cni::BANDWIDTH.1)));
+        }
+        // The bridge's pods have what it needs.
+        fs::write(bin.join("flannel"), "flannel's own").unwrap();
+        assert_eq!(chained("flannel").remedy.as_deref(), Some(TAKE_PLACE));
         write("05-other.conflist", "cilium-cni");
         assert!(list(&conf, &bin).found.ends_with("pods are of cilium-cni"));
         assert!(plugins(&bin).found.ends_with("lacks portmap"));

@@ -518,32 +518,45 @@ fn plain_packets_in_a_tunnel_are_of_one_network_and_of_ipv4() {
     assert_eq!(with(Encapsulation::Vxlan, &|_| {}), Err(vec!["vtep_mac".to_owned()]));
 }
 
-/// A node with few possibilities for each thing, so that many share one.
+/// A node with few possibilities for each thing that only one may have, so that many share one, and seldom more than one.
 fn any_node() -> impl Strategy<Value = Node> {
+    use proptest::option::weighted;
     let subnet = (0u8..12, 23u8..=25).prop_map(|(number, len)| format!("10.244.{}.0/{len}", number * 2));
-    let outside = prop_oneof![9 => subnet, 1 => Just("10.9.0.0/24".to_owned())];
-    let v6 = proptest::option::weighted(
-        0.2,
-        (1u16..4).prop_map(|last| Ipv6Addr::new(0xfd01, 0, 0, 0, 0, 0, 0, last)),
-    );
-    (0u8..12, outside, proptest::option::weighted(0.9, 1u8..12), v6, proptest::option::weighted(0.9, 1u8..12))
-        .prop_map(|(name, subnet, public, public_ipv6, mac)| Node {
-            subnets: vec![subnet.parse().unwrap()],
-            public_ip: public.map(|last| Ipv4Addr::new(192, 0, 2, last)),
-            public_ipv6,
-            vtep_mac: mac.map(|last| MacAddr([2, 0, 0, 0, 1, last])),
-            ..node(&format!("n{name}"), 0)
-        })
+    let first = prop_oneof![18 => subnet, 1 => Just("10.9.0.0/24".to_owned())];
+    let ipv6 = (0u8..8, 63u8..=65).prop_map(|(number, len)| format!("fd00:10:244:{}::/{len}", number * 2));
+    let blue = (0u8..8, 23u8..=25).prop_map(|(number, len)| format!("10.99.{}.0/{len}", number * 2));
+    let subnets = (first, weighted(0.3, ipv6), weighted(0.3, blue))
+        .prop_map(|(first, ipv6, blue)| [Some(first), ipv6, blue].into_iter().flatten());
+    let addresses = (weighted(0.9, 1u8..12), weighted(0.5, 1u16..6));
+    let mac = || (1u8..12).prop_map(|last| MacAddr([2, 0, 0, 0, 1, last]));
+    let macs = |weight| weighted(weight, mac()).prop_map(|mac| mac.map(|mac| ("blue".to_owned(), mac)));
+    let macs = (weighted(0.9, mac()), weighted(0.3, mac()), macs(0.4), macs(0.2));
+    (0u8..12, subnets, addresses, macs).prop_map(|(name, subnets, (public, v6), macs)| Node {
+        name: format!("n{name}"),
+        subnets: subnets.map(|subnet| subnet.parse().unwrap()).collect(),
+        public_ip: public.map(|last| Ipv4Addr::new(192, 0, 2, last)),
+        public_ipv6: v6.map(|last| Ipv6Addr::new(0xfd01, 0, 0, 0, 0, 0, 0, last)),
+        vtep_mac: macs.0,
+        vtep_mac_v6: macs.1,
+        vtep_macs: macs.2.into_iter().collect(),
+        vtep_macs_v6: macs.3.into_iter().collect(),
+    })
+}
+
+fn any_direct_routing() -> impl Strategy<Value = DirectRouting> {
+    prop_oneof![Just(DirectRouting::Never), Just(DirectRouting::OnLink), Just(DirectRouting::Always)]
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
     #[test]
     fn what_has_changed_is_judged_as_the_whole_is(
+        direct in (any_direct_routing(), any_direct_routing()),
         nodes in proptest::collection::vec(any_node(), 1..6),
         changes in proptest::collection::vec((any::<prop::sample::Index>(), proptest::option::of(any_node())), 1..4),
     ) {
-        let mut model = Model { nodes: vec![node("a", 100)], pods: vec![], ..model() };
+        let mut model = Model { nodes: vec![node("a", 100)], pods: vec![], ..two_networks() };
+        (model.networks[0].direct_routing, model.networks[1].direct_routing) = direct;
         // As many as go together.
         for node in nodes {
             model.nodes.push(node);

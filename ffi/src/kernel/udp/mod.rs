@@ -39,7 +39,7 @@ pub enum UdpError {
     /// Somebody has the port.
     #[error(
         "UDP port {0} is in use: most likely by the kernel's VXLAN device of flanneld (see `ip -d link show type vxlan`; \
-         stop flanneld and delete flannel.1) or by another weftd (see `ss -ulnp`)"
+         stop flanneld, then `ip link delete flannel.1`, and flannel-v6.1 where it is) or by another weftd (see `ss -ulnp`)"
     )]
     InUse(u16),
     /// The kernel refused a step.
