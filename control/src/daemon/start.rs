@@ -137,13 +137,14 @@ pub async fn start(setup: Setup) -> Result<Started, StartError> {
         chosen: address,
         vtep_mac: vtep_macs.first,
     };
-    let Origin { model, follow, vtep_mac } = beginning.meet(here).await?;
+    let Origin { model, follow, vtep_mac, claim } = beginning.meet(here).await?;
     vtep_macs.first = vtep_mac;
     // Who finds the socket is answered soon: until there is a lease, nobody would be.
     let (listener, socket) = bind(&config.control.socket, SOCKET_MODE, config.control.group.as_deref())?;
-    let claim = (needs_claim(kind) && model.encapsulation.is_vxlan())
-        .then(|| UdpClaim::bind(model.port))
-        .transpose()?;
+    let claim = match claim {
+        None if needs_claim(kind) && model.encapsulation.is_vxlan() => Some(UdpClaim::bind(model.port)?),
+        claim => claim,
+    };
     let settings = config.dataplane.clone();
     let prefix = file_prefix(&config.state.dir);
     let subnets = model.node(&node).map(|own| own.subnets.clone()).unwrap_or_default();

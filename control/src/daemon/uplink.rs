@@ -138,6 +138,11 @@ pub(super) fn needs_claim(kind: UplinkKind) -> bool {
     kind != UplinkKind::Socket
 }
 
+/// Claims the tunnel's port before others are told of this node. Sockets that want it for themselves get it when they are opened.
+pub(super) fn claim_first(encapsulation: Encapsulation, port: u16) -> Result<Option<UdpClaim>, ClaimError> {
+    (encapsulation != Encapsulation::Ipip).then(|| UdpClaim::bind(port)).transpose()
+}
+
 impl Daemon {
     /// How weft is joined to the underlay; as long as it is not, how it is to be.
     pub(super) fn uplink_kind(&self) -> UplinkKind {

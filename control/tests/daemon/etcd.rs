@@ -345,6 +345,45 @@ fn a_flanneld_s_node_is_taken_over_with_its_mac_address() {
 }
 
 #[test]
+fn a_lease_of_a_live_flanneld_is_not_touched() {
+    let lab = Lab::new();
+    let etcd = Etcd::start(&lab);
+    let a = Node { lab: &lab, name: "a", namespace: &lab.node };
+    let source = format!(
+        "[source]\nkind = \"etcd\"\n[etcd]\nendpoints = \"{ENDPOINT}\"\n[flannel]\npublic_ip = \"172.16.0.1\"\n\
+         subnet_file = \"{}\"\n",
+        a.path("subnet.env").display()
+    );
+    let weftd = a.start(&source, &[]);
+    let (key, _) = etcd.lease_of("172.16.0.1");
+    weftd.stop();
+
+    // Then flanneld takes over, with a MAC address and a device of its own.
+    let key = format!("{SUBNETS}{key}");
+    let value = r#"{"PublicIP":"172.16.0.1","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:99"}}"#;
+    etcd.ctl(&["put", &key, value]);
+    lab.node.ip(
+        "link add flannel.1 address 02:00:00:00:00:99 type vxlan id 1 local 172.16.0.1 dev up0 dstport 8472 nolearning",
+    );
+    lab.node.ip("link set flannel.1 up");
+    let written = || {
+        let json: Value = serde_json::from_str(&etcd.ctl(&["get", "-w", "json", &key])).expect("JSON");
+        json["kvs"][0]["mod_revision"].clone()
+    };
+    let before = written();
+    let config = a.path("weftd.toml");
+    let mut text = fs::read_to_string(&config).expect("the configuration");
+    // With what was remembered and without, beside the kernel and in it.
+    for (from, to) in [("", ""), ("/a-state", "/other"), ("af_packet", "socket")] {
+        text = text.replace(from, to);
+        fs::write(&config, &text).expect("the configuration can be written");
+        let said = lab.fails_with(&config);
+        assert!(said.contains("UDP port 8472 is in use"), "{said}");
+        assert_eq!((written(), etcd.lease_of("172.16.0.1").1.as_str()), (before.clone(), value));
+    }
+}
+
+#[test]
 fn host_gw_by_an_address_that_the_uplink_does_not_have_is_told() {
     let lab = Lab::new();
     let etcd = Etcd::start(&lab);
