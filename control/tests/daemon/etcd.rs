@@ -104,8 +104,12 @@ impl Node<'_> {
         self.lab.path(&format!("{}-{what}", self.name))
     }
 
-    /// Starts weftd with this `[source]` and these variables.
+    /// Starts weftd with this `[source]` and these variables, and waits until it is ready.
     pub(crate) fn start(&self, source: &str, environment: &[&str]) -> Weftd {
+        self.spawn(source, environment).ready()
+    }
+
+    fn spawn(&self, source: &str, environment: &[&str]) -> Weftd {
         let [socket, state, config] = ["weftd.sock", "state", "weftd.toml"].map(|what| self.path(what));
         let text = format!(
             "[node]\nname = \"{}\"\n[dataplane]\nmemory = \"16MiB\"\n[uplink]\nkind = \"af_packet\"\n[control]\nsocket = \"{}\"\n\
@@ -117,7 +121,7 @@ impl Node<'_> {
         fs::write(&config, text).expect("the configuration can be written");
         let mut before: Vec<&std::ffi::OsStr> = vec!["env".as_ref()];
         before.extend(environment.iter().map(|variable| std::ffi::OsStr::new(*variable)));
-        Weftd::spawn_on(self.lab, self.namespace, &before, &config).ready()
+        Weftd::spawn_on(self.lab, self.namespace, &before, &config)
     }
 
     fn client(&self) -> Client {
@@ -241,6 +245,28 @@ fn two_nodes_meet_in_etcd_and_do_not_need_it_for_traffic() {
         env_file(&b).exists() && etcd.lease_of("172.16.0.2").1.contains("VtepMAC"),
         "nothing is given back"
     );
+}
+
+#[test]
+fn a_weftd_that_waits_for_its_store_says_that_it_lives() {
+    let lab = Lab::new();
+    let a = Node { lab: &lab, name: "a", namespace: &lab.node };
+    let source = format!(
+        "[source]\nkind = \"etcd\"\n[etcd]\nendpoints = \"{ENDPOINT}\"\n[flannel]\npublic_ip = \"172.16.0.1\"\n\
+         subnet_file = \"{}\"\nhealthz = \"172.16.0.1:8081\"\n",
+        a.path("subnet.env").display()
+    );
+    let weftd = a.spawn(&source, &[]);
+    wait_for("the store to be missed", || weftd.said().contains("it is tried again").then_some(()));
+    let ask = |path| ask_tcp(&lab.node, SocketAddr::from(([172, 16, 0, 1], 8081)), "GET", path);
+    assert_eq!(ask("/healthz").status, 200);
+    let waiting = ask("/readyz");
+    assert!(waiting.status == 503 && waiting.body.contains("waiting for etcd"), "{waiting:?}");
+
+    let _etcd = Etcd::start(&lab);
+    let _weftd = weftd.ready();
+    wait_for("it to be ready", || (ask("/readyz").status == 200).then_some(()));
+    assert!(a.path("subnet.env").exists());
 }
 
 #[test]
