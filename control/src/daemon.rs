@@ -257,7 +257,7 @@ impl Daemon {
         self.dataplane.sample();
         self.forget_old();
         self.note_received(self.total().rx);
-        self.remember();
+        self.remember().await;
         let broken = self.dataplane.take_broken();
         // The kernel does not tell of these: weft's own descriptor keeps what is left of the namespace alive.
         let lost = self.pods.values().any(PodPort::has_lost_netns) || self.any_departed();

@@ -371,6 +371,35 @@ fn a_flanneld_s_node_is_taken_over_with_its_mac_address() {
 }
 
 #[test]
+fn what_the_store_said_is_written_once_that_is_possible() {
+    let lab = Lab::new();
+    let _etcd = Etcd::start(&lab);
+    let a = Node { lab: &lab, name: "a", namespace: &lab.node };
+    let source = format!(
+        "[source]\nkind = \"etcd\"\n[etcd]\nendpoints = \"{ENDPOINT}\"\n[flannel]\npublic_ip = \"172.16.0.1\"\n\
+         subnet_file = \"{}\"\n",
+        a.path("subnet.env").display()
+    );
+    let kept = a.path("state").join("cluster.json");
+    let complaints = |weftd: &Weftd| weftd.said().matches("has to wait for it").count();
+    // There is no more news: by itself after a while, and at the end at once.
+    for at_the_end in [false, true] {
+        fs::create_dir_all(&kept).expect("something in the way");
+        let weftd = a.start(&source, &[]);
+        wait_for("a complaint", || (complaints(&weftd) == 1).then_some(()));
+        fs::remove_dir(&kept).expect("it is empty");
+        if at_the_end {
+            weftd.stop();
+        } else {
+            wait_for("it to be written", || kept.is_file().then_some(()));
+            assert_eq!(complaints(&weftd), 1);
+        }
+        assert!(fs::read_to_string(&kept).expect("it is kept").contains("172.16.0.1"));
+        fs::remove_file(&kept).expect("it is there");
+    }
+}
+
+#[test]
 fn a_lease_of_a_live_flanneld_is_not_touched() {
     let lab = Lab::new();
     let etcd = Etcd::start(&lab);
