@@ -219,8 +219,8 @@ impl Meeting {
             public_ipv6: public_ipv6.or(ipv6),
             vtep_mac: Some(vtep_mac),
             vtep_mac_v6: Some(vtep_mac),
-            // What is remembered was said to the one that is given.
-            inherits: remembered.is_none(),
+            // Another than the remembered one was written by a flanneld that ran since then.
+            inherits: true,
             previous: previous.or(remembered.as_ref().map(|before| before.leaves().env.subnets)),
         };
         let published = [own.public_ip.map(IpAddr::V4), own.public_ipv6.map(IpAddr::V6)];
@@ -239,10 +239,11 @@ impl Meeting {
             None => (Some(join(opening, &own, &mut can_claim).await?), None),
             Some(before) => {
                 claim = claim_first(before.model.encapsulation, before.model.port)?;
-                let mut joining = tokio::spawn(again.join(opening, own));
+                let mut joining = tokio::spawn(again.join(opening, own.clone()));
                 match patience(&mut joining, &mut status.clone()).await {
                     Some(joined) => (Some(joined?), None),
-                    None => (None, Some((joining, before))),
+                    // Packets go by the remembered address from now on.
+                    None => (None, Some((tokio::spawn(as_remembered(joining, own)), before))),
                 }
             }
         };
@@ -296,6 +297,25 @@ async fn patience<T>(
             return None;
         }
     }
+}
+
+/// What joining comes to, for a node that keeps its MAC address whatever its lease had before.
+async fn as_remembered(
+    joining: JoinHandle<Result<(Store, Cluster), StoreError>>,
+    own: FlannelOwn,
+) -> Result<(Store, Cluster), StoreError> {
+    let (mut store, cluster) = ended(joining.await)?;
+    if store.inherited_mac().is_none_or(|mac| own.vtep_mac == Some(mac)) {
+        return Ok((store, cluster));
+    }
+    let cluster = match store.acquire(&FlannelOwn { inherits: false, ..own }).await {
+        Ok(cluster) => cluster,
+        Err(error) => {
+            warn!("{error}; the other nodes send to a MAC address that this one does not have: restart weftd");
+            cluster
+        }
+    };
+    Ok((store, cluster))
 }
 
 fn ended<T>(task: Result<Result<T, StoreError>, JoinError>) -> Result<T, StoreError> {

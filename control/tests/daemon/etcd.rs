@@ -336,7 +336,7 @@ fn a_killed_weftd_starts_without_its_store_and_follows_it_again() {
 #[test]
 fn a_flanneld_s_node_is_taken_over_with_its_mac_address() {
     let lab = Lab::new();
-    let etcd = Etcd::start(&lab);
+    let mut etcd = Etcd::start(&lab);
     let a = Node { lab: &lab, name: "a", namespace: &lab.node };
     let lease = |ip: &str, mac: &str| {
         format!(
@@ -366,8 +366,26 @@ fn a_flanneld_s_node_is_taken_over_with_its_mac_address() {
     // The address is this node's own from now on.
     etcd.ctl(&["del", &format!("{SUBNETS}10.244.77.0-24")]);
     fs::remove_file(&kept).expect("it is there");
-    let _weftd = a.start(&source, &[]);
+    let weftd = a.start(&source, &[]);
+    let (key, value) = etcd.lease_of("172.16.0.1");
+    assert_eq!(value, left);
+    wait_for("what the store says to be kept", || kept.exists().then_some(()));
+    weftd.stop();
+
+    // A flanneld that ran in between has made another, which the others know now.
+    let left = lease("172.16.0.1", "02:00:00:00:00:98");
+    etcd.ctl(&["put", &format!("{SUBNETS}{key}"), &left]);
+    let weftd = a.start(&source, &[]);
     assert_eq!(etcd.lease_of("172.16.0.1").1, left);
+    weftd.stop();
+
+    // While the store is away nobody says so: packets go by the remembered address, and the others are told that one.
+    etcd.ctl(&["put", &format!("{SUBNETS}{key}"), &lease("172.16.0.1", "02:00:00:00:00:97")]);
+    etcd.kill();
+    let weftd = a.start(&source, &[]);
+    assert!(weftd.said().contains("weftd starts with what it said last"));
+    etcd.run();
+    wait_for("the lease to say so", || (etcd.lease_of("172.16.0.1").1 == left).then_some(()));
 }
 
 #[test]
