@@ -123,6 +123,8 @@ pub struct Daemon {
     source: SourceState,
     /// How the source's store fares, if it has one, and the subnets that this node has there.
     store: Option<(watch::Receiver<StoreStatus>, Subnets)>,
+    /// The addresses that the others have by the store.
+    published: Vec<IpAddr>,
     /// What the store says is kept for a start without it.
     remembers: Option<Memory>,
     /// Pods that were added through the API; they outlive a restart.

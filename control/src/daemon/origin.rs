@@ -112,6 +112,8 @@ pub(super) struct StoreOrigin {
     pub(super) status: watch::Receiver<Status>,
     pub(super) translation: Translation,
     pub(super) leaves: watch::Receiver<Leaves>,
+    /// The addresses that the other nodes are told of this one.
+    pub(super) published: Vec<IpAddr>,
 }
 
 impl Beginning {
@@ -223,7 +225,11 @@ impl Meeting {
             inherits: true,
             previous: previous.or(remembered.as_ref().map(|before| before.leaves().env.subnets)),
         };
-        let published = [own.public_ip.map(IpAddr::V4), own.public_ipv6.map(IpAddr::V6)];
+        let published = [
+            advice.public_ip_overwrite.or(own.public_ip).map(IpAddr::V4),
+            advice.public_ipv6_overwrite.or(own.public_ipv6).map(IpAddr::V6),
+        ];
+        let published: Vec<IpAddr> = published.into_iter().flatten().collect();
         let again = Again { config: config.clone(), flags: flags.clone(), told };
         // Whoever has the tunnel's port is known to the peers, and stays so.
         let mut claim = None;
@@ -251,12 +257,11 @@ impl Meeting {
         let vtep_mac = inherited.unwrap_or(vtep_mac);
         let mut translation = Translation::new(Own { name: node, ipv4, ipv6, vtep_mac, mtu: uplink.mtu });
         let origin = |model, joined, translation, leaves| {
-            for address in published.into_iter().flatten() {
-                if let Some(warning) = is_not_the_uplinks(address, &model, &uplink) {
-                    warn!("{warning}");
-                }
+            for problem in not_the_uplinks(&published, &model, &uplink) {
+                warn!("{problem}");
             }
-            let origin = StoreOrigin { joined, status: status.clone(), translation, leaves };
+            let status = status.clone();
+            let origin = StoreOrigin { joined, status, translation, leaves, published };
             Origin { model, follow: Follow::Store(Box::new(origin)), vtep_mac, claim }
         };
         let ip_masq = config.flannel.ip_masq;
@@ -422,6 +427,11 @@ pub(super) async fn interface(
 /// What this node is to publish, where that is given: in its settings, or as its node's annotations.
 fn public_addresses(config: &Config, advice: &Advice) -> (Option<Ipv4Addr>, Option<Ipv6Addr>) {
     (config.flannel.public_ip.or(advice.public_ip), config.flannel.public_ipv6.or(advice.public_ipv6))
+}
+
+/// What is wrong with the published addresses, as [`is_not_the_uplinks`] has it.
+pub(super) fn not_the_uplinks(published: &[IpAddr], model: &Model, uplink: &Uplink) -> Vec<String> {
+    published.iter().filter_map(|address| is_not_the_uplinks(*address, model, uplink)).collect()
 }
 
 /// What is wrong where the other nodes send pods' packets without a tunnel to an address that the uplink does not have.

@@ -167,16 +167,16 @@ pub async fn start(setup: Setup) -> Result<Started, StartError> {
 
     let (updates, incoming) = mpsc::channel(1);
     let (ready, forwards) = oneshot::channel();
-    let (store, told) = match follow {
+    let (store, told, published) = match follow {
         Follow::File(path) => {
             tokio::spawn(Source::File { path }.run(node.clone(), updates, reload.cluster));
-            (None, None)
+            (None, None, Vec::new())
         }
         Follow::Store(origin) => {
-            let StoreOrigin { joined, status, translation, leaves } = *origin;
+            let StoreOrigin { joined, status, translation, leaves, published } = *origin;
             tokio::spawn(flannel::follow(joined, translation, forwards, updates));
             let subnets = leaves.borrow().env.subnets;
-            (Some((status, subnets)), Some(leaves))
+            (Some((status, subnets)), Some(leaves), published)
         }
     };
     let (said, settings) = mpsc::channel(1);
@@ -206,6 +206,7 @@ pub async fn start(setup: Setup) -> Result<Started, StartError> {
         devices: state.devices.iter().map(|device| (device.netns.clone(), device.name.clone())).collect(),
         source: SourceState { loaded: Some(SystemTime::now()), error: None },
         store,
+        published,
         remembers,
         pods: BTreeMap::new(),
         failed: BTreeMap::new(),

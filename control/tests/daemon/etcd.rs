@@ -472,6 +472,14 @@ fn host_gw_by_an_address_that_the_uplink_does_not_have_is_told() {
         let variables = ["FLANNELD_IFACE=up0"];
         let weftd = a.start(&source, &variables);
         assert_eq!(weftd.said().matches("host-gw: this node publishes").count(), wanted, "{published}");
+        let told = |status: &Status| {
+            status.problems.iter().filter(|problem| problem.contains("host-gw: this node publishes")).count()
+        };
+        assert_eq!(told(&a.status()), wanted);
+        if wanted > 0 {
+            lab.node.ip(&format!("addr add {published}/32 dev up0"));
+            a.until("it to be mended", |status| told(status) == 0);
+        }
         weftd.stop();
     }
 }
