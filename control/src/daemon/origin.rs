@@ -316,7 +316,9 @@ async fn as_remembered(
     let cluster = match store.acquire(&FlannelOwn { inherits: false, ..own }).await {
         Ok(cluster) => cluster,
         Err(error) => {
-            warn!("{error}; the other nodes send to a MAC address that this one does not have: restart weftd");
+            warn!(
+                "{error}; the other nodes send to a MAC address that this one does not have: restart weftd"
+            );
             cluster
         }
     };

@@ -87,6 +87,13 @@ impl Remembered {
     }
 }
 
+/// What is being written.
+struct Writing {
+    /// When it was said.
+    said: Option<SystemTime>,
+    task: JoinHandle<Result<(), String>>,
+}
+
 /// Keeps it.
 pub(super) struct Memory {
     source: SourceKind,
@@ -95,8 +102,8 @@ pub(super) struct Memory {
     /// When that was said which is kept.
     kept: Option<SystemTime>,
     not_before: Instant,
-    /// The last writing, which may still be under way, and when that was said which it writes.
-    writing: Option<(Option<SystemTime>, JoinHandle<Result<(), String>>)>,
+    /// The last writing, which may still be under way.
+    writing: Option<Writing>,
     /// Why it failed last.
     failed: Option<String>,
 }
@@ -109,8 +116,8 @@ impl Memory {
 
     /// Waits for the end of the writing. What could not be written is still to be.
     async fn end_writing(&mut self) {
-        let Some((said, writing)) = &mut self.writing else { return };
-        let written = writing.await.unwrap_or_else(|error| Err(error.to_string()));
+        let Some(Writing { said, task }) = &mut self.writing else { return };
+        let written = task.await.unwrap_or_else(|error| Err(error.to_string()));
         match written {
             Ok(()) => (self.kept, self.failed) = (*said, None),
             Err(error) if self.failed.as_ref() == Some(&error) => {}
@@ -129,7 +136,7 @@ impl Daemon {
     /// Writes down what the store has said since the last time, if it is time for that.
     pub(super) async fn remember(&mut self) {
         let Some(memory) = &mut self.remembers else { return };
-        if memory.writing.as_ref().is_some_and(|(_, writing)| writing.is_finished()) {
+        if memory.writing.as_ref().is_some_and(|writing| writing.task.is_finished()) {
             memory.end_writing().await;
         }
         if memory.not_before <= Instant::now() {
@@ -175,6 +182,6 @@ impl Daemon {
                 weft_node::save_cluster(&state_dir, &text).map_err(|error| error.to_string())
             })
         };
-        memory.writing = Some((self.source.loaded, tokio::task::spawn_blocking(write)));
+        memory.writing = Some(Writing { said: self.source.loaded, task: tokio::task::spawn_blocking(write) });
     }
 }
