@@ -123,6 +123,8 @@ pub struct Daemon {
     source: SourceState,
     /// How the source's store fares, if it has one, and the subnets that this node has there.
     store: Option<(watch::Receiver<StoreStatus>, Subnets)>,
+    /// The addresses that the others have by the store.
+    published: Vec<IpAddr>,
     /// What the store says is kept for a start without it.
     remembers: Option<Memory>,
     /// Pods that were added through the API; they outlive a restart.
@@ -257,7 +259,7 @@ impl Daemon {
         self.dataplane.sample();
         self.forget_old();
         self.note_received(self.total().rx);
-        self.remember();
+        self.remember().await;
         let broken = self.dataplane.take_broken();
         // The kernel does not tell of these: weft's own descriptor keeps what is left of the namespace alive.
         let lost = self.pods.values().any(PodPort::has_lost_netns) || self.any_departed();

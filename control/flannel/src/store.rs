@@ -62,6 +62,9 @@ impl Own {
     }
 }
 
+/// Finds out whether this node can do what a configuration asks for. It may be asked several times.
+pub type Can<'a> = &'a mut (dyn FnMut(&NetConf) -> Result<(), StoreError> + Send);
+
 /// Another node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
@@ -195,9 +198,20 @@ impl Store {
     /// # Errors
     /// What an operator must mend.
     pub async fn acquire(&mut self, own: &Own) -> Result<Cluster, StoreError> {
+        self.acquire_if(own, &mut |_| Ok(())).await
+    }
+
+    /// The same, if this node can do what the configuration asks for: nothing of it is written before.
+    ///
+    /// # Errors
+    /// What an operator must mend, in the store or by `can`.
+    pub async fn acquire_if(&mut self, own: &Own, can: Can<'_>) -> Result<Cluster, StoreError> {
         match self {
-            Self::Etcd(store) => store.acquire(own).await,
-            Self::Kube(store) => store.acquire(own).await,
+            Self::Etcd(store) => store.acquire(own, can).await,
+            Self::Kube(store) => {
+                can(store.config())?;
+                store.acquire(own).await
+            }
         }
     }
 

@@ -11,10 +11,12 @@ use tokio::sync::watch;
 use tokio::task::{JoinError, JoinHandle};
 use tokio::time::timeout;
 use tracing::{info, warn};
+use weft_ffi::kernel::udp_claim::UdpClaim;
 use weft_flannel::etcd::{Etcd, Settings as EtcdSettings, Timing, Tls};
 use weft_flannel::flags::Flags;
 use weft_flannel::kube::{Access, Advice, Kube, Options as KubeOptions, Patience, Pods, ThisNode};
-use weft_flannel::store::{Cluster, Own as FlannelOwn, Status, Store, StoreError};
+use weft_flannel::net_conf::NetConf;
+use weft_flannel::store::{Can, Cluster, Own as FlannelOwn, Status, Store, StoreError};
 use weft_flannel::subnet_env::SubnetEnv;
 use weft_node::{Choice, Mirror, Uplink, choose_uplink};
 use weft_switch::types::MacAddr;
@@ -22,11 +24,12 @@ use weft_switch::types::MacAddr;
 use super::StartError;
 use super::bandwidth::{KubePods, no_pods};
 use super::remembered::Remembered;
+use super::uplink::claim_first;
 use crate::cluster;
 use crate::config::{Config, SourceKind};
 use crate::model::{DirectRouting, Model};
 use crate::source::SourceError;
-use crate::source::flannel::{Joined, Leaves, Own, Translation};
+use crate::source::flannel::{Joined, Leaves, Own, Translation, carriage};
 
 /// How long a store that can't be reached is waited for where something is remembered, and one that only says nothing.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -93,6 +96,8 @@ pub(super) struct Origin {
     pub(super) follow: Follow,
     /// What peers know this node's VTEP by.
     pub(super) vtep_mac: MacAddr,
+    /// On the tunnel's port, where it was made sure of before peers were told anything.
+    pub(super) claim: Option<UdpClaim>,
 }
 
 /// How it goes on.
@@ -107,6 +112,8 @@ pub(super) struct StoreOrigin {
     pub(super) status: watch::Receiver<Status>,
     pub(super) translation: Translation,
     pub(super) leaves: watch::Receiver<Leaves>,
+    /// The addresses that the other nodes are told of this one.
+    pub(super) published: Vec<IpAddr>,
 }
 
 impl Beginning {
@@ -182,7 +189,7 @@ impl Beginning {
         match self {
             Self::File(model, _) => {
                 let follow = Follow::File(here.config.source.path.clone());
-                Ok(Origin { model: *model, follow, vtep_mac: here.vtep_mac })
+                Ok(Origin { model: *model, follow, vtep_mac: here.vtep_mac, claim: None })
             }
             Self::Store(meeting) => meeting.meet(here).await,
         }
@@ -214,19 +221,35 @@ impl Meeting {
             public_ipv6: public_ipv6.or(ipv6),
             vtep_mac: Some(vtep_mac),
             vtep_mac_v6: Some(vtep_mac),
-            // What is remembered was said to the one that is given.
-            inherits: remembered.is_none(),
+            // Another than the remembered one was written by a flanneld that ran since then.
+            inherits: true,
             previous: previous.or(remembered.as_ref().map(|before| before.leaves().env.subnets)),
         };
-        let published = [own.public_ip.map(IpAddr::V4), own.public_ipv6.map(IpAddr::V6)];
+        let published = [
+            advice.public_ip_overwrite.or(own.public_ip).map(IpAddr::V4),
+            advice.public_ipv6_overwrite.or(own.public_ipv6).map(IpAddr::V6),
+        ];
+        let published: Vec<IpAddr> = published.into_iter().flatten().collect();
         let again = Again { config: config.clone(), flags: flags.clone(), told };
+        // Whoever has the tunnel's port is known to the peers, and stays so.
+        let mut claim = None;
+        let mut can_claim = |config: &NetConf| {
+            let (encapsulation, port) = carriage(config);
+            if claim.as_ref().is_none_or(|claim: &UdpClaim| claim.port() != port) {
+                claim = claim_first(encapsulation, port)
+                    .map_err(|error| StoreError::Settings(error.to_string()))?;
+            }
+            Ok(())
+        };
         let (joined, before) = match remembered {
-            None => (Some(join(opening, &own).await?), None),
+            None => (Some(join(opening, &own, &mut can_claim).await?), None),
             Some(before) => {
-                let mut joining = tokio::spawn(again.join(opening, own));
+                claim = claim_first(before.model.encapsulation, before.model.port)?;
+                let mut joining = tokio::spawn(again.join(opening, own.clone()));
                 match patience(&mut joining, &mut status.clone()).await {
                     Some(joined) => (Some(joined?), None),
-                    None => (None, Some((joining, before))),
+                    // Packets go by the remembered address from now on.
+                    None => (None, Some((tokio::spawn(as_remembered(joining, own)), before))),
                 }
             }
         };
@@ -234,13 +257,12 @@ impl Meeting {
         let vtep_mac = inherited.unwrap_or(vtep_mac);
         let mut translation = Translation::new(Own { name: node, ipv4, ipv6, vtep_mac, mtu: uplink.mtu });
         let origin = |model, joined, translation, leaves| {
-            for address in published.into_iter().flatten() {
-                if let Some(warning) = is_not_the_uplinks(address, &model, &uplink) {
-                    warn!("{warning}");
-                }
+            for problem in not_the_uplinks(&published, &model, &uplink) {
+                warn!("{problem}");
             }
-            let origin = StoreOrigin { joined, status: status.clone(), translation, leaves };
-            Origin { model, follow: Follow::Store(Box::new(origin)), vtep_mac }
+            let status = status.clone();
+            let origin = StoreOrigin { joined, status, translation, leaves, published };
+            Origin { model, follow: Follow::Store(Box::new(origin)), vtep_mac, claim }
         };
         let ip_masq = config.flannel.ip_masq;
         match (joined, before) {
@@ -282,6 +304,27 @@ async fn patience<T>(
     }
 }
 
+/// What joining comes to, for a node that keeps its MAC address whatever its lease had before.
+async fn as_remembered(
+    joining: JoinHandle<Result<(Store, Cluster), StoreError>>,
+    own: FlannelOwn,
+) -> Result<(Store, Cluster), StoreError> {
+    let (mut store, cluster) = ended(joining.await)?;
+    if store.inherited_mac().is_none_or(|mac| own.vtep_mac == Some(mac)) {
+        return Ok((store, cluster));
+    }
+    let cluster = match store.acquire(&FlannelOwn { inherits: false, ..own }).await {
+        Ok(cluster) => cluster,
+        Err(error) => {
+            warn!(
+                "{error}; the other nodes send to a MAC address that this one does not have: restart weftd"
+            );
+            cluster
+        }
+    };
+    Ok((store, cluster))
+}
+
 fn ended<T>(task: Result<Result<T, StoreError>, JoinError>) -> Result<T, StoreError> {
     task.unwrap_or_else(|_| Err(interrupted()))
 }
@@ -296,7 +339,7 @@ struct Again {
 impl Again {
     /// Takes a lease, however long it takes an operator to mend what the store refuses.
     async fn join(self, opening: Opening, own: FlannelOwn) -> Result<(Store, Cluster), StoreError> {
-        let mut joined = join(opening, &own).await;
+        let mut joined = join(opening, &own, &mut |_| Ok(())).await;
         loop {
             let error = match joined {
                 Ok(joined) => return Ok(joined),
@@ -307,7 +350,7 @@ impl Again {
             tokio::time::sleep(AGAIN).await;
             let opened = open(self.config.clone(), self.flags.clone(), Arc::clone(&self.told)).await;
             joined = match opened {
-                Ok(opened) => join(Opening::Open(Box::new(opened.store)), &own).await,
+                Ok(opened) => join(Opening::Open(Box::new(opened.store)), &own, &mut |_| Ok(())).await,
                 Err(error) => Err(error),
             };
         }
@@ -337,14 +380,14 @@ async fn open(config: Config, flags: Flags, told: Arc<Told>) -> Result<Opened, S
     Ok(opened)
 }
 
-/// Takes a lease.
-async fn join(opening: Opening, own: &FlannelOwn) -> Result<(Store, Cluster), StoreError> {
+/// Takes a lease, if this node can do what is asked for.
+async fn join(opening: Opening, own: &FlannelOwn, can: Can<'_>) -> Result<(Store, Cluster), StoreError> {
     let mut store = match opening {
         Opening::Open(store) => *store,
         Opening::Later(opening) => ended(opening.await)?.store,
         Opening::Refused(error) => return Err(error),
     };
-    let cluster = store.acquire(own).await?;
+    let cluster = store.acquire_if(own, can).await?;
     Ok((store, cluster))
 }
 
@@ -386,6 +429,11 @@ pub(super) async fn interface(
 /// What this node is to publish, where that is given: in its settings, or as its node's annotations.
 fn public_addresses(config: &Config, advice: &Advice) -> (Option<Ipv4Addr>, Option<Ipv6Addr>) {
     (config.flannel.public_ip.or(advice.public_ip), config.flannel.public_ipv6.or(advice.public_ipv6))
+}
+
+/// What is wrong with the published addresses, as [`is_not_the_uplinks`] has it.
+pub(super) fn not_the_uplinks(published: &[IpAddr], model: &Model, uplink: &Uplink) -> Vec<String> {
+    published.iter().filter_map(|address| is_not_the_uplinks(*address, model, uplink)).collect()
 }
 
 /// What is wrong where the other nodes send pods' packets without a tunnel to an address that the uplink does not have.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tracing::warn;
 use weft_flannel::kube::Advice;
 use weft_flannel::subnet_env::SubnetEnv;
@@ -21,6 +22,9 @@ use crate::source::flannel::Leaves;
 
 /// How far two writings are apart at least: with 5,000 nodes one is of some hundred kB.
 const APART: Duration = Duration::from_secs(10);
+
+/// How long the last writing may take: whoever ends weftd does not wait for a disk.
+const LAST_WITHIN: Duration = Duration::from_millis(300);
 
 /// What a store said, and to whom.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -83,6 +87,13 @@ impl Remembered {
     }
 }
 
+/// What is being written.
+struct Writing {
+    /// When it was said.
+    said: Option<SystemTime>,
+    task: JoinHandle<Result<(), String>>,
+}
+
 /// Keeps it.
 pub(super) struct Memory {
     source: SourceKind,
@@ -92,43 +103,70 @@ pub(super) struct Memory {
     kept: Option<SystemTime>,
     not_before: Instant,
     /// The last writing, which may still be under way.
-    writing: Option<JoinHandle<()>>,
+    writing: Option<Writing>,
+    /// Why it failed last.
+    failed: Option<String>,
 }
 
 impl Memory {
     pub(super) fn new(source: SourceKind, advice: Advice, leaves: watch::Receiver<Leaves>) -> Self {
-        Self { source, advice, leaves, kept: None, not_before: Instant::now(), writing: None }
+        let not_before = Instant::now();
+        Self { source, advice, leaves, kept: None, not_before, writing: None, failed: None }
+    }
+
+    /// Waits for the end of the writing. What could not be written is still to be.
+    async fn end_writing(&mut self) {
+        let Some(Writing { said, task }) = &mut self.writing else { return };
+        let written = task.await.unwrap_or_else(|error| Err(error.to_string()));
+        match written {
+            Ok(()) => (self.kept, self.failed) = (*said, None),
+            Err(error) if self.failed.as_ref() == Some(&error) => {}
+            Err(error) => {
+                warn!(
+                    "{error}; a weftd that starts while the store is away has to wait for it; it is tried again"
+                );
+                self.failed = Some(error);
+            }
+        }
+        self.writing = None;
     }
 }
 
 impl Daemon {
     /// Writes down what the store has said since the last time, if it is time for that.
-    pub(super) fn remember(&mut self) {
-        if self.remembers.as_ref().is_some_and(|memory| memory.not_before <= Instant::now()) {
+    pub(super) async fn remember(&mut self) {
+        let Some(memory) = &mut self.remembers else { return };
+        if memory.writing.as_ref().is_some_and(|writing| writing.task.is_finished()) {
+            memory.end_writing().await;
+        }
+        if memory.not_before <= Instant::now() {
             self.write_down();
         }
     }
 
-    /// Writes down what is left to be, and returns when it is.
+    /// Writes down what is left to be, and returns when it is, or has taken too long.
     pub(super) async fn remember_last(&mut self) {
+        if timeout(LAST_WITHIN, self.write_last()).await.is_err() {
+            warn!("what the store said last is not written: that takes too long");
+        }
+    }
+
+    async fn write_last(&mut self) {
         self.end_writing().await;
         self.write_down();
         self.end_writing().await;
     }
 
     async fn end_writing(&mut self) {
-        if let Some(writing) = self.remembers.as_mut().and_then(|memory| memory.writing.take()) {
-            let _ = writing.await;
+        if let Some(memory) = &mut self.remembers {
+            memory.end_writing().await;
         }
     }
 
     /// Begins to write down what is new, unless that is still being done: two writings at a time could end in either order.
     fn write_down(&mut self) {
-        let is_due = |memory: &&mut Memory| {
-            memory.kept != self.source.loaded && memory.writing.as_ref().is_none_or(JoinHandle::is_finished)
-        };
+        let is_due = |memory: &&mut Memory| memory.kept != self.source.loaded && memory.writing.is_none();
         let Some(memory) = self.remembers.as_mut().filter(is_due) else { return };
-        memory.kept = self.source.loaded;
         memory.not_before = Instant::now() + APART;
         let (model, state_dir) = (Arc::clone(&self.model), self.config.state.dir.clone());
         let (source, node) = (memory.source.as_str().to_owned(), self.node.clone());
@@ -140,13 +178,10 @@ impl Daemon {
             let (public_ip, public_ipv6) = (advice.public_ip, advice.public_ipv6);
             let remembered = Remembered { source, node, public_ip, public_ipv6, subnet_env, nftables, model };
             let text = serde_json::to_vec(&remembered).map_err(|error| error.to_string());
-            let saved = text.and_then(|text| {
+            text.and_then(|text| {
                 weft_node::save_cluster(&state_dir, &text).map_err(|error| error.to_string())
-            });
-            if let Err(error) = saved {
-                warn!("{error}; a weftd that starts while the store is away has to wait for it");
-            }
+            })
         };
-        memory.writing = Some(tokio::task::spawn_blocking(write));
+        memory.writing = Some(Writing { said: self.source.loaded, task: tokio::task::spawn_blocking(write) });
     }
 }

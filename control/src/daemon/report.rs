@@ -19,6 +19,7 @@ use weft_ffi::kernel::clock::{tsc, tsc_hz};
 use weft_switch::drop_reason::DropReason;
 use weft_switch::tables::Place;
 
+use super::origin::not_the_uplinks;
 use super::{Daemon, attachments};
 use crate::compile::{Mtus, tunnel_address};
 use crate::config::{SourceKind, UplinkKind};
@@ -163,6 +164,7 @@ impl Daemon {
         if !uplink.up {
             problems.push(format!("uplink {} is down", uplink.name));
         }
+        problems.extend(not_the_uplinks(&self.published, &self.model, &uplink));
         problems
     }
 

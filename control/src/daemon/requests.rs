@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use weft_api::{
     ApiError, Cni, ConfigReport, Drops, ErrorCode, Fdb, Flows, Mac, Neighbours, Pins, PodSpec, Pods, Ports,
     Routes, Stats, Status, Vteps, Workers,
@@ -46,25 +46,29 @@ impl Change {
 
 /// The API's side of the daemon: hands requests to its task.
 #[derive(Clone)]
-pub struct Client(mpsc::Sender<Request>);
+pub struct Client {
+    requests: mpsc::Sender<Request>,
+    /// What the daemon is at before it has a task.
+    starting: watch::Receiver<Option<String>>,
+}
 
 impl Client {
-    /// A client, and where its requests arrive.
-    pub(super) fn new() -> (Self, mpsc::Receiver<Request>) {
-        let (sender, receiver) = mpsc::channel(AT_ONCE);
-        (Self(sender), receiver)
+    /// A client, and where its requests arrive; what `starting` says is why the node is not ready, until it says nothing any more.
+    pub(super) fn new(starting: watch::Receiver<Option<String>>) -> (Self, mpsc::Receiver<Request>) {
+        let (requests, receiver) = mpsc::channel(AT_ONCE);
+        (Self { requests, starting }, receiver)
     }
 
     /// A client of a daemon that never answers.
     #[cfg(test)]
     pub(crate) fn of_nobody() -> (Self, impl Sized) {
-        Self::new()
+        Self::new(watch::channel(None).1)
     }
 
     async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, ApiError> {
         let ending = || ApiError::new(ErrorCode::NotReady, "weftd is ending");
         let (answer, answered) = oneshot::channel();
-        self.0.send(request(answer)).await.map_err(|_| ending())?;
+        self.requests.send(request(answer)).await.map_err(|_| ending())?;
         answered.await.map_err(|_| ending())
     }
 
@@ -91,7 +95,11 @@ impl Client {
 
     /// Why the node can't carry its pods' traffic now; nothing when it can.
     pub(crate) async fn not_ready(&self) -> Result<Vec<String>, ApiError> {
-        self.look(Daemon::not_ready).await
+        let starting = self.starting.borrow().clone();
+        match starting {
+            Some(reason) => Ok(vec![reason]),
+            None => self.look(Daemon::not_ready).await,
+        }
     }
 }
 

@@ -36,6 +36,9 @@ use crate::supervisor::Supervisor;
 /// The control socket: its owner and the configured group may use it.
 const SOCKET_MODE: u32 = 0o660;
 
+/// Why the node is not ready while weftd only takes its time.
+const STARTING: &str = "weftd is starting";
+
 /// Why weftd could not start.
 #[derive(Debug, Error)]
 pub enum StartError {
@@ -113,6 +116,15 @@ pub async fn start(setup: Setup) -> Result<Started, StartError> {
         return Err(StartError::Rights(missing));
     }
     let lock = Lock::take(&config.state.dir)?;
+    // Who looks after weftd is to know that it lives, however long the store is away.
+    let (starting, at) = watch::channel(Some(match config.source.kind {
+        SourceKind::File => STARTING.to_owned(),
+        store => format!("waiting for {}: it has given this node no lease yet", store.as_str()),
+    }));
+    let (client, requests) = Client::new(at);
+    let (health_told, health_problem) = watch::channel(None);
+    let (_, healthz) = watch::channel(config.flannel.healthz);
+    tokio::spawn(metrics::serve(Served::Health, healthz, client.clone(), health_told));
     let (state, warning) = State::load(&config.state.dir)?;
     if let Some(warning) = warning {
         warn!("{warning}");
@@ -137,13 +149,15 @@ pub async fn start(setup: Setup) -> Result<Started, StartError> {
         chosen: address,
         vtep_mac: vtep_macs.first,
     };
-    let Origin { model, follow, vtep_mac } = beginning.meet(here).await?;
+    let Origin { model, follow, vtep_mac, claim } = beginning.meet(here).await?;
     vtep_macs.first = vtep_mac;
+    starting.send_replace(Some(STARTING.to_owned()));
     // Who finds the socket is answered soon: until there is a lease, nobody would be.
     let (listener, socket) = bind(&config.control.socket, SOCKET_MODE, config.control.group.as_deref())?;
-    let claim = (needs_claim(kind) && model.encapsulation.is_vxlan())
-        .then(|| UdpClaim::bind(model.port))
-        .transpose()?;
+    let claim = match claim {
+        None if needs_claim(kind) && model.encapsulation.is_vxlan() => Some(UdpClaim::bind(model.port)?),
+        claim => claim,
+    };
     let settings = config.dataplane.clone();
     let prefix = file_prefix(&config.state.dir);
     let subnets = model.node(&node).map(|own| own.subnets.clone()).unwrap_or_default();
@@ -153,27 +167,23 @@ pub async fn start(setup: Setup) -> Result<Started, StartError> {
 
     let (updates, incoming) = mpsc::channel(1);
     let (ready, forwards) = oneshot::channel();
-    let (store, told) = match follow {
+    let (store, told, published) = match follow {
         Follow::File(path) => {
             tokio::spawn(Source::File { path }.run(node.clone(), updates, reload.cluster));
-            (None, None)
+            (None, None, Vec::new())
         }
         Follow::Store(origin) => {
-            let StoreOrigin { joined, status, translation, leaves } = *origin;
+            let StoreOrigin { joined, status, translation, leaves, published } = *origin;
             tokio::spawn(flannel::follow(joined, translation, forwards, updates));
             let subnets = leaves.borrow().env.subnets;
-            (Some((status, subnets)), Some(leaves))
+            (Some((status, subnets)), Some(leaves), published)
         }
     };
     let (said, settings) = mpsc::channel(1);
     tokio::spawn(file.clone().follow(said, reload.config));
-    let (client, requests) = Client::new();
     let (own_settings, listen) = Settings::new(&config, file, set_log_level);
     let (problem, metrics_problem) = watch::channel(None);
     tokio::spawn(metrics::serve(Served::Metrics, listen, client.clone(), problem));
-    let (problem, health_problem) = watch::channel(None);
-    let (_, healthz) = watch::channel(config.flannel.healthz);
-    tokio::spawn(metrics::serve(Served::Health, healthz, client.clone(), problem));
     let (problem, rules_problem) = watch::channel(None);
     let own = config.flannel.clone();
     let remembers = told.as_ref().map(|leaves| Memory::new(config.source.kind, advice, leaves.clone()));
@@ -196,6 +206,7 @@ pub async fn start(setup: Setup) -> Result<Started, StartError> {
         devices: state.devices.iter().map(|device| (device.netns.clone(), device.name.clone())).collect(),
         source: SourceState { loaded: Some(SystemTime::now()), error: None },
         store,
+        published,
         remembers,
         pods: BTreeMap::new(),
         failed: BTreeMap::new(),
@@ -229,6 +240,7 @@ pub async fn start(setup: Setup) -> Result<Started, StartError> {
     if let Some(leaves) = told {
         leave(leaves, own, daemon.config.state.dir.clone(), problem).await;
     }
+    starting.send_replace(None);
     Ok(Started {
         daemon,
         inputs: Inputs { updates: incoming, settings, underlay, requests, kube_pods },

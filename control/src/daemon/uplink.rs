@@ -41,6 +41,8 @@ pub(super) struct UplinkPort {
     vxlan_port: u16,
     /// In place of VXLAN.
     tunnel: Option<IpTunnel>,
+    /// The kernel's device that took the same packets when it was last looked.
+    beside: Option<String>,
     /// What the queues go by.
     mtu: UnderlayMtu,
     /// What they cannot follow.
@@ -138,6 +140,11 @@ pub(super) fn needs_claim(kind: UplinkKind) -> bool {
     kind != UplinkKind::Socket
 }
 
+/// Claims the tunnel's port before others are told of this node. Sockets that want it for themselves get it when they are opened.
+pub(super) fn claim_first(encapsulation: Encapsulation, port: u16) -> Result<Option<UdpClaim>, ClaimError> {
+    (encapsulation != Encapsulation::Ipip).then(|| UdpClaim::bind(port)).transpose()
+}
+
 impl Daemon {
     /// How weft is joined to the underlay; as long as it is not, how it is to be.
     pub(super) fn uplink_kind(&self) -> UplinkKind {
@@ -208,15 +215,17 @@ impl Daemon {
 
     /// What a device of the kernel's does that has come up beside the open ipip tunnel.
     fn ipip_problem(&self) -> Option<String> {
-        let tunnel = self.uplink.as_ref()?.tunnel.filter(|tunnel| tunnel.carrier == IpCarrier::Ipip)?;
-        let device = ipip_device(Path::new(INTERFACES), tunnel.own)?;
-        Some(in_the_way_of_ipip(&self.mirror.uplink().name, &device, true))
+        let device = self.uplink.as_ref()?.beside.as_ref()?;
+        Some(in_the_way_of_ipip(&self.mirror.uplink().name, device, true))
     }
 
-    /// Looks whether there is such a device now: the mirror follows the uplink alone. That one has gone is noticed as with any problem.
+    /// Looks whether there is such a device now: the mirror follows the uplink alone. Reconciling goes by what was found here.
     pub(super) async fn check_ipip_device(&mut self) {
-        if let Some(problem) = self.ipip_problem().filter(|problem| !self.problems.contains(problem)) {
-            warn!("{problem}");
+        let Some(open) = &mut self.uplink else { return };
+        let ipip = open.tunnel.filter(|tunnel| tunnel.carrier == IpCarrier::Ipip);
+        let found = ipip.and_then(|tunnel| ipip_device(Path::new(INTERFACES), tunnel.own));
+        if std::mem::replace(&mut open.beside, found.clone()) != found {
+            self.ipip_problem().iter().for_each(|problem| warn!("{problem}"));
             self.reconcile().await;
         }
     }
@@ -327,6 +336,7 @@ impl Daemon {
             index: uplink.index,
             vxlan_port: served,
             tunnel: in_force,
+            beside: None,
             mtu,
             shape,
             large_frames,

@@ -60,6 +60,16 @@ pub fn pod_mtu(config: &NetConf, uplink: u32) -> u32 {
     underlay.saturating_sub(config.backend.overhead())
 }
 
+/// How packets go between the nodes, and by which port where there is one.
+pub fn carriage(config: &NetConf) -> (Encapsulation, u16) {
+    match config.backend {
+        Backend::Vxlan(vxlan) => (Encapsulation::Vxlan, vxlan.port),
+        Backend::Udp { port } => (Encapsulation::Udp, port),
+        Backend::Ipip { .. } => (Encapsulation::Ipip, Model::DEFAULT_PORT),
+        Backend::HostGw | Backend::Alloc => (Encapsulation::Vxlan, Model::DEFAULT_PORT),
+    }
+}
+
 /// What flannel leaves on the node of a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leaves {
@@ -246,14 +256,11 @@ impl Translation {
     /// The networks, and this node.
     fn without_peers(&self, cluster: &Cluster) -> Result<Model, SourceError> {
         let (config, own) = (&cluster.config, &self.own);
-        let (vni, port, encapsulation) = match config.backend {
-            Backend::Vxlan(vxlan) => (vxlan.vni, vxlan.port, Encapsulation::Vxlan),
-            Backend::Udp { port } => (Network::DEFAULT_VNI, port, Encapsulation::Udp),
-            Backend::Ipip { .. } => (Network::DEFAULT_VNI, Model::DEFAULT_PORT, Encapsulation::Ipip),
-            Backend::HostGw | Backend::Alloc => {
-                (Network::DEFAULT_VNI, Model::DEFAULT_PORT, Encapsulation::Vxlan)
-            }
+        let vni = match config.backend {
+            Backend::Vxlan(vxlan) => vxlan.vni,
+            _ => Network::DEFAULT_VNI,
         };
+        let (encapsulation, port) = carriage(config);
         let mtu = pod_mtu(config, own.mtu);
         let mtu = Mtu::new(mtu).map_err(|error| {
             SourceError::Store(format!(

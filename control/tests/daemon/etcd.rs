@@ -104,8 +104,12 @@ impl Node<'_> {
         self.lab.path(&format!("{}-{what}", self.name))
     }
 
-    /// Starts weftd with this `[source]` and these variables.
+    /// Starts weftd with this `[source]` and these variables, and waits until it is ready.
     pub(crate) fn start(&self, source: &str, environment: &[&str]) -> Weftd {
+        self.spawn(source, environment).ready()
+    }
+
+    fn spawn(&self, source: &str, environment: &[&str]) -> Weftd {
         let [socket, state, config] = ["weftd.sock", "state", "weftd.toml"].map(|what| self.path(what));
         let text = format!(
             "[node]\nname = \"{}\"\n[dataplane]\nmemory = \"16MiB\"\n[uplink]\nkind = \"af_packet\"\n[control]\nsocket = \"{}\"\n\
@@ -117,7 +121,7 @@ impl Node<'_> {
         fs::write(&config, text).expect("the configuration can be written");
         let mut before: Vec<&std::ffi::OsStr> = vec!["env".as_ref()];
         before.extend(environment.iter().map(|variable| std::ffi::OsStr::new(*variable)));
-        Weftd::spawn_on(self.lab, self.namespace, &before, &config).ready()
+        Weftd::spawn_on(self.lab, self.namespace, &before, &config)
     }
 
     fn client(&self) -> Client {
@@ -241,6 +245,28 @@ fn two_nodes_meet_in_etcd_and_do_not_need_it_for_traffic() {
 }
 
 #[test]
+fn a_weftd_that_waits_for_its_store_says_that_it_lives() {
+    let lab = Lab::new();
+    let a = Node { lab: &lab, name: "a", namespace: &lab.node };
+    let source = format!(
+        "[source]\nkind = \"etcd\"\n[etcd]\nendpoints = \"{ENDPOINT}\"\n[flannel]\npublic_ip = \"172.16.0.1\"\n\
+         subnet_file = \"{}\"\nhealthz = \"172.16.0.1:8081\"\n",
+        a.path("subnet.env").display()
+    );
+    let weftd = a.spawn(&source, &[]);
+    wait_for("the store to be missed", || weftd.said().contains("it is tried again").then_some(()));
+    let ask = |path| ask_tcp(&lab.node, SocketAddr::from(([172, 16, 0, 1], 8081)), "GET", path);
+    assert_eq!(ask("/healthz").status, 200);
+    let waiting = ask("/readyz");
+    assert!(waiting.status == 503 && waiting.body.contains("waiting for etcd"), "{waiting:?}");
+
+    let _etcd = Etcd::start(&lab);
+    let _weftd = weftd.ready();
+    wait_for("it to be ready", || (ask("/readyz").status == 200).then_some(()));
+    assert!(a.path("subnet.env").exists());
+}
+
+#[test]
 fn a_killed_weftd_starts_without_its_store_and_follows_it_again() {
     let lab = Lab::new();
     let (web, db) = (Namespace::new("web"), Namespace::new("db"));
@@ -307,7 +333,7 @@ fn a_killed_weftd_starts_without_its_store_and_follows_it_again() {
 #[test]
 fn a_flanneld_s_node_is_taken_over_with_its_mac_address() {
     let lab = Lab::new();
-    let etcd = Etcd::start(&lab);
+    let mut etcd = Etcd::start(&lab);
     let a = Node { lab: &lab, name: "a", namespace: &lab.node };
     let lease = |ip: &str, mac: &str| {
         format!(
@@ -337,8 +363,94 @@ fn a_flanneld_s_node_is_taken_over_with_its_mac_address() {
     // The address is this node's own from now on.
     etcd.ctl(&["del", &format!("{SUBNETS}10.244.77.0-24")]);
     fs::remove_file(&kept).expect("it is there");
-    let _weftd = a.start(&source, &[]);
+    let weftd = a.start(&source, &[]);
+    let (key, value) = etcd.lease_of("172.16.0.1");
+    assert_eq!(value, left);
+    wait_for("what the store says to be kept", || kept.exists().then_some(()));
+    weftd.stop();
+
+    // A flanneld that ran in between has made another, which the others know now.
+    let left = lease("172.16.0.1", "02:00:00:00:00:98");
+    etcd.ctl(&["put", &format!("{SUBNETS}{key}"), &left]);
+    let weftd = a.start(&source, &[]);
     assert_eq!(etcd.lease_of("172.16.0.1").1, left);
+    weftd.stop();
+
+    // While the store is away nobody says so: packets go by the remembered address, and the others are told that one.
+    etcd.ctl(&["put", &format!("{SUBNETS}{key}"), &lease("172.16.0.1", "02:00:00:00:00:97")]);
+    etcd.kill();
+    let weftd = a.start(&source, &[]);
+    assert!(weftd.said().contains("weftd starts with what it said last"));
+    etcd.run();
+    wait_for("the lease to say so", || (etcd.lease_of("172.16.0.1").1 == left).then_some(()));
+}
+
+#[test]
+fn what_the_store_said_is_written_once_that_is_possible() {
+    let lab = Lab::new();
+    let _etcd = Etcd::start(&lab);
+    let a = Node { lab: &lab, name: "a", namespace: &lab.node };
+    let source = format!(
+        "[source]\nkind = \"etcd\"\n[etcd]\nendpoints = \"{ENDPOINT}\"\n[flannel]\npublic_ip = \"172.16.0.1\"\n\
+         subnet_file = \"{}\"\n",
+        a.path("subnet.env").display()
+    );
+    let kept = a.path("state").join("cluster.json");
+    let complaints = |weftd: &Weftd| weftd.said().matches("has to wait for it").count();
+    // There is no more news: by itself after a while, and at the end at once.
+    for at_the_end in [false, true] {
+        fs::create_dir_all(&kept).expect("something in the way");
+        let weftd = a.start(&source, &[]);
+        wait_for("a complaint", || (complaints(&weftd) == 1).then_some(()));
+        fs::remove_dir(&kept).expect("it is empty");
+        if at_the_end {
+            weftd.stop();
+        } else {
+            wait_for("it to be written", || kept.is_file().then_some(()));
+            assert_eq!(complaints(&weftd), 1);
+        }
+        assert!(fs::read_to_string(&kept).expect("it is kept").contains("172.16.0.1"));
+        fs::remove_file(&kept).expect("it is there");
+    }
+}
+
+#[test]
+fn a_lease_of_a_live_flanneld_is_not_touched() {
+    let lab = Lab::new();
+    let etcd = Etcd::start(&lab);
+    let a = Node { lab: &lab, name: "a", namespace: &lab.node };
+    let source = format!(
+        "[source]\nkind = \"etcd\"\n[etcd]\nendpoints = \"{ENDPOINT}\"\n[flannel]\npublic_ip = \"172.16.0.1\"\n\
+         subnet_file = \"{}\"\n",
+        a.path("subnet.env").display()
+    );
+    let weftd = a.start(&source, &[]);
+    let (key, _) = etcd.lease_of("172.16.0.1");
+    weftd.stop();
+
+    // Then flanneld takes over, with a MAC address and a device of its own.
+    let key = format!("{SUBNETS}{key}");
+    let value = r#"{"PublicIP":"172.16.0.1","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:99"}}"#;
+    etcd.ctl(&["put", &key, value]);
+    lab.node.ip(
+        "link add flannel.1 address 02:00:00:00:00:99 type vxlan id 1 local 172.16.0.1 dev up0 dstport 8472 nolearning",
+    );
+    lab.node.ip("link set flannel.1 up");
+    let written = || {
+        let json: Value = serde_json::from_str(&etcd.ctl(&["get", "-w", "json", &key])).expect("JSON");
+        json["kvs"][0]["mod_revision"].clone()
+    };
+    let before = written();
+    let config = a.path("weftd.toml");
+    let mut text = fs::read_to_string(&config).expect("the configuration");
+    // With what was remembered and without, beside the kernel and in it.
+    for (from, to) in [("", ""), ("/a-state", "/other"), ("af_packet", "socket")] {
+        text = text.replace(from, to);
+        fs::write(&config, &text).expect("the configuration can be written");
+        let said = lab.fails_with(&config);
+        assert!(said.contains("UDP port 8472 is in use"), "{said}");
+        assert_eq!((written(), etcd.lease_of("172.16.0.1").1.as_str()), (before.clone(), value));
+    }
 }
 
 #[test]
@@ -357,6 +469,14 @@ fn host_gw_by_an_address_that_the_uplink_does_not_have_is_told() {
         let variables = ["FLANNELD_IFACE=up0"];
         let weftd = a.start(&source, &variables);
         assert_eq!(weftd.said().matches("host-gw: this node publishes").count(), wanted, "{published}");
+        let told = |status: &Status| {
+            status.problems.iter().filter(|problem| problem.contains("host-gw: this node publishes")).count()
+        };
+        assert_eq!(told(&a.status()), wanted);
+        if wanted > 0 {
+            lab.node.ip(&format!("addr add {published}/32 dev up0"));
+            a.until("it to be mended", |status| told(status) == 0);
+        }
         weftd.stop();
     }
 }

@@ -10,7 +10,7 @@ use super::{Etcd, Held, Seen, Until};
 use crate::allocate::{choose, fits};
 use crate::lease::Subnets;
 use crate::net_conf::{NetConf, Range};
-use crate::store::{Own, StoreError};
+use crate::store::{Can, Own, StoreError};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -60,12 +60,12 @@ impl BackOff {
 
 impl Etcd {
     /// Takes a lease, however long it takes.
-    pub(super) async fn take(&mut self, own: &Own) -> Result<Held, StoreError> {
+    pub(super) async fn take(&mut self, own: &Own, can: Can<'_>) -> Result<Held, StoreError> {
         let mut granted = None;
         let mut back_off = BackOff::new();
         let mut said: Option<(String, Instant)> = None;
         let result = loop {
-            match self.try_to_take(own, &mut granted).await {
+            match self.try_to_take(own, can, &mut granted).await {
                 Ok(held) => break Ok(held),
                 Err(NotYet::Race) => {
                     info!("another node has just taken that subnet; trying again");
@@ -92,7 +92,12 @@ impl Etcd {
         result
     }
 
-    async fn try_to_take(&mut self, own: &Own, granted: &mut Option<Granted>) -> Result<Held, NotYet> {
+    async fn try_to_take(
+        &mut self,
+        own: &Own,
+        can: Can<'_>,
+        granted: &mut Option<Granted>,
+    ) -> Result<Held, NotYet> {
         let config = self.read_config().await?;
         let place = self.config_place();
         let wrong = |reason: String| NotYet::Stop(StoreError::Content { place: place.clone(), reason });
@@ -109,6 +114,7 @@ impl Etcd {
                 "it wants IPv6, and this node has no IPv6 address to publish: give it one".to_owned(),
             ));
         }
+        can(&config).map_err(NotYet::Stop)?;
         let listed = self.client.range(&self.subnets(), true).await.map_err(|f| self.not_yet(f))?;
         let mut leases = Leases::new(self.subnets());
         leases.replace(&listed.kvs, None);

@@ -78,7 +78,7 @@ impl Etcd {
                         }
                         back_since = Some(Instant::now());
                         // What could have been written meanwhile is heard from now on.
-                        held.leases.miss_longer_by(lost.elapsed());
+                        held.leases.was_away(lost, Instant::now());
                         if teller.updates.send(Update::Back).await.is_err() {
                             return;
                         }
@@ -242,8 +242,9 @@ impl Etcd {
                 held.seen.revision, now.revision
             );
         }
-        let missed_until = (!follows).then(|| self.missed_until());
-        teller.changed |= held.leases.replace(&listed.kvs, missed_until);
+        // For as long as one lasts that is not renewed: a flanneld writes its own again only when it renews it.
+        let missed_for = (!follows).then_some(self.settings.timing.lease);
+        teller.changed |= held.leases.replace(&listed.kvs, missed_for);
         if let Some(missed) = held.missed().filter(|_| !follows) {
             warn!("{missed}");
         }
@@ -306,12 +307,6 @@ impl Etcd {
             }
         };
         self.tell(held);
-    }
-
-    /// Until when a lease counts that a store is found without that was restored just now: as long as one lasts that is not renewed, since a
-    /// flanneld writes its own again only when it renews it.
-    fn missed_until(&self) -> Instant {
-        Instant::now() + self.settings.timing.lease
     }
 
     /// When a lease is to be renewed: a little earlier by chance, so that nodes that started together do not stay together.

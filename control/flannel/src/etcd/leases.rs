@@ -24,6 +24,14 @@ pub(super) struct Lease {
     pub(super) id: i64,
 }
 
+/// A lease that is missed.
+#[derive(Debug)]
+struct Missed {
+    lease: Lease,
+    since: Instant,
+    until: Instant,
+}
+
 /// All leases, by the last part of their keys.
 #[derive(Debug, Default)]
 pub(super) struct Leases {
@@ -32,9 +40,9 @@ pub(super) struct Leases {
     all: BTreeMap<String, Lease>,
     /// Keys that say nothing that can be understood, and why.
     wrong: BTreeMap<String, String>,
-    /// Leases that a store which was restored from an older backup knows nothing of, and until when they count all the same: their
+    /// Leases that a store which was restored from an older backup knows nothing of, and which count all the same for a while: their
     /// nodes are there. None of them goes against what the store says.
-    missed: BTreeMap<String, (Lease, Instant)>,
+    missed: BTreeMap<String, Missed>,
     complaints: Complaints,
 }
 
@@ -105,16 +113,18 @@ impl Leases {
     }
 
     /// These are all keys that there are. True if they say something else than was known. What is gone from a store that was
-    /// restored counts until `missed_until`, since nobody has deleted it.
-    pub(super) fn replace(&mut self, kvs: &[KeyValue], missed_until: Option<Instant>) -> bool {
+    /// restored counts for so long yet as `missed_for` says, since nobody has deleted it.
+    pub(super) fn replace(&mut self, kvs: &[KeyValue], missed_for: Option<Duration>) -> bool {
         let there: std::collections::BTreeSet<String> =
             kvs.iter().filter_map(|kv| self.tail(&kv.key)).collect();
         let before = self.all.len() + self.wrong.len();
         let (all, gone): (BTreeMap<_, _>, BTreeMap<_, _>) =
             std::mem::take(&mut self.all).into_iter().partition(|(key, _)| there.contains(key));
         self.all = all;
-        if let Some(until) = missed_until {
-            self.missed.extend(gone.into_iter().map(|(key, lease)| (key, (lease, until))));
+        if let Some(time) = missed_for {
+            let since = Instant::now();
+            let missed = |(key, lease)| (key, Missed { lease, since, until: since + time });
+            self.missed.extend(gone.into_iter().map(missed));
         }
         self.wrong.retain(|key, _| there.contains(key));
         let mut changed = self.all.len() + self.wrong.len() != before;
@@ -131,18 +141,20 @@ impl Leases {
 
     /// Until when the first of them counts.
     pub(super) fn missed_until(&self) -> Option<Instant> {
-        self.missed.values().map(|(_, until)| *until).min()
+        self.missed.values().map(|missed| missed.until).min()
     }
 
-    /// All that are missed count for so much longer.
-    pub(super) fn miss_longer_by(&mut self, time: Duration) {
-        self.missed.values_mut().for_each(|(_, until)| *until += time);
+    /// The store was away from then until now: what was missed meanwhile could not be written, and counts for so much longer.
+    pub(super) fn was_away(&mut self, from: Instant, now: Instant) {
+        for missed in self.missed.values_mut() {
+            missed.until += now.saturating_duration_since(from.max(missed.since));
+        }
     }
 
     /// Those that have been missed for long enough are gone: which ones.
     pub(super) fn end_missing(&mut self, now: Instant) -> Vec<String> {
         let (left, over): (BTreeMap<_, _>, BTreeMap<_, _>) =
-            std::mem::take(&mut self.missed).into_iter().partition(|(_, (_, until))| *until > now);
+            std::mem::take(&mut self.missed).into_iter().partition(|(_, missed)| missed.until > now);
         self.missed = left;
         over.into_keys().collect()
     }
@@ -155,10 +167,10 @@ impl Leases {
         public_ip: Option<Ipv4Addr>,
     ) -> Option<Lease> {
         let same = self.missed.remove(key);
-        self.missed.retain(|_, (lease, _)| {
+        self.missed.retain(|_, Missed { lease, .. }| {
             !lease.peer.subnets.overlap(subnets) && lease.peer.attributes.public_ip != public_ip
         });
-        same.map(|(lease, _)| lease)
+        same.map(|missed| missed.lease)
     }
 
     /// The other nodes: all leases but the own one that go with the configuration and with each other. Of two that overlap the
@@ -176,7 +188,7 @@ impl Leases {
             say(key, format!("{reason}; it is ignored"));
         }
         let mut fit: Vec<(&String, &Lease)> = Vec::with_capacity(all.len());
-        let missed = missed.iter().map(|(key, (lease, _))| (key, lease));
+        let missed = missed.iter().map(|(key, missed)| (key, &missed.lease));
         let mut others: Vec<(&String, &Lease)> =
             all.iter().chain(missed).filter(|(key, _)| *key != own_key).collect();
         others.sort_by_key(|(key, _)| *key);
@@ -303,5 +315,24 @@ mod tests {
         assert!(!leases.are_newer_than(&[key(1, 5), key(2, 12), key(3, 1)]), "one was renewed, one has come");
         assert!(!leases.are_newer_than(&[key(2, 9)]), "one is gone");
         assert!(leases.are_newer_than(&[key(1, 5), key(2, 4)]));
+    }
+
+    #[test]
+    fn what_is_missed_counts_longer_by_what_it_has_seen_of_an_outage() {
+        const HOUR: Duration = Duration::from_secs(3600);
+        let mut leases = Leases::new("/net/subnets/".to_owned());
+        leases.replace(&[key(1, 5), key(2, 6)], None);
+        // One is missed since before the outage, the other since what was read at its end.
+        leases.replace(&[key(2, 6)], Some(24 * HOUR));
+        leases.replace(&[], Some(24 * HOUR));
+        let back = leases.missed["10.5.2.0-24"].since;
+        leases.missed.get_mut("10.5.1.0-24").unwrap().since -= 5 * HOUR;
+        let until = leases.missed["10.5.1.0-24"].until;
+        leases.was_away(back - 4 * HOUR, back);
+        assert_eq!(leases.missed["10.5.1.0-24"].until, until + 4 * HOUR);
+        assert_eq!(leases.missed["10.5.2.0-24"].until, back + 24 * HOUR);
+        // Reading was no end: it went on for an hour.
+        leases.was_away(back - 4 * HOUR, back + HOUR);
+        assert_eq!(leases.missed["10.5.2.0-24"].until, back + 25 * HOUR);
     }
 }

@@ -19,7 +19,7 @@ mod proto;
 
 use crate::lease::{Attributes, Subnets};
 use crate::net_conf::NetConf;
-use crate::store::{Cluster, Own, Status, StoreError, Update};
+use crate::store::{Can, Cluster, Own, Status, StoreError, Update};
 use client::Client;
 use leases::Leases;
 use std::path::PathBuf;
@@ -193,8 +193,8 @@ impl Etcd {
         self.status.subscribe()
     }
 
-    pub(crate) async fn acquire(&mut self, own: &Own) -> Result<Cluster, StoreError> {
-        let mut held = self.take(own).await?;
+    pub(crate) async fn acquire(&mut self, own: &Own, can: Can<'_>) -> Result<Cluster, StoreError> {
+        let mut held = self.take(own, can).await?;
         let cluster = held.cluster();
         self.tell(&held);
         self.held = Some(held);

@@ -162,6 +162,10 @@ pub struct Advice {
     pub public_ip: Option<Ipv4Addr>,
     /// `node-public-ipv6`: as if it were given as `--public-ipv6`.
     pub public_ipv6: Option<Ipv6Addr>,
+    /// `public-ip-overwrite`: what the others are told in its place.
+    pub public_ip_overwrite: Option<Ipv4Addr>,
+    /// `public-ipv6-overwrite`: the same.
+    pub public_ipv6_overwrite: Option<Ipv6Addr>,
     /// The VTEP's MAC address that the peers know, to be kept.
     pub vtep_mac: Option<weft_types::MacAddr>,
     /// The same on the IPv6 underlay.
@@ -176,9 +180,13 @@ impl Notes {
             Some(data.vtep_mac)
         };
         let asked = &self.asked;
-        parse::<Ipv4Addr>("public-ip-overwrite", &asked.public_ip_overwrite, &mut complain);
-        parse::<Ipv6Addr>("public-ipv6-overwrite", &asked.public_ipv6_overwrite, &mut complain);
         Advice {
+            public_ip_overwrite: parse("public-ip-overwrite", &asked.public_ip_overwrite, &mut complain),
+            public_ipv6_overwrite: parse(
+                "public-ipv6-overwrite",
+                &asked.public_ipv6_overwrite,
+                &mut complain,
+            ),
             public_ip: parse("node-public-ip", &asked.node_public_ip, &mut complain),
             public_ipv6: parse("node-public-ipv6", &asked.node_public_ipv6, &mut complain),
             vtep_mac: mac(&self.backend_data),
