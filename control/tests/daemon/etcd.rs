@@ -509,3 +509,72 @@ fn what_weftd_cannot_carry_is_refused_at_the_start() {
     assert!(!lab.path("subnet.env").exists());
     lab.assert_clean();
 }
+
+/// Two nodes by the backend that the store names, with pods of this MTU.
+fn two_nodes_by(backend: &str, mtu: u32, reach_each_other: bool) {
+    let lab = Lab::new();
+    let (web, db) = (Namespace::new("web"), Namespace::new("db"));
+    let etcd = Etcd::start(&lab);
+    etcd.ctl(&[
+        "put",
+        "/coreos.com/network/config",
+        &format!(r#"{{"Network":"10.244.0.0/16","Backend":{backend}}}"#),
+    ]);
+    let [a, b] =
+        [("a", &lab.node), ("b", &lab.peer)].map(|(name, namespace)| Node { lab: &lab, name, namespace });
+    let weftds = [&a, &b].map(|node| {
+        let file = node.path("subnet.env");
+        let source = format!(
+            "[source]\nkind = \"etcd\"\n[etcd]\nendpoints = \"{ENDPOINT}\"\n[flannel]\nsubnet_file = \"{}\"\n",
+            file.display()
+        );
+        let weftd = node.start(&source, &["FLANNELD_IFACE=up0"]);
+        let left = fs::read_to_string(file).expect("the subnet file");
+        assert!(left.contains(&format!("FLANNEL_MTU={mtu}\n")), "{left}");
+        weftd
+    });
+    let json: Value = serde_json::from_str(backend).expect("JSON");
+    for ip in ["172.16.0.1", "172.16.0.2"] {
+        let (_, lease) = etcd.lease_of(ip);
+        // As flannel's do, these two say no more than the address.
+        match json["Type"].as_str() {
+            Some("udp" | "alloc") => {
+                assert_eq!(lease, format!(r#"{{"PublicIP":"{ip}","PublicIPv6":null}}"#))
+            }
+            _ => assert!(lease.contains(&format!("\"BackendType\":{}", json["Type"])), "{lease}"),
+        }
+    }
+    let (_, target) = (a.add("web", &web), b.add("db", &db).to_string());
+    if reach_each_other {
+        wait_for("the pods to reach each other", || web.pings(&target).then_some(()));
+    } else {
+        assert!((0..3).all(|_| !web.pings(&target)));
+    }
+    assert!(web.ip("link show eth0").contains(&format!("mtu {mtu}")));
+    weftds.into_iter().for_each(|weftd| drop(weftd.stop()));
+}
+
+#[test]
+fn direct_routing_is_carried_as_the_store_says() {
+    two_nodes_by(r#"{"Type":"vxlan","DirectRouting":true}"#, 1450, true);
+}
+
+#[test]
+fn host_gw_is_carried_as_the_store_says() {
+    two_nodes_by(r#"{"Type":"host-gw"}"#, 1500, true);
+}
+
+#[test]
+fn udp_is_carried_as_the_store_says() {
+    two_nodes_by(r#"{"Type":"udp"}"#, 1472, true);
+}
+
+#[test]
+fn ipip_is_carried_as_the_store_says() {
+    two_nodes_by(r#"{"Type":"ipip"}"#, 1480, true);
+}
+
+#[test]
+fn alloc_gives_subnets_and_carries_nothing() {
+    two_nodes_by(r#"{"Type":"alloc"}"#, 1500, false);
+}
