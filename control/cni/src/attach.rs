@@ -251,8 +251,9 @@ impl Socket {
     pub(crate) fn forget(conf: &Conf, call: &Call) -> Result<(), Error> {
         let Some(path) = Self::data_file(conf, call) else { return Ok(()) };
         match fs::remove_file(&path) {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(failed("remove", &path)(error)),
-            _ => Ok(()),
+            // A directory is not what was written here.
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::IsADirectory) => Ok(()),
+            removed => removed.map_err(failed("remove", &path)),
         }
     }
 }
@@ -325,7 +326,7 @@ fn remove_in(path: &Path, file: &OsStr) -> io::Result<()> {
         folder => folder?,
     };
     match unlinkat(&folder, file, UnlinkatFlags::NoRemoveDir) {
-        Err(error) if error != Errno::ENOENT => return Err(error.into()),
+        Err(error) if !matches!(error, Errno::ENOENT | Errno::EISDIR) => return Err(error.into()),
         _ => {}
     }
     match unlinkat(&shared, name, UnlinkatFlags::RemoveDir) {

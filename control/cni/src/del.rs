@@ -27,8 +27,10 @@ pub(crate) fn del(conf: &Conf, call: &Call) -> Result<(), Error> {
     if let (Deletion::Noted, Some(netns)) = (deletion, &call.netns) {
         netns::delete_tap(netns, &call.ifname)?;
     }
-    clean(conf, call, None)?;
+    // What stays of the one is no reason to keep the other.
+    let cleaned = clean(conf, call, None);
     release(conf, call, kept.as_ref().and_then(Kept::ipam), None)?;
+    cleaned?;
     kept.map_or(Ok(()), |kept| kept.forget())
 }
 

@@ -57,7 +57,7 @@ pub(crate) fn gc(conf: &Conf, call: &Call) -> Result<(), Error> {
         Ok(plan) => {
             errors.extend(plan.ask(Command::Gc, conf, call).err());
             if let Addressing::Plugin(ipam) = &plan.addressing {
-                errors.extend(release_leaked(conf, call, ipam, keep).err());
+                errors.extend(release_leaked(conf, call, ipam, keep));
             }
         }
         Err(error) => errors.push(error),

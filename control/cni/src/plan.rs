@@ -177,28 +177,33 @@ pub(crate) fn release_by(
     Delegate::get(name, call)?.run(Command::Del, &told, other).map(|_| ())
 }
 
-/// Releases what containers have that the runtime does not know of any more: host-local has no GC.
+/// Releases what containers have that the runtime does not know of any more: host-local has no GC. Goes on after what it can't; why it
+/// couldn't.
 pub(crate) fn release_leaked(
     conf: &Conf,
     call: &Call,
     ipam: &Map<String, Value>,
     keep: impl Fn(&str, Option<&str>) -> bool,
-) -> Result<(), Error> {
+) -> Vec<Error> {
     if ipam.get("type").and_then(Value::as_str) != Some(HOST_LOCAL) {
-        return Ok(());
+        return Vec::new();
     }
-    for holder in Store::of(&conf.name, ipam).holders()? {
+    let holders = match Store::of(&conf.name, ipam).holders() {
+        Ok(holders) => holders,
+        Err(error) => return vec![error],
+    };
+    let mut errors = Vec::new();
+    for holder in holders {
         if !keep(&holder.container, holder.ifname.as_deref()) {
             let ifname = holder.ifname.as_deref().unwrap_or("eth0");
             // weftd forgets a pod whose namespace is gone: then its addresses alone say that it was there.
-            if let Some(del) = call.del_of(&holder.container, ifname) {
-                clean(conf, &del, None)?;
-            }
+            let del = call.del_of(&holder.container, ifname);
+            errors.extend(del.and_then(|del| clean(conf, &del, None).err()));
             let other = For { container: &holder.container, ifname };
-            release_by(conf, &conf.name, ipam, call, Some(other))?;
+            errors.extend(release_by(conf, &conf.name, ipam, call, Some(other)).err());
         }
     }
-    Ok(())
+    errors
 }
 
 /// What a delegate is told: what came, with the complete `ipam`.

@@ -241,14 +241,30 @@ impl Meeting {
             }
             Ok(())
         };
+        // What is remembered is of no use where its port is another's; the store may name another port by now.
+        let remembered = remembered.and_then(|before| {
+            let held = claim_first(before.model.encapsulation, before.model.port).ok()?;
+            Some((before, held))
+        });
         let (joined, before) = match remembered {
             None => (Some(join(opening, &own, &mut can_claim).await?), None),
-            Some(before) => {
-                claim = claim_first(before.model.encapsulation, before.model.port)?;
-                let mut joining = tokio::spawn(again.join(opening, own.clone()));
+            Some((before, held)) => {
+                let held_port = held.as_ref().map(UdpClaim::port);
+                claim = held;
+                let can = move |config: &NetConf| {
+                    let (encapsulation, port) = carriage(config);
+                    // The one that weft has is not in its own way.
+                    if held_port == Some(port) {
+                        return Ok(());
+                    }
+                    claim_first(encapsulation, port)
+                        .map(drop)
+                        .map_err(|error| StoreError::Settings(error.to_string()))
+                };
+                let mut joining = tokio::spawn(again.join(opening, own.clone(), can));
                 match patience(&mut joining, &mut status.clone()).await {
                     Some(joined) => (Some(joined?), None),
-                    // Packets go by the remembered address from now on.
+                    // Packets go by the remembered address and port from now on.
                     None => (None, Some((tokio::spawn(as_remembered(joining, own)), before))),
                 }
             }
@@ -338,8 +354,13 @@ struct Again {
 
 impl Again {
     /// Takes a lease, however long it takes an operator to mend what the store refuses.
-    async fn join(self, opening: Opening, own: FlannelOwn) -> Result<(Store, Cluster), StoreError> {
-        let mut joined = join(opening, &own, &mut |_| Ok(())).await;
+    async fn join(
+        self,
+        opening: Opening,
+        own: FlannelOwn,
+        mut can: impl FnMut(&NetConf) -> Result<(), StoreError> + Send + 'static,
+    ) -> Result<(Store, Cluster), StoreError> {
+        let mut joined = join(opening, &own, &mut can).await;
         loop {
             let error = match joined {
                 Ok(joined) => return Ok(joined),
@@ -350,7 +371,7 @@ impl Again {
             tokio::time::sleep(AGAIN).await;
             let opened = open(self.config.clone(), self.flags.clone(), Arc::clone(&self.told)).await;
             joined = match opened {
-                Ok(opened) => join(Opening::Open(Box::new(opened.store)), &own, &mut |_| Ok(())).await,
+                Ok(opened) => join(Opening::Open(Box::new(opened.store)), &own, &mut can).await,
                 Err(error) => Err(error),
             };
         }

@@ -154,7 +154,7 @@ pub async fn start(setup: Setup) -> Result<Started, StartError> {
     starting.send_replace(Some(STARTING.to_owned()));
     // Who finds the socket is answered soon: until there is a lease, nobody would be.
     let (listener, socket) = bind(&config.control.socket, SOCKET_MODE, config.control.group.as_deref())?;
-    let claim = match claim {
+    let claim = match claim.filter(|claim| claim.port() == model.port) {
         None if needs_claim(kind) && model.encapsulation.is_vxlan() => Some(UdpClaim::bind(model.port)?),
         claim => claim,
     };

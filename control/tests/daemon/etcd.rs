@@ -451,6 +451,13 @@ fn a_lease_of_a_live_flanneld_is_not_touched() {
         assert!(said.contains("UDP port 8472 is in use"), "{said}");
         assert_eq!((written(), etcd.lease_of("172.16.0.1").1.as_str()), (before.clone(), value));
     }
+
+    // Only the port that the store names now is wanted, whatever is remembered.
+    let other_port = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan","Port":8473}}"#;
+    etcd.ctl(&["put", "/coreos.com/network/config", other_port]);
+    let weftd = a.start(&source, &[]);
+    assert_eq!(a.status().state, State::Ready, "{:?}", a.status().problems);
+    weftd.stop();
 }
 
 #[test]
@@ -551,7 +558,9 @@ fn two_nodes_by(backend: &str, mtu: u32, reach_each_other: bool) {
         assert!((0..3).all(|_| !web.pings(&target)));
     }
     assert!(web.ip("link show eth0").contains(&format!("mtu {mtu}")));
-    weftds.into_iter().for_each(|weftd| drop(weftd.stop()));
+    for weftd in weftds {
+        weftd.stop();
+    }
 }
 
 #[test]

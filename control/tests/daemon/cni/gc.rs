@@ -71,6 +71,34 @@ fn gc_removes_what_nobody_knows_of() {
 }
 
 #[test]
+fn what_a_container_has_put_in_its_sockets_place_holds_up_neither_del_nor_gc() {
+    let lab = Lab::new();
+    let apps = Namespace::new("app");
+    let _weftd = lab.start();
+    let runtime = Runtime::new(&lab);
+    runtime.write_subnet_env();
+    let mut conf = runtime.conf("1.1.0");
+    (conf["attach"], conf["sharedDir"]) = (json!("vhost-user"), json!(lab.path("shared")));
+    let [first, second, third] = ["s-0", "s-1", "s-2"].map(|id| Container { id, netns: &apps });
+    for container in [first, second, third] {
+        runtime.add(&conf, container);
+        let id = container.id;
+        for file in [format!("pods/{id}/eth0.sock"), format!("shared/configData-{id}-eth0.json")] {
+            let _ = fs::remove_file(lab.path(&file));
+            fs::create_dir(lab.path(&file)).expect("a directory");
+        }
+    }
+    runtime.del(&conf, first);
+    // Of both families.
+    assert_eq!(runtime.reserved().len(), 4, "{:?}", runtime.reserved());
+    // One that weftd has forgotten, and one that it has.
+    lab.delete("s-1-eth0").unwrap();
+    conf["cni.dev/valid-attachments"] = json!([]);
+    assert_eq!(runtime.whole("GC", &conf).result(), Value::Null);
+    assert!(runtime.reserved().is_empty() && lab.pods().pods.is_empty(), "{:?}", runtime.reserved());
+}
+
+#[test]
 fn status_says_what_an_add_would_lack() {
     let lab = Lab::new();
     let weftd = lab.start();
