@@ -258,8 +258,8 @@ impl Socket {
     }
 }
 
-/// Removes the socket of an attachment, and what its application was told. `port` is that of its pod, where weftd has one:
-/// the configuration may be another by now.
+/// Removes the socket of an attachment, and what its application was told, below the folders that the configuration names now. `port`
+/// is that of its pod, where weftd has one: else the socket is where the configuration would put it.
 pub(crate) fn clean(conf: &Conf, call: &Call, port: Option<&PodPort>) -> Result<(), Error> {
     let path = match port {
         Some(PodPort::Tap { .. }) => None,

@@ -96,7 +96,7 @@ pub(super) struct Origin {
     pub(super) follow: Follow,
     /// What peers know this node's VTEP by.
     pub(super) vtep_mac: MacAddr,
-    /// On the tunnel's port, where it was made sure of before peers were told anything.
+    /// On the tunnel's port, or on the one that is remembered; a store that names another by now was told nothing before that one was found free.
     pub(super) claim: Option<UdpClaim>,
 }
 

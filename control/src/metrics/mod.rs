@@ -149,7 +149,7 @@ async fn metrics(State(client): State<Client>) -> Response {
     }
 }
 
-/// Whether the daemon lives: its task answers.
+/// Whether the daemon lives: its task answers, or is not there yet since weftd is still starting.
 async fn health(State(client): State<Client>) -> Response {
     match timeout(ALIVE_WITHIN, client.not_ready()).await {
         Ok(Ok(_)) => say(StatusCode::OK, "ok\n".to_owned()),
