@@ -1,7 +1,8 @@
 //! Network namespaces that vanish with the test, and the kernel's tools in them.
 
+use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{Read, Seek, Write};
+use std::io::{BufRead, BufReader, Read, Seek, Write};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -168,16 +169,22 @@ impl Namespace {
         (link["ifindex"].as_u64().expect("a number"), link["address"].to_string(), global)
     }
 
-    /// True if each of the first five echo requests is answered, however late. Without `-w`, ping waits after the last one for no
-    /// longer than twice what the others took, which a busy machine may exceed; with it, it goes on until it has five answers.
+    /// True if each of the first five echo requests is answered, however late and in whatever order: a kernel that learns of a
+    /// neighbour sends what comes just then before what has waited. So `ping` goes on until they are, or five seconds are over; not so
+    /// fast that the kernel has no more room for what waits: for want of a link-local address it may be two seconds until it asks.
     pub(crate) fn pings(&self, address: &str) -> bool {
-        let output = self.exec(&format!("ping -n -c 5 -i 0.02 -w 5 {address}"));
-        let text = String::from_utf8_lossy(&output.stdout);
-        let answered = |seq| {
-            let number = format!("icmp_seq={seq} ");
-            text.lines().any(|line| line.contains("bytes from") && line.contains(&number))
-        };
-        (1..=5).all(answered)
+        let mut ping = self.command("ping");
+        ping.args(["-n", "-i", "0.05", "-w", "5", address]).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut ping = ping.spawn().expect("iproute2 is installed");
+        let lines = BufReader::new(ping.stdout.take().expect("a pipe")).lines().map_while(Result::ok);
+        let mut missing = BTreeSet::from([1, 2, 3, 4, 5]);
+        let all = lines.filter_map(|line| answered(&line)).any(|number| {
+            missing.remove(&number);
+            missing.is_empty()
+        });
+        let _ = ping.kill();
+        ping.wait().expect("its end");
+        all
     }
 
     /// True if an echo request is answered within a second.
@@ -240,8 +247,7 @@ impl Stream {
         self.ping.wait().expect("its end");
         let mut said = String::new();
         self.said.rewind().and_then(|()| self.said.read_to_string(&mut said)).expect("what it said");
-        let number = |line: &str| line.split("icmp_seq=").nth(1)?.split(' ').next()?.parse::<usize>().ok();
-        let mut answered: Vec<_> = said.lines().filter_map(number).collect();
+        let mut answered: Vec<_> = said.lines().filter_map(answered).collect();
         if !in_order {
             answered.sort_unstable();
         }
@@ -260,6 +266,12 @@ impl Drop for Stream {
         let _ = self.ping.kill();
         let _ = self.ping.wait();
     }
+}
+
+/// The number of the echo request that this line of `ping` tells the answer to.
+fn answered(line: &str) -> Option<usize> {
+    let (_, told) = line.split_once(" bytes from ")?;
+    told.split_once("icmp_seq=")?.1.split(' ').next()?.parse().ok()
 }
 
 fn run(words: &[&str]) -> String {
