@@ -104,6 +104,19 @@ impl Node<'_> {
         self.lab.path(&format!("{}-{what}", self.name))
     }
 
+    /// A `[source]`, etcd, and what flanneld is told, with more of that.
+    fn etcd(&self, flannel: &str) -> String {
+        format!(
+            "[source]\nkind = \"etcd\"\n[etcd]\nendpoints = \"{ENDPOINT}\"\n[flannel]\nsubnet_file = \"{}\"\n{flannel}\n",
+            self.path("subnet.env").display()
+        )
+    }
+
+    /// The same, with the address that others are to reach the node at.
+    fn etcd_at(&self, public_ip: &str) -> String {
+        self.etcd(&format!("public_ip = \"{public_ip}\""))
+    }
+
     /// Starts weftd with this `[source]` and these variables, and waits until it is ready.
     pub(crate) fn start(&self, source: &str, environment: &[&str]) -> Weftd {
         self.spawn(source, environment).ready()
@@ -170,10 +183,7 @@ fn two_nodes_meet_in_etcd_and_do_not_need_it_for_traffic() {
         [("a", &lab.node), ("b", &lab.peer)].map(|(name, namespace)| Node { lab: &lab, name, namespace });
     let env_file = |node: &Node| node.path("subnet.env");
     // One by its own settings, the other by flanneld's variables.
-    let source = format!(
-        "[source]\nkind = \"etcd\"\n[etcd]\nendpoints = \"{ENDPOINT}\"\n[flannel]\nsubnet_file = \"{}\"\npublic_ip = \"172.16.0.1\"\n",
-        env_file(&a).display()
-    );
+    let source = a.etcd_at("172.16.0.1");
     let a_weftd = a.start(&source, &[]);
     let file = format!("FLANNELD_SUBNET_FILE={}", env_file(&b).display());
     let endpoints = format!("FLANNELD_ETCD_ENDPOINTS=http://172.16.0.1:1,{ENDPOINT}");
@@ -248,13 +258,9 @@ fn two_nodes_meet_in_etcd_and_do_not_need_it_for_traffic() {
 fn a_weftd_that_waits_for_its_store_says_that_it_lives() {
     let lab = Lab::new();
     let a = Node { lab: &lab, name: "a", namespace: &lab.node };
-    let source = format!(
-        "[source]\nkind = \"etcd\"\n[etcd]\nendpoints = \"{ENDPOINT}\"\n[flannel]\npublic_ip = \"172.16.0.1\"\n\
-         subnet_file = \"{}\"\nhealthz = \"172.16.0.1:8081\"\n",
-        a.path("subnet.env").display()
-    );
+    let source = a.etcd("public_ip = \"172.16.0.1\"\nhealthz = \"172.16.0.1:8081\"");
     let weftd = a.spawn(&source, &[]);
-    wait_for("the store to be missed", || weftd.said().contains("it is tried again").then_some(()));
+    weftd.says("it is tried again");
     let ask = |path| ask_tcp(&lab.node, SocketAddr::from(([172, 16, 0, 1], 8081)), "GET", path);
     assert_eq!(ask("/healthz").status, 200);
     let waiting = ask("/readyz");
@@ -273,14 +279,7 @@ fn a_killed_weftd_starts_without_its_store_and_follows_it_again() {
     let mut etcd = Etcd::start(&lab);
     let [a, b] =
         [("a", &lab.node), ("b", &lab.peer)].map(|(name, namespace)| Node { lab: &lab, name, namespace });
-    let source = |node: &Node| {
-        let file = node.path("subnet.env");
-        format!(
-            "[source]\nkind = \"etcd\"\n[etcd]\nendpoints = \"{ENDPOINT}\"\n[flannel]\npublic_ip = \"{}\"\nsubnet_file = \"{}\"\n",
-            if node.name == "a" { "172.16.0.1" } else { "172.16.0.2" },
-            file.display()
-        )
-    };
+    let source = |node: &Node| node.etcd_at(if node.name == "a" { "172.16.0.1" } else { "172.16.0.2" });
     let a_weftd = a.start(&source(&a), &[]);
     let _b_weftd = b.start(&source(&b), &[]);
     let (_, target) = (a.add("web", &web), b.add("db", &db).to_string());
@@ -342,11 +341,7 @@ fn a_flanneld_s_node_is_taken_over_with_its_mac_address() {
     };
     let left = lease("172.16.0.1", "02:00:00:00:00:99");
     etcd.ctl(&["put", &format!("{SUBNETS}10.244.77.0-24"), &left]);
-    let source = format!(
-        "[source]\nkind = \"etcd\"\n[etcd]\nendpoints = \"{ENDPOINT}\"\n[flannel]\npublic_ip = \"172.16.0.1\"\n\
-         subnet_file = \"{}\"\n",
-        a.path("subnet.env").display()
-    );
+    let source = a.etcd_at("172.16.0.1");
     let weftd = a.start(&source, &[]);
     assert_eq!(etcd.lease_of("172.16.0.1"), ("10.244.77.0-24".to_owned(), left.clone()));
 
@@ -380,7 +375,7 @@ fn a_flanneld_s_node_is_taken_over_with_its_mac_address() {
     etcd.ctl(&["put", &format!("{SUBNETS}{key}"), &lease("172.16.0.1", "02:00:00:00:00:97")]);
     etcd.kill();
     let weftd = a.start(&source, &[]);
-    assert!(weftd.said().contains("weftd starts with what it said last"));
+    weftd.says("weftd starts with what it said last");
     etcd.run();
     wait_for("the lease to say so", || (etcd.lease_of("172.16.0.1").1 == left).then_some(()));
 }
@@ -390,11 +385,7 @@ fn what_the_store_said_is_written_once_that_is_possible() {
     let lab = Lab::new();
     let _etcd = Etcd::start(&lab);
     let a = Node { lab: &lab, name: "a", namespace: &lab.node };
-    let source = format!(
-        "[source]\nkind = \"etcd\"\n[etcd]\nendpoints = \"{ENDPOINT}\"\n[flannel]\npublic_ip = \"172.16.0.1\"\n\
-         subnet_file = \"{}\"\n",
-        a.path("subnet.env").display()
-    );
+    let source = a.etcd_at("172.16.0.1");
     let kept = a.path("state").join("cluster.json");
     let complaints = |weftd: &Weftd| weftd.said().matches("has to wait for it").count();
     // There is no more news: by itself after a while, and at the end at once.
@@ -419,11 +410,7 @@ fn a_lease_of_a_live_flanneld_is_not_touched() {
     let lab = Lab::new();
     let etcd = Etcd::start(&lab);
     let a = Node { lab: &lab, name: "a", namespace: &lab.node };
-    let source = format!(
-        "[source]\nkind = \"etcd\"\n[etcd]\nendpoints = \"{ENDPOINT}\"\n[flannel]\npublic_ip = \"172.16.0.1\"\n\
-         subnet_file = \"{}\"\n",
-        a.path("subnet.env").display()
-    );
+    let source = a.etcd_at("172.16.0.1");
     let weftd = a.start(&source, &[]);
     let (key, _) = etcd.lease_of("172.16.0.1");
     weftd.stop();
@@ -467,11 +454,7 @@ fn host_gw_by_an_address_that_the_uplink_does_not_have_is_told() {
     etcd.ctl(&["put", "/coreos.com/network/config", &CONF.replace("vxlan", "host-gw")]);
     let a = Node { lab: &lab, name: "a", namespace: &lab.node };
     for (published, wanted) in [("172.16.0.1", 0), ("203.0.113.7", 1)] {
-        let source = format!(
-            "[source]\nkind = \"etcd\"\n[etcd]\nendpoints = \"{ENDPOINT}\"\n[flannel]\npublic_ip = \"{published}\"\n\
-             subnet_file = \"{}\"\n",
-            a.path("subnet.env").display()
-        );
+        let source = a.etcd_at(published);
         // The uplink is given: flanneld would look for it by the published address.
         let variables = ["FLANNELD_IFACE=up0"];
         let weftd = a.start(&source, &variables);
@@ -530,13 +513,8 @@ fn two_nodes_by(backend: &str, mtu: u32, reach_each_other: bool) {
     let [a, b] =
         [("a", &lab.node), ("b", &lab.peer)].map(|(name, namespace)| Node { lab: &lab, name, namespace });
     let weftds = [&a, &b].map(|node| {
-        let file = node.path("subnet.env");
-        let source = format!(
-            "[source]\nkind = \"etcd\"\n[etcd]\nendpoints = \"{ENDPOINT}\"\n[flannel]\nsubnet_file = \"{}\"\n",
-            file.display()
-        );
-        let weftd = node.start(&source, &["FLANNELD_IFACE=up0"]);
-        let left = fs::read_to_string(file).expect("the subnet file");
+        let weftd = node.start(&node.etcd(""), &["FLANNELD_IFACE=up0"]);
+        let left = fs::read_to_string(node.path("subnet.env")).expect("the subnet file");
         assert!(left.contains(&format!("FLANNEL_MTU={mtu}\n")), "{left}");
         weftd
     });

@@ -47,8 +47,8 @@ fn an_edit_of_the_settings_takes_effect_and_what_needs_a_restart_says_so() {
     );
     assert_eq!(report.restart_needed.len(), 1);
     assert_eq!(report.running["bridge"]["learn_limit"], 7);
-    assert!(weftd.said().contains(note), "{}", weftd.said());
-    wait_for("a line of the log", || weftd.said().contains("bridge.ageing_s: 300 -> 20").then_some(()));
+    weftd.says(note);
+    weftd.says("bridge.ageing_s: 300 -> 20");
 
     // Put back, nothing waits any more.
     lab.configure("", "", "[bridge]\nageing_s = 20");
@@ -75,7 +75,7 @@ fn wrong_settings_are_refused_whole() {
     let now = report(&lab);
     assert_eq!(now.running["bridge"]["ageing_s"], 300, "nothing of it is taken over");
     assert!(now.error.is_some_and(|error| error.contains("bridge.learn_limt")));
-    assert!(weftd.said().contains("the new settings are refused, the old ones stay in force"));
+    weftd.says("the new settings are refused, the old ones stay in force");
 
     fs::remove_file(lab.path("weftd.toml")).unwrap();
     wait_for("the missing file to be told", || {
@@ -100,7 +100,7 @@ fn sighup_has_the_settings_read_again() {
     fs::write(&there, text).unwrap();
     weftd.signal(Signal::SIGHUP);
     in_force(&lab, "bridge", "flood_rate", 77);
-    assert!(weftd.said().contains("weftd.toml is read again on demand"), "{}", weftd.said());
+    weftd.says("weftd.toml is read again on demand");
 }
 
 #[test]
@@ -119,7 +119,7 @@ fn the_level_of_the_log_changes_while_it_runs() {
     lab.configure("", "", "[log]\nlevel = \"debug\"");
     in_force(&lab, "log", "level", "debug");
     lab.write_cluster("");
-    wait_for("a line of the new level", || weftd.said().contains(changed).then_some(()));
+    weftd.says(changed);
 }
 
 #[test]

@@ -67,7 +67,7 @@ fn sighup_has_the_file_read_again() {
     wait_for("the new pod", || {
         lab.pods().pods.iter().any(|p| p.name == "db" && p.state == PodState::Up).then_some(())
     });
-    assert!(weftd.said().contains("is read again on demand"));
+    weftd.says("is read again on demand");
     assert!(db.pings("10.244.0.2"));
 }
 

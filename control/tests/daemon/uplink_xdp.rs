@@ -226,7 +226,7 @@ fn where_another_program_is_attached_the_default_takes_its_place_and_says_so() {
     let says = |note: &String| note.contains("af_xdp") && note.contains("another XDP program");
     assert!(status.notes.iter().any(says), "{:?}", status.notes);
     assert!(status.notes.iter().all(|note| note.contains("tried again")), "{:?}", status.notes);
-    assert!(nodes.weftd.said().contains("another XDP program"), "the log says it too");
+    nodes.weftd.says("another XDP program");
     nodes.assert_reached();
     nodes.assert_carries();
     assert!(has_program(&nodes.lab.node), "the other program is still there");
@@ -336,7 +336,7 @@ fn two_workers_on_one_queue_and_on_three() {
     }
     let three = Nodes::on(lab, 1450);
     three.assert_well();
-    assert!(three.weftd.said().contains("queues: 3"), "the log says how many");
+    three.weftd.says("queues: 3");
     three.assert_reached();
     three.assert_carries();
     host_traffic(&three.lab);

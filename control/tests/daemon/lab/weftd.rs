@@ -78,6 +78,11 @@ impl Weftd {
         fs::read_to_string(&self.log).expect("the log")
     }
 
+    /// Waits until it has written this: what a line tells of may be seen before the line.
+    pub(crate) fn says(&self, text: &str) {
+        wait_for(&format!("the log to say {text:?}"), || self.said().contains(text).then_some(()));
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.child.id() as i32), signal).expect("it can be signalled");
     }
