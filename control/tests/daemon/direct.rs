@@ -160,10 +160,12 @@ fn both_forms_are_taken_from_one_peer() {
 fn every_node_takes_one_hop() {
     let nodes = Nodes::new("socket", "on-link", 1430);
     send_directly(&nodes.lab.peer);
+    // They know their neighbours: no request waits for one.
+    nodes.assert_reached();
     for (from, to) in
         [(&nodes.web, "10.244.1.2"), (&nodes.far, "10.244.0.2"), (&nodes.web, "fd00:10:244:1::2")]
     {
-        let ends = |hops: u8| from.exec(&format!("ping -n -q -c 1 -W 2 -t {hops} {to}")).status.success();
+        let ends = |hops: u8| from.exec(&format!("ping -n -q -c 1 -W 10 -t {hops} {to}")).status.success();
         assert!(!ends(2) && ends(3), "{to}: two hops do not lead to the end, three do");
     }
     let said = |from: &Namespace, words: &str| {
@@ -194,7 +196,7 @@ fn host_gw_carries_the_underlays_whole_mtu() {
         (&nodes.web, "fd00:10:244:1::2", 1500 - 48),
         (&nodes.far, "fd00:10:244::2", 1500 - 48),
     ] {
-        let ping = format!("ping -n -q -c 1 -W 5 -M do -s {size} {to}");
+        let ping = format!("ping -n -q -c 1 -W 20 -M do -s {size} {to}");
         assert!(from.exec(&ping).status.success(), "{} does not reach {to} with {size}", from.name());
     }
     nodes.assert_carries();
@@ -216,7 +218,8 @@ fn what_is_too_big_is_told_and_streams_go_on() {
         node.ip(&format!("route change {route} mtu lock 1400"));
     }
     for (to, headers) in [("10.244.1.2", 28), ("fd00:10:244:1::2", 48)] {
-        let ping = |size: u32| nodes.web.exec(&format!("ping -n -c 1 -W 5 -M do -s {} {to}", size - headers));
+        let ping =
+            |size: u32| nodes.web.exec(&format!("ping -n -c 1 -W 20 -M do -s {} {to}", size - headers));
         let told = String::from_utf8_lossy(&ping(1401).stdout).into_owned()
             + &String::from_utf8_lossy(&ping(1401).stderr);
         assert!(told.contains("mtu = 1400") || told.contains("mtu=1400"), "{told}");
@@ -446,7 +449,7 @@ fn by_xdp_pods_packets_pass_the_kernel_by() {
     // Each node is one hop, and weft is the one that speaks.
     for (from, to) in [(&nodes.web, "10.244.1.2"), (&nodes.far, "10.244.0.2"), (&nodes.far, "fd00:10:244::2")]
     {
-        let ends = |hops: u8| from.exec(&format!("ping -n -q -c 1 -W 2 -t {hops} {to}")).status.success();
+        let ends = |hops: u8| from.exec(&format!("ping -n -q -c 1 -W 10 -t {hops} {to}")).status.success();
         assert!(!ends(2) && ends(3), "{to}: two hops do not lead to the end, three do");
     }
     for words in ["-t 2 10.244.0.2", "10.244.0.99"] {

@@ -2,6 +2,7 @@
 //! flannel's table, and that the rules are there when they should be.
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -24,8 +25,8 @@ fn conf(nftables: bool) -> String {
     )
 }
 
-/// The source address and the destination port of a UDP datagram over IPv4.
-fn datagram(frame: &[u8]) -> Option<(Ipv4Addr, u16)> {
+/// The source address, the destination port and the payload of a UDP datagram over IPv4.
+fn datagram(frame: &[u8]) -> Option<(Ipv4Addr, u16, &[u8])> {
     let (header, ip) = frame.split_at_checked(14)?;
     let length = usize::from(ip.first()? & 15) * 4;
     if header[12..] != [8, 0] || *ip.get(9)? != 17 {
@@ -33,23 +34,27 @@ fn datagram(frame: &[u8]) -> Option<(Ipv4Addr, u16)> {
     }
     let source: [u8; 4] = ip.get(12..16)?.try_into().ok()?;
     let port = ip.get(length + 2..length + 4)?;
-    Some((source.into(), u16::from_be_bytes([port[0], port[1]])))
+    Some((source.into(), u16::from_be_bytes([port[0], port[1]]), ip.get(length + 8..)?))
 }
 
 /// The source address with which a datagram comes in at `at`. It is sent until one does.
 fn source(from: &Namespace, to: impl ToString, port: u16, at: &mut Wire) -> String {
+    // Those of an earlier call may come late.
+    static CALLS: AtomicU32 = AtomicU32::new(0);
+    let call = CALLS.fetch_add(1, Ordering::Relaxed).to_be_bytes();
     let to = SocketAddr::new(to.to_string().parse().expect("an address"), port);
     at.drain();
     wait_for("the datagram", || {
         // While there is no way yet, the kernel may refuse it.
-        let send = move || UdpSocket::bind("0.0.0.0:0").expect("a socket").send_to(b"x", to).is_ok();
+        let send = move || UdpSocket::bind("0.0.0.0:0").expect("a socket").send_to(&call, to).is_ok();
         from.enter(send).join().expect("a sender");
         std::thread::sleep(Duration::from_millis(20));
         while let Some(frame) = at.next() {
-            if let Some((source, there)) = datagram(&frame.bytes) {
-                if there == port {
+            match datagram(&frame.bytes) {
+                Some((source, there, payload)) if there == port && payload.starts_with(&call) => {
                     return Some(source.to_string());
                 }
+                _ => {}
             }
         }
         None
@@ -212,7 +217,10 @@ fn rules_of_iptables_are_kept_and_only_those() {
     iptables(node, "iptables", &["-t", "nat", "-A", "POSTROUTING", "-s", "10.99.0.0/16", "-j", "ACCEPT"]);
     let weftd = nodes.start_a();
 
-    let rules = all_rules(node);
+    // Where iptables takes long, weftd is ready before the last of them.
+    let rules = wait_for("the rules", || {
+        Some(all_rules(node)).filter(|rules| rules.contains("-A FLANNEL-FWD -d fd00:10:244::/48 "))
+    });
     let (subnet, _) = zero(&nodes.a);
     for wanted in [
         foreign,
@@ -276,7 +284,9 @@ fn tables_of_nftables_are_kept_and_only_those() {
         let both = [list("ip", "flannel-ipv4"), list("ip6", "flannel-ipv6")];
         both.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).concat()
     };
-    let rules = tables();
+    let rules = wait_for("the tables", || {
+        Some(tables()).filter(|rules| rules.contains("ip6 saddr fd00:10:244::/48 accept"))
+    });
     let (subnet, _) = zero(&nodes.a);
     for wanted in [
         format!("ip saddr {subnet} ip daddr 10.244.0.0/16 return"),

@@ -19,7 +19,7 @@ fn mtu_of(namespace: &Namespace, interface: &str) -> u64 {
 /// Whether an echo request of so many bytes, as an IP packet, is answered in one piece.
 fn fits(from: &Namespace, to: &str, bytes: u64) -> bool {
     let size = bytes - if to.contains(':') { 48 } else { 28 };
-    from.exec(&format!("ping -n -q -c 1 -W 5 -M do -s {size} {to}")).status.success()
+    from.exec(&format!("ping -n -q -c 1 -W 20 -M do -s {size} {to}")).status.success()
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use weft_api::{ClientError, ErrorCode, PodPort, PodSpec, VhostMode};
 
-use crate::lab::{Lab, Namespace, spec, tap_pod, tap_spec};
+use crate::lab::{Lab, Namespace, spec, tap_pod, tap_spec, wait_for};
 
 /// The request is refused with this code and these words, and nothing of it remains.
 fn refused(lab: &Lab, spec: &PodSpec, code: ErrorCode, names: &[&str]) {
@@ -121,7 +121,7 @@ fn a_deleted_pod_is_gone_and_the_others_notice_nothing() {
     let unanswered = lab.drops("neighbour_unknown");
     web.ip("neigh flush dev eth0");
     assert!(!web.reaches("10.244.0.4"));
-    assert!(lab.drops("neighbour_unknown") > unanswered, "somebody knows the address still");
+    wait_for("nobody to know the address", || (lab.drops("neighbour_unknown") > unanswered).then_some(()));
     lab.counters_balance();
     assert_eq!(lab.pods().pods.len(), 2);
 }

@@ -236,19 +236,26 @@ fn flows_are_those_that_pass_while_somebody_looks() {
     let get = |path: &str| ask(&lab.socket(), "GET", path).json();
     let streams = ["10.244.0.3", "fd00:10:244::3", "10.244.1.9", "10.244.200.1"].map(|to| web.stream(to));
     lab.flows_from("web");
-    let flows = get("/v1/flows?seconds=1");
-    assert_eq!((&flows["sampled_one_in"], &flows["lost"]), (&json!(1), &json!(0)));
-    let of = |src: &str, dst: &str| {
-        let found =
-            flows["flows"].as_array().unwrap().iter().find(|flow| flow["src"] == src && flow["dst"] == dst);
-        found.unwrap_or_else(|| panic!("no flow from {src} to {dst} in {flows}"))
-    };
-    for (src, dst, port, protocol, verdict, to) in [
+    let wanted = [
         ("10.244.0.2", "10.244.0.3", "web", 1, "port", json!("db")),
         ("10.244.0.3", "10.244.0.2", "db", 1, "port", json!("web")),
         ("fd00:10:244::2", "fd00:10:244::3", "web", 58, "port", json!("db")),
         ("10.244.0.2", "10.244.1.9", "web", 1, "tunnel", json!("b")),
-    ] {
+    ];
+    let found = |flows: &Value, src: &str, dst: &str| {
+        let mut flows = flows["flows"].as_array().unwrap().iter();
+        flows.find(|flow| flow["src"] == src && flow["dst"] == dst).cloned()
+    };
+    // Each stream begins when it can.
+    let flows = wait_for("all streams to flow", || {
+        let flows = get("/v1/flows?seconds=1");
+        let flow = |src, dst| found(&flows, src, dst).is_some_and(|flow| flow["packets"].as_u64() > Some(1));
+        let all = wanted.iter().all(|(src, dst, ..)| flow(src, dst)) && flow("10.244.0.2", "10.244.200.1");
+        all.then_some(flows)
+    });
+    assert_eq!((&flows["sampled_one_in"], &flows["lost"]), (&json!(1), &json!(0)));
+    let of = |src: &str, dst: &str| found(&flows, src, dst).expect("it flows");
+    for (src, dst, port, protocol, verdict, to) in wanted {
         let flow = of(src, dst);
         assert_eq!(
             (&flow["port"], &flow["protocol"], &flow["verdict"], &flow["to"]),
@@ -272,7 +279,7 @@ fn flows_are_those_that_pass_while_somebody_looks() {
     let clients: Vec<_> = (0..20)
         .map(|_| {
             let socket = lab.socket();
-            thread::spawn(move || ask(&socket, "GET", "/v1/flows?seconds=2").status)
+            thread::spawn(move || ask(&socket, "GET", "/v1/flows?seconds=10").status)
         })
         .collect();
     let mut answers: Vec<_> = clients.into_iter().map(|client| client.join().unwrap()).collect();

@@ -348,7 +348,7 @@ fn who_is_not_in_the_cluster_file_is_not_listened_to() {
     lab.replace_cluster(&(nodes(&[0]) + &tap_pod("web", 2, &web)));
     let _weftd = lab.start();
     assert!(!far.reaches("10.244.0.2"));
-    assert!(lab.drops("vtep_unknown") > 0);
+    wait_for("b not to be known", || (lab.drops("vtep_unknown") > 0).then_some(()));
     assert_eq!(web.snmp("Icmp", "InMsgs"), 0);
     assert_eq!(lab.peer.snmp("Icmp", "InDestUnreachs"), 0);
     lab.write_cluster(&tap_pod("web", 2, &web));

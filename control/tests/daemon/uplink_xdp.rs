@@ -268,7 +268,7 @@ pub(crate) fn follows_jumbo_frames(nodes: &Nodes) {
         (&nodes.web, "fd00:10:244:1::2", 8950 - 48),
         (&nodes.lab.peer, "172.16.0.1", 9000 - 28),
     ] {
-        let ping = format!("ping -n -q -c 1 -W 5 -M do -s {size} {to}");
+        let ping = format!("ping -n -q -c 1 -W 20 -M do -s {size} {to}");
         assert!(from.exec(&ping).status.success(), "{} does not reach {to} with {size}", from.name());
     }
     nodes.assert_carries();
@@ -284,12 +284,11 @@ fn the_interface_vanishes_and_comes_back() {
     lab.node.ip("link set up0 up");
     lab.node.ip("addr add fd00:172:16::1/64 dev up0 nodad");
     wait_for("traffic over the uplink that is up again", || web.reaches("10.244.1.2").then_some(()));
+    wait_for("no word about it any more", || (lab.status().state == State::Ready).then_some(()));
 
     lab.node.ip("link del up0");
     wait_for("a word about the uplink", || (lab.status().state == State::Degraded).then_some(()));
-    weftd.assert_alive();
-    let busy = weftd.busy();
-    assert!(busy < 0.1, "weftd takes {busy:.2} of a core while nothing goes on");
+    weftd.assert_calm();
     lab.plug_in();
     let [near, own] = VTEP_MACS;
     lab.peer.ip_batch(&[

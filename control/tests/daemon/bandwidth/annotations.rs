@@ -59,8 +59,7 @@ fn annotations_limit_a_pod_go_before_its_runtime_and_may_change() {
             pod["metadata"]["annotations"]["kubernetes.io/ingress-bandwidth"] = json!(bits.to_string());
         });
         until(Bandwidth { ingress_rate: Some(bits), ..runtimes });
-        let share = rate(&flow.read) * TCP / bits as f64;
-        assert_share(share, &format!("{bits} bit/s"));
+        assert_share(|| rate(&flow.read) * TCP / bits as f64, &format!("{bits} bit/s"));
     }
     assert!(in_force("c-web").is_unlimited());
 

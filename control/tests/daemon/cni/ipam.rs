@@ -106,9 +106,8 @@ fn what_a_killed_plugin_leaves_is_deleted() {
         let mut child = runtime.start("ADD", &conf, one, "");
         std::thread::sleep(Duration::from_millis(millis));
         let _ = child.kill();
-        child.wait().unwrap();
-        // host-local may outlive its caller for a moment, and a request be on its way.
-        std::thread::sleep(Duration::from_millis(200));
+        // host-local may outlive its caller for a moment: until nobody holds the pipes any more.
+        child.wait_with_output().unwrap();
         runtime.del(&conf, one);
         runtime.assert_clean(&[&web]);
     }

@@ -52,8 +52,6 @@ def wrapped(packet):
 def main():
     form, path = sys.argv[1:]
     log = open(path, "a", buffering=1, encoding="ascii")
-    tun = os.open("/dev/net/tun", os.O_RDWR)
-    fcntl.ioctl(tun, TUNSETIFF, struct.pack("16sH22x", b"flannel0", IFF_TUN | IFF_NO_PI))
     if form == "udp":
         wire = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         wire.bind((OWN, PORT))
@@ -62,6 +60,9 @@ def main():
         wire.setsockopt(socket.IPPROTO_IP, socket.IP_HDRINCL, 1)
         wire.bind((OWN, 0))
     wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+    # Last: the device says that all is there.
+    tun = os.open("/dev/net/tun", os.O_RDWR)
+    fcntl.ioctl(tun, TUNSETIFF, struct.pack("16sH22x", b"flannel0", IFF_TUN | IFF_NO_PI))
     while True:
         ready, _, _ = select.select([tun, wire], [], [])
         if tun in ready:

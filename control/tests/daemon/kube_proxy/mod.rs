@@ -11,10 +11,11 @@ mod rules;
 mod talk;
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use crate::lab::{Lab, Namespace, Weftd, tap_pod};
+use crate::lab::{Lab, Namespace, PATIENCE, Weftd, tap_pod, wait_for};
 use crate::tunnel::kernel_node;
 use rules::{Mode, Policy, Service, host_port, masquerade};
 use talk::{Server, ask_at_once, ask_tcp, ask_udp, is_refused, speak_late};
@@ -176,9 +177,19 @@ impl Cluster {
         self.counted(|worker| worker.to_host_pinned)
     }
 
+    /// Once no connection that has ended before repeats its end any more.
+    fn settled_pins(&self) -> u64 {
+        let mut last = self.pinned_packets();
+        wait_for("what is pinned to settle", || {
+            std::thread::sleep(Duration::from_millis(300));
+            let now = self.pinned_packets();
+            (std::mem::replace(&mut last, now) == now).then_some(now)
+        })
+    }
+
     /// A few connections, one of them long, all right; whether their answers had to be brought to the kernel by pins.
     fn assert_served(&self, from: &Namespace, to: SocketAddr, pinned: bool, what: &str) {
-        let before = self.pinned_packets();
+        let before = self.settled_pins();
         ask_tcp(from, to, 2, 5, 300);
         ask_tcp(from, to, 1, 1, 4 << 20);
         let packets = self.pinned_packets() - before;
@@ -188,10 +199,10 @@ impl Cluster {
     fn assert_resolved(&self, last: u8, what: &str) {
         let service = self.service(last, 53);
         // Until the neighbours know each other.
-        ask_udp(&self.web, service, 1, 60);
+        ask_udp(&self.web, service, 1, 60, Duration::from_secs(2));
         // Every port's first answer has to find its pin, so nobody has to ask twice; and so for fragments, both ways.
-        assert_eq!(ask_udp(&self.web, service, 100, 60), 0, "{what}: lost");
-        assert_eq!(ask_udp(&self.web, service, 10, 4000), 0, "{what}: fragments lost");
+        assert_eq!(ask_udp(&self.web, service, 100, 60, PATIENCE), 0, "{what}: lost");
+        assert_eq!(ask_udp(&self.web, service, 10, 4000, PATIENCE), 0, "{what}: fragments lost");
         // Asked once too: those who know each other lose nothing.
         assert!(is_refused(&self.web, self.service(30, 53)), "{what}: nobody listens, and nobody says so");
     }

@@ -191,15 +191,15 @@ pub(super) fn ask_at_once(
 }
 
 /// Asks from so many ports in turn, each once, and again where nothing comes: UDP may lose what it likes, but between idle nodes it loses nothing
-/// once they know each other. How often that was. The socket takes answers from whom it has asked only.
-pub(super) fn ask_udp(from: &Namespace, to: SocketAddr, count: u64, len: usize) -> u32 {
+/// once they know each other. How often nothing came within `patience`. The socket takes answers from whom it has asked only.
+pub(super) fn ask_udp(from: &Namespace, to: SocketAddr, count: u64, len: usize, patience: Duration) -> u32 {
     let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
     let asking = from.enter(move || {
         let mut again = 0;
         for turn in 0..count {
             let socket = UdpSocket::bind(any)?;
             socket.connect(to)?;
-            socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+            socket.set_read_timeout(Some(patience))?;
             let (question, mut buffer) = (bytes(turn + 1, len), vec![0; 1 << 16]);
             let mut said = Err(ErrorKind::TimedOut.into());
             for _ in 0..5 {
@@ -264,7 +264,7 @@ pub(super) fn is_refused(from: &Namespace, to: SocketAddr) -> bool {
     let asking = from.enter(move || {
         let socket = UdpSocket::bind(any).expect("a socket");
         socket.connect(to).expect("a way");
-        socket.set_read_timeout(Some(Duration::from_secs(2))).expect("a limit");
+        socket.set_read_timeout(Some(PATIENCE)).expect("a limit");
         socket.send(b"is anybody there?").expect("a datagram");
         socket.recv(&mut [0; 64]).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
     });

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use weft_api::{Drops, PortStats, Stats};
+use weft_api::{Drops, PortStats, Stats, WorkerState};
 
 use super::{Lab, wait_for};
 
@@ -30,7 +30,9 @@ impl Lab {
             let before = self.stats();
             let drops = self.ask(async |weftd| weftd.drops(true).await).expect("the drops");
             let stats = self.stats();
-            let settled = before.total == stats.total && stats.total.in_flight() == 0;
+            // What a worker counts of a burst at its end, it has counted once it sleeps.
+            let asleep = stats.workers.iter().all(|worker| worker.state == WorkerState::Sleeping);
+            let settled = asleep && before.total == stats.total && stats.total.in_flight() == 0;
             settled.then_some(Counters { stats, drops })
         })
     }

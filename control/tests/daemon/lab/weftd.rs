@@ -131,6 +131,15 @@ impl Weftd {
         assert!(status.expect("util-linux is installed").success());
     }
 
+    /// Alive, and as idle as before, once it has looked at what has happened.
+    pub(crate) fn assert_calm(&mut self) {
+        let busy = wait_for("weftd to take less than 0.1 of a core while nothing goes on", || {
+            self.assert_alive();
+            Some(self.busy()).filter(|busy| *busy < 0.1)
+        });
+        println!("{busy:.2} of a core");
+    }
+
     /// The share of one core that it takes over a second.
     pub(crate) fn busy(&self) -> f64 {
         let ticks = || {

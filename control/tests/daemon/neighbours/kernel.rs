@@ -60,8 +60,8 @@ fn takes(pod: &Namespace, address: &str) -> bool {
 #[test]
 fn a_kernel_that_looks_for_duplicates_finds_those_that_are_there() {
     let (lab, _weftd, [left, right]) = two();
-    // weft spares its pods the wait; one that insists may do it.
-    left.must("sysctl -qw net.ipv6.conf.eth0.accept_dad=1 net.ipv6.conf.eth0.dad_transmits=1");
+    // weft spares its pods the wait; one that insists may do it. It asks often enough for an answer that is late to be heard.
+    left.must("sysctl -qw net.ipv6.conf.eth0.accept_dad=1 net.ipv6.conf.eth0.dad_transmits=4");
     left.ip("addr del fd00:10:244::2/64 dev eth0");
     assert!(takes(&left, "fd00:10:244::2/64"), "its own address is free");
     assert!(takes(&left, "fe80::5678/64"), "a link-local address that nobody has is free");

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::too_big::narrow;
 use crate::lab::routed::{BOTH, V4, V6};
-use crate::lab::{Lab, Namespace, PATIENCE, Weftd, tap_pod};
+use crate::lab::{Lab, Namespace, PATIENCE, Weftd, tap_pod, wait_for};
 use crate::tunnel::{kernel_node, stream};
 
 /// Two pods of a, a pod of b that is a kernel's, and all that kernels do by themselves.
@@ -32,7 +32,7 @@ impl Nodes {
 
 /// What `ping` says with these words, whatever becomes of it.
 fn ping(from: &Namespace, words: &str) -> String {
-    let output = from.exec(&format!("ping -n -c 1 -W 5 {words}"));
+    let output = from.exec(&format!("ping -n -c 1 -W 20 {words}"));
     let [out, err] = [&output.stdout, &output.stderr].map(|said| String::from_utf8_lossy(said).into_owned());
     out + &err
 }
@@ -157,19 +157,34 @@ fn ping_that_may_be_cut_is_answered() {
     }
 }
 
+/// Sends a datagram. The kernel believes errors about what is still a socket's: this one.
+fn sent(from: &Namespace, to: SocketAddr, payload: &[u8]) -> UdpSocket {
+    let payload = payload.to_vec();
+    let send = move || {
+        let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+        let socket = UdpSocket::bind(any).expect("a socket");
+        socket.send_to(&payload, to).expect("it is sent");
+        socket
+    };
+    from.enter(send).join().expect("the sender")
+}
+
+/// Sends a datagram that is too long for the way: the sender is told the path's MTU, and nothing arrives.
+fn is_refused(from: &Namespace, socket: &UdpSocket, size: usize, mtu: u64) {
+    let to = socket.local_addr().expect("its address");
+    let _open = sent(from, to, &vec![0; size]);
+    wait_for("the path's MTU to be learned", || learned_mtu(from, &to.ip().to_string()));
+    assert_eq!(learned_mtu(from, &to.ip().to_string()), Some(mtu));
+    socket.set_read_timeout(Some(Duration::from_millis(200))).expect("a limit");
+    assert!(socket.recv(&mut [0; 1]).is_err(), "it was to be refused");
+    socket.set_read_timeout(Some(PATIENCE)).expect("a limit");
+}
+
 /// Sends a datagram from one to the other, who gets it whole or not at all.
 fn datagram(from: &Namespace, socket: &UdpSocket, size: usize) -> bool {
     let to = socket.local_addr().expect("its address");
     let payload: Vec<u8> = (0..size).map(|byte| (byte * 7 + byte / 256) as u8).collect();
-    let sent = payload.clone();
-    let send = move || {
-        let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-        let socket = UdpSocket::bind(any).expect("a socket");
-        socket.send_to(&sent, to).expect("it is sent");
-        socket
-    };
-    // The kernel believes errors about what is still a socket's.
-    let _open = from.enter(send).join().expect("the sender");
+    let _open = sent(from, to, &payload);
     let mut buffer = vec![0; 1 << 16];
     let Ok(length) = socket.recv(&mut buffer) else { return false };
     let hash = |bytes: &[u8]| {
@@ -181,10 +196,10 @@ fn datagram(from: &Namespace, socket: &UdpSocket, size: usize) -> bool {
     true
 }
 
-fn receiver(at: &Namespace, address: &str, patience: Duration) -> UdpSocket {
+fn receiver(at: &Namespace, address: &str) -> UdpSocket {
     let listen = SocketAddr::new(address.parse().expect("an address"), 5300);
     let socket = at.enter(move || UdpSocket::bind(listen).expect("a free port")).join().expect("a socket");
-    socket.set_read_timeout(Some(patience)).expect("a limit");
+    socket.set_read_timeout(Some(PATIENCE)).expect("a limit");
     socket
 }
 
@@ -193,7 +208,7 @@ fn a_far_kernel_puts_fragments_together() {
     let nodes = Nodes::new(narrow(1450));
     // Then sockets don't set DF.
     nodes.web.must("sysctl -qw net.ipv4.ip_no_pmtu_disc=1");
-    let socket = receiver(&nodes.far, V4.far, PATIENCE);
+    let socket = receiver(&nodes.far, V4.far);
     let before = nodes.lab.stats().total.originated;
     for size in [1372, 1373, 1422, 1423, 3000, 8000, 60_000] {
         assert!(datagram(&nodes.web, &socket, size), "{size} bytes do not arrive");
@@ -211,7 +226,7 @@ fn a_near_kernel_puts_fragments_together() {
     nodes.web.must("sysctl -qw net.ipv4.ip_no_pmtu_disc=1");
     nodes.web.ip("link set eth0 mtu 1500");
     nodes.web.ip(&format!("route add {} via {}", V4.db, V4.gateway));
-    let socket = receiver(&nodes.db, V4.db, PATIENCE);
+    let socket = receiver(&nodes.db, V4.db);
     let before = nodes.lab.stats().total.originated;
     for size in [1422, 1423, 1424, 1472, 5000, 60_000] {
         assert!(datagram(&nodes.web, &socket, size), "{size} bytes do not arrive");
@@ -226,7 +241,7 @@ fn a_near_kernel_puts_fragments_together() {
 fn fragments_of_a_far_kernel_arrive() {
     let nodes = Nodes::new(|_| ());
     for net in BOTH {
-        let socket = receiver(&nodes.web, net.web, PATIENCE);
+        let socket = receiver(&nodes.web, net.web);
         for size in [3000, 60_000] {
             assert!(datagram(&nodes.far, &socket, size), "{size} bytes do not arrive");
         }
@@ -238,11 +253,9 @@ fn fragments_of_a_far_kernel_arrive() {
 fn udp_learns_the_paths_mtu() {
     let nodes = Nodes::new(narrow(1450));
     for net in BOTH {
-        let socket = receiver(&nodes.far, net.far, Duration::from_millis(200));
+        let socket = receiver(&nodes.far, net.far);
         // The first that is too long is lost, and the sender learns.
-        assert!(!datagram(&nodes.web, &socket, 1450 - net.pick(28, 48)), "it was to be refused");
-        assert_eq!(learned_mtu(&nodes.web, net.far), Some(1400));
-        socket.set_read_timeout(Some(PATIENCE)).expect("a limit");
+        is_refused(&nodes.web, &socket, 1450 - net.pick(28, 48), 1400);
         for size in [1402, 5000] {
             assert!(datagram(&nodes.web, &socket, size), "{size} bytes do not arrive");
         }
@@ -258,10 +271,8 @@ fn a_pod_with_a_far_larger_mtu_is_told_too() {
     for net in BOTH {
         nodes.web.ip(&format!("route add {} via {}", net.db, net.gateway));
         for (pod, address) in [(&nodes.far, net.far), (&nodes.db, net.db)] {
-            let socket = receiver(pod, address, Duration::from_millis(200));
-            assert!(!datagram(&nodes.web, &socket, 5000 - net.pick(28, 48)), "it was to be refused");
-            assert_eq!(learned_mtu(&nodes.web, address), Some(1450));
-            socket.set_read_timeout(Some(PATIENCE)).expect("a limit");
+            let socket = receiver(pod, address);
+            is_refused(&nodes.web, &socket, 5000 - net.pick(28, 48), 1450);
             assert!(datagram(&nodes.web, &socket, 5000), "nothing arrives");
         }
     }

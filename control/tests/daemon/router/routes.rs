@@ -352,7 +352,7 @@ fn a_node_that_nobody_can_reach_is_passed_over() {
     let mut router = Routed::with("", &cluster, third_address);
     // c's address goes, and with it the kernel's answer to who has it.
     router.lab.peer.ip("addr del 172.16.0.3/24 dev up0");
-    router.lab.node.ip("neigh flush all");
+    router.lab.node.ip("neigh del 172.16.0.3 dev up0");
     wait_for("the way to c alone to be lost", || {
         let peers = router.lab.status().peers;
         peers.iter().all(|peer| peer.resolved == (peer.name == "b")).then_some(())
