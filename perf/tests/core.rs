@@ -176,7 +176,7 @@ fn a_run_without_end_adds_up_and_other_frames_than_those_of_the_way_are_refused(
             &cpu(),
             "--no-huge",
             "--seconds",
-            "0.2",
+            "1",
             "--warm-up",
             "0",
         ])

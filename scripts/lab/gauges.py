@@ -31,11 +31,12 @@ def thread_seconds(pid):
     """The CPU time of each thread of a process so far, in seconds: to the nanosecond where the kernel keeps it."""
     found = {}
     for task in Path(f"/proc/{pid}/task").iterdir():
-        with contextlib.suppress(FileNotFoundError):
+        # It may end between being listed, opened and read.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             name = (task / "comm").read_text().strip()
             try:
                 seconds = int((task / "schedstat").read_text().split()[0]) / 1e9
-            except FileNotFoundError:
+            except (FileNotFoundError, ProcessLookupError):
                 fields = (task / "stat").read_text().rpartition(")")[2].split()
                 seconds = (int(fields[11]) + int(fields[12])) / TICKS_A_SECOND
             found[int(task.name), name] = seconds

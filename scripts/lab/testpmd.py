@@ -56,7 +56,7 @@ class Testpmd:
 
         wait_for("dpdk-testpmd to be ready", asks, timeout=timeout)
         self.telemetry = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.telemetry.settimeout(5)
+        self.telemetry.settimeout(30)
         try:
             self.telemetry.connect(str(self.run.dir / "dpdk" / self.name / "dpdk_telemetry.v2"))
             self.telemetry.recv(1024)

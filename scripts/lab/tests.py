@@ -616,17 +616,20 @@ class Runs(unittest.TestCase):
 
     def test_control_waits_for_the_new_mac_address(self):
         lease = control.lease
-        with mock.patch.object(control, "lease", lambda index, _turn=0: lease(index)), mock.patch.object(control, "CHANGE_SECONDS", 1):
+        with mock.patch.object(control, "lease", lambda index, _turn=0: lease(index)), mock.patch.object(control, "CHANGE_SECONDS", 5):
             code, said, written = self.run_bench("control", "--quick", "--nodes", "20", "change")
         self.assertEqual((code, written), (1, []), said)
-        self.assertIn(f"a node is not reached as it is now: {lease(0)[0]}", said)
+        # The first one's, or the second's where weftd has the first subnet itself.
+        told = [f"a node is not reached as it is now: {lease(index)[0]}" for index in range(2)]
+        self.assertTrue(any(text in said for text in told), said)
 
     def started(self, folder):
         """A run of its own process, which measures for long; and the name that all that it makes carries."""
         words = ("core", "bridge", "--subjects", "testpmd-io", "--flows", "1", "--frame", "64", "--seconds", "60")
         process = subprocess.Popen([sys.executable, "-B", BENCH, folder, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         name = f"{run.PREFIX}{process.pid}"
-        run.wait_for("the subject", lambda: processes(f"{name}-switch") and not processes(f"{name}/sink.pcap"), timeout=60)
+        # Only what is measured repeats its frames: a check before it does not.
+        run.wait_for("the subject", lambda: processes(f"{name}/frames.pcap,infinite_rx"), timeout=60)
         return process, name
 
     def test_a_signal_ends_all_of_it(self):

@@ -52,7 +52,7 @@ def greet(way):
     wait_for(
         f"an answer, {way}",
         lambda: inside(way.source, "ping", "-n", "-c", 1, "-W", 1, way.address, check=False).returncode == 0,
-        timeout=5,
+        timeout=20,
     )
 
 
@@ -64,7 +64,7 @@ def tcp(run, way, streams, seconds):
         wait_for_listener(way.target, port)
         done = inside(
             way.source, *way.source_words("iperf3", "-c", way.address, "-p", port, "-t", seconds, "-P", streams, "-J"),
-            "--connect-timeout", 3000, check=False, timeout=seconds + 30,
+            "--connect-timeout", 15000, check=False, timeout=seconds + 30,
         )  # fmt: skip
     finally:
         end(listener)

@@ -58,6 +58,11 @@ INNER_MAC, INNER_DESTINATION, INNER_PORT = INNER, INNER + 14 + 16, INNER + 14 + 
 PROBE, STREAM = 9001, 9002
 # While etcd is lost: to so many nodes in turn, so often a second.
 STREAM_NODES, STREAM_A_SECOND = 100, 1000
+# By more seconds than these it does not catch up.
+STREAM_BEHIND = 0.05
+# Packets that the pod's interface holds meanwhile, and those that it holds as the kernel makes it: what a machine that stands still
+# for a second holds up is late, not lost.
+STREAM_QUEUE, QUEUE = 3000, 500
 # How long etcd does not answer, in seconds.
 OUTAGE = 60
 SETTLE_SECONDS = 1.0
@@ -505,12 +510,17 @@ def store_loss(lab, options):
     stop, sent, told = threading.Event(), [0], []
 
     def stream():
-        begin = time.monotonic()
+        due = time.monotonic()
         while not stop.is_set():
             lab.send(to[sent[0] % len(to)], STREAM)
             sent[0] += 1
-            time.sleep(max(0.0, begin + sent[0] / STREAM_A_SECOND - time.monotonic()))
+            due, now = due + 1 / STREAM_A_SECOND, time.monotonic()
+            if now - due > STREAM_BEHIND:
+                due = now
+            time.sleep(max(0.0, due - now))
 
+    queue = lambda packets: call("ip", "-n", lab.pod, "link", "set", "eth0", "txqueuelen", packets)
+    queue(STREAM_QUEUE)
     before, missed = lab.watch.stream, lab.watch.lost()
     sending = threading.Thread(target=stream)
     sending.start()
@@ -553,7 +563,10 @@ def store_loss(lab, options):
                 os.kill(lab.etcd.child.pid, signal.SIGCONT)
         stop.set()
         sending.join()
-    time.sleep(SETTLE_SECONDS)
+        with contextlib.suppress(LabError):
+            wait_for("the last packets", lambda: lab.watch.stream - before >= sent[0])
+        time.sleep(SETTLE_SECONDS)
+        queue(QUEUE)
     if lab.watch.lost() > missed:
         raise LabError("the far end did not keep up: what it missed may have been there")
     lost = sent[0] - (lab.watch.stream - before)

@@ -179,13 +179,17 @@ class Bench:
         captures.compare(f"{case}, {subject}", wanted, got, self.subjects[subject].TIMES)
         return len(frames)
 
-    def came_out(self):
-        """The frames in the sink, once no more come."""
+    def came_out(self, wanted=None):
+        """The frames in the sink, once no more come: for half a second if as many bytes are there as are `wanted`, or will not be,
+        and for longer if nobody knows how many that is."""
         sink, size = self.run.dir / "sink.pcap", 0
-        wait_for("a frame to come out", lambda: sink.exists() and sink.stat().st_size, timeout=5)
+        wait_for("a frame to come out", lambda: sink.exists() and sink.stat().st_size, timeout=10)
+        if wanted:
+            with contextlib.suppress(LabError):
+                wait_for("the frames", lambda: sink.stat().st_size >= wanted)
         while sink.stat().st_size > size:
             size = sink.stat().st_size
-            time.sleep(0.5)
+            time.sleep(0.5 if wanted else 2.0)
         return captures.read(sink)
 
     def fresh_sink(self):
@@ -216,7 +220,7 @@ class Floor:
 
     def forwarded(self, case, path, frames):
         with self.start(f"net_pcap0,rx_pcap={path}", f"net_pcap1,{self.bench.fresh_sink()}", len(frames)) as running:
-            got = self.bench.came_out()
+            got = self.bench.came_out(captures.size(frames))
             own = captures.mac(running.mac(1))
         if self.mode == "io":
             return frames, got

@@ -36,7 +36,7 @@ SETTLE_SECONDS = 1.0
 QUEUE = 1024  # descriptors of a ring
 # Less than a ring holds, so that nothing is lost while the switch begins.
 CHECKED_FLOWS = 200
-SENT_ONCE = 5.0
+SENT_ONCE = 20.0
 FRAME_BYTES = 60
 PODS = (("02:00:00:00:00:0a", "10.244.0.10"), ("02:00:00:00:00:0b", "10.244.0.11"))
 WEFT_MIB = 96

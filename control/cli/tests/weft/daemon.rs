@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
@@ -15,6 +16,7 @@ use tempfile::TempDir;
 pub(crate) struct Daemon {
     pub(crate) socket: PathBuf,
     asked: Arc<Mutex<Vec<(String, String)>>>,
+    ends: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
     _folder: Option<TempDir>,
 }
@@ -49,11 +51,18 @@ impl Daemon {
         let socket = socket.to_owned();
         let listener = UnixListener::bind(&socket).unwrap();
         let asked = Arc::new(Mutex::new(Vec::new()));
-        let list = Arc::clone(&asked);
+        let ends = Arc::new(AtomicBool::new(false));
+        let (list, end) = (Arc::clone(&asked), Arc::clone(&ends));
         let thread = std::thread::spawn(move || {
             for stream in listener.incoming() {
-                // A connection without a request is the sign to stop.
-                let Some((request, body)) = read(stream.as_ref().unwrap()) else { break };
+                let mut stream = stream.unwrap();
+                // A client may be interrupted whenever it likes.
+                let Ok(Some((request, body))) = read(&stream) else {
+                    if end.load(Ordering::SeqCst) {
+                        break;
+                    }
+                    continue;
+                };
                 let (status, answer) = answers.take(&request).unwrap_or_else(|| {
                     (404, format!(r#"{{"error":"there is no {request}","code":"not_found"}}"#))
                 });
@@ -61,10 +70,10 @@ impl Daemon {
                 let length = answer.len();
                 let head =
                     format!("HTTP/1.1 {status} X\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n");
-                stream.unwrap().write_all((head + &answer).as_bytes()).unwrap();
+                let _ = stream.write_all((head + &answer).as_bytes());
             }
         });
-        Self { socket, asked, thread: Some(thread), _folder: None }
+        Self { socket, asked, ends, thread: Some(thread), _folder: None }
     }
 
     /// What it was asked: request and body.
@@ -81,6 +90,8 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
+        self.ends.store(true, Ordering::SeqCst);
+        // Without a request: it wakes the thread.
         drop(UnixStream::connect(&self.socket));
         let ended = self.thread.take().map(JoinHandle::join);
         let _ = std::fs::remove_file(&self.socket);
@@ -90,14 +101,14 @@ impl Drop for Daemon {
     }
 }
 
-/// The first line's method and path, and the body.
-fn read(mut stream: &UnixStream) -> Option<(String, String)> {
+/// The first line's method and path, and the body; nothing of a connection without a whole request.
+fn read(mut stream: &UnixStream) -> std::io::Result<Option<(String, String)>> {
     let mut bytes = Vec::new();
     let mut chunk = [0; 4096];
     loop {
-        let count = stream.read(&mut chunk).unwrap();
+        let count = stream.read(&mut chunk)?;
         if count == 0 {
-            return None;
+            return Ok(None);
         }
         bytes.extend_from_slice(&chunk[..count]);
         let text = String::from_utf8_lossy(&bytes);
@@ -106,7 +117,7 @@ fn read(mut stream: &UnixStream) -> Option<(String, String)> {
         let length = lower.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap_or("0");
         if body.len() >= length.parse().unwrap() {
             let request = head.lines().next().unwrap().trim_end_matches(" HTTP/1.1").to_owned();
-            return Some((request, body.to_owned()));
+            return Ok(Some((request, body.to_owned())));
         }
     }
 }

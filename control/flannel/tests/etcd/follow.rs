@@ -4,6 +4,8 @@ use crate::lab::{CONF, Cable, Follower, PREFIX, Server, node, settings, until, v
 use std::time::Duration;
 use weft_flannel::etcd::{Settings, Timing};
 
+/// With a lease of so many seconds. What waits for etcdctl holds up its thread: a test with such settings has two more, so that the
+/// store goes on meanwhile.
 fn short(server: &Server, lease: u64, margin: u64) -> Settings {
     let timing = Timing {
         lease: Duration::from_secs(lease),
@@ -44,18 +46,18 @@ async fn peers_come_change_and_go() {
 async fn a_lease_that_runs_out_takes_its_node_along() {
     let server = Server::start(CONF);
     let mut follower = Follower::start(server.settings(), &node(7)).await;
-    let id = server.ctl.run(&["lease", "grant", "2"]);
+    let id = server.ctl.run(&["lease", "grant", "10"]);
     let id = id.split_whitespace().nth(1).expect("its number");
     server.ctl.run(&["put", "--lease", id, &format!("{PREFIX}/subnets/10.5.251.0-24"), &value(1)]);
     follower.until_peers(&["10.5.251.0-24"]).await;
     follower.until_peers(&[]).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lease_is_renewed_on_a_fresh_one_and_peers_hear_nothing_new() {
     let server = Server::start(CONF);
     let mut other = Follower::start(server.settings(), &node(8)).await;
-    let follower = Follower::start(short(&server, 4, 2), &node(7)).await;
+    let follower = Follower::start(short(&server, 20, 15), &node(7)).await;
     let key = follower.key();
     other.until_peers(&[&key]).await;
     let (version, lease) = (server.ctl.number(&key, "version"), server.ctl.number(&key, "lease"));
@@ -67,11 +69,11 @@ async fn a_lease_is_renewed_on_a_fresh_one_and_peers_hear_nothing_new() {
     assert!(follower.status.borrow().lease_until.is_some());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_renewal_whose_answer_is_lost_does_not_take_the_lease_away() {
     let server = Server::start(CONF);
     let cable = Cable::to(&server).await;
-    let Settings { timing, .. } = short(&server, 8, 5);
+    let Settings { timing, .. } = short(&server, 20, 15);
     // Silence for so long is no answer; the silence itself lasts longer.
     let timing = Timing { answer: Duration::from_millis(500), ..timing };
     let follower = Follower::start(Settings { timing, ..settings(&cable.endpoint) }, &node(7)).await;
@@ -97,10 +99,10 @@ async fn a_deleted_lease_is_taken_again() {
     assert_eq!(follower.status.borrow().trouble, None);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_subnet_that_another_has_is_kept_here_and_left_there() {
     let server = Server::start(CONF);
-    let mut follower = Follower::start(short(&server, 4, 2), &node(7)).await;
+    let mut follower = Follower::start(short(&server, 20, 15), &node(7)).await;
     let key = follower.key();
     server.ctl.put(&key, &value(66));
     let status = follower.status.clone();
@@ -200,7 +202,7 @@ async fn a_compaction_under_way_disturbs_nobody() {
     assert_eq!(follower.lost, 0);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restored_backup_is_noticed() {
     // Behind what was read, and beyond it: only the term tells then.
     for more in [0, 40] {
@@ -209,7 +211,7 @@ async fn a_restored_backup_is_noticed() {
         server.ctl.put("10.5.251.0-24", &value(1));
         server.backup();
         // What the backup does not know is missed for as long as a lease lasts.
-        let timing = short(&server, 6, 2).timing;
+        let timing = short(&server, 12, 5).timing;
         let mut follower = Follower::start(Settings { timing, ..settings(&cable.endpoint) }, &node(7)).await;
         let key = follower.key();
         server.ctl.put("10.5.252.0-24", &value(2));
@@ -229,12 +231,13 @@ async fn a_restored_backup_is_noticed() {
         }
         cable.plug(true);
         follower.until_peers(&["10.5.251.0-24", "10.5.252.0-24"]).await;
-        until("the own key again", || server.ctl.get(&key) == value(7)).await;
+        // First, since it is told only for as long.
         until("it is told", || {
             let trouble = follower.status.borrow().trouble.clone();
             trouble.is_some_and(|trouble| trouble.contains("without 1 lease (10.5.252.0-24)"))
         })
         .await;
+        until("the own key again", || server.ctl.get(&key) == value(7)).await;
         follower.until_peers(&["10.5.251.0-24"]).await;
         nothing_but(&mut follower, &server, &["10.5.251.0-24"]).await;
         until("no trouble any more", || follower.status.borrow().trouble.is_none()).await;

@@ -148,28 +148,26 @@ impl Ctl {
     }
 
     pub(crate) fn try_run(&self, args: &[&str]) -> Result<String, String> {
-        let output = Command::new("etcdctl")
+        let output = self.command(args).output().expect("etcdctl runs: scripts/setup installs etcd-client");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new("etcdctl");
+        command
             .env("ETCDCTL_API", "3")
             .args(["--endpoints", &self.endpoint, "--dial-timeout", "10s", "--command-timeout", "20s"])
             .args(&self.args)
-            .args(args)
-            .output()
-            .expect("etcdctl runs: scripts/setup installs etcd-client");
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+            .args(args);
+        command
     }
 
     /// Gives etcdctl something to read.
     pub(crate) fn feed(&self, args: &[&str], text: &str) {
         use std::io::Write;
-        let mut child = Command::new("etcdctl")
-            .env("ETCDCTL_API", "3")
-            .args(["--endpoints", &self.endpoint])
-            .args(args)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("etcdctl runs");
+        let mut child =
+            self.command(args).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("etcdctl runs");
         let mut stdin = child.stdin.take().expect("its input");
         stdin.write_all(text.as_bytes()).expect("it reads");
         drop(stdin);

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a wait may take on a slow machine before it counts as never.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -92,7 +92,8 @@ fn run(words: &[&str]) -> String {
     String::from_utf8(output.stdout).expect("ip prints text")
 }
 
-/// Two namespaces joined by a veth pair: `up0` here with 192.0.2.1/24 and `up0` there with 192.0.2.2/24.
+/// Two namespaces joined by a veth pair: `up0` here with 192.0.2.1/24 and `up0` there with 192.0.2.2/24. All routes that the kernel
+/// makes by itself are there.
 pub(crate) fn joined() -> (Namespace, Namespace) {
     let (here, there) = (Namespace::new(), Namespace::new());
     here.ip(&format!("link add up0 type veth peer name up0 netns {}", there.name()));
@@ -100,6 +101,18 @@ pub(crate) fn joined() -> (Namespace, Namespace) {
         namespace.ip(&format!("addr add 192.0.2.{host}/24 dev up0"));
         namespace.ip(&format!("addr add 2001:db8::{host}/64 dev up0 nodad"));
         namespace.ip("link set up0 up");
+    }
+    // An end is told late that the other one is up.
+    for namespace in [&here, &there] {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let routes = namespace.ip("route show dev up0") + &namespace.ip("-6 route show dev up0");
+            if routes.contains("fe80::/64") && !routes.contains("linkdown") {
+                break;
+            }
+            assert!(Instant::now() < deadline, "no link: {routes}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
     (here, there)
 }

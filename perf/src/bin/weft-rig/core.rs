@@ -30,8 +30,10 @@ const POOL_CACHE: u32 = 256;
 const FEW: u32 = 200_000;
 /// Large buffers: nothing here needs one.
 const LARGE_BUFFERS: u32 = 8;
-/// How long the first frame may take: a worker that starts, a kernel that gives it its core.
+/// How long a frame may take, the first one above all: a worker that starts, a kernel that gives it its core.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long nothing may come where frames were dropped: there will never be all of them.
+const REST: Duration = Duration::from_secs(1);
 
 /// What the source will bring.
 struct Load {
@@ -225,6 +227,14 @@ impl Rig {
         self.pairs.iter().map(|pair| pair.sink.stats().tx_packets).sum()
     }
 
+    /// Frames that the workers have dropped.
+    fn dropped(&self) -> u64 {
+        let of = |handle: &Handle<Native>| {
+            DropReason::ALL.iter().map(|reason| handle.counters().drops(*reason).get()).sum::<u64>()
+        };
+        self.handles.iter().map(of).sum()
+    }
+
     /// Waits until something has reached every sink, or nothing ever will.
     fn wait_for_first(&self) {
         let deadline = Instant::now() + PATIENCE;
@@ -251,7 +261,8 @@ impl Rig {
         let begin = tsc();
         self.wait_for_first();
         let (mut last, mut at) = (0, Instant::now());
-        while self.delivered() < u64::from(frames) && at.elapsed() < Duration::from_secs(1) {
+        let silence = || if self.dropped() > 0 { REST } else { PATIENCE };
+        while self.delivered() < u64::from(frames) && at.elapsed() < silence() {
             if self.delivered() > last {
                 (last, at) = (self.delivered(), Instant::now());
             }
