@@ -33,7 +33,7 @@ fn a_hundred_at_once_and_none_is_lost() {
     assert_eq!((addresses.len(), lab.pods().pods.len()), (100, 100));
     for (namespace, result) in namespaces.iter().zip(&results) {
         let address = result["ips"][0]["address"].as_str().unwrap().split('/').next().unwrap();
-        assert!(lab.node.reaches_at_once(address), "{address} in {}", namespace.name());
+        assert!(lab.node.reaches_by_one_packet(address), "{address} in {}", namespace.name());
     }
     all("DEL");
     runtime.assert_clean(&namespaces.iter().collect::<Vec<_>>());

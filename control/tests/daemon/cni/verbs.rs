@@ -45,7 +45,7 @@ fn a_pod_has_what_flannels_bridge_gave_it_in_every_version() {
             );
         }
         for address in ["10.244.0.1", "10.244.0.2", "fd00:10:244::1", "fd00:10:244::2", "172.16.0.1"] {
-            assert!(web.reaches_at_once(address), "{version}: {address}");
+            assert!(web.reaches_by_one_packet(address), "{version}: {address}");
         }
 
         conf["prevResult"] = result;
@@ -103,7 +103,7 @@ fn the_port_forwards_when_add_returns() {
         let id = format!("c{host}");
         conf["runtimeConfig"] = json!({"ips": [format!("10.244.0.{host}/24")]});
         runtime.add(&conf, Container { id: &id, netns: &pod });
-        assert!(lab.node.reaches_at_once(&format!("10.244.0.{host}")), "10.244.0.{host}");
+        assert!(lab.node.reaches_by_one_packet(&format!("10.244.0.{host}")), "10.244.0.{host}");
     }
 }
 
@@ -140,7 +140,7 @@ fn what_the_runtime_asks_for_is_given() {
 
     // A second time it is there already, and nothing of it is touched.
     runtime.call("ADD", &conf, one).fails_with(7, "has an interface eth0 already");
-    assert!(web.reaches_at_once("10.244.0.1"));
+    assert!(web.reaches_by_one_packet("10.244.0.1"));
     runtime.del(&conf, one);
     // Nor is one of somebody else's.
     web.ip("link add eth0 type bridge");

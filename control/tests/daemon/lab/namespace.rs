@@ -198,7 +198,7 @@ impl Namespace {
     }
 
     /// True if the only echo request, which nobody repeats, is answered, however late.
-    pub(crate) fn reaches_at_once(&self, address: &str) -> bool {
+    pub(crate) fn reaches_by_one_packet(&self, address: &str) -> bool {
         self.exec(&format!("ping -n -q -c 1 -W 20 {address}")).status.success()
     }
 
