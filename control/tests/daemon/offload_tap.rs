@@ -7,7 +7,7 @@ use std::time::Duration;
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::UdpGsoSegment;
 
-use crate::lab::{Lab, Namespace, Weftd, tap_pod, tap_spec, wait_for};
+use crate::lab::{Lab, Namespace, Weftd, once_free, tap_pod, tap_spec, wait_for};
 use crate::tunnel::stream;
 
 /// Of a port's counters: frames and bytes received from it, and sent to it.
@@ -61,13 +61,13 @@ fn datagrams_that_are_sent_together_stay_together() {
     for (from, to) in [("10.244.0.2", "10.244.0.3"), ("fd00:10:244::2", "fd00:10:244::3")] {
         let [from, to] = [from, to].map(|address| SocketAddr::new(address.parse().unwrap(), 5300));
         assert!(web.pings(&to.ip().to_string()));
-        let receiver = db.enter(move || UdpSocket::bind(to).expect("a free port")).join().unwrap();
+        let receiver = db.enter(move || once_free(|| UdpSocket::bind(to))).join().unwrap();
         receiver.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         let sent: Vec<u8> = (0..SIZE * COUNT).map(|at| (at / 7 % 251) as u8).collect();
         let before = (lab.received("web"), counted(&lab, "db")[2]);
         let whole = sent.clone();
         web.enter(move || {
-            let socket = UdpSocket::bind(from).expect("a free port");
+            let socket = once_free(|| UdpSocket::bind(from));
             setsockopt(&socket, UdpGsoSegment, &(SIZE as i32)).expect("a kernel with UDP GSO");
             assert_eq!(socket.send_to(&whole, to).expect("a way"), whole.len());
         })
@@ -104,7 +104,7 @@ fn open_queues(namespace: &Namespace, device: &str) -> u64 {
 
 /// An echo each way for so many flows of their own.
 fn exchange(from: &Namespace, to: &Namespace, address: &'static str, flows: usize) {
-    let server = to.enter(move || UdpSocket::bind((address, 5400)).expect("a free port")).join().unwrap();
+    let server = to.enter(move || once_free(|| UdpSocket::bind((address, 5400)))).join().unwrap();
     server.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let clients = from.enter(move || {
         let clients: Vec<_> = (0..flows)

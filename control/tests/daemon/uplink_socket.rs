@@ -10,7 +10,7 @@ use std::time::Duration;
 use weft_api::{Client, NeighbourKind, NeighbourState, State};
 
 use crate::lab::frames::{Checksum, ICMP, ICMPV6, Ip, TCP, UDP, echo, icmp, tcp, udp};
-use crate::lab::{Lab, Namespace, VTEP_MACS, Weftd, nodes, tap_pod, wait_for};
+use crate::lab::{Lab, Namespace, VTEP_MACS, Weftd, nodes, once_free, tap_pod, wait_for};
 use crate::tunnel::kernels::all_reach_each_other;
 use crate::tunnel::{Inside, Pair, Setup, To, kernel_node, stream};
 use crate::uplink_xdp::{Nodes, follows_jumbo_frames, keeps_its_port, takes_another_port};
@@ -389,7 +389,7 @@ fn flows_from_a_peer_spread_over_the_workers() {
     let received = || lab.stats().workers.iter().map(|worker| worker.rx_packets).collect::<Vec<_>>();
     let before = received();
     // One way only: what the pod answers would be received too, by whichever worker has its queue.
-    let bind = || UdpSocket::bind("10.244.0.2:5300").expect("a free port");
+    let bind = || once_free(|| UdpSocket::bind("10.244.0.2:5300"));
     let sink = web.enter(bind).join().expect("a socket");
     sink.set_read_timeout(Some(Duration::from_secs(20))).expect("a limit");
     let open = || (0..FLOWS).map(|_| UdpSocket::bind("0.0.0.0:0").expect("a free port")).collect::<Vec<_>>();

@@ -7,7 +7,7 @@ use std::time::Duration;
 use weft_api::State;
 use weft_ffi::kernel::xdp::{XdpOptions, XdpPort};
 
-use crate::lab::{Lab, Namespace, VTEP_MACS, Weftd, tap_pod, wait_for};
+use crate::lab::{Lab, Namespace, VTEP_MACS, Weftd, once_free, tap_pod, wait_for};
 use crate::tunnel::{Setup, kernel_node, stream};
 
 const AF_XDP: &str = "kind = \"af_xdp\"";
@@ -95,7 +95,7 @@ fn has_program(node: &Namespace) -> bool {
 /// Datagrams of several sizes, echoed.
 fn datagrams(from: &Namespace, to: &Namespace, address: &str) {
     let listen = SocketAddr::new(address.parse().expect("an address"), 5202);
-    let socket = to.enter(move || UdpSocket::bind(listen).expect("a free port")).join().expect("a socket");
+    let socket = to.enter(move || once_free(|| UdpSocket::bind(listen))).join().expect("a socket");
     socket.set_read_timeout(Some(Duration::from_secs(20))).expect("a limit");
     const SIZES: [usize; 4] = [0, 1, 1300, 4000];
     let echo = std::thread::spawn(move || {
@@ -360,7 +360,7 @@ fn on_port(nodes: &Nodes, port: u16) {
 
 pub(crate) fn keeps_its_port(nodes: &Nodes) {
     nodes.assert_reached();
-    let bind = || UdpSocket::bind("0.0.0.0:4789").expect("a free port");
+    let bind = || once_free(|| UdpSocket::bind("0.0.0.0:4789"));
     let other = nodes.lab.node.enter(bind).join().expect("a socket");
     on_port(nodes, 4789);
     let status = wait_for("a word about the port", || {

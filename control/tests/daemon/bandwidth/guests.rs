@@ -10,7 +10,7 @@ use nix::sys::socket::sockopt::RcvBufForce;
 
 use crate::lab::frames::{Checksum, Ip, UDP, udp};
 use crate::lab::guest::{Driver, Guest, guest_pod};
-use crate::lab::{Lab, Namespace, PATIENCE, tap_pod};
+use crate::lab::{Lab, Namespace, PATIENCE, once_free, tap_pod};
 
 use super::{LOOK, PORT, UDP as WIRE, assert_share, inside};
 
@@ -27,7 +27,7 @@ fn a_guest_sends_as_much_as_its_rate_allows_and_loses_nothing() {
     lab.write_cluster(&(guest_pod(&lab, "one", 2) + &limit + &tap_pod("web", 3, &web)));
     let _weftd = lab.start();
     let mut one = Guest::start(&lab, "one", 2, DRIVER);
-    let receiver = inside(&web, || UdpSocket::bind(("0.0.0.0", PORT)).expect("a socket"));
+    let receiver = inside(&web, || once_free(|| UdpSocket::bind(("0.0.0.0", PORT))));
     // All that comes, should the reader get no time at all.
     setsockopt(&receiver, RcvBufForce, &(64 << 20)).expect("root may");
     receiver.set_read_timeout(Some(Duration::from_millis(100))).expect("an option");

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use weft_api::Bandwidth;
 
-use crate::lab::{Lab, Namespace, tap_pod, tap_spec, wait_for};
+use crate::lab::{Lab, Namespace, once_free, tap_pod, tap_spec, wait_for};
 
 /// How long the rate is looked at, and what is waited before: TCP has found it by then.
 const LOOK: Duration = Duration::from_secs(4);
@@ -40,7 +40,7 @@ struct Streams {
 impl Streams {
     fn start(from: &Namespace, to: &Namespace, address: &str, count: usize) -> Self {
         let (stop, read) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let listener = inside(to, || TcpListener::bind(("0.0.0.0", PORT)).expect("a port"));
+        let listener = inside(to, || once_free(|| TcpListener::bind(("0.0.0.0", PORT))));
         let mut threads = Vec::new();
         for _ in 0..count {
             let address = address.to_owned();
@@ -179,7 +179,7 @@ fn datagrams_beyond_the_rate_are_dropped_and_counted() {
     // Ten times as much as passes.
     let read = Arc::new(AtomicU64::new(0));
     let socket = inside(&web, || UdpSocket::bind("0.0.0.0:0").expect("a socket"));
-    let receiver = inside(&db, || UdpSocket::bind(("0.0.0.0", PORT)).expect("a socket"));
+    let receiver = inside(&db, || once_free(|| UdpSocket::bind(("0.0.0.0", PORT))));
     receiver.set_read_timeout(Some(Duration::from_secs(1))).expect("an option");
     let (ends, count) = (stop.clone(), read.clone());
     let reader = thread::spawn(move || {

@@ -6,7 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use serde_json::{Value, json};
 
 use super::{Answer, Container, Runtime};
-use crate::lab::{Lab, Namespace};
+use crate::lab::{Lab, Namespace, once_free};
 
 /// Runs a list of plugins as libcni does: the result of each is told to the next.
 fn add_all(runtime: &Runtime<'_>, list: &[Value], container: Container<'_>) -> Answer {
@@ -60,7 +60,7 @@ fn portmap_tuning_and_firewall_follow() {
 
     // From another node to a port of this one, which is the pod's.
     let server = web.enter(|| {
-        let listener = TcpListener::bind("0.0.0.0:80").expect("a free port");
+        let listener = once_free(|| TcpListener::bind("0.0.0.0:80"));
         let (mut stream, from) = listener.accept().expect("a client");
         stream.write_all(b"hello").expect("it listens");
         from.ip().to_string()

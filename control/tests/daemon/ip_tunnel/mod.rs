@@ -5,7 +5,7 @@ use std::process::{Child, Stdio};
 
 use weft_api::RouteKind;
 
-use crate::lab::{Lab, Namespace, PATIENCE, Weftd, wait_for};
+use crate::lab::{Lab, Namespace, PATIENCE, Weftd, once_free, wait_for};
 use crate::tunnel::{kernel_node, stream};
 
 const PEER: &str = include_str!("peer.py");
@@ -131,7 +131,7 @@ fn answer_ttl(from: &Namespace, to: &str) -> u8 {
 /// Sends a datagram with this TTL, from port 6000 to 7000.
 fn send(from: &Namespace, to: [u8; 4], ttl: u8, payload: &'static [u8]) {
     let sent = from.enter(move || {
-        let socket = UdpSocket::bind("0.0.0.0:6000").expect("a socket");
+        let socket = once_free(|| UdpSocket::bind("0.0.0.0:6000"));
         socket.set_ttl(ttl.into()).expect("a TTL");
         socket.send_to(payload, (Ipv4Addr::from(to), 7000)).expect("it is sent");
     });
@@ -251,7 +251,7 @@ fn ipip_puts_a_header_before_the_packet() {
 fn takes(form: Form) {
     let nodes = Nodes::new(form);
     let received = nodes.web.enter(|| {
-        let socket = UdpSocket::bind("10.244.0.2:7000").expect("a socket");
+        let socket = once_free(|| UdpSocket::bind("10.244.0.2:7000"));
         socket.set_read_timeout(Some(PATIENCE)).expect("a limit");
         let mut buffer = [0; 100];
         let (len, from) = socket.recv_from(&mut buffer).expect("a datagram");

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::lab::{Namespace, PATIENCE};
+use crate::lab::{Namespace, PATIENCE, once_free};
 
 /// How often a server looks whether it is to end.
 const BEAT: Duration = Duration::from_millis(20);
@@ -49,14 +49,14 @@ pub(super) struct Server {
 impl Server {
     pub(super) fn tcp(namespace: &Namespace, at: SocketAddr) -> Self {
         Self::start(namespace, move |done, heard| {
-            let listener = TcpListener::bind(at).expect("a free port");
+            let listener = once_free(|| TcpListener::bind(at));
             move || serve_tcp(&listener, &done, heard)
         })
     }
 
     pub(super) fn udp(namespace: &Namespace, at: SocketAddr) -> Self {
         Self::start(namespace, move |done, heard| {
-            let socket = UdpSocket::bind(at).expect("a free port");
+            let socket = once_free(|| UdpSocket::bind(at));
             move || serve_udp(&socket, &done, heard)
         })
     }
@@ -159,7 +159,7 @@ pub(super) fn ask_at_once(
     served: SocketAddr,
     (count, len): (u64, usize),
 ) {
-    let bind = move || TcpListener::bind(served).expect("a free port");
+    let bind = move || once_free(|| TcpListener::bind(served));
     let listener = server.enter(bind).join().expect("a server");
     let serving = std::thread::spawn(move || {
         let open: std::io::Result<Vec<_>> = (0..count).map(|_| listener.accept()).collect();
@@ -226,7 +226,7 @@ pub(super) fn speak_late<T>(
     meanwhile: impl FnOnce() -> T,
 ) -> T {
     const HALF: usize = 100_000;
-    let bind = move || TcpListener::bind(served).expect("a free port");
+    let bind = move || once_free(|| TcpListener::bind(served));
     let listener = server.enter(bind).join().expect("a server");
     let (go, may_go) = channel();
     let speaking = std::thread::spawn(move || {

@@ -14,6 +14,7 @@ mod wire;
 use std::fmt::Write as _;
 use std::fs;
 use std::future::Future;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -62,6 +63,15 @@ pub(crate) fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) 
         assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// A socket of a port that the test may have had before: a process that another test starts holds that one too, until it has become a
+/// program of its own.
+pub(crate) fn once_free<T>(bind: impl Fn() -> io::Result<T>) -> T {
+    wait_for("the port to be free", || match bind() {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => None,
+        socket => Some(socket.expect("a socket")),
+    })
 }
 
 /// The node `a` with the interface `up0`, and the node `b`, a kernel's, at the other end of the wire.

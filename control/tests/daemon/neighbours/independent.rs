@@ -10,7 +10,7 @@ use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr, IpEndpo
 
 use crate::lab::frames::Mac;
 use crate::lab::segment::{Pod, Segment, Station, stranger};
-use crate::lab::{Lab, Wire, wait_for};
+use crate::lab::{Lab, Wire, once_free, wait_for};
 
 /// Frames that wait on their way between a stack and its wire.
 #[derive(Default)]
@@ -154,7 +154,7 @@ fn a_stack_reaches_the_host_through_the_gateway() {
     let mut stack = stack(&left);
     for (from, to) in [("10.244.0.2", "10.244.0.1"), ("fd00:10:244::2", "fd00:10:244::1")] {
         let listen: std::net::IpAddr = to.parse().expect("an address");
-        let socket = segment.lab.node.enter(move || std::net::UdpSocket::bind((listen, 7)).expect("a port"));
+        let socket = segment.lab.node.enter(move || once_free(|| std::net::UdpSocket::bind((listen, 7))));
         let socket = socket.join().expect("a socket");
         socket.set_nonblocking(true).expect("it can be asked");
         stack.send(to, b"to the host");

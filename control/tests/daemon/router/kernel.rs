@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::too_big::narrow;
 use crate::lab::routed::{BOTH, V4, V6};
-use crate::lab::{Lab, Namespace, PATIENCE, Weftd, tap_pod, wait_for};
+use crate::lab::{Lab, Namespace, PATIENCE, Weftd, once_free, tap_pod, wait_for};
 use crate::tunnel::{kernel_node, stream};
 
 /// Two pods of a, a pod of b that is a kernel's, and all that kernels do by themselves.
@@ -198,7 +198,7 @@ fn datagram(from: &Namespace, socket: &UdpSocket, size: usize) -> bool {
 
 fn receiver(at: &Namespace, address: &str) -> UdpSocket {
     let listen = SocketAddr::new(address.parse().expect("an address"), 5300);
-    let socket = at.enter(move || UdpSocket::bind(listen).expect("a free port")).join().expect("a socket");
+    let socket = at.enter(move || once_free(|| UdpSocket::bind(listen))).join().expect("a socket");
     socket.set_read_timeout(Some(PATIENCE)).expect("a limit");
     socket
 }

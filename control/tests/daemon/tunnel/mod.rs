@@ -32,7 +32,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
-use crate::lab::{Lab, Namespace, VTEP_MACS};
+use crate::lab::{Lab, Namespace, VTEP_MACS, once_free};
 
 pub(crate) use pair::{GATEWAY, Inside, Pair, Setup, To};
 
@@ -69,8 +69,7 @@ pub(crate) fn kernel_node(lab: &Lab, mtu: u32) -> Namespace {
 /// Sends some MiB by TCP from one namespace to an address of another, and compares what arrives.
 pub(crate) fn stream(from: &Namespace, to: &Namespace, address: &str) {
     let listen = SocketAddr::new(address.parse().expect("an address"), 5201);
-    let listener =
-        to.enter(move || TcpListener::bind(listen).expect("a free port")).join().expect("a listener");
+    let listener = to.enter(move || once_free(|| TcpListener::bind(listen))).join().expect("a listener");
     let receiver = std::thread::spawn(move || {
         let (mut connection, _) = listener.accept().expect("a connection");
         connection.set_read_timeout(Some(Duration::from_secs(20))).expect("a limit");
