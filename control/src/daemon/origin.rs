@@ -234,10 +234,8 @@ impl Meeting {
         // Whoever has the tunnel's port is known to the peers, and stays so.
         let mut claim = None;
         let mut can_claim = |config: &NetConf| {
-            let (encapsulation, port) = carriage(config);
-            if claim.as_ref().is_none_or(|claim: &UdpClaim| claim.port() != port) {
-                claim = claim_first(encapsulation, port)
-                    .map_err(|error| StoreError::Settings(error.to_string()))?;
+            if claim.as_ref().is_none_or(|claim: &UdpClaim| claim.port() != carriage(config).1) {
+                claim = claim_for(config)?;
             }
             Ok(())
         };
@@ -251,17 +249,12 @@ impl Meeting {
             Some((before, held)) => {
                 let held_port = held.as_ref().map(UdpClaim::port);
                 claim = held;
-                let can = move |config: &NetConf| {
-                    let (encapsulation, port) = carriage(config);
-                    // The one that weft has is not in its own way.
-                    if held_port == Some(port) {
-                        return Ok(());
-                    }
-                    claim_first(encapsulation, port)
-                        .map(drop)
-                        .map_err(|error| StoreError::Settings(error.to_string()))
+                // The one that weft has is not in its own way.
+                let can_claim = move |config: &NetConf| match held_port == Some(carriage(config).1) {
+                    true => Ok(()),
+                    false => claim_for(config).map(drop),
                 };
-                let mut joining = tokio::spawn(again.join(opening, own.clone(), can));
+                let mut joining = tokio::spawn(again.join(opening, own.clone(), can_claim));
                 match patience(&mut joining, &mut status.clone()).await {
                     Some(joined) => (Some(joined?), None),
                     // Packets go by the remembered address and port from now on.
@@ -358,9 +351,9 @@ impl Again {
         self,
         opening: Opening,
         own: FlannelOwn,
-        mut can: impl FnMut(&NetConf) -> Result<(), StoreError> + Send + 'static,
+        mut can_claim: impl FnMut(&NetConf) -> Result<(), StoreError> + Send + 'static,
     ) -> Result<(Store, Cluster), StoreError> {
-        let mut joined = join(opening, &own, &mut can).await;
+        let mut joined = join(opening, &own, &mut can_claim).await;
         loop {
             let error = match joined {
                 Ok(joined) => return Ok(joined),
@@ -371,11 +364,17 @@ impl Again {
             tokio::time::sleep(AGAIN).await;
             let opened = open(self.config.clone(), self.flags.clone(), Arc::clone(&self.told)).await;
             joined = match opened {
-                Ok(opened) => join(Opening::Open(Box::new(opened.store)), &own, &mut can).await,
+                Ok(opened) => join(Opening::Open(Box::new(opened.store)), &own, &mut can_claim).await,
                 Err(error) => Err(error),
             };
         }
     }
+}
+
+/// Claims the port that the network's configuration names.
+fn claim_for(config: &NetConf) -> Result<Option<UdpClaim>, StoreError> {
+    let (encapsulation, port) = carriage(config);
+    claim_first(encapsulation, port).map_err(|error| StoreError::Settings(error.to_string()))
 }
 
 fn interrupted() -> StoreError {
